@@ -1,0 +1,294 @@
+//! The narrow waist: a [`Backend`] compiles a model into a plan and opens plans; an [`Engine`] is an open plan.
+//!
+//! Plain data on both sides. An engine is asked for its slots and given bytes; it knows nothing of safetensors, mappings,
+//! manifests, caches or verdicts.
+
+pub mod cpu;
+
+use crate::fault::{Class, Explain};
+use crate::fsx;
+use crate::onnx::Model;
+use crate::shapes::Profile;
+use crate::tensor::{Dtype, NamedTensors, TensorDecl};
+use crate::watch::Watch;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Who compiled a plan. Everything here goes into the engine key: plans of different identities are not exchangeable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// `cpu`, `onnxruntime`, `tensorrt`, `tensorrt-rtx`.
+    pub backend: String,
+    /// Library and version that did the work, e.g. `rten 0.27.0`, `TensorRT 8.6.0`.
+    pub library: String,
+    /// GPU name, driver and compute capability where there are any: `gpu`, `driver`, `compute_capability`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device: BTreeMap<String, String>,
+}
+
+/// Choices that change what is compiled, by canonical name (`precision`, `opt-level`, `refit`, …).
+/// Backends refuse a name or value that they do not know.
+pub type Options = BTreeMap<String, String>;
+
+/// What to compile.
+pub struct BuildJob<'a> {
+    /// The model; its weights are read through it.
+    pub model: &'a Model,
+    /// Shape range of every input.
+    pub profile: &'a Profile,
+    /// Choices; see [`Options`].
+    pub options: &'a Options,
+}
+
+/// What a build has to say beside the plan's bytes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct BuildNotes {
+    /// What was rewritten or decided on the way, one sentence each (`f16 graph computed in f32`).
+    pub notes: Vec<String>,
+    /// The weights that the engine holds, as [`Engine::slots`] lists them.
+    pub slots: Vec<Slot>,
+}
+
+/// A weight that an engine holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// The engine's name for it; the ONNX initializer's name wherever the engine keeps it.
+    pub name: String,
+    /// Element type that the engine wants to be given.
+    pub dtype: Dtype,
+    /// Extents; `None` where the engine only knows a count.
+    pub shape: Option<Vec<usize>>,
+    /// Number of elements.
+    pub count: usize,
+    /// Whether new bytes can be given for it.
+    pub refittable: bool,
+}
+
+/// Supplies the bytes of slots during a refit, in the slot's own dtype and shape, row-major and little-endian.
+pub trait Feed: Send + Sync {
+    /// The bytes to put into `slot`, or `None` where the engine keeps what it holds.
+    ///
+    /// # Errors
+    /// Why the bytes cannot be had.
+    fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, Error>;
+}
+
+/// Compiles and opens plans.
+pub trait Backend {
+    /// Who this is.
+    fn identity(&self) -> Identity;
+
+    /// Compiles `job` and writes the plan to `out`.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was written to `out` is then worthless.
+    fn build(
+        &self,
+        job: &BuildJob<'_>,
+        out: &mut dyn Write,
+        watch: &dyn Watch,
+    ) -> Result<BuildNotes, Error>;
+
+    /// Opens the plan at `path`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error>;
+}
+
+/// How to run.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Threads for CPU engines; `None` leaves it to the engine.
+    pub threads: Option<usize>,
+}
+
+/// An open plan.
+pub trait Engine {
+    /// Inputs, in graph order.
+    fn inputs(&self) -> &[TensorDecl];
+
+    /// Outputs, in graph order.
+    fn outputs(&self) -> &[TensorDecl];
+
+    /// The weights that it holds.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn slots(&self) -> Result<Vec<Slot>, Error>;
+
+    /// Replaces weights. After an error the engine is in no defined state and must be dropped.
+    /// The feed is kept as long as the engine needs it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error>;
+
+    /// Writes the plan, with the weights that it holds now.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn serialize(&self, out: &mut dyn Write) -> Result<(), Error>;
+
+    /// Makes ready to run (loads, allocates), so that the first [`Engine::run`] is not charged with it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn prepare(&mut self, options: &RunOptions) -> Result<(), Error>;
+
+    /// Runs once. Inputs come in any order, one for every [`Engine::inputs`]; outputs are in graph order with the
+    /// dtypes that the model declares.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error>;
+}
+
+/// Why a backend could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The backend is not in this build or its library is not on this machine.
+    #[error("the backend `{backend}` is not available: {reason}")]
+    Unavailable {
+        /// Its name.
+        backend: String,
+        /// Why, in one sentence without a period.
+        reason: String,
+        /// How to get it.
+        hints: Vec<String>,
+    },
+    /// The backend knows that it cannot compute this graph right, and refuses. All places are listed.
+    #[error("the backend `{backend}` refuses this model: {}", list(.refusals))]
+    Refused {
+        /// Its name.
+        backend: String,
+        /// One per place.
+        refusals: Vec<Refusal>,
+    },
+    /// An option that the backend does not know, or a value that it does not take.
+    #[error("the backend `{backend}` does not take `{option}`: {reason}")]
+    Option {
+        /// Its name.
+        backend: String,
+        /// `name=value`.
+        option: String,
+        /// Why.
+        reason: String,
+    },
+    /// The plan is not one of this backend's, is cut short, or is damaged.
+    #[error("`{path}` is not a usable plan: {reason}")]
+    Plan {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The engine wants a weight that it was not given, or got one that does not fit.
+    #[error("weight `{name}`: {reason}")]
+    Weight {
+        /// Slot name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An input is missing, unknown, or of the wrong type or shape.
+    #[error("input `{name}`: {reason}")]
+    Input {
+        /// Input name.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The library behind the backend failed; the text is the library's own.
+    #[error("{library}: {message}")]
+    Library {
+        /// Which library.
+        library: String,
+        /// What it said.
+        message: String,
+    },
+    /// The model's bytes could not be read.
+    #[error(transparent)]
+    Onnx(#[from] crate::onnx::Error),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] fsx::Error),
+    /// Writing the plan failed.
+    #[error("cannot write the plan")]
+    Write(#[from] std::io::Error),
+}
+
+/// One place in a model that a backend refuses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Node name, or its first output where it has none.
+    pub node: String,
+    /// Operator, with its domain where it is not ONNX's own.
+    pub operator: String,
+    /// Why.
+    pub reason: String,
+}
+
+fn list(refusals: &[Refusal]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = refusals
+        .iter()
+        .take(SHOWN)
+        .map(|r| format!("{} (node `{}`): {}", r.operator, r.node, r.reason))
+        .collect::<Vec<_>>()
+        .join("; ");
+    if refusals.len() > SHOWN {
+        let _ = write!(text, "; and {} more", refusals.len() - SHOWN);
+    }
+    text
+}
+
+impl Explain for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Unavailable { .. } => "backend-unavailable",
+            Error::Refused { .. } => "backend-refuses",
+            Error::Option { .. } => "backend-option",
+            Error::Plan { .. } => "plan-unusable",
+            Error::Weight { .. } => "weight-mismatch",
+            Error::Input { .. } => "input-mismatch",
+            Error::Library { .. } => "backend-failed",
+            Error::Onnx(e) => e.code(),
+            Error::File(e) => e.code(),
+            Error::Write(_) => "file-write",
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            Error::Unavailable { .. } | Error::Library { .. } | Error::Write(_) => {
+                Class::Environment
+            }
+            Error::Refused { .. }
+            | Error::Option { .. }
+            | Error::Plan { .. }
+            | Error::Weight { .. }
+            | Error::Input { .. } => Class::Input,
+            Error::Onnx(e) => e.class(),
+            Error::File(e) => e.class(),
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Error::Unavailable { hints, .. } => hints.clone(),
+            Error::Refused { backend, .. } if backend == "cpu" => {
+                vec!["use `--backend onnxruntime`, which computes every ONNX operator".into()]
+            }
+            Error::Plan { .. } => vec!["build it again with `trtmut build`".into()],
+            Error::Onnx(e) => e.hints(),
+            Error::File(e) => e.hints(),
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! trtmut: compile once, keep the engine, refit it when weights change, recompile only when it must be.
+//!
+//! This is the map of the code. Imports point down, and `tests/layers.rs` says so.
+//!
+//! | layer | modules |
+//! |---|---|
+//! | 7 | `cli`, `main` |
+//! | 6 | [`commands`] |
+//! | 5 | [`pipeline`]; [`ui`], [`exit`] |
+//! | 4 | [`diff`] |
+//! | 3 | [`plan`] |
+//! | 2 | [`mapping`], [`engine`] |
+//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`] |
+//! | 0 | [`tensor`], [`fsx`], [`fault`], [`watch`] |
+
+pub mod engine;
+pub mod fault;
+pub mod fsx;
+pub mod onnx;
+pub mod shapes;
+pub mod tensor;
+pub mod watch;

@@ -1,0 +1,3 @@
+//! trtmut's entry point.
+
+fn main() {}

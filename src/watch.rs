@@ -1,0 +1,34 @@
+//! Progress as data: work reports events, `ui` draws them, tests collect them.
+
+/// One thing that happened during long work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A step begins; `total` is in the step's own unit (bytes, tensors), `None` when unknown.
+    Begin {
+        /// What is being done, e.g. `hashing weights`.
+        step: &'a str,
+        /// Units of work ahead.
+        total: Option<u64>,
+    },
+    /// So many more units of the current step are done.
+    Advance(u64),
+    /// The current step is over.
+    End,
+    /// Worth knowing with `-v`.
+    Note(&'a str),
+    /// Worth knowing always.
+    Warn(&'a str),
+}
+
+/// Receives events, also from several threads at once.
+pub trait Watch: Sync {
+    /// Takes one event.
+    fn event(&self, event: Event<'_>);
+}
+
+/// Ignores everything.
+pub struct Silent;
+
+impl Watch for Silent {
+    fn event(&self, _: Event<'_>) {}
+}
