@@ -16,6 +16,7 @@
 pub mod engine;
 pub mod fault;
 pub mod fsx;
+pub mod mapping;
 pub mod onnx;
 pub mod shapes;
 pub mod tensor;
