@@ -1,0 +1,1 @@
+//! Which backend compiles, and which one opens a plan again.
