@@ -30,7 +30,8 @@ pub struct Container {
     map: Map,
     graph: Range<usize>,
     slots: Vec<Slot>,
-    ranges: BTreeMap<String, Range<usize>>,
+    /// Index into `slots`, and where the bytes are.
+    places: BTreeMap<String, (usize, Range<usize>)>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,7 +77,7 @@ impl Container {
         };
         let mut graph = None;
         let mut slots = Vec::new();
-        let mut ranges = BTreeMap::new();
+        let mut places = BTreeMap::new();
         for name in tensors.offset_keys() {
             let info = tensors
                 .info(&name)
@@ -105,14 +106,14 @@ impl Container {
                 count,
                 refittable: true,
             });
-            ranges.insert(name, range);
+            places.insert(name, (slots.len() - 1, range));
         }
         let graph = graph.ok_or_else(|| bad("it holds no graph".into()))?;
         Ok(Container {
             map,
             graph,
             slots,
-            ranges,
+            places,
         })
     }
 
@@ -133,7 +134,12 @@ impl Container {
 
     /// The bytes of a weight as the file has them; `None` for a name that it does not have.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
-        self.ranges.get(name).map(|r| &self.map[r.clone()])
+        self.places.get(name).map(|(_, r)| &self.map[r.clone()])
+    }
+
+    /// The slot of a weight.
+    pub fn slot(&self, name: &str) -> Option<&Slot> {
+        self.places.get(name).map(|(i, _)| &self.slots[*i])
     }
 }
 

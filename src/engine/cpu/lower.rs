@@ -7,12 +7,12 @@
 
 use super::facts::{Fact, Facts};
 use super::proto::{
-    Names, attribute, input, int, int_tensor, is_placeholder, node, set_int, string, subgraphs,
-    subgraphs_mut,
+    Names, attribute, int, node, set_int, subgraphs, subgraphs_mut,
 };
 use super::rewrite::{Site, rewrite};
-use super::table::{self, Allowed, Out, Row, Types};
+use super::table::{self, Allowed, Out, Row};
 use crate::engine::Refusal;
+use crate::onnx::weight_name;
 use crate::tensor::{self, Dtype};
 use onnx_protobuf::type_proto::Value;
 use onnx_protobuf::{
@@ -516,7 +516,7 @@ impl Walk {
             return;
         };
         self.see(Some(dtype));
-        if !is_placeholder(tensor) {
+        if weight_name(tensor).is_none() {
             let bytes = raw_bytes(tensor, dtype);
             match tensor::to_f32(dtype, &bytes) {
                 Ok(values) => {
@@ -613,8 +613,6 @@ fn allowed(row: &Row, attribute: &AttributeProto) -> Result<(), String> {
         Allowed::Any => Ok(()),
         Allowed::Int(v) if attribute.i == *v => Ok(()),
         Allowed::Int(_) => Err(format!("with `{name}` = {}", attribute.i)),
-        Allowed::Float(v) if attribute.f == *v => Ok(()),
-        Allowed::Float(_) => Err(format!("with `{name}` = {}", attribute.f)),
         Allowed::OneOf(values) if values.contains(&text().as_str()) => Ok(()),
         Allowed::OneOf(_) => Err(format!("with `{name}` = `{}`", text())),
         Allowed::Ones if attribute.ints.iter().all(|&v| v == 1) => Ok(()),

@@ -14,7 +14,7 @@ mod table;
 use super::{
     Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Slot,
 };
-use crate::onnx::{Model, Role};
+use crate::onnx::Model;
 use crate::watch::{Event, Watch};
 use container::Container;
 use lower::lower;
@@ -85,13 +85,13 @@ fn write_plan(
     let weights: BTreeMap<&str, _> = model
         .weights()
         .iter()
-        .filter(|w| w.role == Role::Weight)
+        .filter(|w| w.is_elided())
         .map(|w| (w.name.as_str(), w))
         .collect();
     let slots: Vec<Slot> = model
         .weights()
         .iter()
-        .filter(|w| w.role == Role::Weight)
+        .filter(|w| w.is_elided())
         .map(|w| Slot {
             name: w.name.clone(),
             dtype: w.dtype,

@@ -2,8 +2,10 @@
 
 use super::container::{self, Container};
 use crate::engine::{Engine, Error, Feed, RunOptions, Slot};
-use crate::onnx::Model;
-use crate::tensor::{Extent, NamedTensors, Tensor, TensorDecl, element_count, show_shape};
+use crate::onnx::{Model, WeightBytes};
+use crate::tensor::{
+    Extent, NamedTensors, Tensor, TensorDecl, TensorView, element_count, show_shape,
+};
 use crate::watch::{Event, Watch};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +14,7 @@ use std::sync::Arc;
 
 /// A plan's weights: what a refit gave, else what the file holds.
 pub struct Weights {
-    container: Container,
+    container: Arc<Container>,
     feed: Option<Arc<dyn Feed>>,
 }
 
@@ -43,6 +45,20 @@ impl Weights {
     }
 }
 
+/// The weights as the file has them, for reading the graph.
+struct Stored(Arc<Container>);
+
+impl WeightBytes for Stored {
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        let slot = self.0.slot(name)?;
+        Some(TensorView {
+            dtype: slot.dtype,
+            shape: slot.shape.as_deref()?,
+            data: self.0.bytes(name)?,
+        })
+    }
+}
+
 /// A loaded network.
 pub trait Session {
     /// Runs once; `inputs` in graph order and checked, outputs in graph order with their declared dtypes.
@@ -69,8 +85,9 @@ impl PlanEngine {
         container: Container,
         start: Start,
     ) -> Result<PlanEngine, Error> {
-        let model =
-            Model::from_graph(container.graph(), container.path()).map_err(|e| Error::Plan {
+        let container = Arc::new(container);
+        let stored = Box::new(Stored(Arc::clone(&container)));
+        let model = Model::from_graph(container.graph(), stored, container.path()).map_err(|e| Error::Plan {
                 path: container.path().display().to_string(),
                 reason: format!("its graph cannot be read ({e})"),
             })?;

@@ -1,6 +1,7 @@
 //! Small readers and makers of ONNX protobuf pieces: attributes, constants, nodes.
 
-use crate::tensor::{Dtype, element_count};
+use crate::onnx::weight_name;
+use crate::tensor::Dtype;
 use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use std::collections::HashSet;
@@ -52,25 +53,11 @@ pub fn extents(tensor: &TensorProto) -> Option<Vec<usize>> {
     tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect()
 }
 
-/// Whether a constant that has elements carries none of their bytes: the place of a weight that lives elsewhere.
-pub fn is_placeholder(tensor: &TensorProto) -> bool {
-    tensor.raw_data.is_empty()
-        && tensor.float_data.is_empty()
-        && tensor.int32_data.is_empty()
-        && tensor.int64_data.is_empty()
-        && tensor.double_data.is_empty()
-        && tensor.uint64_data.is_empty()
-        && tensor.string_data.is_empty()
-        && extents(tensor)
-            .and_then(|d| element_count(&d))
-            .is_some_and(|n| n > 0)
-}
-
 /// The elements of an inline integer or bool constant, `None` for other types and for placeholders.
 pub fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
     let raw = &tensor.raw_data;
     let dtype = Dtype::from_onnx(tensor.data_type)?;
-    if is_placeholder(tensor) {
+    if weight_name(tensor).is_some() {
         return None;
     }
     Some(match dtype {

@@ -5,9 +5,9 @@
 
 use super::lower::{Lowered, Must, RunCheck, computed_in, lower, overflows};
 use super::plan::{Session, Weights};
-use super::proto::{is_placeholder, subgraphs_mut};
+use super::proto::subgraphs_mut;
 use crate::engine::{Error, RunOptions, Slot};
-use crate::onnx::Model;
+use crate::onnx::{Model, weight_name};
 use crate::tensor::{self, Dtype, Tensor, element_count};
 use onnx_protobuf::tensor_proto::DataLocation;
 use onnx_protobuf::{GraphProto, Message, StringStringEntryProto, TensorProto};
@@ -234,15 +234,11 @@ fn convert(slot: &Slot, bytes: &[u8]) -> Result<Vec<u8>, Error> {
 /// Points the places of weights in `graph` to the buffer.
 fn refer(graph: &mut GraphProto, places: &BTreeMap<String, Place>) -> Result<(), Error> {
     for tensor in &mut graph.initializer {
-        let name = tensor.name.clone();
-        point(tensor, &name, places)?;
+        point(tensor, places)?;
     }
     for node in &mut graph.node {
-        if node.op_type == "Constant" {
-            let name = node.output.first().cloned().unwrap_or_default();
-            for tensor in node.attribute.iter_mut().filter_map(|a| a.t.as_mut()) {
-                point(tensor, &name, places)?;
-            }
+        for tensor in node.attribute.iter_mut().filter_map(|a| a.t.as_mut()) {
+            point(tensor, places)?;
         }
         for inner in subgraphs_mut(node) {
             refer(inner, places)?;
@@ -251,14 +247,10 @@ fn refer(graph: &mut GraphProto, places: &BTreeMap<String, Place>) -> Result<(),
     Ok(())
 }
 
-fn point(
-    tensor: &mut TensorProto,
-    name: &str,
-    places: &BTreeMap<String, Place>,
-) -> Result<(), Error> {
-    if !is_placeholder(tensor) {
+fn point(tensor: &mut TensorProto, places: &BTreeMap<String, Place>) -> Result<(), Error> {
+    let Some(name) = weight_name(tensor) else {
         return Ok(());
-    }
+    };
     let Some(place) = places.get(name) else {
         return Err(Error::Weight {
             name: name.into(),
@@ -296,7 +288,7 @@ fn to_value(name: &str, tensor: &Tensor) -> Result<Value, Error> {
                     "it holds an f64 that does not fit f32, in which the embedded engine computes".into(),
                 ));
             }
-            Value::from_shape(shape, values)
+            shaped(shape, values)
         }
         Dtype::I64 => {
             let values = data
@@ -308,9 +300,9 @@ fn to_value(name: &str, tensor: &Tensor) -> Result<Value, Error> {
                 .map_err(|_| {
                     bad("it holds an i64 that does not fit the 32 bits of the embedded engine; use the backend `onnxruntime`".into())
                 })?;
-            Value::from_shape(shape, values)
+            shaped(shape, values)
         }
-        Dtype::I32 => Value::from_shape(
+        Dtype::I32 => shaped(
             shape,
             data.as_chunks::<4>()
                 .0
@@ -318,17 +310,26 @@ fn to_value(name: &str, tensor: &Tensor) -> Result<Value, Error> {
                 .map(|b| i32::from_le_bytes(*b))
                 .collect::<Vec<_>>(),
         ),
-        Dtype::Bool => Value::from_shape(
+        Dtype::Bool => shaped(
             shape,
             data.iter().map(|&b| i32::from(b != 0)).collect::<Vec<_>>(),
         ),
-        Dtype::I8 => Value::from_shape(shape, data.iter().map(|&b| b as i8).collect::<Vec<_>>()),
-        Dtype::U8 => Value::from_shape(shape, data.clone()),
+        Dtype::I8 => shaped(shape, data.iter().map(|&b| b as i8).collect::<Vec<_>>()),
+        Dtype::U8 => shaped(shape, data.clone()),
         other => {
             return Err(bad(format!("the embedded engine does not hold `{other}`")));
         }
     };
-    value.map_err(|e| bad(e.to_string()))
+    value.ok_or_else(|| bad("its bytes do not fit its shape".into()))
+}
+
+fn shaped<T>(shape: &[usize], data: Vec<T>) -> Option<Value>
+where
+    Value: From<rten_tensor::Tensor<T>>,
+{
+    rten_tensor::Tensor::try_from_data(shape, data)
+        .ok()
+        .map(Value::from)
 }
 
 /// A result in the type that the model declares; narrow floats are rounded once, here.
@@ -367,7 +368,7 @@ fn from_value(dtype: Dtype, value: Value) -> Result<Tensor, Error> {
         Value::UInt8Tensor(t) if dtype == Dtype::U8 => (t.shape().to_vec(), t.to_vec()),
         Value::Int8Tensor(_) => return Err(mismatch("i8")),
         Value::UInt8Tensor(_) => return Err(mismatch("u8")),
-        Value::Sequence(_) => return Err(mismatch("a sequence")),
+        _ => return Err(mismatch("no tensor")),
     };
     debug_assert_eq!(
         element_count(&shape).and_then(|n| dtype.bytes_for(n)),

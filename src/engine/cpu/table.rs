@@ -85,8 +85,6 @@ pub enum Allowed {
     Any,
     /// This integer.
     Int(i64),
-    /// This float.
-    Float(f32),
     /// One of these strings.
     OneOf(&'static [&'static str]),
     /// A list of ones.
@@ -180,7 +178,7 @@ pub fn why_refused(op: &str) -> &'static str {
     }
 }
 
-use Allowed::{Any, Float, Int, OneOf, Ones};
+use Allowed::{Any, Int, OneOf, Ones};
 use Out::{Is, Like, LikeOr, Named, NamedOrLike, Value};
 use ShapeRule::{Broadcast, By, Rank, Same, SameRank, Unknown};
 
