@@ -31,7 +31,9 @@ use std::path::PathBuf;
 pub fn limit_threads(threads: Option<usize>) {
     if let Some(n) = threads {
         // It fails only where the pool is up already, and then its size is settled.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build_global();
     }
 }
 

@@ -29,7 +29,23 @@ impl Resolved {
     /// # Errors
     /// All conflicts together, with the nearest sizes that fit.
     pub fn bind(&self, shapes: &InputShapes) -> Result<BTreeMap<String, u64>, Error> {
-        let (axes, conflicts) = self.sized(shapes);
+        self.solve(self.sized(shapes))
+    }
+
+    /// As [`Resolved::bind`], for shapes of some of the inputs: the roots that these determine.
+    ///
+    /// # Errors
+    /// All conflicts together, with the nearest sizes that fit.
+    pub fn bind_some(&self, shapes: &InputShapes) -> Result<BTreeMap<String, u64>, Error> {
+        let (axes, mut conflicts) = self.sized(shapes);
+        conflicts.retain(|c| !matches!(c, Conflict::Missing { .. }));
+        self.solve((axes, conflicts))
+    }
+
+    fn solve(
+        &self,
+        (axes, conflicts): (Vec<Sized<'_>>, Vec<Conflict>),
+    ) -> Result<BTreeMap<String, u64>, Error> {
         let mut solution = Solution {
             conflicts,
             ..Solution::default()

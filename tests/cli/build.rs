@@ -14,7 +14,13 @@ fn sd_unet() -> Scene {
 #[test]
 fn a_build_leaves_a_plan_and_its_manifest() {
     let scene = sd_unet();
-    let done = scene.run(&["build", "model.ts.onnx", "--shapes", "shapes.ts.json", "--json"]);
+    let done = scene.run(&[
+        "build",
+        "model.ts.onnx",
+        "--shapes",
+        "shapes.ts.json",
+        "--json",
+    ]);
     done.exits(0);
     let report = done.json();
     assert_eq!(report["schema"], "trtmut.build/1");
@@ -26,7 +32,10 @@ fn a_build_leaves_a_plan_and_its_manifest() {
     assert_eq!(manifest["model"]["path"], "model.ts.onnx");
     assert_eq!(manifest["plan"]["digest"], report["digest"]);
     let text = manifest.to_string();
-    assert!(!text.contains(scene.path().to_str().unwrap()), "an absolute path in {text}");
+    assert!(
+        !text.contains(scene.path().to_str().unwrap()),
+        "an absolute path in {text}"
+    );
 }
 
 #[test]
@@ -34,7 +43,14 @@ fn the_same_build_gives_the_same_bytes() {
     let scene = sd_unet();
     for name in ["a.plan", "b.plan"] {
         scene
-            .run(&["build", "model.ts.onnx", "--shapes", "shapes.ts.json", "-o", name])
+            .run(&[
+                "build",
+                "model.ts.onnx",
+                "--shapes",
+                "shapes.ts.json",
+                "-o",
+                name,
+            ])
             .exits(0);
     }
     let read = |n| std::fs::read(scene.file(n)).unwrap();
@@ -69,7 +85,12 @@ fn a_plan_of_another_model_is_not_overwritten() {
     scene
         .bring("resnet/model.dynamo.onnx")
         .bring("resnet/shapes.dynamo.json");
-    let other = ["build", "model.dynamo.onnx", "--shapes", "shapes.dynamo.json"];
+    let other = [
+        "build",
+        "model.dynamo.onnx",
+        "--shapes",
+        "shapes.dynamo.json",
+    ];
     scene
         .run(&["build", "model.ts.onnx", "--shapes", "shapes.ts.json"])
         .exits(0);
@@ -95,7 +116,16 @@ fn errors_are_one_json_document_too() {
 #[test]
 fn backends_that_are_not_here_say_so() {
     let scene = sd_unet();
-    let args = |b| ["build", "model.ts.onnx", "--shapes", "shapes.ts.json", "--backend", b];
+    let args = |b| {
+        [
+            "build",
+            "model.ts.onnx",
+            "--shapes",
+            "shapes.ts.json",
+            "--backend",
+            b,
+        ]
+    };
     scene.refuses(&args("tensorrt"), 3, &["tensorrt"]);
     scene.refuses(&args("tensorrt-rtx"), 3, &["tensorrt-rtx"]);
     let done = scene.run(&args("tensorflow"));

@@ -38,7 +38,12 @@ fn external_model(location: &str, length: usize) -> Vec<u8> {
         let tensor_type = [number(1, 1), field(2, &shape)].concat();
         [field(1, name.as_bytes()), field(2, &field(1, &tensor_type))].concat()
     };
-    let entry = |k: &str, v: &str| field(13, &[field(1, k.as_bytes()), field(2, v.as_bytes())].concat());
+    let entry = |k: &str, v: &str| {
+        field(
+            13,
+            &[field(1, k.as_bytes()), field(2, v.as_bytes())].concat(),
+        )
+    };
     let weight = [
         number(1, 4),
         number(2, 1),
@@ -133,13 +138,20 @@ fn a_spec_that_does_not_fit_the_model_is_refused() {
     let scene = Scene::new();
     scene.bring("sd_unet/model.ts.onnx");
     let build = ["build", "model.ts.onnx", "--shapes", "s.json"];
-    scene.write("s.json", r#"{"dims":{"B":{"min":1,"max":4}},"inputs":{"sample":{"9":"B"}}}"#);
+    scene.write(
+        "s.json",
+        r#"{"dims":{"B":{"min":1,"max":4}},"inputs":{"sample":{"9":"B"}}}"#,
+    );
     scene.refuses(&build, 1, &["s.json", "sample", "9"]);
     scene.write("s.json", r#"{"dims":{},"inputs":{"sampel":{"0":1}}}"#);
     scene.refuses(&build, 1, &["s.json", "sampel"]);
     scene.write("s.json", "{");
     scene.refuses(&build, 1, &["s.json"]);
-    scene.refuses(&["build", "model.ts.onnx", "--shapes", "none.json"], 1, &["none.json"]);
+    scene.refuses(
+        &["build", "model.ts.onnx", "--shapes", "none.json"],
+        1,
+        &["none.json"],
+    );
 }
 
 #[test]
@@ -148,8 +160,21 @@ fn an_output_that_cannot_be_written_is_found_before_the_work() {
     scene
         .bring("sd_unet/model.ts.onnx")
         .bring("sd_unet/shapes.ts.json");
-    let build = |out| ["build", "model.ts.onnx", "--shapes", "shapes.ts.json", "-o", out];
-    scene.refuses(&build("no/such/folder/e.plan"), 3, &["no/such/folder/e.plan"]);
+    let build = |out| {
+        [
+            "build",
+            "model.ts.onnx",
+            "--shapes",
+            "shapes.ts.json",
+            "-o",
+            out,
+        ]
+    };
+    scene.refuses(
+        &build("no/such/folder/e.plan"),
+        3,
+        &["no/such/folder/e.plan"],
+    );
     scene.refuses(&build("/proc/e.plan"), 3, &["/proc/e.plan"]);
 }
 

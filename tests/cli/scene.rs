@@ -23,7 +23,9 @@ pub struct Done {
 
 /// Path of a committed fixture.
 pub fn fixture(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(name);
     assert!(path.exists(), "fixture {} is missing", path.display());
     path
 }
@@ -49,7 +51,11 @@ impl Scene {
     /// Copies a fixture into it, under its own file name.
     pub fn bring(&self, name: &str) -> &Self {
         let from = fixture(name);
-        fs::copy(&from, self.file(from.file_name().unwrap().to_str().unwrap())).unwrap();
+        fs::copy(
+            &from,
+            self.file(from.file_name().unwrap().to_str().unwrap()),
+        )
+        .unwrap();
         self
     }
 
