@@ -80,7 +80,10 @@ pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> 
             r,
             Missing {
                 weight: rows[r].name.clone(),
-                names: names_of(&rows[r]).filter(has).map(ToOwned::to_owned).collect(),
+                names: names_of(&rows[r])
+                    .filter(has)
+                    .map(ToOwned::to_owned)
+                    .collect(),
             },
         ));
     }

@@ -6,7 +6,7 @@
 
 use super::decide::presumed_relations;
 use super::names::{align, wrapper};
-use super::row::{Evidence, FoldSign, Grade, Layout, Recipe, Row, Step};
+use super::row::{Evidence, FoldSign, Grade, Layout, Part, Recipe, Row, Step};
 use super::value::{is_square, squeezed};
 use super::{Error, Mapping};
 use crate::fault::{Class, Explain};
@@ -43,7 +43,11 @@ pub enum Declined {
         name: String,
     },
     /// The shapes do not agree.
-    #[error("`{name}` is {}, but weight `{weight}` is {}", show_shape(shape), show_shape(expected))]
+    #[error(
+        "`{name}` is {}, but weight `{weight}` is {}",
+        show_shape(shape),
+        show_shape(expected)
+    )]
     Misfit {
         /// The name.
         name: String,
@@ -177,9 +181,9 @@ impl Mapping {
             for recipe in row.recipe.iter().chain(&row.alternatives) {
                 match recipe {
                     Recipe::Tensor { source, .. } => add(source),
-                    Recipe::BatchNorm { kernel, .. } => {
+                    Recipe::BatchNorm { .. } => {
                         folded = true;
-                        add(kernel);
+                        meant(recipe).into_iter().for_each(&mut add);
                     }
                 }
             }
@@ -205,7 +209,11 @@ impl Mapping {
 
     /// The attribute under which a wrapper module held the exported model, with its dot; empty where there was none.
     pub fn wrapper(&self) -> String {
-        let names = self.rows.iter().flat_map(|r| &r.hints).flat_map(|h| &h.names);
+        let names = self
+            .rows
+            .iter()
+            .flat_map(|r| &r.hints)
+            .flat_map(|h| &h.names);
         wrapper(names.map(String::as_str).filter(|n| n.contains('.')))
     }
 
@@ -232,10 +240,14 @@ impl Mapping {
         );
         let mut tied: HashMap<usize, &str> = HashMap::new();
         for (name, shape) in wanted {
-            let known = prefixes.translate(name).filter(|n| by_name.contains_key(n.as_str()));
+            let known = prefixes
+                .translate(name)
+                .filter(|n| by_name.contains_key(n.as_str()));
             let known = known.unwrap_or_else(|| name.clone());
             let Some(rows) = by_name.get(known.as_str()) else {
-                adopted.declined.push(Declined::Unknown { name: name.clone() });
+                adopted
+                    .declined
+                    .push(Declined::Unknown { name: name.clone() });
                 continue;
             };
             for &r in rows {
@@ -261,15 +273,23 @@ impl Mapping {
     }
 }
 
+/// The tensor of a recipe that a LoRA changes: of a fold, the convolution's own.
+fn meant(recipe: &Recipe) -> Option<&str> {
+    match recipe {
+        Recipe::Tensor { source, .. } => Some(source),
+        Recipe::BatchNorm {
+            part: Part::Kernel,
+            kernel,
+            ..
+        } => Some(kernel),
+        Recipe::BatchNorm { bias, .. } => bias.as_deref(),
+    }
+}
+
 /// Names under which a row may be meant: its sources, or what the graph presumes.
 fn known_names(row: &Row) -> Vec<&str> {
     let recipes = row.recipe.iter().chain(&row.alternatives);
-    let mut names: Vec<&str> = recipes
-        .map(|recipe| match recipe {
-            Recipe::Tensor { source, .. } => source.as_str(),
-            Recipe::BatchNorm { kernel, .. } => kernel.as_str(),
-        })
-        .collect();
+    let mut names: Vec<&str> = recipes.filter_map(meant).collect();
     if names.is_empty() && !matches!(row.grade, Grade::Constant | Grade::Given) {
         names.extend(row.hints.iter().flat_map(|h| &h.names).map(String::as_str));
     }
@@ -277,13 +297,7 @@ fn known_names(row: &Row) -> Vec<&str> {
 }
 
 /// Ties one row to `name`, known to the mapping as `known`.
-fn tie(
-    row: &Row,
-    known: &str,
-    name: &str,
-    shape: &[usize],
-    base: bool,
-) -> Result<Row, Declined> {
+fn tie(row: &Row, known: &str, name: &str, shape: &[usize], base: bool) -> Result<Row, Declined> {
     let weight = row.name.clone();
     let name = name.to_owned();
     let misfit = || Declined::Misfit {
@@ -311,7 +325,11 @@ fn tie(
         }
         match recipe {
             Recipe::BatchNorm { .. } if !base => {
-                let sources = recipe.sources().into_iter().map(ToOwned::to_owned).collect();
+                let sources = recipe
+                    .sources()
+                    .into_iter()
+                    .map(ToOwned::to_owned)
+                    .collect();
                 return Err(Declined::Folded {
                     name,
                     weight,
@@ -365,7 +383,8 @@ fn tie(
         })
         .into_iter()
         .collect();
-    new.evidence.push(Evidence::Orientation { layout: row.layout });
+    new.evidence
+        .push(Evidence::Orientation { layout: row.layout });
     new.grade = Grade::Corroborated;
     new.recipe = Some(Recipe::Tensor {
         source: name,

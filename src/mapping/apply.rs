@@ -1,9 +1,9 @@
 //! Computing the bytes of an ONNX weight from its sources, and a source's bytes from the weight.
 
+use super::Checkpoint;
 use super::error::Error;
 use super::fold::{self, Affine};
 use super::row::{Part, Recipe, Row, Step};
-use super::Checkpoint;
 use crate::tensor::{Dtype, Tensor, TensorView, cast, element_count, from_f32, permute, to_f32};
 use std::borrow::Cow;
 
@@ -73,8 +73,7 @@ pub fn apply_recipe<'a>(
                 }
             };
             let values = values.ok_or_else(|| Error::length(row, *dtype, &row.shape))?;
-            let data =
-                from_f32(*dtype, &values).map_err(|cause| Error::convert(row, cause))?;
+            let data = from_f32(*dtype, &values).map_err(|cause| Error::convert(row, cause))?;
             (*dtype, row.shape.clone(), Cow::Owned(data))
         }
     };

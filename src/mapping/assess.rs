@@ -124,8 +124,10 @@ fn of_row(
     }
     let recipes: Vec<&Recipe> = row.recipe.iter().chain(&row.alternatives).collect();
     let sources = || -> Vec<String> {
-        let mut all: Vec<String> =
-            (recipes.iter()).flat_map(|r| r.sources()).map(ToOwned::to_owned).collect();
+        let mut all: Vec<String> = (recipes.iter())
+            .flat_map(|r| r.sources())
+            .map(ToOwned::to_owned)
+            .collect();
         all.sort();
         all.dedup();
         all
@@ -141,7 +143,9 @@ fn of_row(
         return Ok(Change::NotGiven);
     };
     if outcomes.len() > 1 {
-        let given = (outcomes.iter()).filter(|o| **o != Change::NotGiven).count();
+        let given = (outcomes.iter())
+            .filter(|o| **o != Change::NotGiven)
+            .count();
         // Of tied tensors a checkpoint may hold one only; that one speaks for both when the row is proven.
         if given == 1 && row.grade.is_writable() {
             let only = outcomes.into_iter().find(|o| *o != Change::NotGiven);
@@ -223,7 +227,10 @@ fn of_recipe(
         return Ok(Change::UnchangedAfterCast);
     }
     let digest = Digest::of(&bytes);
-    let as_recorded = row.rounding.as_ref().is_some_and(|r| r.recomputed == digest);
+    let as_recorded = row
+        .rounding
+        .as_ref()
+        .is_some_and(|r| r.recomputed == digest);
     Ok(if as_recorded {
         Change::Unchanged
     } else {

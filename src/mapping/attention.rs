@@ -165,9 +165,7 @@ fn forward<'a>(
 ) -> Option<&'a NodeProto> {
     let mut at = name.to_owned();
     for _ in 0..8 {
-        let mut uses = nodes
-            .direct_uses(&at)
-            .filter(|(n, _)| n.op_type != "Shape");
+        let mut uses = nodes.direct_uses(&at).filter(|(n, _)| n.op_type != "Shape");
         let (node, input) = uses.next()?;
         if uses.next().is_some() || input != 0 {
             return None;

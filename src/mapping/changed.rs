@@ -48,7 +48,9 @@ pub(super) fn resolve(
         .filter(|&s| !case.owned.contains(&s) && !taken.contains(case.sources[s].name))
         .collect();
     let mut pool: HashMap<Vec<usize>, Vec<usize>> = HashMap::new();
-    let named = pending.iter().flat_map(|&r| case.named[r].iter().map(|n| n.source));
+    let named = pending
+        .iter()
+        .flat_map(|&r| case.named[r].iter().map(|n| n.source));
     for s in free.iter().copied().chain(named) {
         let all = pool.entry(key(case.sources[s].view.shape)).or_default();
         if !all.contains(&s) {
@@ -169,7 +171,10 @@ fn by_name(
             && (!is_square(&row.shape) || c.relation.fits(row.layout))
     });
     let first = own.map_or(named[0].source, |c| c.source);
-    let clue = named.iter().find(|n| n.source == first).map(|n| n.clue.clone());
+    let clue = named
+        .iter()
+        .find(|n| n.source == first)
+        .map(|n| n.clue.clone());
     let name = case.sources[first].name;
     row.evidence.extend(clue.map(|clue| Evidence::Hinted {
         source: name.to_owned(),
@@ -190,7 +195,10 @@ fn by_name(
     let shape = case.sources[first].view.shape;
     let Some(own) = own else {
         let presumed = presumed_relations(row, shape);
-        if let ([one], true) = (&presumed[..], row.fold_signs.is_empty() && against.is_empty()) {
+        if let ([one], true) = (
+            &presumed[..],
+            row.fold_signs.is_empty() && against.is_empty(),
+        ) {
             // Scalars and types without a plain float: nothing to be close to.
             row.recipe = Some(case.recipe(row, first, one));
         } else if presumed.is_empty() {
@@ -276,9 +284,10 @@ fn unnamed(
     presumed: &HashSet<usize>,
     absent: &[String],
 ) -> Result<(), Error> {
-    if let Some(best) = judged[&r].first().filter(|c| {
-        row.count() >= 64 && row.fold_signs.is_empty() && !presumed.contains(&c.source)
-    }) {
+    if let Some(best) = judged[&r]
+        .first()
+        .filter(|c| row.count() >= 64 && row.fold_signs.is_empty() && !presumed.contains(&c.source))
+    {
         let second = judged[&r].get(1);
         let leads = second.is_none_or(|s| s.cosine + LEAD <= best.cosine);
         let mutual = judged.iter().all(|(other, candidates)| {
@@ -317,7 +326,11 @@ pub(super) fn recheck(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Resu
     let turned = (0..rows.len())
         .into_par_iter()
         .filter(|r| !open.contains(r) && rows[*r].grade != Grade::Given)
-        .filter_map(|r| turned_by_mistake(case, &rows[r]).map(|e| e.map(|e| (r, e))).transpose())
+        .filter_map(|r| {
+            turned_by_mistake(case, &rows[r])
+                .map(|e| e.map(|e| (r, e)))
+                .transpose()
+        })
         .collect::<Result<Vec<_>, Error>>()?;
     for (r, evidence) in turned {
         let row = &mut rows[r];
@@ -360,11 +373,13 @@ fn turned_by_mistake(case: &Case<'_>, row: &Row) -> Result<Option<Evidence>, Err
         return Ok(None);
     };
     let (own, other) = (cosine(&held, &plain), cosine(&held, &turned));
-    Ok((other > own + LEAD && row.count() > 8).then(|| Evidence::OtherCloser {
-        source: source.clone(),
-        transposed: true,
-        cosine: other,
-    }))
+    Ok(
+        (other > own + LEAD && row.count() > 8).then(|| Evidence::OtherCloser {
+            source: source.clone(),
+            transposed: true,
+            cosine: other,
+        }),
+    )
 }
 
 /// The case's sources as a checkpoint.

@@ -158,7 +158,13 @@ fn explained(held: &[f32], new: &[f32], shape: &[usize], changed: f64) -> bool {
         if channels == 0 || inner == 0 || held.len() / channels < FEWEST {
             return false;
         }
-        let channel = |i: usize| if channels == 1 { 0 } else { i / inner % channels };
+        let channel = |i: usize| {
+            if channels == 1 {
+                0
+            } else {
+                i / inner % channels
+            }
+        };
         let (mut hh, mut hn) = (vec![0f64; channels], vec![0f64; channels]);
         for (i, (&h, &n)) in held.iter().zip(new).enumerate() {
             let (h, n) = (f64::from(h), f64::from(n));
@@ -200,7 +206,10 @@ mod tests {
             })
             .collect();
         let m = Measure::of(&held, &new, &[48, 48]);
-        assert!(m.relative > 1.0 && m.rank == Some((4, 48)) && m.is_close(), "{m:?}");
+        assert!(
+            m.relative > 1.0 && m.rank == Some((4, 48)) && m.is_close(),
+            "{m:?}"
+        );
         let foreign = random(48 * 48, 4);
         assert!(!Measure::of(&held, &foreign, &[48, 48]).is_close());
         let turned: Vec<f32> = (0..48 * 48).map(|i| held[i % 48 * 48 + i / 48]).collect();
@@ -216,13 +225,20 @@ mod tests {
             .map(|(i, v)| v * (0.9 + 0.02 * (i / 9) as f32))
             .collect();
         let m = Measure::of(&held, &base, &[16, 1, 3, 3]);
-        assert!(m.relative < SMALL && m.proportional && !m.is_close(), "{m:?}");
+        assert!(
+            m.relative < SMALL && m.proportional && !m.is_close(),
+            "{m:?}"
+        );
     }
 
     #[test]
     fn a_small_change_of_full_rank_is_close() {
         let held = random(256, 6);
-        let new: Vec<f32> = held.iter().zip(random(256, 7)).map(|(h, n)| h + 0.05 * n).collect();
+        let new: Vec<f32> = held
+            .iter()
+            .zip(random(256, 7))
+            .map(|(h, n)| h + 0.05 * n)
+            .collect();
         assert!(Measure::of(&held, &new, &[16, 16]).is_close());
         assert!(!Measure::of(&held[..2], &new[..2], &[2]).is_close());
         assert!(!Measure::of(&[0.0; 16], &new[..16], &[16]).is_close());
@@ -236,8 +252,14 @@ mod tests {
             shape: &[2, 1, 3],
             data: &data,
         };
-        assert_eq!(sample(view, &[0, 1]).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-        assert_eq!(sample(view, &[1, 0]).unwrap(), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(
+            sample(view, &[0, 1]).unwrap(),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        );
+        assert_eq!(
+            sample(view, &[1, 0]).unwrap(),
+            [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+        );
         assert_eq!(positions(10_000).len(), SAMPLE);
         assert!(positions(10_000).is_sorted());
     }

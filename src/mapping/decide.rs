@@ -172,8 +172,9 @@ fn presume(
     sources: &[Source<'_>],
 ) -> (Vec<Vec<Named>>, Vec<Vec<String>>) {
     let prefixes = hint_prefixes(rows, open, sources);
-    let index: HashMap<&str, usize> =
-        (sources.iter().enumerate()).map(|(i, s)| (s.name, i)).collect();
+    let index: HashMap<&str, usize> = (sources.iter().enumerate())
+        .map(|(i, s)| (s.name, i))
+        .collect();
     let mut named = vec![Vec::new(); rows.len()];
     let mut absent = vec![Vec::new(); rows.len()];
     for &r in open {
@@ -220,7 +221,10 @@ fn by_both<'a>(
 /// Decides a row by its equalities; false when they do not decide it.
 fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize]) -> bool {
     let named = &case.named[r];
-    let equal: Vec<&Equal> = case.equal.of_row[r].iter().filter(|e| !e.contrary).collect();
+    let equal: Vec<&Equal> = case.equal.of_row[r]
+        .iter()
+        .filter(|e| !e.contrary)
+        .collect();
     let agreed: Vec<(&Named, &Equal)> = by_both(named, &case.equal.of_row[r]).collect();
     if let Some(&(first, same)) = agreed.first() {
         let row = &mut rows[r];
@@ -260,7 +264,9 @@ fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize]) -> bool
     }
     if let ([only], true) = (&equal[..], informative) {
         let claimants: Vec<usize> = (open.iter().copied())
-            .filter(|&o| (case.equal.of_row[o].iter()).any(|e| e.source == only.source && !e.contrary))
+            .filter(|&o| {
+                (case.equal.of_row[o].iter()).any(|e| e.source == only.source && !e.contrary)
+            })
             .collect();
         if claimants.len() == 1 || is_tied_embedding(rows, &claimants) {
             take(case, &mut rows[r], only, 1);
@@ -286,9 +292,8 @@ fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize]) -> bool
 /// multiplied.
 fn is_tied_embedding(rows: &[Row], claimants: &[usize]) -> bool {
     let gathers = |r: &usize| rows[*r].operators.iter().any(|o| o == "Gather");
-    let multiplies = |r: &usize| {
-        (rows[*r].operators.iter()).all(|o| matches!(o.as_str(), "MatMul" | "Gemm"))
-    };
+    let multiplies =
+        |r: &usize| (rows[*r].operators.iter()).all(|o| matches!(o.as_str(), "MatMul" | "Gemm"));
     match claimants {
         [a, b] => (gathers(a) && multiplies(b)) || (gathers(b) && multiplies(a)),
         _ => false,
@@ -320,7 +325,9 @@ fn take(case: &Case<'_>, row: &mut Row, same: &Equal, equal: usize) {
 fn ambiguous(case: &Case<'_>, row: &mut Row, equal: &[&Equal]) {
     row.grade = Grade::Ambiguous;
     row.evidence.push(Evidence::SharedValue {
-        sources: (equal.iter().take(LISTED)).map(|e| case.name(e.source)).collect(),
+        sources: (equal.iter().take(LISTED))
+            .map(|e| case.name(e.source))
+            .collect(),
     });
     let mut all = Vec::new();
     for same in equal {

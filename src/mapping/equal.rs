@@ -73,7 +73,10 @@ pub(super) fn equalities(
     let mut kinds: HashMap<usize, BTreeSet<Dtype>> = HashMap::new();
     for (s, source) in sources.iter().enumerate() {
         if counts.contains(&source.count()) {
-            kinds.entry(source.count()).or_default().insert(source.view.dtype);
+            kinds
+                .entry(source.count())
+                .or_default()
+                .insert(source.view.dtype);
             source_types.insert((s, source.view.dtype));
         }
     }
@@ -89,9 +92,11 @@ pub(super) fn equalities(
         .iter()
         .flat_map(|&r| {
             let row = &rows[r];
-            kinds.get(&row.count()).into_iter().flatten().filter_map(|&kind| {
-                Some((row.count(), kind, common(row.dtype, kind)?))
-            })
+            kinds
+                .get(&row.count())
+                .into_iter()
+                .flatten()
+                .filter_map(|&kind| Some((row.count(), kind, common(row.dtype, kind)?)))
         })
         .collect();
     for (s, source) in sources.iter().enumerate() {

@@ -84,7 +84,12 @@ fn ulps(a: f32, b: f32) -> Option<u32> {
 /// Whether the first element, which is of the first channel, agrees: rules almost every foreign fold out at once.
 pub(super) fn first_agrees(values: &[f32], held: &[f32], affine: Affine<'_>) -> bool {
     let first = |v: &[f32]| v.first().copied();
-    match (first(values), first(held), first(affine.scale), first(affine.variance)) {
+    match (
+        first(values),
+        first(held),
+        first(affine.scale),
+        first(affine.variance),
+    ) {
         (Some(w), Some(h), Some(g), Some(v)) => {
             ulps(w * (g / (v + affine.epsilon).sqrt()), h).is_some_and(|u| u <= MAX_ULP)
         }

@@ -157,11 +157,7 @@ pub fn corroborate(
 ///
 /// # Errors
 /// As [`corroborate`].
-pub fn prove(
-    mapping: &Mapping,
-    held: &dyn Held,
-    base: &dyn Checkpoint,
-) -> Result<Resolved, Error> {
+pub fn prove(mapping: &Mapping, held: &dyn Held, base: &dyn Checkpoint) -> Result<Resolved, Error> {
     decide::resolve(mapping, held, base, Against::Base)
 }
 

@@ -96,7 +96,12 @@ mod tests {
     fn a_wrapper_and_a_component_are_brought_in_line() {
         let p = align(
             known(&["m.a.weight", "m.b.weight", "m.c.bias"]),
-            known(&["unet.a.weight", "unet.b.weight", "unet.c.bias", "vae.a.weight"]),
+            known(&[
+                "unet.a.weight",
+                "unet.b.weight",
+                "unet.c.bias",
+                "vae.a.weight",
+            ]),
         );
         assert_eq!((p.graph.as_str(), p.checkpoint.as_str()), ("m.", "unet."));
         assert_eq!(p.translate("m.a.weight").unwrap(), "unet.a.weight");
@@ -105,7 +110,11 @@ mod tests {
 
     #[test]
     fn equal_names_need_no_prefix() {
-        let names = ["proj_out.weight", "blocks.0.proj_out.weight", "blocks.1.proj_out.weight"];
+        let names = [
+            "proj_out.weight",
+            "blocks.0.proj_out.weight",
+            "blocks.1.proj_out.weight",
+        ];
         assert_eq!(align(known(&names), known(&names)), Prefixes::default());
     }
 

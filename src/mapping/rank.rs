@@ -116,23 +116,34 @@ mod tests {
     /// A product of random `rows × rank` and `rank × columns` factors.
     fn product(rows: usize, columns: usize, rank: usize, seed: u64) -> Vec<f32> {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
-        let mut draw = |n: usize| -> Vec<f32> {
-            (0..n).map(|_| StandardNormal.sample(&mut rng)).collect()
-        };
+        let mut draw =
+            |n: usize| -> Vec<f32> { (0..n).map(|_| StandardNormal.sample(&mut rng)).collect() };
         let (a, b) = (draw(rows * rank), draw(rank * columns));
         (0..rows * columns)
             .map(|i| {
                 let (r, c) = (i / columns, i % columns);
-                (0..rank).map(|k| a[r * rank + k] * b[k * columns + c]).sum()
+                (0..rank)
+                    .map(|k| a[r * rank + k] * b[k * columns + c])
+                    .sum()
             })
             .collect()
     }
 
     #[test]
     fn planted_ranks_are_found() {
-        for (rows, columns, rank) in [(12, 12, 4), (96, 48, 8), (8, 72, 2), (200, 300, 64), (4, 4, 1)] {
+        for (rows, columns, rank) in [
+            (12, 12, 4),
+            (96, 48, 8),
+            (8, 72, 2),
+            (200, 300, 64),
+            (4, 4, 1),
+        ] {
             let m = product(rows, columns, rank, rank as u64);
-            assert_eq!(effective_rank(&m, rows, columns, 1e-3), Some(rank), "{rows}x{columns}");
+            assert_eq!(
+                effective_rank(&m, rows, columns, 1e-3),
+                Some(rank),
+                "{rows}x{columns}"
+            );
         }
     }
 

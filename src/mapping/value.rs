@@ -194,8 +194,10 @@ pub(super) fn relations(
 ) -> Vec<Relation> {
     let (from, to) = (squeezed(source.shape), squeezed(held.shape));
     let flat = source_print.flat == held_print.flat;
-    let mut candidates: Vec<Relation> =
-        orders(&from, &to).into_iter().map(Relation::Order).collect();
+    let mut candidates: Vec<Relation> = orders(&from, &to)
+        .into_iter()
+        .map(Relation::Order)
+        .collect();
     if candidates.is_empty() {
         return if flat {
             vec![Relation::Reshape]
