@@ -16,12 +16,14 @@ mod build;
 mod environment;
 mod inputs;
 mod open;
+mod recompile;
 
 pub use backends::{BackendChoice, choose, reopen};
 pub use build::{BuildRequest, Built, build};
 pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
 pub use open::{OpenPlan, open};
+pub use recompile::{SourceModel, recompile, source_model};
 
 use crate::fault::{Class, Explain};
 use crate::{arrays, engine, fsx, onnx, plan, shapes};
@@ -56,6 +58,16 @@ pub enum Error {
         /// How to fix them.
         hints: Vec<String>,
     },
+    /// The model that a plan was compiled from cannot be used again.
+    #[error("`{model}`, which `{plan}` was compiled from, {reason}", plan = .plan.display(), model = .model.display())]
+    Source {
+        /// The plan.
+        plan: PathBuf,
+        /// Where its manifest says the model is.
+        model: PathBuf,
+        /// What is the matter with it.
+        reason: &'static str,
+    },
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
@@ -79,7 +91,7 @@ pub enum Error {
 impl Error {
     fn part(&self) -> Option<&dyn Explain> {
         Some(match self {
-            Error::Occupied { .. } | Error::Inputs { .. } => return None,
+            Error::Occupied { .. } | Error::Inputs { .. } | Error::Source { .. } => return None,
             Error::Onnx(e) => e,
             Error::Shapes(e) => e,
             Error::Engine(e) => e,
@@ -95,6 +107,7 @@ impl Explain for Error {
         match self {
             Error::Occupied { .. } => "output-occupied",
             Error::Inputs { .. } => "inputs",
+            Error::Source { .. } => "model-gone",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
@@ -109,6 +122,10 @@ impl Explain for Error {
                 vec!["choose another name with -o, or overwrite it with --force".into()]
             }
             Error::Inputs { hints, .. } => hints.clone(),
+            Error::Source { .. } => vec![
+                "put the model back where the manifest says, or build the plan again from the model that is there now"
+                    .into(),
+            ],
             _ => self.part().map_or_else(Vec::new, Explain::hints),
         }
     }
