@@ -1,6 +1,6 @@
 //! A plan is compiled again from the model that its manifest names: same backend, same options, another shape range.
 
-use super::{BuildRequest, Built, Environment, Error, build, reopen};
+use super::{BuildRequest, Built, Environment, Error, MappingSource, build, reopen};
 use crate::onnx::Model;
 use crate::plan::Manifest;
 use crate::shapes::Resolved;
@@ -55,6 +55,7 @@ pub fn recompile(
             model: &source.model,
             model_path: &source.path,
             shapes,
+            mapping: MappingSource::Keep(manifest),
             options: &manifest.options,
             backend: backend.as_ref(),
             output: plan,
