@@ -30,6 +30,7 @@ mod write;
 
 pub use error::{Error, Problem};
 pub use wire::WireFault;
+pub use write::BytesOf;
 
 use crate::fsx::Map;
 use crate::tensor::{Digest, Dtype, TensorDecl, TensorView, element_count, show_shape};
