@@ -387,7 +387,7 @@ impl Problem {
                 "export the model again; `onnx.checker.check_model` from the Python package onnx says the same"
             }
             Problem::UnknownDtype { .. } => {
-                "export the model with element types that this version knows (ONNX IR version 13 and older)"
+                "export the model with element types that are known here: floats, complex numbers and integers of 4 to 64 bits"
             }
             Problem::NegativeExtent { .. }
             | Problem::TooLarge { .. }
