@@ -7,9 +7,9 @@
 
 use super::facts::{Fact, Facts};
 use super::proto::{
-    Names, attribute, int, node, set_int, subgraphs, subgraphs_mut,
+    Names, attribute, float_scalar, int, node, set_int, subgraphs, subgraphs_mut,
 };
-use super::rewrite::{Site, rewrite};
+use super::rewrite::{Site, rewrite, stepped};
 use super::table::{self, Allowed, Out, Row};
 use crate::engine::Refusal;
 use crate::onnx::weight_name;
@@ -164,6 +164,7 @@ impl Walk {
         for value in &graph.input {
             self.see(facts.get(&value.name).dtype);
         }
+        let stepped = stepped(graph);
         let nodes = std::mem::take(&mut graph.node);
         let mut done = Vec::with_capacity(nodes.len());
         for original in nodes {
@@ -178,6 +179,7 @@ impl Walk {
             let mut site = Site {
                 opset: self.opset,
                 facts: &facts,
+                stepped: &stepped,
                 names: &mut self.names,
             };
             let mut new = rewrite(&original, &mut site);
@@ -238,6 +240,8 @@ impl Walk {
             "ArgMax" | "ArgMin" => "ArgMax and ArgMin rewritten to take the first of equal values",
             "Softmax" | "LogSoftmax" => "Softmax of an opset before 13 rewritten",
             "MatMul" => "MatMul with a vector rewritten",
+            "GroupNormalization" => "GroupNormalization rewritten with InstanceNormalization",
+            "QuantizeLinear" => "QuantizeLinear rewritten to divide by the scale",
             "Sign" => "Sign rewritten",
             _ => return,
         };
@@ -441,12 +445,7 @@ impl Walk {
             result
         };
         let limit = self.names.fresh("limit");
-        constants.push(TensorProto {
-            name: limit.clone(),
-            data_type: Dtype::F32.onnx(),
-            raw_data: LIMIT.to_le_bytes().to_vec(),
-            ..TensorProto::new()
-        });
+        constants.push(float_scalar(&limit, LIMIT));
         let [fits, beyond, count, total] =
             ["fits", "beyond", "count", "total"].map(|s| self.names.fresh(s));
         // `not (x < limit)` is true of NaN too.
