@@ -6,9 +6,16 @@ use clap::{ArgAction, Parser, Subcommand};
 
 /// Build, diff, refit and run engines from ONNX graphs and safetensors weights.
 #[derive(Debug, Parser)]
-#[command(name = "trtmut", version, propagate_version = true, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 bad input, 2 usage, 3 environment, 10/20/30 verdicts of `diff \
-                        --exit-code` (20 also when `refit` is not enough), 40 outputs differ, 70 a bug in trtmut.")]
+#[command(
+    name = "trtmut",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 bad input, 2 usage, 3 environment, 10/20/30 verdicts of `diff \
+                        --exit-code` (20 also when `refit` is not enough), 40 outputs differ, 70 a bug in trtmut."
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

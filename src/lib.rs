@@ -14,11 +14,14 @@
 //! | 0 | [`tensor`], [`fsx`], [`fault`], [`watch`] |
 
 pub mod arrays;
+pub mod cli;
+pub mod commands;
 pub mod engine;
 pub mod exit;
 pub mod fault;
 pub mod fsx;
 pub mod onnx;
+pub mod pipeline;
 pub mod plan;
 pub mod shapes;
 pub mod tensor;

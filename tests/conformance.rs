@@ -32,7 +32,8 @@ fn main() {
                 Err(why) => format!("onnxruntime/{name}/io{io} ({why})"),
             };
             trials.push(
-                Trial::test(label, move || compare(&r?, &m, &data)).with_ignored_flag(runtime.is_err()),
+                Trial::test(label, move || compare(&r?, &m, &data))
+                    .with_ignored_flag(runtime.is_err()),
             );
         }
     }
@@ -104,7 +105,10 @@ fn compare(backend: &dyn Backend, model: &Path, data: &Path) -> Result<(), Faile
             )
             .into());
         }
-        let distance = relative_l2(&to_f32(got.dtype, &got.data)?, &to_f32(want.dtype, &want.data)?);
+        let distance = relative_l2(
+            &to_f32(got.dtype, &got.data)?,
+            &to_f32(want.dtype, &want.data)?,
+        );
         if std::env::var_os("SHOW_DISTANCES").is_some() {
             println!("{} {name} {distance:.3e}", data.display());
         }

@@ -80,9 +80,17 @@ fn cases_by_operator(folder: &Path) -> BTreeMap<String, Vec<PathBuf>> {
         let model = path.join("model.onnx");
         if model.is_file() {
             let bytes = fs::read(&model).expect("a model can be read");
-            let proto = onnx_protobuf::ModelProto::parse_from_bytes(&bytes).expect("a model is one");
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            found.entry(operator_of(&name, &proto)).or_default().push(path);
+            let proto =
+                onnx_protobuf::ModelProto::parse_from_bytes(&bytes).expect("a model is one");
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            found
+                .entry(operator_of(&name, &proto))
+                .or_default()
+                .push(path);
         }
     }
     for folders in found.values_mut() {
@@ -113,7 +121,11 @@ fn run_all(every: &BTreeMap<String, Vec<PathBuf>>) -> Vec<Case> {
         for folder in folders {
             let (narrow, outcome) = run_case(folder);
             cases.push(Case {
-                name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                name: folder
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
                 operator: operator.clone(),
                 narrow,
                 outcome,
@@ -129,9 +141,11 @@ fn run_case(folder: &Path) -> (bool, Outcome) {
         Ok(model) => model,
         Err(e) => return (true, Outcome::Refused(format!("not readable: {e}"))),
     };
-    let narrow = model.inputs().iter().chain(model.outputs()).all(|d| {
-        !matches!(d.dtype, Dtype::F64 | Dtype::F16 | Dtype::Bf16)
-    });
+    let narrow = model
+        .inputs()
+        .iter()
+        .chain(model.outputs())
+        .all(|d| !matches!(d.dtype, Dtype::F64 | Dtype::F16 | Dtype::Bf16));
     (narrow, outcome(folder, &model))
 }
 
@@ -139,9 +153,11 @@ fn outcome(folder: &Path, model: &Model) -> Outcome {
     let compiled = match Compiled::build(&Cpu, model) {
         Ok(compiled) => compiled,
         Err(Error::Refused { refusals, .. }) => {
-            return Outcome::Refused(refusals.first().map_or_else(String::new, |r| {
-                format!("{}: {}", r.operator, r.reason)
-            }));
+            return Outcome::Refused(
+                refusals
+                    .first()
+                    .map_or_else(String::new, |r| format!("{}: {}", r.operator, r.reason)),
+            );
         }
         Err(e) => return Outcome::Error(e.to_string()),
     };
@@ -156,15 +172,19 @@ fn outcome(folder: &Path, model: &Model) -> Outcome {
     while folder.join(format!("test_data_set_{sets}")).is_dir() {
         let data = folder.join(format!("test_data_set_{sets}"));
         let names: Vec<String> = model.inputs().iter().map(|d| d.name.clone()).collect();
-        let (Some(inputs), Some(expected)) =
-            (tensors(&data, "input", names.len()), tensors(&data, "output", model.outputs().len()))
-        else {
+        let (Some(inputs), Some(expected)) = (
+            tensors(&data, "input", names.len()),
+            tensors(&data, "output", model.outputs().len()),
+        ) else {
             return Outcome::Refused("the case holds more than tensors".into());
         };
         let inputs: NamedTensors = names.into_iter().zip(inputs).collect();
         match engine.run(&inputs) {
             Err(Error::Refused { refusals, .. }) => {
-                return Outcome::Refused(format!("{}: {}", refusals[0].operator, refusals[0].reason));
+                return Outcome::Refused(format!(
+                    "{}: {}",
+                    refusals[0].operator, refusals[0].reason
+                ));
             }
             Err(e) => return Outcome::Error(e.to_string()),
             Ok(outputs) => {
@@ -277,7 +297,9 @@ fn table(all: &[Case]) -> String {
         sum.error,
         sum.wrong
     );
-    text.push_str("| operator | pass | refused | error | wrong | why not |\n|---|---|---|---|---|---|\n");
+    text.push_str(
+        "| operator | pass | refused | error | wrong | why not |\n|---|---|---|---|---|---|\n",
+    );
     for (operator, row) in rows {
         let reasons: Vec<String> = row
             .reasons
@@ -290,7 +312,12 @@ fn table(all: &[Case]) -> String {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect();
-        let mut why = reasons.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+        let mut why = reasons
+            .iter()
+            .take(3)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("; ");
         if reasons.len() > 3 {
             let _ = write!(why, "; and {} more", reasons.len() - 3);
         }

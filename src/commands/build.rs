@@ -193,7 +193,11 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         weights: Counts {
             total: m.weights.len(),
             refittable: m.weights.iter().filter(|w| w.fixed.is_none()).count(),
-            bytes: model.weights().iter().map(|w| model.bytes(w).len() as u64).sum(),
+            bytes: model
+                .weights()
+                .iter()
+                .map(|w| model.bytes(w).len() as u64)
+                .sum(),
         },
         notes: m.notes,
         compile_ns: built.compile.as_nanos() as u64,

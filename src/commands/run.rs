@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 
 /// Arguments of `trtmut run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Inputs that no file gives are drawn from --seed: standard normal floats, 0 or 1 for integers \
+#[command(
+    after_help = "Inputs that no file gives are drawn from --seed: standard normal floats, 0 or 1 for integers \
     and booleans; their shapes come from --shape, from --dim, or from the spec's opt.\n\n\
     A file may hold several sets under prefixes that end in `.` or `/`. FILE:PREFIX takes one. Without it, names are \
     taken as they are if the file has any of them, else the one prefix that has the most of them; two equally good ones \
@@ -27,7 +28,8 @@ use std::time::{Duration, Instant};
     Examples:\n  \
     trtmut run engine.plan --inputs io.safetensors --expect io.safetensors\n  \
     trtmut run engine.plan --dim BATCH=2 --iters 50 --warmup 5\n  \
-    trtmut run engine.plan --input sample=x.npy --shape timestep=1 --save out.npz")]
+    trtmut run engine.plan --input sample=x.npy --shape timestep=1 --save out.npz"
+)]
 pub struct Args {
     /// The plan
     plan: PathBuf,

@@ -115,8 +115,10 @@ fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
 
 /// One row per constant tensor, hashed on all cores.
 fn weight_rows(model: &Model, slots: &[Slot], watch: &dyn Watch) -> Vec<WeightRow> {
-    let refittable: HashMap<&str, bool> =
-        slots.iter().map(|s| (s.name.as_str(), s.refittable)).collect();
+    let refittable: HashMap<&str, bool> = slots
+        .iter()
+        .map(|s| (s.name.as_str(), s.refittable))
+        .collect();
     watch.event(Event::Begin {
         step: "hashing weights",
         total: Some(model.weights().len() as u64),

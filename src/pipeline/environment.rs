@@ -19,7 +19,11 @@ pub struct Environment {
 impl Environment {
     /// Reads the variables of this process.
     pub fn from_process() -> Environment {
-        let path = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let path = |name| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
         Environment {
             ort_dylib: path("ORT_DYLIB_PATH"),
             tensorrt: path("TRTMUT_TENSORRT"),

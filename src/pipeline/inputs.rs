@@ -137,7 +137,7 @@ pub fn gather_inputs(
         .map(|(n, t)| (n.clone(), t.shape.clone()))
         .collect();
     known.extend(request.shapes.iter().cloned());
-    let mut dims = shapes.bind(&known)?;
+    let mut dims = shapes.bind_some(&known)?;
     for (name, &size) in &request.dims {
         match dims.get(name) {
             Some(&bound) if bound != size => problems.push(format!(
@@ -239,7 +239,8 @@ fn check(decl: &TensorDecl, dtype: Dtype, shape: &[usize]) -> Vec<String> {
 
 /// Standard normal floats; 0 or 1 for integers and booleans, which are indices or flags more often than not.
 fn draw(dtype: Dtype, shape: &[usize], rng: &mut ChaCha8Rng) -> Result<Tensor, String> {
-    let count = element_count(shape).ok_or_else(|| format!("shape {} overflows", show_shape(shape)))?;
+    let count =
+        element_count(shape).ok_or_else(|| format!("shape {} overflows", show_shape(shape)))?;
     let data = if dtype.is_float() {
         let values: Vec<f32> = (0..count).map(|_| StandardNormal.sample(rng)).collect();
         from_f32(dtype, &values).map_err(|e| e.to_string())?
@@ -410,19 +411,15 @@ mod tests {
         assert_eq!(f.path, Path::new("d:ir/io.safetensors"));
         assert_eq!(f.prefix.as_deref(), Some("in."));
         let f: PrefixedFile = "a:b/io.npz".parse().unwrap();
-        assert_eq!((f.path.as_path(), f.prefix), (Path::new("a:b/io.npz"), None));
+        assert_eq!(
+            (f.path.as_path(), f.prefix),
+            (Path::new("a:b/io.npz"), None)
+        );
     }
 
     #[test]
     fn a_seed_gives_the_same_numbers_again() {
-        let draw = |seed| {
-            draw(
-                Dtype::F32,
-                &[4],
-                &mut ChaCha8Rng::seed_from_u64(seed),
-            )
-            .unwrap()
-        };
+        let draw = |seed| draw(Dtype::F32, &[4], &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
     }

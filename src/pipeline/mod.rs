@@ -27,6 +27,16 @@ use crate::fault::{Class, Explain};
 use crate::{arrays, engine, fsx, onnx, plan, shapes};
 use std::path::PathBuf;
 
+/// Bounds the threads that hashing and compiling use; without a bound all cores. Only the first call of a process counts.
+pub fn limit_threads(threads: Option<usize>) {
+    if let Some(n) = threads {
+        // It fails only where the pool is up already, and then its size is settled.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build_global();
+    }
+}
+
 /// What can go wrong between the parts; the parts' own errors pass through.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -33,7 +33,8 @@ impl Compiled {
     /// Compiles `model`.
     pub fn build(backend: &dyn Backend, model: &Model) -> Result<Compiled, Error> {
         let folder = tempfile::tempdir()?;
-        let mut file = std::io::BufWriter::new(std::fs::File::create(folder.path().join("p.plan"))?);
+        let mut file =
+            std::io::BufWriter::new(std::fs::File::create(folder.path().join("p.plan"))?);
         let job = BuildJob {
             model,
             profile: &Profile { inputs: Vec::new() },
@@ -67,11 +68,23 @@ pub fn tensor(proto: &TensorProto) -> Option<Tensor> {
     let data = if !proto.raw_data.is_empty() {
         proto.raw_data.clone()
     } else if dtype == Dtype::F32 {
-        proto.float_data.iter().flat_map(|v| v.to_le_bytes()).collect()
+        proto
+            .float_data
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect()
     } else if dtype == Dtype::F64 {
-        proto.double_data.iter().flat_map(|v| v.to_le_bytes()).collect()
+        proto
+            .double_data
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect()
     } else if dtype == Dtype::I64 {
-        proto.int64_data.iter().flat_map(|v| v.to_le_bytes()).collect()
+        proto
+            .int64_data
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect()
     } else {
         proto.int32_data.iter().flat_map(small).collect()
     };

@@ -244,7 +244,11 @@ fn length(slot: &Slot) -> Result<usize, Error> {
 
 /// Alignment of an element in the file.
 fn width(dtype: Dtype) -> usize {
-    if is_packed(dtype) { 1 } else { dtype.bits() / 8 }
+    if is_packed(dtype) {
+        1
+    } else {
+        dtype.bits() / 8
+    }
 }
 
 #[cfg(test)]
@@ -273,7 +277,9 @@ mod tests {
         let mut out = Vec::new();
         write(&mut out, "cpu", b"graph", &slots, |s| {
             let n = s.dtype.bytes_for(s.count).unwrap();
-            Ok(Cow::Owned((0..n).map(|i| i as u8 ^ s.name.len() as u8).collect()))
+            Ok(Cow::Owned(
+                (0..n).map(|i| i as u8 ^ s.name.len() as u8).collect(),
+            ))
         })
         .unwrap();
         (slots, out)
@@ -313,9 +319,15 @@ mod tests {
     fn every_cut_and_every_longer_file_is_refused() {
         let (_, bytes) = sample();
         for cut in (0..bytes.len()).step_by(7).chain([bytes.len() - 1]) {
-            assert!(matches!(open(&bytes[..cut]), Err(Error::Plan { .. })), "cut at {cut}");
+            assert!(
+                matches!(open(&bytes[..cut]), Err(Error::Plan { .. })),
+                "cut at {cut}"
+            );
         }
-        assert!(matches!(open(&[bytes, vec![0]].concat()), Err(Error::Plan { .. })));
+        assert!(matches!(
+            open(&[bytes, vec![0]].concat()),
+            Err(Error::Plan { .. })
+        ));
     }
 
     #[test]
@@ -337,11 +349,13 @@ mod tests {
             Err(Error::Plan { reason, .. }) => reason,
             other => panic!("{other:?}"),
         };
-        let header = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+        let header =
+            |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
         assert!(reason(&header("{}")).contains("no plan"));
         let other = header(r#"{"__metadata__":{"format":"trtmut.plan/2","backend":"cpu"}}"#);
         assert!(reason(&other).contains("`trtmut.plan/2`"));
-        let other = header(r#"{"__metadata__":{"format":"trtmut.plan/1","backend":"onnxruntime"}}"#);
+        let other =
+            header(r#"{"__metadata__":{"format":"trtmut.plan/1","backend":"onnxruntime"}}"#);
         assert!(reason(&other).contains("`onnxruntime`"));
         let empty = header(r#"{"__metadata__":{"format":"trtmut.plan/1","backend":"cpu"}}"#);
         assert!(reason(&empty).contains("no graph"));

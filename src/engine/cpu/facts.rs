@@ -175,11 +175,8 @@ impl ShapeRule {
 /// NumPy broadcasting; a pair that does not fit gives an unknown extent, and the engine says so when it runs.
 fn broadcast(a: &[Option<usize>], b: &[Option<usize>]) -> Option<Shape> {
     let rank = a.len().max(b.len());
-    let at = |s: &[Option<usize>], i: usize| {
-        (i + s.len())
-            .checked_sub(rank)
-            .map_or(Some(1), |j| s[j])
-    };
+    let at =
+        |s: &[Option<usize>], i: usize| (i + s.len()).checked_sub(rank).map_or(Some(1), |j| s[j]);
     Some(
         (0..rank)
             .map(|i| match (at(a, i), at(b, i)) {
@@ -193,7 +190,11 @@ fn broadcast(a: &[Option<usize>], b: &[Option<usize>]) -> Option<Shape> {
 }
 
 fn axis(value: i64, rank: usize) -> Option<usize> {
-    let value = if value < 0 { value + rank as i64 } else { value };
+    let value = if value < 0 {
+        value + rank as i64
+    } else {
+        value
+    };
     usize::try_from(value).ok().filter(|&a| a < rank)
 }
 
@@ -251,7 +252,13 @@ pub fn unsqueeze(node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {
     let mut old = shape.into_iter();
     Some(
         new.into_iter()
-            .map(|is_new| if is_new { Some(1) } else { old.next().flatten() })
+            .map(|is_new| {
+                if is_new {
+                    Some(1)
+                } else {
+                    old.next().flatten()
+                }
+            })
             .collect(),
     )
 }

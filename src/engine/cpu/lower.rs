@@ -6,9 +6,7 @@
 //! gets one more output that tells.
 
 use super::facts::{Fact, Facts};
-use super::proto::{
-    Names, attribute, float_scalar, int, node, set_int, subgraphs, subgraphs_mut,
-};
+use super::proto::{Names, attribute, float_scalar, int, node, set_int, subgraphs, subgraphs_mut};
 use super::rewrite::{Site, rewrite, stepped};
 use super::table::{self, Allowed, Out, Row};
 use crate::engine::Refusal;
@@ -137,9 +135,9 @@ impl Walk {
             .map(|d| format!("{d} computed in f32"))
             .collect();
         notes.extend(
-            self.rewritten
-                .iter()
-                .map(|(what, n)| format!("{what} ({n} {})", if *n == 1 { "node" } else { "nodes" })),
+            self.rewritten.iter().map(|(what, n)| {
+                format!("{what} ({n} {})", if *n == 1 { "node" } else { "nodes" })
+            }),
         );
         notes
     }
@@ -255,10 +253,7 @@ impl Walk {
         let list = |values: &[i64], shape: Vec<Option<usize>>| Fact {
             dtype: Some(Dtype::I64),
             shape: Some(shape),
-            wide: values
-                .iter()
-                .copied()
-                .find(|&v| i32::try_from(v).is_err()),
+            wide: values.iter().copied().find(|&v| i32::try_from(v).is_err()),
             ints: Some(values.to_vec()),
         };
         let fact = match attribute.name.as_str() {
@@ -266,9 +261,7 @@ impl Walk {
             "value_int" => list(&[attribute.i], vec![]),
             "value_ints" => list(&attribute.ints, vec![Some(attribute.ints.len())]),
             "value_float" => Fact::new(Some(Dtype::F32), Some(vec![])),
-            "value_floats" => {
-                Fact::new(Some(Dtype::F32), Some(vec![Some(attribute.floats.len())]))
-            }
+            "value_floats" => Fact::new(Some(Dtype::F32), Some(vec![Some(attribute.floats.len())])),
             other => return self.refuse(node, format!("its value is of the kind `{other}`")),
         };
         facts.learn(output, fact);
@@ -300,7 +293,9 @@ impl Walk {
         self.accept_inputs(node, row, facts);
         if node.output.len() > row.outputs.len()
             && !row.variadic_outputs()
-            && node.output[row.outputs.len()..].iter().any(|o| !o.is_empty())
+            && node.output[row.outputs.len()..]
+                .iter()
+                .any(|o| !o.is_empty())
         {
             let reason = format!("more than {} outputs", row.outputs.len());
             self.refuse(node, reason);
@@ -328,7 +323,10 @@ impl Walk {
                 // What a refused node would have given is not refused once more.
                 (None, _) if !self.refusals.is_empty() => {}
                 (None, _) => {
-                    self.refuse(node, format!("the element type of input {i} (`{name}`) is not known"));
+                    self.refuse(
+                        node,
+                        format!("the element type of input {i} (`{name}`) is not known"),
+                    );
                 }
             }
             let passes = matches!(
@@ -370,9 +368,7 @@ impl Walk {
                     Some(Out::Is(dtype)) => Some(*dtype),
                     Some(Out::Named(name, default)) => named(name).or(Some(*default)),
                     Some(Out::NamedOrLike(name, index)) => named(name).or_else(|| like(*index)),
-                    Some(Out::LikeOr(index, default)) => {
-                        Some(like(*index).unwrap_or(*default))
-                    }
+                    Some(Out::LikeOr(index, default)) => Some(like(*index).unwrap_or(*default)),
                     Some(Out::Value) => Some(
                         attribute(node, "value")
                             .and_then(|a| Dtype::from_onnx(a.t.data_type))
@@ -382,7 +378,9 @@ impl Walk {
                 self.see(dtype);
                 Fact {
                     dtype,
-                    shape: shape.clone().filter(|_| i == 0 || node.op_type != "Attention"),
+                    shape: shape
+                        .clone()
+                        .filter(|_| i == 0 || node.op_type != "Attention"),
                     ints: None,
                     wide,
                 }
@@ -418,7 +416,10 @@ impl Walk {
         constants: &mut Vec<TensorProto>,
     ) {
         if inside {
-            return self.refuse(original, "i64 arithmetic in a subgraph, where its range cannot be checked");
+            return self.refuse(
+                original,
+                "i64 arithmetic in a subgraph, where its range cannot be checked",
+            );
         }
         let mut bound = original.clone();
         bound.name.clear();

@@ -11,9 +11,7 @@ mod rewrite;
 mod rten;
 mod table;
 
-use super::{
-    Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Slot,
-};
+use super::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Slot};
 use crate::onnx::Model;
 use crate::watch::{Event, Watch};
 use container::Container;

@@ -87,9 +87,12 @@ impl PlanEngine {
     ) -> Result<PlanEngine, Error> {
         let container = Arc::new(container);
         let stored = Box::new(Stored(Arc::clone(&container)));
-        let model = Model::from_graph(container.graph(), stored, container.path()).map_err(|e| Error::Plan {
-                path: container.path().display().to_string(),
-                reason: format!("its graph cannot be read ({e})"),
+        let model =
+            Model::from_graph(container.graph(), stored, container.path()).map_err(|e| {
+                Error::Plan {
+                    path: container.path().display().to_string(),
+                    reason: format!("its graph cannot be read ({e})"),
+                }
             })?;
         Ok(PlanEngine {
             backend,
@@ -187,7 +190,10 @@ fn check_inputs<'t>(
     let mut seen = BTreeSet::new();
     for (name, _) in given {
         if !declared.iter().any(|d| d.name == *name) {
-            return Err(bad(name, format!("the model has no such input; it has {}", known())));
+            return Err(bad(
+                name,
+                format!("the model has no such input; it has {}", known()),
+            ));
         }
         if !seen.insert(name) {
             return Err(bad(name, "it is given twice".into()));
@@ -234,7 +240,9 @@ fn check_inputs<'t>(
                         if first != size {
                             return Err(bad(
                                 &decl.name,
-                                format!("axis {axis} (`{symbol}`) is {size}, but {first} in `{of}`"),
+                                format!(
+                                    "axis {axis} (`{symbol}`) is {size}, but {first} in `{of}`"
+                                ),
                             ));
                         }
                     }

@@ -50,7 +50,11 @@ pub fn subgraphs_mut(node: &mut NodeProto) -> impl Iterator<Item = &mut GraphPro
 
 /// Extents of a constant, `None` where one is negative.
 pub fn extents(tensor: &TensorProto) -> Option<Vec<usize>> {
-    tensor.dims.iter().map(|&d| usize::try_from(d).ok()).collect()
+    tensor
+        .dims
+        .iter()
+        .map(|&d| usize::try_from(d).ok())
+        .collect()
 }
 
 /// The elements of an inline integer or bool constant, `None` for other types and for placeholders.
@@ -187,7 +191,8 @@ impl Names {
                 .chain(graph.initializer.iter().map(|t| t.name.clone())),
         );
         for node in &graph.node {
-            self.used.extend(node.input.iter().chain(&node.output).cloned());
+            self.used
+                .extend(node.input.iter().chain(&node.output).cloned());
             subgraphs(node).for_each(|g| self.take(g));
         }
     }

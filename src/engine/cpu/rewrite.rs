@@ -184,13 +184,7 @@ fn div(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
 }
 
 /// A division whose divisor never has a single element: both sides are laid flat with a 1 behind.
-fn divide_exactly(
-    a: &str,
-    b: &str,
-    result: &str,
-    site: &mut Site<'_>,
-    out: &mut Rewritten,
-) {
+fn divide_exactly(a: &str, b: &str, result: &str, site: &mut Site<'_>, out: &mut Rewritten) {
     let flat = site.constant(out, &[1], &[-1]);
     let first = site.constant(out, &[1], &[0]);
     let [one, sum, shape, quotients, wanted] =
@@ -232,13 +226,42 @@ pub fn stepped(graph: &GraphProto) -> HashSet<String> {
         }
         let step = matches!(
             node.op_type.as_str(),
-            "Cast" | "CastLike" | "Ceil" | "Equal" | "Floor" | "Greater" | "GreaterOrEqual" | "Less"
-                | "LessOrEqual" | "Mod" | "QuantizeLinear" | "Round" | "Sign"
+            "Cast"
+                | "CastLike"
+                | "Ceil"
+                | "Equal"
+                | "Floor"
+                | "Greater"
+                | "GreaterOrEqual"
+                | "Less"
+                | "LessOrEqual"
+                | "Mod"
+                | "QuantizeLinear"
+                | "Round"
+                | "Sign"
         );
         let passes = matches!(
             node.op_type.as_str(),
-            "Abs" | "Add" | "Clip" | "Concat" | "Expand" | "Flatten" | "Gather" | "Identity" | "Max" | "Min" | "Mul"
-                | "Neg" | "Reshape" | "Slice" | "Split" | "Squeeze" | "Sub" | "Tile" | "Transpose" | "Unsqueeze"
+            "Abs"
+                | "Add"
+                | "Clip"
+                | "Concat"
+                | "Expand"
+                | "Flatten"
+                | "Gather"
+                | "Identity"
+                | "Max"
+                | "Min"
+                | "Mul"
+                | "Neg"
+                | "Reshape"
+                | "Slice"
+                | "Split"
+                | "Squeeze"
+                | "Sub"
+                | "Tile"
+                | "Transpose"
+                | "Unsqueeze"
                 | "Where"
         );
         if step || (passes && node.output.iter().any(|o| found.contains(o))) {
@@ -350,7 +373,9 @@ fn layer_norm(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     let first = if axis < 0 { axis + rank as i64 } else { axis };
     let axes: Vec<i64> = (first..rank as i64).collect();
     let data = original.input[0].as_str();
-    let mean = mean_name.cloned().unwrap_or_else(|| site.names.fresh("mean"));
+    let mean = mean_name
+        .cloned()
+        .unwrap_or_else(|| site.names.fresh("mean"));
     let reduce = |from: &str, to: &str| {
         let mut reduce = node("ReduceMean", &[from], &[to]);
         set_ints(&mut reduce, "axes", &axes);
@@ -385,17 +410,33 @@ fn group_norm(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
         .chain(std::iter::repeat_n(1, rank.saturating_sub(2)))
         .collect();
     let channel_shape = site.constant(out, &[per_channel.len() as i64], &per_channel);
-    let [ones, zeros, shape, grouped, normal, plain, scale, bias, scaled] = [
+    let [
+        ones,
+        zeros,
+        shape,
+        grouped,
+        normal,
+        plain,
+        scale,
+        bias,
+        scaled,
+    ] = [
         "ones", "zeros", "shape", "grouped", "normal", "plain", "scale", "bias", "scaled",
     ]
     .map(|s| site.names.fresh(s));
     for (name, value) in [(&ones, 1.0), (&zeros, 0.0)] {
         let mut constant = float_scalar(name, value);
         constant.dims = vec![groups];
-        constant.raw_data = constant.raw_data.repeat(usize::try_from(groups).unwrap_or(1));
+        constant.raw_data = constant
+            .raw_data
+            .repeat(usize::try_from(groups).unwrap_or(1));
         out.constants.push(constant);
     }
-    let mut instance = node("InstanceNormalization", &[&grouped, &ones, &zeros], &[&normal]);
+    let mut instance = node(
+        "InstanceNormalization",
+        &[&grouped, &ones, &zeros],
+        &[&normal],
+    );
     instance
         .attribute
         .extend(attribute(original, "epsilon").cloned());
@@ -471,7 +512,11 @@ fn along_axis(original: &NodeProto, site: &Site<'_>) -> Option<Vec<i64>> {
             let axis = int(original, "axis").unwrap_or(1);
             let axis = if axis < 0 { axis + rank } else { axis };
             let after = usize::try_from(rank - 1 - axis).unwrap_or(0);
-            Some(std::iter::once(-1).chain(std::iter::repeat_n(1, after)).collect())
+            Some(
+                std::iter::once(-1)
+                    .chain(std::iter::repeat_n(1, after))
+                    .collect(),
+            )
         }
     }
 }

@@ -112,8 +112,8 @@ impl Session for RtenSession {
             .pool
             .clone()
             .map(|pool| rten::RunOptions::default().with_thread_pool(Some(pool)));
-        let mut results = guarded(|| self.model.run(values, &wanted, options))?
-            .map_err(|e| failed(&e))?;
+        let mut results =
+            guarded(|| self.model.run(values, &wanted, options))?.map_err(|e| failed(&e))?;
         for ((_, check), value) in self
             .checks
             .iter()
@@ -178,7 +178,14 @@ fn place(slots: &[Slot]) -> Result<(BTreeMap<String, Place>, usize), Error> {
             })?;
         total = offset + length;
         let slot = slot.clone();
-        places.insert(slot.name.clone(), Place { slot, offset, length });
+        places.insert(
+            slot.name.clone(),
+            Place {
+                slot,
+                offset,
+                length,
+            },
+        );
     }
     Ok((places, total))
 }
@@ -285,7 +292,8 @@ fn to_value(name: &str, tensor: &Tensor) -> Result<Value, Error> {
             let values = tensor::to_f32(tensor.dtype, data).map_err(|e| bad(e.to_string()))?;
             if tensor.dtype == Dtype::F64 && overflows(data, &values) {
                 return Err(bad(
-                    "it holds an f64 that does not fit f32, in which the embedded engine computes".into(),
+                    "it holds an f64 that does not fit f32, in which the embedded engine computes"
+                        .into(),
                 ));
             }
             shaped(shape, values)
@@ -391,7 +399,9 @@ fn verify(check: &RunCheck, value: Value) -> Result<(), Error> {
     }
     let reason = match check.must {
         Must::Fit => "an i64 result does not fit the 32 bits of the embedded engine",
-        Must::BeMatrix => "its second input is a vector, which the embedded engine computes wrongly",
+        Must::BeMatrix => {
+            "its second input is a vector, which the embedded engine computes wrongly"
+        }
     };
     Err(Error::Refused {
         backend: super::CPU.into(),

@@ -165,14 +165,21 @@ pub fn find(op: &str) -> Option<&'static Row> {
 pub fn why_refused(op: &str) -> &'static str {
     match op {
         "NonMaxSuppression" => "the embedded engine's result differs from ONNX's definition",
-        "ConvInteger" | "DynamicQuantizeLinear" | "MatMulInteger" | "QLinearConv" | "QLinearMatMul" => {
+        "ConvInteger"
+        | "DynamicQuantizeLinear"
+        | "MatMulInteger"
+        | "QLinearConv"
+        | "QLinearMatMul" => {
             "the embedded engine does not compute quantised products as ONNX defines them"
         }
         "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike"
         | "Multinomial" | "Bernoulli" => "its result is random, so it cannot be proven right",
         "GRU" | "OneHot" => "the ONNX backend tests do not pass on the embedded engine",
         "Hardmax" | "Scan" => "the embedded engine does not have it",
-        _ if op.starts_with("Sequence") || op.starts_with("Optional") || op.starts_with("String") => {
+        _ if op.starts_with("Sequence")
+            || op.starts_with("Optional")
+            || op.starts_with("String") =>
+        {
             "the embedded engine works on tensors alone"
         }
         _ => "it is not among the operators that the embedded engine is proven to compute right",
@@ -255,21 +262,34 @@ pub const ROWS: &[Row] = &[
     unary("Asinh", 9),
     unary("Atan", 7),
     unary("Atanh", 9),
-    row("Attention", 23, &[F, F, F, F.or(B)], &[Like(0), Like(0), Like(0)], SameRank).with(&[
+    row(
+        "Attention",
+        23,
+        &[F, F, F, F.or(B)],
+        &[Like(0), Like(0), Like(0)],
+        SameRank,
+    )
+    .with(&[
         ("is_causal", Any),
         ("kv_num_heads", Any),
         ("q_num_heads", Any),
         ("scale", Any),
         ("softcap", Any),
     ]),
-    row("AveragePool", 7, &[F], SELF, SameRank).with(POOL).when(spatial),
+    row("AveragePool", 7, &[F], SELF, SameRank)
+        .with(POOL)
+        .when(spatial),
     row("BatchNormalization", 9, &[REAL], SELF, Same).with(&[
         ("epsilon", Any),
         ("momentum", Any),
         ("training_mode", Int(0)),
     ]),
     row("Cast", 6, &[ANY], &[Named("to", Dtype::F32)], Same)
-        .with(&[("to", Any), ("saturate", Int(1)), ("round_mode", OneOf(&["up"]))])
+        .with(&[
+            ("to", Any),
+            ("saturate", Int(1)),
+            ("round_mode", OneOf(&["up"])),
+        ])
         .when(cast),
     row("CastLike", 15, &[ANY], &[Like(1)], Same)
         .with(&[("saturate", Int(1)), ("round_mode", OneOf(&["up"]))])
@@ -277,8 +297,17 @@ pub const ROWS: &[Row] = &[
     unary("Ceil", 6),
     row("Clip", 6, &[NUM], SELF, Same).with(&[("min", Any), ("max", Any)]),
     row("Concat", 4, &[ANY], SELF, By(facts::concat)).with(&[("axis", Any)]),
-    row("ConstantOfShape", 9, &[INT], &[Value], By(facts::constant_of_shape)).with(&[("value", Any)]),
-    row("Conv", 1, &[F], SELF, By(facts::convolution)).with(CONV).when(spatial),
+    row(
+        "ConstantOfShape",
+        9,
+        &[INT],
+        &[Value],
+        By(facts::constant_of_shape),
+    )
+    .with(&[("value", Any)]),
+    row("Conv", 1, &[F], SELF, By(facts::convolution))
+        .with(CONV)
+        .when(spatial),
     row("ConvTranspose", 1, &[F], SELF, By(facts::convolution))
         .with(CONV_TRANSPOSE)
         .when(spatial),
@@ -288,8 +317,18 @@ pub const ROWS: &[Row] = &[
         .with(&[("exclusive", Any), ("reverse", Any)])
         .growing(),
     row("DepthToSpace", 11, &[F], SELF, SameRank).with(&[("blocksize", Any), ("mode", Any)]),
-    row("DequantizeLinear", 10, &[BYTES.or(I32), F, BYTES.or(I32)], &[Like(1)], Same)
-        .with(&[("axis", Any), ("block_size", Int(0)), ("output_dtype", Int(0))]),
+    row(
+        "DequantizeLinear",
+        10,
+        &[BYTES.or(I32), F, BYTES.or(I32)],
+        &[Like(1)],
+        Same,
+    )
+    .with(&[
+        ("axis", Any),
+        ("block_size", Int(0)),
+        ("output_dtype", Int(0)),
+    ]),
     row("Div", 7, &[NUM], SELF, Broadcast),
     row("Dropout", 7, &[REAL, REAL, B], SELF, Same)
         .with(&[("ratio", Any), ("seed", Any)])
@@ -317,28 +356,46 @@ pub const ROWS: &[Row] = &[
     row("GlobalMaxPool", 1, &[F], SELF, SameRank),
     row("Greater", 7, &[NUM], BOOL, Broadcast),
     row("GreaterOrEqual", 12, &[NUM], BOOL, Broadcast),
-    row("GridSample", 16, &[F], SELF, SameRank).with(&[
-        ("align_corners", Any),
-        ("mode", OneOf(&["bilinear", "linear"])),
-        ("padding_mode", OneOf(&["zeros"])),
-    ])
-    .when(grid_sample),
+    row("GridSample", 16, &[F], SELF, SameRank)
+        .with(&[
+            ("align_corners", Any),
+            ("mode", OneOf(&["bilinear", "linear"])),
+            ("padding_mode", OneOf(&["zeros"])),
+        ])
+        .when(grid_sample),
     row("GroupNormalization", 21, &[F], SELF, Same)
-        .with(&[("epsilon", Any), ("num_groups", Any), ("stash_type", Int(1))])
+        .with(&[
+            ("epsilon", Any),
+            ("num_groups", Any),
+            ("stash_type", Int(1)),
+        ])
         .when(known_rank),
     unary("HardSigmoid", 6).with(&[("alpha", Any), ("beta", Any)]),
     unary("HardSwish", 14),
     row("Identity", 1, &[ANY], SELF, Same),
     row("If", 1, &[B], SELF, Unknown).with(&[("then_branch", Any), ("else_branch", Any)]),
     row("InstanceNormalization", 6, &[F], SELF, Same).with(&[("epsilon", Any)]),
-    row("IsInf", 10, &[REAL], BOOL, Same).with(&[("detect_negative", Int(1)), ("detect_positive", Int(1))]),
+    row("IsInf", 10, &[REAL], BOOL, Same)
+        .with(&[("detect_negative", Int(1)), ("detect_positive", Int(1))]),
     row("IsNaN", 9, &[REAL], BOOL, Same),
-    row("LSTM", 7, &[F, F, F, F, I32, F], &[Like(0), Like(0), Like(0)], Unknown)
-        .with(RNN)
-        .when(lstm),
-    row("LayerNormalization", 17, &[REAL], &[Like(0), Is(Dtype::F32), Is(Dtype::F32)], Same)
-        .with(&[("axis", Any), ("epsilon", Any), ("stash_type", Int(1))])
-        .when(layer_norm),
+    row(
+        "LSTM",
+        7,
+        &[F, F, F, F, I32, F],
+        &[Like(0), Like(0), Like(0)],
+        Unknown,
+    )
+    .with(RNN)
+    .when(lstm),
+    row(
+        "LayerNormalization",
+        17,
+        &[REAL],
+        &[Like(0), Is(Dtype::F32), Is(Dtype::F32)],
+        Same,
+    )
+    .with(&[("axis", Any), ("epsilon", Any), ("stash_type", Int(1))])
+    .when(layer_norm),
     unary("LeakyRelu", 6).with(&[("alpha", Any)]),
     row("Less", 7, &[NUM], BOOL, Broadcast),
     row("LessOrEqual", 12, &[NUM], BOOL, Broadcast),
@@ -347,7 +404,9 @@ pub const ROWS: &[Row] = &[
     row("LpNormalization", 1, &[F], SELF, Same).with(&[("axis", Any), ("p", Any)]),
     row("MatMul", 1, &[F], SELF, By(facts::matmul)),
     row("Max", 8, &[NUM], SELF, Broadcast),
-    row("MaxPool", 1, &[F], SELF, SameRank).with(POOL).when(spatial),
+    row("MaxPool", 1, &[F], SELF, SameRank)
+        .with(POOL)
+        .when(spatial),
     row("Mean", 8, &[REAL], SELF, Broadcast),
     row("Min", 8, &[NUM], SELF, Broadcast),
     row("Mod", 10, &[NUM], SELF, Broadcast).with(&[("fmod", Any)]),
@@ -357,14 +416,22 @@ pub const ROWS: &[Row] = &[
     row("Not", 1, &[B], SELF, Same),
     row("Or", 7, &[B], SELF, Broadcast),
     row("PRelu", 9, &[REAL], SELF, Same),
-    row("Pad", 2, &[ANY, INT, ANY, INT], SELF, SameRank).with(&[
-        ("mode", OneOf(&["constant", "reflect", "edge", "wrap"])),
-        ("pads", Any),
-        ("value", Any),
-    ])
-    .when(pad),
+    row("Pad", 2, &[ANY, INT, ANY, INT], SELF, SameRank)
+        .with(&[
+            ("mode", OneOf(&["constant", "reflect", "edge", "wrap"])),
+            ("pads", Any),
+            ("value", Any),
+        ])
+        .when(pad),
     row("Pow", 7, &[NUM], SELF, Broadcast).growing(),
-    row("QuantizeLinear", 10, &[F, F, BYTES], &[LikeOr(2, Dtype::U8)], Same).with(&[
+    row(
+        "QuantizeLinear",
+        10,
+        &[F, F, BYTES],
+        &[LikeOr(2, Dtype::U8)],
+        Same,
+    )
+    .with(&[
         ("axis", Any),
         ("block_size", Int(0)),
         ("output_dtype", Int(0)),
@@ -396,7 +463,12 @@ pub const ROWS: &[Row] = &[
             ("antialias", Int(0)),
             (
                 "coordinate_transformation_mode",
-                OneOf(&["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel"]),
+                OneOf(&[
+                    "half_pixel",
+                    "asymmetric",
+                    "align_corners",
+                    "pytorch_half_pixel",
+                ]),
             ),
             ("cubic_coeff_a", Any),
             ("exclude_outside", Int(0)),
@@ -406,14 +478,16 @@ pub const ROWS: &[Row] = &[
             ("nearest_mode", Any),
         ])
         .when(resize),
-    row("ReverseSequence", 10, &[ANY, INT], SELF, Same).with(&[("batch_axis", Any), ("time_axis", Any)]),
+    row("ReverseSequence", 10, &[ANY, INT], SELF, Same)
+        .with(&[("batch_axis", Any), ("time_axis", Any)]),
     row("RotaryEmbedding", 23, &[F, F, F, INT], SELF, Same).with(&[
         ("interleaved", Any),
         ("num_heads", Any),
         ("rotary_embedding_dim", Any),
     ]),
     unary("Round", 11),
-    row("ScatterElements", 11, &[NUM, INT, NUM], SELF, Same).with(&[("axis", Any), ("reduction", Any)]),
+    row("ScatterElements", 11, &[NUM, INT, NUM], SELF, Same)
+        .with(&[("axis", Any), ("reduction", Any)]),
     row("ScatterND", 11, &[NUM, INT, NUM], SELF, Same).with(&[("reduction", Any)]),
     row("Shape", 1, &[ANY], INDEX, By(facts::shape_of)).with(&[("start", Any), ("end", Any)]),
     unary("Sigmoid", 6),
@@ -442,8 +516,14 @@ pub const ROWS: &[Row] = &[
     unary("Tan", 7),
     unary("Tanh", 6),
     row("Tile", 6, &[ANY, INT], SELF, SameRank),
-    row("TopK", 10, &[NUM, INT], &[Like(0), Is(Dtype::I64)], SameRank)
-        .with(&[("axis", Any), ("largest", Any), ("sorted", Any)]),
+    row(
+        "TopK",
+        10,
+        &[NUM, INT],
+        &[Like(0), Is(Dtype::I64)],
+        SameRank,
+    )
+    .with(&[("axis", Any), ("largest", Any), ("sorted", Any)]),
     row("Transpose", 1, &[ANY], SELF, By(facts::transpose)).with(&[("perm", Any)]),
     row("Trilu", 14, &[NUM.or(B), INT], SELF, Same).with(&[("upper", Any)]),
     row("Unsqueeze", 1, &[ANY, INT], SELF, By(facts::unsqueeze)).with(&[("axes", Any)]),
@@ -524,7 +604,9 @@ fn cast(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
     let to = int(node, "to").and_then(|code| Dtype::from_onnx(i32::try_from(code).ok()?));
     match to {
         Some(dtype) if Types::held(dtype) => Ok(()),
-        Some(dtype) => Err(format!("to `{dtype}`, which the embedded engine does not hold")),
+        Some(dtype) => Err(format!(
+            "to `{dtype}`, which the embedded engine does not hold"
+        )),
         None => Err("to a type that the embedded engine does not hold".into()),
     }
 }
