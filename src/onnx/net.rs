@@ -444,22 +444,18 @@ impl<'a> Resolver<'a, '_> {
             .enumerate()
             .rev()
             .find_map(|(level, scope)| Some((level, *scope.names.get(name)?)));
-        match found {
-            Some((level, id)) => {
-                for scope in &mut self.scopes[level + 1..] {
-                    scope.free.insert(id);
-                }
-                Some(id)
-            }
-            None => {
-                self.problems.push(Problem::NotProduced {
-                    graph: label.into(),
-                    name: name.into(),
-                    reader: reader(),
-                });
-                None
-            }
+        let Some((level, id)) = found else {
+            self.problems.push(Problem::NotProduced {
+                graph: label.into(),
+                name: name.into(),
+                reader: reader(),
+            });
+            return None;
+        };
+        for scope in &mut self.scopes[level + 1..] {
+            scope.free.insert(id);
         }
+        Some(id)
     }
 }
 
@@ -492,3 +488,6 @@ pub(super) fn topological(dependencies: &[Vec<usize>]) -> Result<Vec<usize>, Vec
         Err((0..n).filter(|&i| waiting[i] > 0).collect())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,8 +109,9 @@ pub(super) fn slim(data: &[u8], inline_limit: usize) -> Result<Slim, At> {
     })
 }
 
+/// A message type of ONNX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Model,
     Graph,
     Node,
@@ -131,14 +132,13 @@ enum Kind {
 
 impl Kind {
     /// The message type of a length-delimited field; `None` for strings, bytes, packed numbers and unknown fields.
-    fn child(self, field: u64) -> Option<Kind> {
+    pub(super) fn child(self, field: u64) -> Option<Kind> {
         use Kind::{
             Annotation, Attribute, ElementType, Flat, Function, Graph, MapType, Model, Node, Shape,
             SparseTensor, Tensor, TensorType, Training, Type, ValueInfo,
         };
         Some(match (self, field) {
             (Model, 7) | (Attribute, 6 | 11) | (Training, 1 | 2) => Graph,
-            (Model, 8 | 14) | (Function, 9 | 14) | (Tensor, 3 | 13 | 16) => Flat,
             (Model, 20) => Training,
             (Model, 25) => Function,
             (Graph, 1) | (Function, 7) => Node,
@@ -146,20 +146,28 @@ impl Kind {
             (Graph, 15) | (Attribute, 22 | 23) => SparseTensor,
             (Graph, 11..=13) | (Function, 12) => ValueInfo,
             (Graph, 14) => Annotation,
-            (Graph, 16) | (Node, 9) | (ValueInfo, 4) | (Annotation, 2) | (Training, 3 | 4) => Flat,
             (Node, 5) | (Function, 11) => Attribute,
-            (Attribute, 14 | 15) | (ValueInfo, 2) | (ElementType, 1) | (MapType, 2) => Type,
+            (Attribute, 14 | 15) | (ValueInfo | MapType, 2) | (ElementType, 1) => Type,
             (Type, 1 | 8) => TensorType,
             (Type, 4 | 9) => ElementType,
             (Type, 5) => MapType,
             (TensorType, 2) => Shape,
-            (Shape, 1) => Flat,
+            // Opset imports, string pairs, segments, extents: no messages inside.
+            (Model, 8 | 14)
+            | (Function, 9 | 14)
+            | (Tensor, 3 | 13 | 16)
+            | (Graph, 16)
+            | (Node, 9)
+            | (ValueInfo, 4)
+            | (Annotation, 2)
+            | (Training, 3 | 4)
+            | (Shape, 1) => Flat,
             _ => return None,
         })
     }
 
     /// Whether a tensor can be inside, so that the copy has to be rewritten.
-    fn holds_tensors(self) -> bool {
+    pub(super) fn holds_tensors(self) -> bool {
         matches!(
             self,
             Kind::Model
@@ -192,11 +200,11 @@ impl Kind {
 }
 
 /// One field: its number, where it starts, and the payload of a length-delimited one.
-struct Field {
-    number: u64,
-    start: usize,
-    end: usize,
-    bytes: Option<Range<usize>>,
+pub(super) struct Field {
+    pub number: u64,
+    pub start: usize,
+    pub end: usize,
+    pub bytes: Option<Range<usize>>,
 }
 
 struct Walker<'a> {
@@ -223,7 +231,7 @@ impl Walker<'_> {
         let mut seen = Vec::new();
         let mut pos = range.start;
         while pos < range.end {
-            let field = self.field(pos, range.end)?;
+            let field = field(self.data, pos, range.end)?;
             pos = field.end;
             let whole = &self.data[field.start..field.end];
             if kind == Kind::Tensor && field.number == u64::from(PAYLOAD_FIELD) {
@@ -278,9 +286,8 @@ impl Walker<'_> {
         check_depth(depth, range.start)?;
         let mut pos = range.start;
         while pos < range.end {
-            let field = self.field(pos, range.end)?;
+            let field = field(self.data, pos, range.end)?;
             pos = field.end;
-            // The dimensions of a shape, opset imports and string pairs hold no messages.
             if let (Some(bytes), Some(child)) = (field.bytes, kind.child(field.number)) {
                 self.check(child, bytes, depth + 1)?;
             }
@@ -295,7 +302,7 @@ impl Walker<'_> {
         let mut chunks = [0usize; 2];
         let mut pos = range.start;
         while pos < range.end {
-            let field = self.field(pos, range.end)?;
+            let field = field(self.data, pos, range.end)?;
             pos = field.end;
             let carrier = match field.number {
                 9 => Carrier::Raw,
@@ -317,61 +324,62 @@ impl Walker<'_> {
         });
         Ok(found)
     }
+}
 
-    fn field(&self, start: usize, end: usize) -> Result<Field, At> {
-        let at = |fault| At {
-            offset: start as u64,
-            fault,
-        };
-        let mut pos = start;
-        let tag = self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?;
-        let number = tag >> 3;
-        if number == 0 || number > u64::from(PAYLOAD_FIELD) {
-            return Err(at(WireFault::FieldNumber(number)));
-        }
-        let needed = match tag & 7 {
-            0 => {
-                self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?;
-                0
-            }
-            1 => 8,
-            2 => self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?,
-            5 => 4,
-            3 | 4 => return Err(at(WireFault::Group)),
-            other => return Err(at(WireFault::WireType(other as u8))),
-        };
-        let left = (end - pos) as u64;
-        if needed > left {
-            return Err(at(WireFault::PastEnd { needed, left }));
-        }
-        let bytes = pos..pos + needed as usize;
-        Ok(Field {
-            number,
-            start,
-            end: bytes.end,
-            bytes: (tag & 7 == 2).then_some(bytes),
-        })
+/// The field of the message in `data` that starts at `start`; the message ends at `end`.
+pub(super) fn field(data: &[u8], start: usize, end: usize) -> Result<Field, At> {
+    let at = |fault| At {
+        offset: start as u64,
+        fault,
+    };
+    let mut pos = start;
+    let tag = varint(data, &mut pos, end).ok_or(at(WireFault::Varint))?;
+    let number = tag >> 3;
+    if number == 0 || number > u64::from(PAYLOAD_FIELD) {
+        return Err(at(WireFault::FieldNumber(number)));
     }
+    let needed = match tag & 7 {
+        0 => {
+            varint(data, &mut pos, end).ok_or(at(WireFault::Varint))?;
+            0
+        }
+        1 => 8,
+        2 => varint(data, &mut pos, end).ok_or(at(WireFault::Varint))?,
+        5 => 4,
+        3 | 4 => return Err(at(WireFault::Group)),
+        other => return Err(at(WireFault::WireType(other as u8))),
+    };
+    let left = (end - pos) as u64;
+    if needed > left {
+        return Err(at(WireFault::PastEnd { needed, left }));
+    }
+    let bytes = pos..pos + needed as usize;
+    Ok(Field {
+        number,
+        start,
+        end: bytes.end,
+        bytes: (tag & 7 == 2).then_some(bytes),
+    })
+}
 
-    /// At most ten bytes, of which the last holds one bit; `None` when cut short or too long.
-    fn varint(&self, pos: &mut usize, end: usize) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..70).step_by(7) {
-            if *pos >= end {
-                return None;
-            }
-            let byte = self.data[*pos];
-            *pos += 1;
-            if shift == 63 && byte > 1 {
-                return None;
-            }
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
+/// At most ten bytes, of which the last holds one bit; `None` when cut short or too long.
+fn varint(data: &[u8], pos: &mut usize, end: usize) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..70).step_by(7) {
+        if *pos >= end {
+            return None;
         }
-        None
+        let byte = data[*pos];
+        *pos += 1;
+        if shift == 63 && byte > 1 {
+            return None;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
     }
+    None
 }
 
 fn check_depth(depth: usize, offset: usize) -> Result<(), At> {
@@ -392,3 +400,6 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     }
     out.push(value as u8);
 }
+
+#[cfg(test)]
+mod tests;
