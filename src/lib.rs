@@ -20,6 +20,7 @@ pub mod engine;
 pub mod exit;
 pub mod fault;
 pub mod fsx;
+pub mod mapping;
 pub mod onnx;
 pub mod pipeline;
 pub mod plan;
