@@ -20,3 +20,4 @@ pub mod onnx;
 pub mod shapes;
 pub mod tensor;
 pub mod watch;
+pub mod weights;
