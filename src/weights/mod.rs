@@ -5,7 +5,9 @@
 
 mod error;
 mod index;
+mod names;
 mod source;
 
 pub use error::{Error, IndexProblem};
+pub use names::{NameError, Normalised, RULES, Rule, normalise};
 pub use source::{Source, SourceFile};
