@@ -169,7 +169,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         ui.event(Event::Warn(warning));
     }
     let options = Options::new();
-    let backend = pipeline::choose(args.backend, &model, environment)?;
+    let backend = pipeline::choose(args.backend, &model, environment, ui)?;
     let built = pipeline::build(
         &BuildRequest {
             model: &model,

@@ -114,6 +114,7 @@ fn mapping(request: &BuildRequest<'_>) -> Result<(Mapping, Option<BaseSource>), 
         MappingSource::Keep(manifest) => {
             let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
             let mapping = Mapping {
+                against_base: manifest.base.is_some(),
                 rows: rows.collect(),
             };
             return Ok((mapping, manifest.base.clone()));

@@ -85,6 +85,7 @@ impl Overlay {
         let checkpoint = open_source(&request.checkpoint)?;
         let held = ModelValues::of(&source.model);
         let mut mapping = Mapping {
+            against_base: manifest.base.is_some(),
             rows: manifest.weights.iter().filter_map(|w| w.mapping.clone()).collect(),
         };
         if let Some(file) = &request.mapping {
