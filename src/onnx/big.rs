@@ -87,7 +87,6 @@ fn opening_a_gigabyte_takes_no_memory_for_weights() {
     assert_eq!(total as u64, GIB);
     if let (Some(before), Some(after)) = (before, after) {
         let grown = after.saturating_sub(before);
-        println!("anonymous memory grew by {} KiB", grown / 1024);
         // Other tests run beside this one; a copy of the weights would be the whole gigabyte.
         assert!(grown < GIB / 4, "{grown} bytes");
     }
