@@ -360,6 +360,17 @@ pub(super) mod tests {
         fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
     }
 
+    /// Writes tensors of any type that the format has.
+    pub(crate) fn write_tensors(path: &Path, tensors: &[(String, crate::tensor::Tensor)]) {
+        let views = tensors.iter().map(|(name, t)| {
+            let text = format!("\"{}\"", t.dtype.safetensors().unwrap());
+            let dtype = serde_json::from_str(&text).unwrap();
+            let view = safetensors::tensor::TensorView::new(dtype, t.shape.clone(), &t.data);
+            (name.as_str(), view.unwrap())
+        });
+        fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+    }
+
     fn raw(header: &str, data: &[u8]) -> Vec<u8> {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
