@@ -188,8 +188,11 @@ fn weight_rows(
         .map(|s| (s.name.as_str(), s.refittable))
         .collect();
     let digests = digests(model, watch);
-    let mut mapped: HashMap<String, Row> =
-        mapping.rows.into_iter().map(|r| (r.name.clone(), r)).collect();
+    let mut mapped: HashMap<String, Row> = mapping
+        .rows
+        .into_iter()
+        .map(|r| (r.name.clone(), r))
+        .collect();
     model
         .weights()
         .iter()
