@@ -10,13 +10,20 @@
 //! | 4 | [`diff`] |
 //! | 3 | [`plan`] |
 //! | 2 | [`mapping`], [`engine`] |
-//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`] |
+//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`] |
 //! | 0 | [`tensor`], [`fsx`], [`fault`], [`watch`] |
 
+pub mod arrays;
+pub mod cli;
+pub mod commands;
 pub mod engine;
+pub mod exit;
 pub mod fault;
 pub mod fsx;
 pub mod onnx;
+pub mod pipeline;
+pub mod plan;
 pub mod shapes;
 pub mod tensor;
+pub mod ui;
 pub mod watch;

@@ -1,3 +1,21 @@
-//! trtmut's entry point.
+//! Parse, dispatch, print the failure, exit.
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+use trtmut::cli::Cli;
+use trtmut::commands::{self, Environment};
+use trtmut::ui::Ui;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let environment = Environment::from_process();
+    let ui = Ui::new(cli.json, cli.verbosity(), environment.progress);
+    match commands::dispatch(&cli.command, &ui, &environment) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let failure = commands::explain(&error);
+            ui.failure(&failure);
+            failure.exit().into()
+        }
+    }
+}

@@ -1,14 +1,63 @@
 //! ONNX models: reading them without copying their weights, and telling structure from weight bytes.
+//!
+//! | file | purpose |
+//! |---|---|
+//! | `wire` | walk the file at protobuf wire level: refuse what is dangerous, leave payloads in the memory map |
+//! | `tensor`, `external` | payloads: decoded, checked, also from other files |
+//! | `collect` | take every constant out of the message and name it |
+//! | `net` | resolve names across subgraphs and functions |
+//! | `role` | tell weights from values that engines bake in |
+//! | `structure` | the structure digest |
+//! | `interface` | declared inputs and outputs |
+//! | `sniff` | what a file that is no model looks like |
 
-use crate::fault::{Class, Explain};
-use crate::fsx;
-use crate::tensor::{Digest, Dtype, TensorDecl};
-use onnx_protobuf::ModelProto;
+mod collect;
+mod error;
+mod external;
+mod interface;
+mod net;
+mod role;
+mod sniff;
+mod structure;
+mod tensor;
+mod wire;
+
+pub use error::{Error, Problem};
+pub use wire::WireFault;
+
+use crate::fsx::Map;
+use crate::tensor::{Digest, Dtype, TensorDecl, TensorView, show_shape};
+use collect::Constant;
+use external::Files;
+use net::Net;
+use onnx_protobuf::{Message, ModelProto, TensorProto};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::Path;
+use tensor::{Bytes, Taking};
+
+/// Payloads up to this many bytes are parsed with the message; bigger ones stay in the memory map.
+const INLINE_LIMIT: usize = 1024;
 
 /// An ONNX model. Opening validates every tensor once; later access to weight bytes cannot fail.
-pub struct Model {}
+pub struct Model {
+    proto: ModelProto,
+    weights: Vec<Weight>,
+    /// Where the bytes of each weight are.
+    bytes: Vec<Bytes>,
+    by_name: HashMap<String, usize>,
+    files: Files,
+    source: Option<Box<dyn WeightBytes>>,
+    inputs: Vec<TensorDecl>,
+    outputs: Vec<TensorDecl>,
+    structure: Digest,
+}
+
+/// A source of weight bytes by [`Weight::name`], for [`Model::from_graph`]. It must keep giving what it gave.
+pub trait WeightBytes: Send + Sync {
+    /// Dtype, shape and row-major little-endian bytes of the weight `name`.
+    fn get(&self, name: &str) -> Option<TensorView<'_>>;
+}
 
 /// What a constant tensor is to an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +89,9 @@ pub enum Origin {
 /// A constant tensor of a model: an initializer, or the value of a Constant node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weight {
-    /// Initializer name, or the Constant node's output name. Unique in the model: one inside a subgraph whose plain name is
-    /// taken is written `path/of/subgraph::name`.
+    /// Initializer name, or the Constant node's output name. Unique in the model: where graphs share a
+    /// name, those inside subgraphs are written `path/of/subgraph::name`, the path being first outputs of nodes and
+    /// attribute names.
     pub name: String,
     /// Element type.
     pub dtype: Dtype,
@@ -53,78 +103,323 @@ pub struct Weight {
     pub role: Role,
 }
 
+impl Weight {
+    /// Whether its bytes are not in [`Model::proto`]: all but structural constants.
+    pub fn is_elided(&self) -> bool {
+        !matches!(self.role, Role::Structural { .. })
+    }
+}
+
+/// The [`Weight::name`] of a tensor in [`Model::proto`] whose bytes are not there.
+pub fn weight_name(tensor: &TensorProto) -> Option<&str> {
+    collect::mark(tensor)
+}
+
 impl Model {
     /// Reads the model at `path`; weights stay in the memory map.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn open(_path: impl AsRef<Path>) -> Result<Model, Error> {
-        todo!()
+    pub fn open(path: impl AsRef<Path>) -> Result<Model, Error> {
+        let map = Map::open(path)?;
+        let path = map.path().to_owned();
+        let slim = wire::slim(&map, INLINE_LIMIT);
+        let (proto, payloads) = match parse(slim, &map, &path) {
+            Ok(parsed) => parsed,
+            Err(e) => {
+                return Err(match sniff::guess(&map) {
+                    Some((looks_like, hint)) => Error::NotOnnx {
+                        path,
+                        looks_like,
+                        hint,
+                    },
+                    None => e,
+                });
+            }
+        };
+        Model::assemble(proto, &payloads, Files::new(map), None, &path)
     }
 
     /// Rebuilds a model from a graph without weights (as [`Model::graph_bytes`] gives it) and a source of weight bytes.
-    /// `weights(name)` gives dtype, shape and bytes.
+    /// `origin` is the file that both come from, for messages.
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn from_graph(_graph: &[u8], _origin: &Path) -> Result<Model, Error> {
-        todo!()
+    pub fn from_graph(
+        graph: &[u8],
+        weights: Box<dyn WeightBytes>,
+        origin: &Path,
+    ) -> Result<Model, Error> {
+        let slim = wire::slim(graph, usize::MAX);
+        let (proto, payloads) = parse(slim, graph, origin)?;
+        Model::assemble(proto, &payloads, Files::none(), Some(weights), origin)
     }
 
-    /// The graph as protobuf bytes, `Role::Weight` tensors without their bytes.
+    fn assemble(
+        mut proto: ModelProto,
+        payloads: &[wire::Payload],
+        mut files: Files,
+        source: Option<Box<dyn WeightBytes>>,
+        path: &Path,
+    ) -> Result<Model, Error> {
+        let mut problems = Vec::new();
+        let mut taking = Taking {
+            payloads,
+            files: &mut files,
+            marked: source.is_some(),
+        };
+        let constants = collect::take_constants(&mut proto, &mut taking, &mut problems);
+        if let Some(source) = &source {
+            check_source(&constants, source.as_ref(), &mut problems);
+        }
+        let (inputs, outputs) = interface::declared(&proto, &mut problems);
+        let resolved = Net::resolve(&proto, &mut problems);
+        let Some(net) = resolved.filter(|_| problems.is_empty()) else {
+            return Err(Error::Invalid {
+                path: path.to_owned(),
+                problems,
+            });
+        };
+        let roles = role::roles(&net, &constants);
+        let structure = structure::digest(&proto, &net, &constants, &roles, |i| {
+            held(
+                &constants[i].bytes,
+                &constants[i].name,
+                &files,
+                source.as_deref(),
+            )
+        });
+        let (weights, bytes): (Vec<Weight>, Vec<Bytes>) = constants
+            .into_iter()
+            .zip(roles)
+            .map(|(c, role)| {
+                let weight = Weight {
+                    name: c.name,
+                    dtype: c.dtype,
+                    shape: c.shape,
+                    origin: c.origin,
+                    role,
+                };
+                (weight, c.bytes)
+            })
+            .unzip();
+        let mut model = Model {
+            proto: ModelProto::default(),
+            by_name: weights
+                .iter()
+                .enumerate()
+                .map(|(i, w)| (w.name.clone(), i))
+                .collect(),
+            weights,
+            bytes,
+            files,
+            source,
+            inputs,
+            outputs,
+            structure,
+        };
+        collect::for_each_marked(&mut proto, &mut |tensor, index| {
+            let weight = &model.weights[index.parse::<usize>().expect("marked with its index")];
+            if weight.is_elided() {
+                collect::set_mark(tensor, weight.name.clone());
+            } else {
+                collect::set_bytes(tensor, model.bytes(weight).into_owned());
+            }
+        });
+        model.proto = proto;
+        Ok(model)
+    }
+
+    /// The graph as protobuf bytes: [`Model::proto`] as it is.
     pub fn graph_bytes(&self) -> Vec<u8> {
-        todo!()
+        self.proto
+            .write_to_bytes()
+            .expect("writing to memory fails only on missing proto2 fields, and ONNX is proto3")
     }
 
-    /// The parsed model. Tensors with `Role::Weight` carry no bytes here; all others are inline in `raw_data`.
+    /// The parsed model. Tensors with [`Weight::is_elided`] carry no bytes here ([`weight_name`] says which they are); all
+    /// others are inline in `raw_data`, strings in `string_data`. Numbers in Constant nodes are always in `value`.
     pub fn proto(&self) -> &ModelProto {
-        todo!()
+        &self.proto
     }
 
     /// Every constant tensor, in file order, subgraphs included.
     pub fn weights(&self) -> &[Weight] {
-        todo!()
+        &self.weights
+    }
+
+    /// The constant tensor `name`.
+    pub fn weight(&self, name: &str) -> Option<&Weight> {
+        self.by_name.get(name).map(|&i| &self.weights[i])
     }
 
     /// The bytes of one of [`Model::weights`]: row-major, little-endian.
-    pub fn bytes(&self, _weight: &Weight) -> Cow<'_, [u8]> {
-        todo!()
+    ///
+    /// # Panics
+    /// When `weight` is not one of this model's.
+    pub fn bytes(&self, weight: &Weight) -> Cow<'_, [u8]> {
+        let bytes = &self.bytes[self.by_name[&weight.name]];
+        Cow::Borrowed(held(
+            bytes,
+            &weight.name,
+            &self.files,
+            self.source.as_deref(),
+        ))
     }
 
     /// Inputs that are not initializers, in graph order.
     pub fn inputs(&self) -> &[TensorDecl] {
-        todo!()
+        &self.inputs
     }
 
     /// Outputs, in graph order.
     pub fn outputs(&self) -> &[TensorDecl] {
-        todo!()
+        &self.outputs
     }
 
     /// Digest of all that an engine depends on except weight bytes.
     pub fn structure_digest(&self) -> Digest {
-        todo!()
+        self.structure
     }
 }
 
-/// Why a model could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A file could not be read.
-    #[error(transparent)]
-    File(#[from] fsx::Error),
+/// The bytes of the constant `name`.
+fn held<'a>(
+    bytes: &'a Bytes,
+    name: &str,
+    files: &'a Files,
+    source: Option<&'a dyn WeightBytes>,
+) -> &'a [u8] {
+    match bytes {
+        Bytes::Mapped(place) => files.bytes(place),
+        Bytes::Owned(bytes) => bytes,
+        Bytes::Source => {
+            source
+                .and_then(|s| s.get(name))
+                .expect("the source had it when the model was opened")
+                .data
+        }
+    }
 }
 
-impl Explain for Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Error::File(e) => e.code(),
+/// Parses the slim copy, and checks that there is a graph at all.
+fn parse(
+    slim: Result<wire::Slim, wire::At>,
+    data: &[u8],
+    path: &Path,
+) -> Result<(ModelProto, Vec<wire::Payload>), Error> {
+    let slim = slim.map_err(|at| Error::Wire {
+        path: path.to_owned(),
+        offset: at.offset,
+        fault: at.fault,
+    })?;
+    let proto = ModelProto::parse_from_bytes(&slim.message).map_err(|source| Error::Protobuf {
+        path: path.to_owned(),
+        source,
+    })?;
+    if proto.graph.is_none() {
+        return Err(Error::NotOnnx {
+            path: path.to_owned(),
+            looks_like: if data.is_empty() {
+                "an empty file"
+            } else {
+                "a protobuf message without a graph"
+            },
+            hint: Some("export or download the model again"),
+        });
+    }
+    Ok((proto, slim.payloads))
+}
+
+/// Checks once that `source` has every constant whose bytes it must give.
+fn check_source(constants: &[Constant], source: &dyn WeightBytes, problems: &mut Vec<Problem>) {
+    let show = |dtype: Dtype, shape: &[usize]| format!("{dtype} {}", show_shape(shape));
+    for c in constants
+        .iter()
+        .filter(|c| matches!(c.bytes, Bytes::Source))
+    {
+        let Some(view) = source.get(&c.name) else {
+            problems.push(Problem::WeightMissing {
+                name: c.name.clone(),
+            });
+            continue;
+        };
+        let expected = c.shape.iter().product();
+        let found = if view.dtype != c.dtype || view.shape != c.shape {
+            show(view.dtype, view.shape)
+        } else if c.dtype.bytes_for(expected) != Some(view.data.len()) {
+            format!(
+                "{} of {} bytes",
+                show(view.dtype, view.shape),
+                view.data.len()
+            )
+        } else {
+            continue;
+        };
+        problems.push(Problem::WeightDiffers {
+            name: c.name.clone(),
+            expected: show(c.dtype, &c.shape),
+            found,
+        });
+    }
+}
+
+/// `""` and `ai.onnx` name the same operators.
+fn is_default_domain(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// Every model of the fixtures.
+    fn fixtures() -> Vec<PathBuf> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let mut found: Vec<PathBuf> = std::fs::read_dir(&root)
+            .unwrap()
+            .flat_map(|d| {
+                ["model.ts.onnx", "model.dynamo.onnx"].map(|f| d.as_ref().unwrap().path().join(f))
+            })
+            .filter(|p| p.exists())
+            .collect();
+        found.sort();
+        assert_eq!(found.len(), 11, "in {}", root.display());
+        found
+    }
+
+    #[test]
+    fn structures() {
+        for path in fixtures() {
+            let t = std::time::Instant::now();
+            let model = Model::open(&path).unwrap();
+            println!(
+                "{} {} {:?}",
+                path.display(),
+                model.structure_digest(),
+                t.elapsed()
+            );
         }
     }
 
-    fn class(&self) -> Class {
-        match self {
-            Error::File(e) => e.class(),
+    #[test]
+    fn every_fixture_opens() {
+        for path in fixtures() {
+            let model = Model::open(&path).unwrap();
+            println!(
+                "{} {:?} {:?}",
+                path.display(),
+                model.inputs(),
+                model.outputs().len()
+            );
+            for w in model.weights() {
+                println!("{w:?}");
+                assert_eq!(
+                    Some(model.bytes(w).len()),
+                    w.dtype.bytes_for(w.shape.iter().product())
+                );
+            }
         }
     }
 }

@@ -1,1 +1,111 @@
-//! The embedded CPU engine.
+//! The CPU backends: `cpu`, an embedded engine behind a guard that needs nothing installed, and `onnxruntime`, a library on
+//! this machine. They share a plan format ([`container`]); a plan keeps the original graph, and what a backend changes in it is
+//! done when a session is made.
+
+mod container;
+mod facts;
+mod lower;
+mod plan;
+mod proto;
+mod rewrite;
+mod rten;
+mod table;
+
+use super::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Slot};
+use crate::onnx::Model;
+use crate::watch::{Event, Watch};
+use container::Container;
+use lower::lower;
+use plan::PlanEngine;
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+/// Name of the embedded backend.
+pub const CPU: &str = "cpu";
+
+/// The embedded backend.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cpu;
+
+impl Backend for Cpu {
+    fn identity(&self) -> Identity {
+        Identity {
+            backend: CPU.into(),
+            library: rten::LIBRARY.into(),
+            device: BTreeMap::new(),
+        }
+    }
+
+    fn build(
+        &self,
+        job: &BuildJob<'_>,
+        out: &mut dyn Write,
+        watch: &dyn Watch,
+    ) -> Result<BuildNotes, Error> {
+        take_no_options(CPU, job.options)?;
+        let lowered = lower(job.model.proto());
+        if !lowered.refusals.is_empty() {
+            return Err(Error::Refused {
+                backend: CPU.into(),
+                refusals: lowered.refusals,
+            });
+        }
+        write_plan(CPU, job.model, out, watch, lowered.notes)
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {
+        let container = Container::open(path, CPU)?;
+        let start = Box::new(rten::RtenSession::start);
+        Ok(Box::new(PlanEngine::new(CPU, container, start)?))
+    }
+}
+
+fn take_no_options(backend: &str, options: &Options) -> Result<(), Error> {
+    match options.iter().next() {
+        None => Ok(()),
+        Some((name, value)) => Err(Error::Option {
+            backend: backend.into(),
+            option: format!("{name}={value}"),
+            reason: "it takes no options".into(),
+        }),
+    }
+}
+
+/// Streams the plan of `model`.
+fn write_plan(
+    backend: &str,
+    model: &Model,
+    out: &mut dyn Write,
+    watch: &dyn Watch,
+    notes: Vec<String>,
+) -> Result<BuildNotes, Error> {
+    let weights: BTreeMap<&str, _> = model
+        .weights()
+        .iter()
+        .filter(|w| w.is_elided())
+        .map(|w| (w.name.as_str(), w))
+        .collect();
+    let slots: Vec<Slot> = model
+        .weights()
+        .iter()
+        .filter(|w| w.is_elided())
+        .map(|w| Slot {
+            name: w.name.clone(),
+            dtype: w.dtype,
+            count: w.shape.iter().product(),
+            shape: Some(w.shape.clone()),
+            refittable: true,
+        })
+        .collect();
+    watch.event(Event::Begin {
+        step: "writing weights",
+        total: Some(slots.len() as u64),
+    });
+    container::write(out, backend, &model.graph_bytes(), &slots, |slot| {
+        watch.event(Event::Advance(1));
+        Ok(model.bytes(weights[slot.name.as_str()]))
+    })?;
+    watch.event(Event::End);
+    Ok(BuildNotes { notes, slots })
+}

@@ -1,0 +1,423 @@
+//! Tensor files that people feed to a run and save from it: safetensors, npz and npy. Types are kept as they are.
+
+use crate::fault::{Class, Explain};
+use crate::fsx::{self, Map};
+use crate::tensor::{Dtype, NamedTensors, Tensor, element_count, permute};
+use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView as StView;
+use std::io::{Cursor, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// Why a tensor file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name ends in none of the known ways.
+    #[error("`{path}` is neither .safetensors, .npz nor .npy", path = .0.display())]
+    Kind(PathBuf),
+    /// The contents are not what the name says.
+    #[error("`{path}` cannot be read as {kind}: {reason}", path = .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// `safetensors`, `npz`, `npy`.
+        kind: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A tensor's type has no counterpart in the format or in the tool.
+    #[error("`{path}`: tensor `{name}` is {dtype}, which {what}", path = .path.display())]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type as the format writes it.
+        dtype: String,
+        /// What does not go.
+        what: &'static str,
+    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] fsx::Error),
+}
+
+impl Explain for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Kind(_) => "tensor-file-kind",
+            Error::Malformed { .. } => "tensor-file-malformed",
+            Error::Dtype { .. } => "tensor-file-dtype",
+            Error::File(e) => e.code(),
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            Error::File(e) => e.class(),
+            _ => Class::Input,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Error::Kind(_) => {
+                vec!["name the file *.safetensors, *.npz or *.npy after what it holds".into()]
+            }
+            Error::Dtype { .. } => vec!["use a .safetensors file".into()],
+            Error::Malformed { .. } => Vec::new(),
+            Error::File(e) => e.hints(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Safetensors,
+    Npz,
+    Npy,
+}
+
+fn kind(path: &Path) -> Result<Kind, Error> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("safetensors") => Ok(Kind::Safetensors),
+        Some("npz") => Ok(Kind::Npz),
+        Some("npy") => Ok(Kind::Npy),
+        _ => Err(Error::Kind(path.to_owned())),
+    }
+}
+
+/// Whether [`write`] knows what to do with `path`.
+///
+/// # Errors
+/// [`Error::Kind`].
+pub fn check_name(path: &Path) -> Result<(), Error> {
+    match kind(path)? {
+        Kind::Npy => Err(Error::Kind(path.to_owned())),
+        _ => Ok(()),
+    }
+}
+
+/// Reads every tensor of `path`. An npy file has one tensor, whose name is empty.
+///
+/// # Errors
+/// See [`Error`].
+pub fn read(path: &Path) -> Result<NamedTensors, Error> {
+    let kind = kind(path)?;
+    let bytes = Map::open(path)?;
+    match kind {
+        Kind::Safetensors => read_safetensors(path, &bytes),
+        Kind::Npz => read_npz(path, &bytes),
+        Kind::Npy => {
+            read_npy(path, "", &mut Cursor::new(&bytes[..])).map(|t| vec![(String::new(), t)])
+        }
+    }
+}
+
+fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<NamedTensors, Error> {
+    let file = SafeTensors::deserialize(bytes).map_err(|e| Error::Malformed {
+        path: path.to_owned(),
+        kind: "safetensors",
+        reason: e.to_string(),
+    })?;
+    let mut tensors = NamedTensors::new();
+    for (name, view) in file.tensors() {
+        let written = view.dtype().to_string();
+        let dtype = Dtype::from_safetensors(&written).ok_or_else(|| Error::Dtype {
+            path: path.to_owned(),
+            name: name.clone(),
+            dtype: written,
+            what: "this version does not know",
+        })?;
+        tensors.push((
+            name,
+            Tensor {
+                dtype,
+                shape: view.shape().to_vec(),
+                data: view.data().to_vec(),
+            },
+        ));
+    }
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    Ok(tensors)
+}
+
+fn read_npz(path: &Path, bytes: &[u8]) -> Result<NamedTensors, Error> {
+    let wrong = |e: zip::result::ZipError| Error::Malformed {
+        path: path.to_owned(),
+        kind: "npz",
+        reason: e.to_string(),
+    };
+    let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(wrong)?;
+    let mut files: Vec<String> = archive.file_names().map(ToOwned::to_owned).collect();
+    files.sort();
+    let mut tensors = NamedTensors::new();
+    for file in files {
+        let Some(name) = npyz::npz::array_name_from_file_name(&file) else {
+            continue;
+        };
+        let mut entry = archive.by_name(&file).map_err(wrong)?;
+        tensors.push((name.to_owned(), read_npy(path, name, &mut entry)?));
+    }
+    Ok(tensors)
+}
+
+fn read_npy(path: &Path, name: &str, from: &mut dyn Read) -> Result<Tensor, Error> {
+    let file = NpyFile::new(from).map_err(|e| Error::Malformed {
+        path: path.to_owned(),
+        kind: "npy",
+        reason: e.to_string(),
+    })?;
+    from_npy(path, name, file)
+}
+
+fn from_npy<R: Read>(path: &Path, name: &str, file: NpyFile<R>) -> Result<Tensor, Error> {
+    let wrong = |reason: String| Error::Malformed {
+        path: path.to_owned(),
+        kind: "npy",
+        reason,
+    };
+    let descr = file.dtype();
+    let dtype = npy_dtype(&descr).ok_or_else(|| Error::Dtype {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        dtype: descr.descr(),
+        what: "has no counterpart in a model",
+    })?;
+    let mut shape = Vec::new();
+    for &extent in file.shape() {
+        shape.push(usize::try_from(extent).map_err(|e| wrong(e.to_string()))?);
+    }
+    let fortran = file.order() == Order::Fortran;
+    let expected = element_count(&shape)
+        .and_then(|n| dtype.bytes_for(n))
+        .ok_or_else(|| wrong(format!("shape {shape:?} overflows")))?;
+    let mut data = Vec::new();
+    file.into_inner()
+        .take(expected as u64 + 1)
+        .read_to_end(&mut data)
+        .map_err(|e| wrong(e.to_string()))?;
+    if data.len() != expected {
+        return Err(wrong(format!(
+            "its data should be {expected} bytes long and is {} {}",
+            if data.len() > expected {
+                "more than"
+            } else {
+                "only"
+            },
+            data.len().min(expected)
+        )));
+    }
+    let mut tensor = Tensor { dtype, shape, data };
+    if fortran && tensor.shape.len() > 1 {
+        tensor.shape.reverse();
+        let order: Vec<usize> = (0..tensor.shape.len()).rev().collect();
+        tensor.data = permute(tensor.view(), &order).map_err(|e| wrong(e.to_string()))?;
+        tensor.shape.reverse();
+    }
+    Ok(tensor)
+}
+
+fn npy_dtype(descr: &DType) -> Option<Dtype> {
+    let DType::Plain(t) = descr else { return None };
+    if t.endianness() == npyz::Endianness::Big {
+        return None;
+    }
+    Some(match (t.type_char(), t.size_field()) {
+        (TypeChar::Float, 2) => Dtype::F16,
+        (TypeChar::Float, 4) => Dtype::F32,
+        (TypeChar::Float, 8) => Dtype::F64,
+        (TypeChar::Int, 1) => Dtype::I8,
+        (TypeChar::Int, 2) => Dtype::I16,
+        (TypeChar::Int, 4) => Dtype::I32,
+        (TypeChar::Int, 8) => Dtype::I64,
+        (TypeChar::Uint, 1) => Dtype::U8,
+        (TypeChar::Uint, 2) => Dtype::U16,
+        (TypeChar::Uint, 4) => Dtype::U32,
+        (TypeChar::Uint, 8) => Dtype::U64,
+        (TypeChar::Bool, 1) => Dtype::Bool,
+        (TypeChar::Complex, 8) => Dtype::C64,
+        (TypeChar::Complex, 16) => Dtype::C128,
+        _ => return None,
+    })
+}
+
+fn npy_descr(dtype: Dtype) -> Option<&'static str> {
+    Some(match dtype {
+        Dtype::F16 => "<f2",
+        Dtype::F32 => "<f4",
+        Dtype::F64 => "<f8",
+        Dtype::I8 => "|i1",
+        Dtype::I16 => "<i2",
+        Dtype::I32 => "<i4",
+        Dtype::I64 => "<i8",
+        Dtype::U8 => "|u1",
+        Dtype::U16 => "<u2",
+        Dtype::U32 => "<u4",
+        Dtype::U64 => "<u8",
+        Dtype::Bool => "|b1",
+        Dtype::C64 => "<c8",
+        Dtype::C128 => "<c16",
+        _ => return None,
+    })
+}
+
+/// Writes `tensors` to `path` (.safetensors or .npz), whole or not at all.
+///
+/// # Errors
+/// See [`Error`].
+pub fn write(path: &Path, tensors: &NamedTensors) -> Result<(), Error> {
+    let bytes = match kind(path)? {
+        Kind::Safetensors => safetensors_bytes(path, tensors)?,
+        Kind::Npz => npz_bytes(path, tensors)?,
+        Kind::Npy => return Err(Error::Kind(path.to_owned())),
+    };
+    fsx::write_atomic(path, |out| {
+        out.write_all(&bytes)
+            .map_err(|e| fsx::Error::write(path, e).into())
+    })
+}
+
+fn safetensors_bytes(path: &Path, tensors: &NamedTensors) -> Result<Vec<u8>, Error> {
+    let malformed = |e: safetensors::SafeTensorError| Error::Malformed {
+        path: path.to_owned(),
+        kind: "safetensors",
+        reason: e.to_string(),
+    };
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, t) in tensors {
+        let dtype = t
+            .dtype
+            .safetensors()
+            .and_then(|n| serde_json::from_value(n.into()).ok())
+            .ok_or_else(|| no_counterpart(path, name, t.dtype))?;
+        let view = StView::new(dtype, t.shape.clone(), &t.data).map_err(malformed)?;
+        views.push((name.as_str(), view));
+    }
+    safetensors::serialize(views, None).map_err(malformed)
+}
+
+fn npz_bytes(path: &Path, tensors: &NamedTensors) -> Result<Vec<u8>, Error> {
+    let mut cursor = Cursor::new(Vec::new());
+    fill_npz(path, &mut cursor, tensors)?;
+    Ok(cursor.into_inner())
+}
+
+fn fill_npz<W: Write + Seek>(path: &Path, out: W, tensors: &NamedTensors) -> Result<(), Error> {
+    let wrap = |e: std::io::Error| Error::from(fsx::Error::write(path, e));
+    let mut archive = zip::ZipWriter::new(out);
+    let options = zip::write::SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Stored)
+        .large_file(true);
+    for (name, t) in tensors {
+        let descr = npy_descr(t.dtype).ok_or_else(|| no_counterpart(path, name, t.dtype))?;
+        let dtype = DType::new_scalar(descr.parse().expect("npy_descr writes valid type strings"));
+        let shape: Vec<u64> = t.shape.iter().map(|&d| d as u64).collect();
+        archive
+            .start_file(npyz::npz::file_name_from_array_name(name), options)
+            .map_err(|e| wrap(e.into()))?;
+        npyz::WriteOptions::new_header_only()
+            .dtype(dtype)
+            .shape(&shape)
+            .writer(&mut archive)
+            .write_header_only()
+            .map_err(wrap)?;
+        archive.write_all(&t.data).map_err(wrap)?;
+    }
+    archive.finish().map_err(|e| wrap(e.into()))?;
+    Ok(())
+}
+
+fn no_counterpart(path: &Path, name: &str, dtype: Dtype) -> Error {
+    Error::Dtype {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        dtype: dtype.to_string(),
+        what: "this file format cannot hold",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensors() -> NamedTensors {
+        vec![
+            (
+                "a".into(),
+                Tensor {
+                    dtype: Dtype::F16,
+                    shape: vec![2, 3],
+                    data: (0..12).collect(),
+                },
+            ),
+            (
+                "b/c".into(),
+                Tensor {
+                    dtype: Dtype::I64,
+                    shape: vec![],
+                    data: (0..8).collect(),
+                },
+            ),
+        ]
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["t.safetensors", "t.npz"] {
+            let path = dir.path().join(name);
+            write(&path, &tensors()).unwrap();
+            assert_eq!(read(&path).unwrap(), tensors(), "{name}");
+        }
+    }
+
+    #[test]
+    fn fortran_order_is_put_right() {
+        // numpy.asfortranarray([[0, 1, 2], [3, 4, 5]], dtype=int8)
+        let mut bytes = Vec::new();
+        npyz::WriteOptions::new_header_only()
+            .order(Order::Fortran)
+            .dtype(DType::new_scalar("|i1".parse().unwrap()))
+            .shape(&[2, 3])
+            .writer(&mut bytes)
+            .write_header_only()
+            .unwrap();
+        bytes.extend([0, 3, 1, 4, 2, 5]);
+        let t = read_npy(Path::new("f.npy"), "", &mut Cursor::new(&bytes)).unwrap();
+        assert_eq!((t.shape, t.data), (vec![2, 3], vec![0, 1, 2, 3, 4, 5]));
+    }
+
+    #[test]
+    fn wrong_contents_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["t.safetensors", "t.npz", "t.npy"] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, b"not a tensor file").unwrap();
+            let e = read(&path).unwrap_err().to_string();
+            assert!(e.contains(name), "{e}");
+        }
+        assert!(matches!(read(Path::new("t.pt")), Err(Error::Kind(_))));
+        let bf16 = vec![(
+            "x".to_owned(),
+            Tensor {
+                dtype: Dtype::Bf16,
+                shape: vec![1],
+                data: vec![0, 0],
+            },
+        )];
+        let npz = dir.path().join("o.npz");
+        assert!(matches!(write(&npz, &bf16), Err(Error::Dtype { .. })));
+        assert!(!npz.exists());
+    }
+
+    #[test]
+    fn a_cut_npy_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.npz");
+        write(&path, &tensors()).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+        assert!(read(&path).is_err());
+    }
+}

@@ -1,0 +1,66 @@
+//! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
+
+use crate::commands::{build, run};
+use crate::ui::Verbosity;
+use clap::{ArgAction, Parser, Subcommand};
+
+/// Build, diff, refit and run engines from ONNX graphs and safetensors weights.
+#[derive(Debug, Parser)]
+#[command(
+    name = "trtmut",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 bad input, 2 usage, 3 environment, 10/20/30 verdicts of `diff \
+                        --exit-code` (20 also when `refit` is not enough), 40 outputs differ, 70 a bug in trtmut."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Print one JSON document on stdout instead of a table, errors included
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Say more on stderr
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+
+    /// Say nothing on stderr but warnings and errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile an ONNX model into a plan
+    Build(Box<build::Args>),
+    /// Run a plan: outputs, latencies, comparison
+    Run(Box<run::Args>),
+}
+
+impl Cli {
+    /// How much to say on stderr.
+    pub fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => Verbosity::Normal,
+            _ => Verbosity::Verbose,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

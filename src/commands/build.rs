@@ -1,0 +1,248 @@
+//! `trtmut build`: compile an ONNX model into a plan.
+
+use super::UsageError;
+use crate::engine::{Identity, Options};
+use crate::exit::Exit;
+use crate::onnx::Model;
+use crate::pipeline::{self, BackendChoice, BuildRequest, Environment};
+use crate::shapes::{self, Overrides, Profile, ShapeSpec};
+use crate::tensor::{Digest, TensorDecl};
+use crate::ui::{self, Align, Report, Table, Ui};
+use crate::watch::{Event, Watch};
+use crate::{fsx, plan};
+use anyhow::Context;
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Arguments of `trtmut build`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    trtmut build unet.onnx --shapes shapes.json\n  \
+    trtmut build unet.onnx --print-shapes > shapes.json\n  \
+    trtmut build clip.onnx --shapes clip.json --dim BATCH=1:2:8 -o clip.plan")]
+pub struct Args {
+    /// The ONNX model
+    model: PathBuf,
+
+    /// Dynamic-shape spec (JSON); needed where the model has dynamic axes
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+
+    /// Print a shape spec to fill in for this model, and stop
+    #[arg(long)]
+    print_shapes: bool,
+
+    /// Range of a named dim: NAME=min:max or NAME=min:opt:max (repeatable)
+    #[arg(long, value_name = "NAME=RANGE", value_parser = name_value)]
+    dim: Vec<(String, String)>,
+
+    /// Size of a named dim to optimise for: NAME=N, several with commas (repeatable)
+    #[arg(long, value_name = "NAME=N", value_delimiter = ',', value_parser = name_value)]
+    opt: Vec<(String, String)>,
+
+    /// Where the plan goes; its manifest goes beside it, as PLAN.json
+    #[arg(short, long, value_name = "PLAN", default_value = "engine.plan")]
+    output: PathBuf,
+
+    /// Who compiles it
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    backend: BackendChoice,
+
+    /// Overwrite a plan of another model, or a file that is no plan
+    #[arg(long)]
+    force: bool,
+
+    /// Threads for hashing and compiling (default: all cores)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+/// `NAME=VALUE`.
+pub(super) fn name_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err("write it as NAME=VALUE".into()),
+    }
+}
+
+/// What a build did.
+#[derive(Debug, Serialize)]
+struct BuildReport {
+    plan: PathBuf,
+    manifest: PathBuf,
+    bytes: u64,
+    digest: Digest,
+    backend: Identity,
+    structure: Digest,
+    profile: Profile,
+    options: Options,
+    inputs: Vec<TensorDecl>,
+    outputs: Vec<TensorDecl>,
+    weights: Counts,
+    notes: Vec<String>,
+    compile_ns: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Counts {
+    total: usize,
+    refittable: usize,
+    bytes: u64,
+}
+
+impl Report for BuildReport {
+    const SCHEMA: &'static str = "trtmut.build/1";
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "built {} ({}, {}) in {}",
+            self.plan.display(),
+            ui::bytes(self.bytes),
+            self.backend.library,
+            ui::duration(Duration::from_nanos(self.compile_ns))
+        )?;
+        writeln!(
+            out,
+            "  weights   {}, {} refittable, {}",
+            self.weights.total,
+            self.weights.refittable,
+            ui::bytes(self.weights.bytes)
+        )?;
+        writeln!(out, "  manifest  {}", self.manifest.display())?;
+        for note in &self.notes {
+            writeln!(out, "  note      {note}")?;
+        }
+        writeln!(out)?;
+        let mut table = Table::new(&[
+            ("input", Align::Left),
+            ("type", Align::Left),
+            ("min", Align::Left),
+            ("opt", Align::Left),
+            ("max", Align::Left),
+        ]);
+        for input in &self.profile.inputs {
+            let side = |f: &dyn Fn(&shapes::AxisRange) -> String| {
+                let cells: Vec<String> = input.axes.iter().map(f).collect();
+                if cells.is_empty() {
+                    "scalar".into()
+                } else {
+                    cells.join("x")
+                }
+            };
+            table.row([
+                input.name.clone(),
+                input.dtype.to_string(),
+                side(&|a| a.min.to_string()),
+                side(&|a| a.opt.to_string()),
+                side(&|a| a.max.map_or("any".into(), |m| m.to_string())),
+            ]);
+        }
+        table.write(out, 2)
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that `commands::explain` knows.
+pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    pipeline::limit_threads(args.threads.map(usize::from));
+    let model = Model::open(&args.model)?;
+    if args.print_shapes {
+        ui.text(&shapes::template(model.inputs()))?;
+        return Ok(Exit::Done);
+    }
+    let spec = read_spec(args.shapes.as_deref())?;
+    let resolved = spec
+        .resolve(model.inputs(), &overrides(args)?)
+        .with_context(|| spec_context(args))?;
+    for warning in resolved.warnings() {
+        ui.event(Event::Warn(warning));
+    }
+    let options = Options::new();
+    let backend = pipeline::choose(args.backend, &model, environment)?;
+    let built = pipeline::build(
+        &BuildRequest {
+            model: &model,
+            model_path: &args.model,
+            shapes: &resolved,
+            options: &options,
+            backend: backend.as_ref(),
+            output: &args.output,
+            force: args.force,
+        },
+        ui,
+    )?;
+    let m = built.manifest;
+    let report = BuildReport {
+        plan: args.output.clone(),
+        manifest: plan::manifest_path(&args.output),
+        bytes: m.plan.bytes,
+        digest: m.plan.digest,
+        backend: m.backend,
+        structure: m.model.structure,
+        profile: m.profile,
+        options: m.options,
+        inputs: m.inputs,
+        outputs: m.outputs,
+        weights: Counts {
+            total: m.weights.len(),
+            refittable: m.weights.iter().filter(|w| w.fixed.is_none()).count(),
+            bytes: model
+                .weights()
+                .iter()
+                .map(|w| model.bytes(w).len() as u64)
+                .sum(),
+        },
+        notes: m.notes,
+        compile_ns: built.compile.as_nanos() as u64,
+    };
+    ui.result(&report)?;
+    Ok(Exit::Done)
+}
+
+fn read_spec(path: Option<&Path>) -> anyhow::Result<ShapeSpec> {
+    let Some(path) = path else {
+        return Ok(ShapeSpec::none());
+    };
+    let text = std::fs::read_to_string(path).map_err(|e| fsx::Error::read(path, e))?;
+    Ok(ShapeSpec::parse(&text, &path.display().to_string())?)
+}
+
+fn spec_context(args: &Args) -> String {
+    match &args.shapes {
+        Some(spec) => format!(
+            "the shape spec `{}` does not fit `{}`",
+            spec.display(),
+            args.model.display()
+        ),
+        None => format!("`{}` needs a shape spec", args.model.display()),
+    }
+}
+
+fn overrides(args: &Args) -> Result<Overrides, UsageError> {
+    let mut overrides = Overrides::default();
+    for (name, range) in &args.dim {
+        if overrides.dims.insert(name.clone(), range.clone()).is_some() {
+            return Err(UsageError::new(
+                format!("--dim gives `{name}` twice"),
+                "give each dim once",
+            ));
+        }
+    }
+    for (name, value) in &args.opt {
+        let size = value.parse().map_err(|_| {
+            UsageError::new(
+                format!("--opt {name}={value}: `{value}` is not a size"),
+                format!("write it as --opt {name}=8"),
+            )
+        })?;
+        overrides.opt.insert(name.clone(), size);
+    }
+    Ok(overrides)
+}

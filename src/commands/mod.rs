@@ -1,0 +1,81 @@
+//! One file per command: `Args`, `run()` and the `Report` that it prints.
+
+pub mod build;
+pub mod run;
+
+use crate::cli::Command;
+use crate::exit::Exit;
+use crate::fault::{Class, Explain};
+use crate::ui::{Failure, Ui};
+use crate::{arrays, engine, fsx, onnx, pipeline, plan, shapes};
+
+pub use crate::pipeline::Environment;
+
+/// Runs the command that was asked for.
+///
+/// # Errors
+/// Whatever the command fails with; [`explain`] knows how to show it.
+pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    match command {
+        Command::Build(args) => build::run(args, ui, environment),
+        Command::Run(args) => run::run(args, ui, environment),
+    }
+}
+
+/// A wrong value on the command line that clap cannot see.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct UsageError {
+    /// What is wrong.
+    pub message: String,
+    /// How to say it right.
+    pub hint: String,
+}
+
+impl UsageError {
+    /// An error of this kind.
+    pub fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: hint.into(),
+        }
+    }
+}
+
+impl Explain for UsageError {
+    fn code(&self) -> &'static str {
+        "usage"
+    }
+
+    fn class(&self) -> Class {
+        Class::Usage
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec![self.hint.clone()]
+    }
+}
+
+/// Finds the link of the chain that can explain itself. The outermost one wins: it knows the most.
+pub fn explain(error: &anyhow::Error) -> Failure {
+    macro_rules! first {
+        ($link:expr, $($t:ty),* $(,)?) => {{
+            let link = $link;
+            $(if let Some(e) = link.downcast_ref::<$t>() { return Failure::new(error, Some(e)); })*
+        }};
+    }
+    for link in error.chain() {
+        first!(
+            link,
+            UsageError,
+            pipeline::Error,
+            plan::Error,
+            engine::Error,
+            shapes::Error,
+            onnx::Error,
+            arrays::Error,
+            fsx::Error,
+        );
+    }
+    Failure::new(error, None)
+}

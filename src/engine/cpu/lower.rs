@@ -1,0 +1,638 @@
+//! From an ONNX graph to one that the embedded engine computes right, or the list of reasons why there is none.
+//!
+//! One walk in topological order: each node is looked up in the operator table, its attributes and element types are checked,
+//! it is rewritten where needed, and what is known of its outputs is recorded. Floats of every width become f32. Where
+//! something can only be known when the graph runs (an i64 result that must fit 32 bits, the rank of an operand), the graph
+//! gets one more output that tells.
+
+use super::facts::{Fact, Facts};
+use super::proto::{Names, attribute, int, node, set_int, subgraphs, subgraphs_mut};
+use super::rewrite::{Site, rewrite};
+use super::table::{self, Allowed, Out, Row};
+use crate::engine::Refusal;
+use crate::onnx::weight_name;
+use crate::tensor::{self, Dtype};
+use onnx_protobuf::type_proto::Value;
+use onnx_protobuf::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
+};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+/// Largest magnitude that an i64 result may have: below 2^31 by more than the rounding of the f32 that it is told in.
+const LIMIT: f32 = 2.0e9;
+
+/// A graph for the embedded engine.
+#[derive(Debug)]
+pub struct Lowered {
+    /// The graph; the places of weights still carry no bytes.
+    pub model: ModelProto,
+    /// What was decided on the way.
+    pub notes: Vec<String>,
+    /// Why it must not run; empty when it may.
+    pub refusals: Vec<Refusal>,
+    /// Outputs beyond the model's own, in order, and what they must say.
+    pub checks: Vec<RunCheck>,
+}
+
+/// An output that tells whether a result can be trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunCheck {
+    /// Its name.
+    pub output: String,
+    /// The node that it watches.
+    pub node: String,
+    /// Its operator.
+    pub operator: String,
+    /// What must hold.
+    pub must: Must,
+}
+
+/// What a [`RunCheck`] wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Must {
+    /// The number of elements that may not fit 32 bits is 0.
+    Fit,
+    /// The rank is 2 or more.
+    BeMatrix,
+}
+
+/// The element type that the engine computes a type in.
+pub fn computed_in(dtype: Dtype) -> Dtype {
+    match dtype {
+        Dtype::F16 | Dtype::Bf16 | Dtype::F64 => Dtype::F32,
+        Dtype::I64 | Dtype::Bool => Dtype::I32,
+        other => other,
+    }
+}
+
+/// Lowers `model`.
+pub fn lower(model: &ModelProto) -> Lowered {
+    let mut walk = Walk {
+        opset: model
+            .opset_import
+            .iter()
+            .find(|o| is_onnx(&o.domain))
+            .map_or(1, |o| o.version),
+        names: Names::of(&model.graph),
+        refusals: Vec::new(),
+        checks: Vec::new(),
+        outputs: Vec::new(),
+        rewritten: BTreeMap::new(),
+        floats: BTreeSet::new(),
+    };
+    let mut lowered = model.clone();
+    if walk.opset > table::NEWEST_OPSET {
+        walk.refusals.push(Refusal {
+            node: "the model".into(),
+            operator: "opset".into(),
+            reason: format!(
+                "opset {} is newer than the newest that is proven right, {}",
+                walk.opset,
+                table::NEWEST_OPSET
+            ),
+        });
+    }
+    if let Some(graph) = lowered.graph.as_mut() {
+        let extra = walk.graph(graph, None);
+        graph.output.extend(extra);
+    }
+    let notes = walk.notes();
+    Lowered {
+        model: lowered,
+        notes,
+        refusals: walk.refusals,
+        checks: walk.checks,
+    }
+}
+
+fn is_onnx(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
+}
+
+fn label(node: &NodeProto) -> String {
+    if node.name.is_empty() {
+        node.output.first().cloned().unwrap_or_default()
+    } else {
+        node.name.clone()
+    }
+}
+
+struct Walk {
+    opset: i64,
+    names: Names,
+    refusals: Vec<Refusal>,
+    checks: Vec<RunCheck>,
+    outputs: Vec<ValueInfoProto>,
+    rewritten: BTreeMap<&'static str, usize>,
+    floats: BTreeSet<Dtype>,
+}
+
+impl Walk {
+    fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = self
+            .floats
+            .iter()
+            .map(|d| format!("{d} computed in f32"))
+            .collect();
+        notes.extend(
+            self.rewritten.iter().map(|(what, n)| {
+                format!("{what} ({n} {})", if *n == 1 { "node" } else { "nodes" })
+            }),
+        );
+        notes
+    }
+
+    fn refuse(&mut self, node: &NodeProto, reason: impl Into<String>) {
+        let operator = if is_onnx(&node.domain) {
+            node.op_type.clone()
+        } else {
+            format!("{}.{}", node.domain, node.op_type)
+        };
+        self.refusals.push(Refusal {
+            node: label(node),
+            operator,
+            reason: reason.into(),
+        });
+    }
+
+    /// Lowers `graph` in place and gives the outputs that it must have beside its own.
+    fn graph(&mut self, graph: &mut GraphProto, outer: Option<&Facts<'_>>) -> Vec<ValueInfoProto> {
+        drop_unread(graph);
+        let mut facts = Facts::of(graph, outer);
+        for value in &graph.input {
+            self.see(facts.get(&value.name).dtype);
+        }
+        let nodes = std::mem::take(&mut graph.node);
+        let mut done = Vec::with_capacity(nodes.len());
+        for original in nodes {
+            if is_onnx(&original.domain) && original.op_type == "Constant" {
+                self.constant(&original, &mut facts);
+                done.push(original);
+                continue;
+            }
+            let Some(row) = self.accept(&original, &facts) else {
+                continue;
+            };
+            let mut site = Site {
+                opset: self.opset,
+                facts: &facts,
+                names: &mut self.names,
+            };
+            let mut new = rewrite(&original, &mut site);
+            self.count(&original, &new.nodes);
+            graph.initializer.append(&mut new.constants);
+            if let Some(value) = new.matrix {
+                self.watch_rank(&original, &value, outer.is_some(), &mut new.nodes);
+            }
+            let outputs = self.derive(&original, row, &facts);
+            let grows = row.grows && outputs.first().and_then(|f| f.dtype) == Some(Dtype::I64);
+            let narrows = original.op_type.starts_with("Cast")
+                && outputs.first().and_then(|f| f.dtype) == Some(Dtype::I64)
+                && facts.input(&original, 0).dtype.is_some_and(Dtype::is_float);
+            if grows || narrows {
+                let constants = &mut graph.initializer;
+                self.watch_range(&original, outer.is_some(), &mut new.nodes, constants);
+            }
+            for node in &mut new.nodes {
+                for inner in subgraphs_mut(node) {
+                    self.graph(inner, Some(&facts));
+                }
+            }
+            for (name, fact) in original.output.iter().zip(outputs) {
+                facts.learn(name, fact);
+            }
+            done.append(&mut new.nodes);
+        }
+        graph.node = done;
+        self.own_outputs(graph, &facts, outer.is_none());
+        for tensor in &mut graph.initializer {
+            self.narrow_constant(tensor);
+        }
+        for node in &mut graph.node {
+            self.narrow_node(node);
+        }
+        for value in graph
+            .input
+            .iter_mut()
+            .chain(&mut graph.output)
+            .chain(&mut graph.value_info)
+        {
+            narrow_declaration(value);
+        }
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn see(&mut self, dtype: Option<Dtype>) {
+        if let Some(dtype @ (Dtype::F16 | Dtype::Bf16 | Dtype::F64)) = dtype {
+            self.floats.insert(dtype);
+        }
+    }
+
+    fn count(&mut self, original: &NodeProto, new: &[NodeProto]) {
+        if new.len() == 1 && new[0].op_type == original.op_type {
+            return;
+        }
+        let what = match original.op_type.as_str() {
+            "ArgMax" | "ArgMin" => "ArgMax and ArgMin rewritten to take the first of equal values",
+            "Softmax" | "LogSoftmax" => "Softmax of an opset before 13 rewritten",
+            "MatMul" => "MatMul with a vector rewritten",
+            "Sign" => "Sign rewritten",
+            _ => return,
+        };
+        *self.rewritten.entry(what).or_default() += 1;
+    }
+
+    fn constant(&mut self, node: &NodeProto, facts: &mut Facts<'_>) {
+        let (Some(attribute), Some(output)) = (node.attribute.first(), node.output.first()) else {
+            return self.refuse(node, "it has no value");
+        };
+        let list = |values: &[i64], shape: Vec<Option<usize>>| Fact {
+            dtype: Some(Dtype::I64),
+            shape: Some(shape),
+            wide: values.iter().copied().find(|&v| i32::try_from(v).is_err()),
+            ints: Some(values.to_vec()),
+        };
+        let fact = match attribute.name.as_str() {
+            "value" => Fact::constant(&attribute.t),
+            "value_int" => list(&[attribute.i], vec![]),
+            "value_ints" => list(&attribute.ints, vec![Some(attribute.ints.len())]),
+            "value_float" => Fact::new(Some(Dtype::F32), Some(vec![])),
+            "value_floats" => Fact::new(Some(Dtype::F32), Some(vec![Some(attribute.floats.len())])),
+            other => return self.refuse(node, format!("its value is of the kind `{other}`")),
+        };
+        facts.learn(output, fact);
+    }
+
+    /// The row of a node that may run, `None` when it was refused.
+    fn accept(&mut self, node: &NodeProto, facts: &Facts<'_>) -> Option<&'static Row> {
+        if !is_onnx(&node.domain) {
+            self.refuse(node, "it is not an operator of ONNX's own domain");
+            return None;
+        }
+        let Some(row) = table::find(&node.op_type) else {
+            self.refuse(node, table::why_refused(&node.op_type));
+            return None;
+        };
+        let before = self.refusals.len();
+        if self.opset < row.since {
+            let reason = format!(
+                "opset {} defines it differently from opset {}, the oldest that is proven right",
+                self.opset, row.since
+            );
+            self.refuse(node, reason);
+        }
+        for attribute in &node.attribute {
+            if let Err(reason) = allowed(row, attribute) {
+                self.refuse(node, reason);
+            }
+        }
+        self.accept_inputs(node, row, facts);
+        if node.output.len() > row.outputs.len()
+            && !row.variadic_outputs()
+            && node.output[row.outputs.len()..]
+                .iter()
+                .any(|o| !o.is_empty())
+        {
+            let reason = format!("more than {} outputs", row.outputs.len());
+            self.refuse(node, reason);
+        }
+        if let Some(check) = row.check
+            && let Err(reason) = check(node, facts)
+        {
+            self.refuse(node, reason);
+        }
+        (self.refusals.len() == before).then_some(row)
+    }
+
+    fn accept_inputs(&mut self, node: &NodeProto, row: &Row, facts: &Facts<'_>) {
+        for (i, name) in node.input.iter().enumerate() {
+            if name.is_empty() {
+                continue;
+            }
+            let types = row.inputs.get(i).or(row.inputs.last());
+            let fact = facts.get(name);
+            match (fact.dtype, types) {
+                (Some(dtype), Some(types)) if types.has(dtype) => self.see(Some(dtype)),
+                (Some(dtype), _) => {
+                    self.refuse(node, format!("input {i} (`{name}`) is `{dtype}`"));
+                }
+                // What a refused node would have given is not refused once more.
+                (None, _) if !self.refusals.is_empty() => {}
+                (None, _) => {
+                    self.refuse(
+                        node,
+                        format!("the element type of input {i} (`{name}`) is not known"),
+                    );
+                }
+            }
+            let passes = matches!(
+                node.op_type.as_str(),
+                "Concat" | "Identity" | "Reshape" | "Squeeze" | "Unsqueeze"
+            ) && (i == 0 || node.op_type == "Concat");
+            let bound = node.op_type == "Slice" && (i == 1 || i == 2);
+            if let Some(value) = fact.wide
+                && !passes
+                && !bound
+            {
+                self.refuse(
+                    node,
+                    format!("input {i} (`{name}`) holds {value}, which does not fit 32 bits"),
+                );
+            }
+        }
+    }
+
+    fn derive(&mut self, node: &NodeProto, row: &Row, facts: &Facts<'_>) -> Vec<Fact> {
+        let shape = row.shape.apply(node, facts);
+        let named = |attribute: &str| {
+            int(node, attribute).and_then(|code| Dtype::from_onnx(i32::try_from(code).ok()?))
+        };
+        let wide = (0..node.input.len())
+            .filter_map(|i| facts.input(node, i).wide)
+            .next()
+            .filter(|_| node.op_type != "Slice");
+        let branch = subgraphs(node).next();
+        (0..node.output.len())
+            .map(|i| {
+                if let Some(branch) = branch {
+                    return branch.output.get(i).map(Fact::declared).unwrap_or_default();
+                }
+                let like = |index| facts.input(node, index).dtype;
+                let dtype = match row.outputs.get(i).or(row.outputs.last()) {
+                    None => None,
+                    Some(Out::Like(index)) => like(*index),
+                    Some(Out::Is(dtype)) => Some(*dtype),
+                    Some(Out::Named(name, default)) => named(name).or(Some(*default)),
+                    Some(Out::NamedOrLike(name, index)) => named(name).or_else(|| like(*index)),
+                    Some(Out::LikeOr(index, default)) => Some(like(*index).unwrap_or(*default)),
+                    Some(Out::Value) => Some(
+                        attribute(node, "value")
+                            .and_then(|a| Dtype::from_onnx(a.t.data_type))
+                            .unwrap_or(Dtype::F32),
+                    ),
+                };
+                self.see(dtype);
+                Fact {
+                    dtype,
+                    shape: shape
+                        .clone()
+                        .filter(|_| i == 0 || node.op_type != "Attention"),
+                    ints: None,
+                    wide,
+                }
+            })
+            .collect()
+    }
+
+    /// Has the graph tell the rank of `value`.
+    fn watch_rank(
+        &mut self,
+        original: &NodeProto,
+        value: &str,
+        inside: bool,
+        nodes: &mut Vec<NodeProto>,
+    ) {
+        if inside {
+            return self.refuse(original, "the rank of its second input is not known");
+        }
+        let shape = self.names.fresh("shape");
+        let rank = self.names.fresh("rank");
+        nodes.push(node("Shape", &[value], &[&shape]));
+        nodes.push(node("Size", &[&shape], &[&rank]));
+        self.tell(original, rank, Must::BeMatrix);
+    }
+
+    /// Has the graph count the elements of an i64 result that may not fit 32 bits. The operator is computed once more in f32,
+    /// on absolute values and with sums for differences: an upper bound of the true magnitude, cancellation or not.
+    fn watch_range(
+        &mut self,
+        original: &NodeProto,
+        inside: bool,
+        nodes: &mut Vec<NodeProto>,
+        constants: &mut Vec<TensorProto>,
+    ) {
+        if inside {
+            return self.refuse(
+                original,
+                "i64 arithmetic in a subgraph, where its range cannot be checked",
+            );
+        }
+        let mut bound = original.clone();
+        bound.name.clear();
+        if bound.op_type == "Sub" {
+            bound.op_type = "Add".into();
+        }
+        let elementwise = matches!(original.op_type.as_str(), "Add" | "Sub" | "Mul" | "Pow");
+        let operands = if elementwise { original.input.len() } else { 1 };
+        for name in bound.input.iter_mut().take(operands) {
+            let [float, magnitude] = ["float", "magnitude"].map(|s| self.names.fresh(s));
+            let mut cast = node("Cast", &[name], &[&float]);
+            set_int(&mut cast, "to", i64::from(Dtype::F32.onnx()));
+            nodes.push(cast);
+            // A negative exponent makes a power smaller, not larger.
+            nodes.push(node("Abs", &[&float], &[&magnitude]));
+            *name = magnitude;
+        }
+        let result = if original.op_type.starts_with("Cast") {
+            bound.input[0].clone()
+        } else {
+            let result = self.names.fresh("bound");
+            bound.output = vec![result.clone()];
+            nodes.push(bound);
+            result
+        };
+        let limit = self.names.fresh("limit");
+        constants.push(TensorProto {
+            name: limit.clone(),
+            data_type: Dtype::F32.onnx(),
+            raw_data: LIMIT.to_le_bytes().to_vec(),
+            ..TensorProto::new()
+        });
+        let [fits, beyond, count, total] =
+            ["fits", "beyond", "count", "total"].map(|s| self.names.fresh(s));
+        // `not (x < limit)` is true of NaN too.
+        nodes.push(node("Less", &[&result, &limit], &[&fits]));
+        nodes.push(node("Not", &[&fits], &[&beyond]));
+        let mut cast = node("Cast", &[&beyond], &[&count]);
+        set_int(&mut cast, "to", i64::from(Dtype::I32.onnx()));
+        nodes.push(cast);
+        let mut sum = node("ReduceSum", &[&count], &[&total]);
+        set_int(&mut sum, "keepdims", 0);
+        nodes.push(sum);
+        self.tell(original, total, Must::Fit);
+    }
+
+    fn tell(&mut self, original: &NodeProto, output: String, must: Must) {
+        let mut tensor = onnx_protobuf::type_proto::Tensor::new();
+        tensor.elem_type = Dtype::I32.onnx();
+        tensor.shape = Some(onnx_protobuf::TensorShapeProto::new()).into();
+        self.outputs.push(ValueInfoProto {
+            name: output.clone(),
+            type_: Some(TypeProto {
+                value: Some(Value::TensorType(tensor)),
+                ..TypeProto::new()
+            })
+            .into(),
+            ..ValueInfoProto::new()
+        });
+        self.checks.push(RunCheck {
+            output,
+            node: label(original),
+            operator: original.op_type.clone(),
+            must,
+        });
+    }
+
+    /// Gives every output of the graph a node of its own: an input, a constant, or a value that is an output twice is copied.
+    fn own_outputs(&mut self, graph: &mut GraphProto, facts: &Facts<'_>, top: bool) {
+        let made: HashSet<String> = graph.node.iter().flat_map(|n| n.output.clone()).collect();
+        let constants: HashSet<String> = graph
+            .node
+            .iter()
+            .filter(|n| n.op_type == "Constant")
+            .flat_map(|n| n.output.clone())
+            .collect();
+        for value in &mut graph.output {
+            let fact = facts.get(&value.name);
+            if let Some(wide) = fact.wide {
+                self.refusals.push(Refusal {
+                    node: value.name.clone(),
+                    operator: "output".into(),
+                    reason: format!("it holds {wide}, which does not fit 32 bits"),
+                });
+            }
+            if !top || (made.contains(&value.name) && !constants.contains(&value.name)) {
+                continue;
+            }
+            let copy = self.names.fresh("output");
+            graph.node.push(node("Identity", &[&value.name], &[&copy]));
+            value.name = copy;
+        }
+    }
+
+    fn narrow_constant(&mut self, tensor: &mut TensorProto) {
+        let Some(dtype @ (Dtype::F16 | Dtype::Bf16 | Dtype::F64)) =
+            Dtype::from_onnx(tensor.data_type)
+        else {
+            return;
+        };
+        self.see(Some(dtype));
+        if weight_name(tensor).is_none() {
+            let bytes = raw_bytes(tensor, dtype);
+            match tensor::to_f32(dtype, &bytes) {
+                Ok(values) => {
+                    if dtype == Dtype::F64 && overflows(&bytes, &values) {
+                        self.refusals.push(Refusal {
+                            node: tensor.name.clone(),
+                            operator: "constant".into(),
+                            reason: "an f64 in it does not fit f32".into(),
+                        });
+                    }
+                    tensor.raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                    tensor.int32_data.clear();
+                    tensor.double_data.clear();
+                }
+                Err(e) => self.refusals.push(Refusal {
+                    node: tensor.name.clone(),
+                    operator: "constant".into(),
+                    reason: e.to_string(),
+                }),
+            }
+        }
+        tensor.data_type = Dtype::F32.onnx();
+    }
+
+    fn narrow_node(&mut self, node: &mut NodeProto) {
+        let named = matches!(node.op_type.as_str(), "Cast" | "EyeLike");
+        let mut dtypes = Vec::new();
+        for attribute in &mut node.attribute {
+            if let Some(tensor) = attribute.t.as_mut() {
+                if let Some(wide) = Fact::constant(tensor).wide
+                    && node.op_type == "ConstantOfShape"
+                {
+                    dtypes.push(wide);
+                }
+                self.narrow_constant(tensor);
+            }
+            if named
+                && (attribute.name == "to" || attribute.name == "dtype")
+                && let Some(Dtype::F16 | Dtype::Bf16 | Dtype::F64) =
+                    Dtype::from_onnx(attribute.i as i32)
+            {
+                attribute.i = i64::from(Dtype::F32.onnx());
+            }
+        }
+        for wide in dtypes {
+            self.refuse(node, format!("its value {wide} does not fit 32 bits"));
+        }
+    }
+}
+
+/// Whether a finite f64 became an infinite f32.
+pub fn overflows(wide: &[u8], narrow: &[f32]) -> bool {
+    wide.as_chunks::<8>()
+        .0
+        .iter()
+        .zip(narrow)
+        .any(|(w, n)| n.is_infinite() && f64::from_le_bytes(*w).is_finite())
+}
+
+/// The elements of an inline float constant as raw bytes.
+fn raw_bytes(tensor: &TensorProto, dtype: Dtype) -> Vec<u8> {
+    if !tensor.raw_data.is_empty() {
+        return tensor.raw_data.clone();
+    }
+    match dtype {
+        Dtype::F64 => tensor
+            .double_data
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect(),
+        _ => tensor
+            .int32_data
+            .iter()
+            .flat_map(|&v| (v as u16).to_le_bytes())
+            .collect(),
+    }
+}
+
+fn narrow_declaration(value: &mut ValueInfoProto) {
+    if let Some(Value::TensorType(tensor)) = value.type_.as_mut().and_then(|t| t.value.as_mut())
+        && let Some(Dtype::F16 | Dtype::Bf16 | Dtype::F64) = Dtype::from_onnx(tensor.elem_type)
+    {
+        tensor.elem_type = Dtype::F32.onnx();
+    }
+}
+
+fn allowed(row: &Row, attribute: &AttributeProto) -> Result<(), String> {
+    let name = attribute.name.as_str();
+    let Some((_, allowed)) = row.attributes.iter().find(|(n, _)| *n == name) else {
+        return Err(format!("with the attribute `{name}`"));
+    };
+    let text = || String::from_utf8_lossy(&attribute.s).into_owned();
+    match allowed {
+        Allowed::Any => Ok(()),
+        Allowed::Int(v) if attribute.i == *v => Ok(()),
+        Allowed::Int(_) => Err(format!("with `{name}` = {}", attribute.i)),
+        Allowed::OneOf(values) if values.contains(&text().as_str()) => Ok(()),
+        Allowed::OneOf(_) => Err(format!("with `{name}` = `{}`", text())),
+        Allowed::Ones if attribute.ints.iter().all(|&v| v == 1) => Ok(()),
+        Allowed::Ones => Err(format!("with `{name}` = {:?}", attribute.ints)),
+    }
+}
+
+/// Drops initializers that nothing reads: they may be of types that the engine does not hold.
+fn drop_unread(graph: &mut GraphProto) {
+    fn read(graph: &GraphProto, names: &mut HashSet<String>) {
+        names.extend(graph.output.iter().map(|v| v.name.clone()));
+        for node in &graph.node {
+            names.extend(node.input.iter().cloned());
+            subgraphs(node).for_each(|g| read(g, names));
+        }
+    }
+    let mut names = HashSet::new();
+    read(graph, &mut names);
+    graph.initializer.retain(|t| names.contains(&t.name));
+    let kept: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    graph.input.retain(|v| !kept.contains(v.name.as_str()));
+}

@@ -1,0 +1,339 @@
+//! Takes every constant tensor out of a parsed model, in file order, subgraphs included, and names them.
+//!
+//! Order: the initializers of a graph, then its nodes; a node with subgraphs gives theirs where it stands.
+//! Tensors of model-local functions are not constants of the model (a function may stand in it many times); they and the
+//! tensors in other attributes (`ConstantOfShape.value`) stay inline.
+
+use super::error::Problem;
+use super::tensor::{Bytes, MARK, Taken, Taking};
+use super::{Origin, is_default_domain};
+use crate::tensor::Dtype;
+use onnx_protobuf::attribute_proto::AttributeType;
+use onnx_protobuf::tensor_proto::DataLocation;
+use onnx_protobuf::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
+};
+use protobuf::MessageField;
+use std::collections::{HashMap, HashSet};
+
+/// A constant tensor, taken out of the message; its place there is marked with its index.
+#[derive(Debug)]
+pub(super) struct Constant {
+    /// Unique name; see [`super::Weight::name`].
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub bytes: Bytes,
+    pub origin: Origin,
+    /// Subgraph that it stands in; empty in the main graph.
+    path: String,
+}
+
+/// Takes all constants out of `proto`. Problems are added to `problems`.
+pub(super) fn take_constants(
+    proto: &mut ModelProto,
+    taking: &mut Taking<'_>,
+    problems: &mut Vec<Problem>,
+) -> Vec<Constant> {
+    // Training graphs are no part of inference, and their tensors were left in the map.
+    proto.training_info.clear();
+    let mut collector = Collector {
+        taking,
+        problems,
+        constants: Vec::new(),
+    };
+    if let Some(graph) = proto.graph.as_mut() {
+        collector.graph(graph, Some(""));
+    }
+    for function in &mut proto.functions {
+        for node in &mut function.node {
+            collector.node(node, None);
+        }
+        for attribute in &mut function.attribute_proto {
+            collector.attribute(attribute, &function.name, None);
+        }
+    }
+    let mut constants = collector.constants;
+    make_unique(&mut constants);
+    constants
+}
+
+struct Collector<'a, 'b> {
+    taking: &'a mut Taking<'b>,
+    problems: &'a mut Vec<Problem>,
+    constants: Vec<Constant>,
+}
+
+impl Collector<'_, '_> {
+    /// `path` is `None` inside functions, where tensors stay inline.
+    fn graph(&mut self, graph: &mut GraphProto, path: Option<&str>) {
+        for sparse in &graph.sparse_initializer {
+            self.problems.push(Problem::Sparse {
+                tensor: sparse.values.name.clone(),
+            });
+        }
+        for (i, tensor) in graph.initializer.iter_mut().enumerate() {
+            if tensor.name.is_empty() {
+                self.problems.push(Problem::Unnamed {
+                    what: format!("initializer {i} of {}", show_graph(path)),
+                });
+            }
+            let name = tensor.name.clone();
+            match path {
+                Some(path) => self.constant(name, tensor, Origin::Initializer, path),
+                None => self.inline(&name, tensor),
+            }
+        }
+        for node in &mut graph.node {
+            self.node(node, path);
+        }
+    }
+
+    fn node(&mut self, node: &mut NodeProto, path: Option<&str>) {
+        let output = node
+            .output
+            .iter()
+            .find(|o| !o.is_empty())
+            .cloned()
+            .unwrap_or_default();
+        if node.op_type == "Constant" && is_default_domain(&node.domain) {
+            match one_value(node) {
+                Ok(()) => {}
+                Err(reason) => {
+                    self.problems.push(Problem::Constant { output, reason });
+                    return;
+                }
+            }
+            if let (Some(path), Some(tensor)) = (
+                path,
+                node.attribute
+                    .iter_mut()
+                    .find(|a| a.name == "value")
+                    .and_then(|a| a.t.as_mut()),
+            ) {
+                self.constant(output, tensor, Origin::ConstantNode, path);
+                return;
+            }
+        }
+        let whole = path.map(|p| join(p, &output));
+        for attribute in &mut node.attribute {
+            self.attribute(attribute, &output, whole.as_deref());
+        }
+    }
+
+    fn attribute(&mut self, attribute: &mut AttributeProto, owner: &str, path: Option<&str>) {
+        let missing = match attribute.type_.enum_value() {
+            Ok(AttributeType::TENSOR) => attribute.t.is_none(),
+            Ok(AttributeType::GRAPH) => attribute.g.is_none(),
+            Ok(AttributeType::TYPE_PROTO) => attribute.tp.is_none(),
+            _ => false,
+        };
+        if missing && attribute.ref_attr_name.is_empty() {
+            self.problems.push(Problem::Attribute {
+                node: format!("`{owner}`"),
+                attribute: attribute.name.clone(),
+            });
+        }
+        if attribute.sparse_tensor.is_some() || !attribute.sparse_tensors.is_empty() {
+            self.problems.push(Problem::Sparse {
+                tensor: format!("{owner}.{}", attribute.name),
+            });
+        }
+        let label = format!("{owner}.{}", attribute.name);
+        for tensor in attribute
+            .t
+            .as_mut()
+            .into_iter()
+            .chain(&mut attribute.tensors)
+        {
+            self.inline(&label, tensor);
+        }
+        if let Some(graph) = attribute.g.as_mut() {
+            self.graph(graph, path.map(|p| join(p, &attribute.name)).as_deref());
+        }
+        for (i, graph) in attribute.graphs.iter_mut().enumerate() {
+            let path = path.map(|p| join(p, &format!("{}[{i}]", attribute.name)));
+            self.graph(graph, path.as_deref());
+        }
+    }
+
+    fn constant(&mut self, name: String, tensor: &mut TensorProto, origin: Origin, path: &str) {
+        match self.taking.take(&name, tensor) {
+            Ok(Some(Taken {
+                dtype,
+                shape,
+                bytes,
+            })) => {
+                set_mark(tensor, self.constants.len().to_string());
+                self.constants.push(Constant {
+                    name,
+                    dtype,
+                    shape,
+                    bytes,
+                    origin,
+                    path: path.to_owned(),
+                });
+            }
+            Ok(None) => {}
+            Err(problem) => self.problems.push(problem),
+        }
+    }
+
+    /// Leaves the payload inline, as little-endian `raw_data`.
+    fn inline(&mut self, name: &str, tensor: &mut TensorProto) {
+        match self.taking.take(name, tensor) {
+            Ok(Some(taken)) => match taken.bytes {
+                Bytes::Owned(bytes) => tensor.raw_data = bytes,
+                Bytes::Mapped(place) => tensor.raw_data = self.taking.files.bytes(&place).to_vec(),
+                Bytes::Source => self
+                    .problems
+                    .push(Problem::WeightMissing { name: name.into() }),
+            },
+            Ok(None) => {}
+            Err(problem) => self.problems.push(problem),
+        }
+    }
+}
+
+/// Checks that a Constant node has one output and one value, and turns numbers in attributes of their own
+/// (`value_float`, `value_ints`, …) into the tensor `value` that they stand for.
+fn one_value(node: &mut NodeProto) -> Result<(), String> {
+    if node.output.len() != 1 || node.output[0].is_empty() {
+        return Err(format!("{} outputs where one is needed", node.output.len()));
+    }
+    let mut values = node
+        .attribute
+        .iter_mut()
+        .filter(|a| a.name == "sparse_value" || a.name.starts_with("value"));
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return Err("not exactly one value".into());
+    };
+    if !value.ref_attr_name.is_empty() {
+        return Ok(());
+    }
+    let (dtype, dims, bytes): (Dtype, Vec<i64>, Vec<u8>) = match value.name.as_str() {
+        "value_float" => (Dtype::F32, vec![], value.f.to_le_bytes().to_vec()),
+        "value_int" => (Dtype::I64, vec![], value.i.to_le_bytes().to_vec()),
+        "value_floats" => (
+            Dtype::F32,
+            vec![value.floats.len() as i64],
+            value.floats.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        ),
+        "value_ints" => (
+            Dtype::I64,
+            vec![value.ints.len() as i64],
+            value.ints.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        ),
+        "value" if value.t.is_none() => return Err("a `value` without a tensor".into()),
+        "value" | "value_string" | "value_strings" => return Ok(()),
+        "sparse_value" => return Err("a sparse value, which is not supported".into()),
+        other => return Err(format!("the unknown attribute `{other}`")),
+    };
+    *value = AttributeProto {
+        name: "value".into(),
+        type_: AttributeType::TENSOR.into(),
+        t: MessageField::some(TensorProto {
+            data_type: dtype.onnx(),
+            dims,
+            raw_data: bytes,
+            ..TensorProto::default()
+        }),
+        ..AttributeProto::default()
+    };
+    Ok(())
+}
+
+/// Gives each constant of a subgraph whose plain name stands in another graph too a name with its path.
+/// All of them, so that names do not depend on the order of nodes.
+fn make_unique(constants: &mut [Constant]) {
+    let mut count: HashMap<String, usize> = HashMap::new();
+    for c in constants.iter() {
+        *count.entry(c.name.clone()).or_default() += 1;
+    }
+    let mut taken: HashSet<String> = constants
+        .iter()
+        .filter(|c| c.path.is_empty() || count[&c.name] == 1)
+        .map(|c| c.name.clone())
+        .collect();
+    for c in constants.iter_mut() {
+        if c.path.is_empty() || count[&c.name] == 1 {
+            continue;
+        }
+        let mut name = format!("{}::{}", c.path, c.name);
+        while !taken.insert(name.clone()) {
+            name.push('\'');
+        }
+        c.name = name;
+    }
+}
+
+/// Calls `f` with every marked tensor of the model and the value of its mark.
+pub(super) fn for_each_marked(proto: &mut ModelProto, f: &mut impl FnMut(&mut TensorProto, &str)) {
+    fn graph(g: &mut GraphProto, f: &mut impl FnMut(&mut TensorProto, &str)) {
+        for tensor in &mut g.initializer {
+            marked(tensor, f);
+        }
+        for attribute in g.node.iter_mut().flat_map(|n| &mut n.attribute) {
+            if let Some(tensor) = attribute.t.as_mut() {
+                marked(tensor, f);
+            }
+            for inner in attribute
+                .g
+                .as_mut()
+                .into_iter()
+                .chain(&mut attribute.graphs)
+            {
+                graph(inner, f);
+            }
+        }
+    }
+    fn marked(tensor: &mut TensorProto, f: &mut impl FnMut(&mut TensorProto, &str)) {
+        if let Some(value) = mark(tensor).map(str::to_owned) {
+            f(tensor, &value);
+        }
+    }
+    if let Some(g) = proto.graph.as_mut() {
+        graph(g, f);
+    }
+}
+
+/// The value of the mark of a tensor whose bytes are held elsewhere.
+pub(super) fn mark(tensor: &TensorProto) -> Option<&str> {
+    match tensor.external_data.as_slice() {
+        [entry] if entry.key == MARK => Some(&entry.value),
+        _ => None,
+    }
+}
+
+/// Marks `tensor`, which has no data, with `value`.
+pub(super) fn set_mark(tensor: &mut TensorProto, value: String) {
+    tensor.data_location = DataLocation::EXTERNAL.into();
+    tensor.external_data = vec![StringStringEntryProto {
+        key: MARK.into(),
+        value,
+        ..StringStringEntryProto::default()
+    }];
+}
+
+/// Puts `bytes` into `tensor`, and takes its mark away.
+pub(super) fn set_bytes(tensor: &mut TensorProto, bytes: Vec<u8>) {
+    tensor.data_location = DataLocation::DEFAULT.into();
+    tensor.external_data.clear();
+    tensor.raw_data = bytes;
+}
+
+fn join(path: &str, part: &str) -> String {
+    if path.is_empty() {
+        part.to_owned()
+    } else {
+        format!("{path}/{part}")
+    }
+}
+
+fn show_graph(path: Option<&str>) -> String {
+    match path {
+        Some("") => "the main graph".into(),
+        Some(path) => format!("the subgraph `{path}`"),
+        None => "a subgraph of a function".into(),
+    }
+}

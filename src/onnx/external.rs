@@ -1,0 +1,189 @@
+//! External data: tensors whose bytes are in other files of the model's folder.
+//!
+//! Format: <https://github.com/onnx/onnx/blob/main/docs/ExternalData.md>. `location` must stay inside the model's folder,
+//! also after links are resolved. The optional `checksum` (SHA-1) is accepted and not verified: verifying would read every
+//! byte at open, and what an engine was built from is pinned by BLAKE3 digests anyway.
+
+use super::error::Problem;
+use crate::fsx::Map;
+use onnx_protobuf::StringStringEntryProto;
+use std::collections::HashMap;
+use std::io;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+/// The files of a model: the model itself first, then each external data file, mapped once.
+#[derive(Debug)]
+pub(super) struct Files {
+    folder: PathBuf,
+    maps: Vec<Map>,
+    by_location: HashMap<String, Result<usize, Refusal>>,
+    by_path: HashMap<PathBuf, usize>,
+}
+
+/// Why a location is refused; kept so that each file is looked for once, however many tensors name it.
+#[derive(Debug)]
+enum Refusal {
+    Escape,
+    File(io::ErrorKind, String),
+}
+
+/// Where the bytes of one tensor are: index into the maps, and range.
+pub(super) type Place = (usize, Range<usize>);
+
+impl Files {
+    /// The files of the model in `map`.
+    pub(super) fn new(map: Map) -> Files {
+        let folder = match map.path().parent() {
+            Some(p) if !p.as_os_str().is_empty() => p.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        Files {
+            folder,
+            maps: vec![map],
+            by_location: HashMap::new(),
+            by_path: HashMap::new(),
+        }
+    }
+
+    /// No files at all, for a model that comes with its own source of bytes.
+    pub(super) fn none() -> Files {
+        Files {
+            folder: PathBuf::new(),
+            maps: Vec::new(),
+            by_location: HashMap::new(),
+            by_path: HashMap::new(),
+        }
+    }
+
+    /// The bytes at `place`.
+    pub(super) fn bytes(&self, place: &Place) -> &[u8] {
+        &self.maps[place.0][place.1.clone()]
+    }
+
+    /// Resolves the `external_data` entries of `tensor`, which needs `expected` bytes.
+    /// A length that disagrees comes back as it is, for the caller to report with dtype and shape.
+    pub(super) fn find(
+        &mut self,
+        tensor: &str,
+        entries: &[StringStringEntryProto],
+        expected: usize,
+    ) -> Result<Place, Problem> {
+        let entry = |reason: String| Problem::ExternalEntry {
+            tensor: tensor.to_owned(),
+            reason,
+        };
+        let (mut location, mut offset, mut length) = (None, None, None);
+        for e in entries {
+            let number = |old: Option<u64>| {
+                if old.is_some() {
+                    return Err(entry(format!("a second `{}`", e.key)));
+                }
+                e.value
+                    .parse::<u64>()
+                    .map(Some)
+                    .map_err(|_| entry(format!("`{}` as its {}", e.value, e.key)))
+            };
+            match e.key.as_str() {
+                "location" if location.is_some() => {
+                    return Err(entry("a second `location`".into()));
+                }
+                "location" => location = Some(e.value.as_str()),
+                "offset" => offset = number(offset)?,
+                "length" => length = number(length)?,
+                // Hints of other tools that do not change which bytes are meant.
+                "checksum" | "basepath" => {}
+                other if other.starts_with("prepacked") => {}
+                other => return Err(entry(format!("the unknown entry `{other}`"))),
+            }
+        }
+        let location = location.ok_or_else(|| entry("no `location`".into()))?;
+        let file = self.map(tensor, location)?;
+        let file_length = self.maps[file].len() as u64;
+        // Without a length the data reaches to the end of the file; with an offset, other tensors may follow.
+        let length = match (length, offset) {
+            (Some(n), _) => n,
+            (None, None) => file_length,
+            (None, Some(_)) => expected as u64,
+        };
+        let offset = offset.unwrap_or(0);
+        match offset.checked_add(length) {
+            // Both fit a usize because the file is mapped.
+            Some(end) if end <= file_length => Ok((file, offset as usize..end as usize)),
+            _ => Err(Problem::ExternalRange {
+                tensor: tensor.to_owned(),
+                location: location.to_owned(),
+                offset,
+                length,
+                file_length,
+            }),
+        }
+    }
+
+    fn map(&mut self, tensor: &str, location: &str) -> Result<usize, Problem> {
+        if !self.by_location.contains_key(location) {
+            let found = self.open(location);
+            self.by_location.insert(location.to_owned(), found);
+        }
+        match &self.by_location[location] {
+            Ok(file) => Ok(*file),
+            Err(Refusal::Escape) => Err(Problem::ExternalEscape {
+                tensor: tensor.to_owned(),
+                location: location.to_owned(),
+            }),
+            Err(Refusal::File(kind, text)) => Err(Problem::ExternalFile {
+                tensor: tensor.to_owned(),
+                location: location.to_owned(),
+                source: io::Error::new(*kind, text.clone()),
+            }),
+        }
+    }
+
+    fn open(&mut self, location: &str) -> Result<usize, Refusal> {
+        if !stays_inside(Path::new(location)) {
+            return Err(Refusal::Escape);
+        }
+        let failed = |e: io::Error| Refusal::File(e.kind(), e.to_string());
+        let folder = self.folder.canonicalize().map_err(failed)?;
+        let path = folder.join(location).canonicalize().map_err(failed)?;
+        if !path.starts_with(&folder) {
+            return Err(Refusal::Escape);
+        }
+        if let Some(&file) = self.by_path.get(&path) {
+            return Ok(file);
+        }
+        // Opening a pipe would wait for ever.
+        if !path.metadata().map_err(failed)?.is_file() {
+            return Err(Refusal::File(
+                io::ErrorKind::InvalidInput,
+                "not a regular file".into(),
+            ));
+        }
+        let map = Map::open(&path).map_err(|e| match e {
+            crate::fsx::Error::Read { source, .. } | crate::fsx::Error::Write { source, .. } => {
+                failed(source)
+            }
+        })?;
+        self.maps.push(map);
+        let file = self.maps.len() - 1;
+        self.by_path.insert(path, file);
+        Ok(file)
+    }
+}
+
+/// Whether a relative path never climbs above where it starts, links left aside.
+fn stays_inside(location: &Path) -> bool {
+    let mut depth = 0usize;
+    for part in location.components() {
+        match part {
+            Component::Normal(_) => depth += 1,
+            Component::CurDir => {}
+            Component::ParentDir => match depth.checked_sub(1) {
+                Some(d) => depth = d,
+                None => return false,
+            },
+            Component::RootDir | Component::Prefix(_) => return false,
+        }
+    }
+    depth > 0
+}

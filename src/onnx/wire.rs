@@ -1,0 +1,394 @@
+//! Walks an ONNX file at protobuf wire level before the protobuf runtime sees it.
+//!
+//! Two purposes. It makes a *slim* copy of the message without big tensor payloads (they stay in the memory map, the copy
+//! refers to them), so that weights are never copied by parsing. And it refuses what the protobuf runtime is weak at:
+//! groups (unbounded recursion, RUSTSEC-2024-0437), deep nesting, lengths past the end, malformed varints.
+//!
+//! Wire format: <https://protobuf.dev/programming-guides/encoding/>; field numbers:
+//! <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
+
+use std::fmt;
+use std::ops::Range;
+
+/// Messages nested deeper than this are refused. A Loop in a Loop takes three levels each; real models stay under 20.
+const DEPTH_LIMIT: usize = 64;
+
+/// Private field of `TensorProto` in the slim copy: index into [`Slim::payloads`]. The largest number that protobuf allows,
+/// which ONNX does not use; a field of this number in the file itself is dropped, so it cannot be forged.
+pub(super) const PAYLOAD_FIELD: u32 = (1 << 29) - 1;
+
+/// Why bytes are not a well-formed ONNX protobuf message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WireFault {
+    /// A varint is cut short or longer than ten bytes.
+    Varint,
+    /// A field reaches past the end of its message: `needed` bytes, `left` are there.
+    PastEnd {
+        /// Bytes that the field claims.
+        needed: u64,
+        /// Bytes that are left.
+        left: u64,
+    },
+    /// A protobuf group, which ONNX never uses.
+    Group,
+    /// A wire type that does not exist.
+    WireType(u8),
+    /// Field number 0, or above the limit of protobuf.
+    FieldNumber(u64),
+    /// Messages nested too deeply.
+    Depth {
+        /// The most that is read.
+        limit: usize,
+    },
+    /// A field that may stand once stands twice.
+    Repeated {
+        /// `Message.field`.
+        field: &'static str,
+    },
+}
+
+impl fmt::Display for WireFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            WireFault::Varint => f.write_str("a malformed varint"),
+            WireFault::PastEnd { needed, left } => {
+                write!(f, "a field of {needed} bytes where {left} are left")
+            }
+            WireFault::Group => f.write_str("a protobuf group, which ONNX does not use"),
+            WireFault::WireType(t) => write!(f, "the unknown wire type {t}"),
+            WireFault::FieldNumber(n) => write!(f, "the impossible field number {n}"),
+            WireFault::Depth { limit } => {
+                write!(f, "messages nested more than {limit} deep")
+            }
+            WireFault::Repeated { field } => write!(f, "a second `{field}`"),
+        }
+    }
+}
+
+/// A fault and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct At {
+    pub offset: u64,
+    pub fault: WireFault,
+}
+
+/// Which field of `TensorProto` a payload was in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Carrier {
+    Raw,
+    Floats,
+    Doubles,
+}
+
+/// A payload that was left out of the slim copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Payload {
+    pub carrier: Carrier,
+    pub range: Range<usize>,
+}
+
+/// The message without its big payloads.
+#[derive(Debug)]
+pub(super) struct Slim {
+    pub message: Vec<u8>,
+    pub payloads: Vec<Payload>,
+}
+
+/// Walks `data`, a `ModelProto`, and leaves payloads of more than `inline_limit` bytes out of the copy.
+pub(super) fn slim(data: &[u8], inline_limit: usize) -> Result<Slim, At> {
+    let mut walker = Walker {
+        data,
+        inline_limit,
+        payloads: Vec::new(),
+    };
+    let mut message = Vec::new();
+    walker.copy(Kind::Model, 0..data.len(), 1, &mut message)?;
+    Ok(Slim {
+        message,
+        payloads: walker.payloads,
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Model,
+    Graph,
+    Node,
+    Attribute,
+    Tensor,
+    SparseTensor,
+    Training,
+    Function,
+    ValueInfo,
+    Type,
+    TensorType,
+    ElementType,
+    MapType,
+    Shape,
+    Annotation,
+    Flat,
+}
+
+impl Kind {
+    /// The message type of a length-delimited field; `None` for strings, bytes, packed numbers and unknown fields.
+    fn child(self, field: u64) -> Option<Kind> {
+        use Kind::{
+            Annotation, Attribute, ElementType, Flat, Function, Graph, MapType, Model, Node, Shape,
+            SparseTensor, Tensor, TensorType, Training, Type, ValueInfo,
+        };
+        Some(match (self, field) {
+            (Model, 7) | (Attribute, 6 | 11) | (Training, 1 | 2) => Graph,
+            (Model, 8 | 14) | (Function, 9 | 14) | (Tensor, 3 | 13 | 16) => Flat,
+            (Model, 20) => Training,
+            (Model, 25) => Function,
+            (Graph, 1) | (Function, 7) => Node,
+            (Graph, 5) | (Attribute, 5 | 10) | (SparseTensor, 1 | 2) => Tensor,
+            (Graph, 15) | (Attribute, 22 | 23) => SparseTensor,
+            (Graph, 11..=13) | (Function, 12) => ValueInfo,
+            (Graph, 14) => Annotation,
+            (Graph, 16) | (Node, 9) | (ValueInfo, 4) | (Annotation, 2) | (Training, 3 | 4) => Flat,
+            (Node, 5) | (Function, 11) => Attribute,
+            (Attribute, 14 | 15) | (ValueInfo, 2) | (ElementType, 1) | (MapType, 2) => Type,
+            (Type, 1 | 8) => TensorType,
+            (Type, 4 | 9) => ElementType,
+            (Type, 5) => MapType,
+            (TensorType, 2) => Shape,
+            (Shape, 1) => Flat,
+            _ => return None,
+        })
+    }
+
+    /// Whether a tensor can be inside, so that the copy has to be rewritten.
+    fn holds_tensors(self) -> bool {
+        matches!(
+            self,
+            Kind::Model
+                | Kind::Graph
+                | Kind::Node
+                | Kind::Attribute
+                | Kind::Tensor
+                | Kind::SparseTensor
+                | Kind::Training
+                | Kind::Function
+        )
+    }
+
+    /// Fields that protobuf would merge when they stand twice. Merging could mix references with inline data, and no
+    /// writer does it.
+    fn singular(self, field: u64) -> Option<&'static str> {
+        Some(match (self, field) {
+            (Kind::Model, 7) => "ModelProto.graph",
+            (Kind::Attribute, 5) => "AttributeProto.t",
+            (Kind::Attribute, 6) => "AttributeProto.g",
+            (Kind::Attribute, 22) => "AttributeProto.sparse_tensor",
+            (Kind::Tensor, 9) => "TensorProto.raw_data",
+            (Kind::SparseTensor, 1) => "SparseTensorProto.values",
+            (Kind::SparseTensor, 2) => "SparseTensorProto.indices",
+            (Kind::Training, 1) => "TrainingInfoProto.initialization",
+            (Kind::Training, 2) => "TrainingInfoProto.algorithm",
+            _ => return None,
+        })
+    }
+}
+
+/// One field: its number, where it starts, and the payload of a length-delimited one.
+struct Field {
+    number: u64,
+    start: usize,
+    end: usize,
+    bytes: Option<Range<usize>>,
+}
+
+struct Walker<'a> {
+    data: &'a [u8],
+    inline_limit: usize,
+    payloads: Vec<Payload>,
+}
+
+impl Walker<'_> {
+    /// Copies the message at `range` to `out`, without big payloads.
+    fn copy(
+        &mut self,
+        kind: Kind,
+        range: Range<usize>,
+        depth: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), At> {
+        check_depth(depth, range.start)?;
+        let elidable = if kind == Kind::Tensor {
+            self.elidable(range.clone())?
+        } else {
+            Vec::new()
+        };
+        let mut seen = Vec::new();
+        let mut pos = range.start;
+        while pos < range.end {
+            let field = self.field(pos, range.end)?;
+            pos = field.end;
+            let whole = &self.data[field.start..field.end];
+            if kind == Kind::Tensor && field.number == u64::from(PAYLOAD_FIELD) {
+                continue;
+            }
+            let Some(bytes) = field.bytes else {
+                out.extend_from_slice(whole);
+                continue;
+            };
+            if let Some(name) = kind.singular(field.number) {
+                if seen.contains(&field.number) {
+                    return Err(At {
+                        offset: field.start as u64,
+                        fault: WireFault::Repeated { field: name },
+                    });
+                }
+                seen.push(field.number);
+            }
+            if let Some((_, carrier)) = elidable
+                .iter()
+                .find(|(start, _)| *start == field.start)
+                .copied()
+            {
+                put_varint(out, u64::from(PAYLOAD_FIELD) << 3);
+                put_varint(out, self.payloads.len() as u64);
+                self.payloads.push(Payload {
+                    carrier,
+                    range: bytes,
+                });
+                continue;
+            }
+            match kind.child(field.number) {
+                Some(child) if child.holds_tensors() => {
+                    let mut inner = Vec::new();
+                    self.copy(child, bytes, depth + 1, &mut inner)?;
+                    put_varint(out, field.number << 3 | 2);
+                    put_varint(out, inner.len() as u64);
+                    out.append(&mut inner);
+                }
+                Some(child) => {
+                    self.check(child, bytes, depth + 1)?;
+                    out.extend_from_slice(whole);
+                }
+                None => out.extend_from_slice(whole),
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a message that is copied as it is.
+    fn check(&self, kind: Kind, range: Range<usize>, depth: usize) -> Result<(), At> {
+        check_depth(depth, range.start)?;
+        let mut pos = range.start;
+        while pos < range.end {
+            let field = self.field(pos, range.end)?;
+            pos = field.end;
+            // The dimensions of a shape, opset imports and string pairs hold no messages.
+            if let (Some(bytes), Some(child)) = (field.bytes, kind.child(field.number)) {
+                self.check(child, bytes, depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The fields of a tensor that can stay in the map: start offset and carrier. Packed floats are, byte for byte,
+    /// little-endian row-major data; in several chunks they would not be contiguous.
+    fn elidable(&self, range: Range<usize>) -> Result<Vec<(usize, Carrier)>, At> {
+        let mut found: Vec<(usize, Carrier)> = Vec::new();
+        let mut chunks = [0usize; 2];
+        let mut pos = range.start;
+        while pos < range.end {
+            let field = self.field(pos, range.end)?;
+            pos = field.end;
+            let carrier = match field.number {
+                9 => Carrier::Raw,
+                4 => Carrier::Floats,
+                10 => Carrier::Doubles,
+                _ => continue,
+            };
+            if carrier != Carrier::Raw {
+                chunks[usize::from(carrier == Carrier::Doubles)] += 1;
+            }
+            if field.bytes.is_some_and(|b| b.len() > self.inline_limit) {
+                found.push((field.start, carrier));
+            }
+        }
+        found.retain(|(_, carrier)| match carrier {
+            Carrier::Raw => true,
+            Carrier::Floats => chunks[0] == 1,
+            Carrier::Doubles => chunks[1] == 1,
+        });
+        Ok(found)
+    }
+
+    fn field(&self, start: usize, end: usize) -> Result<Field, At> {
+        let at = |fault| At {
+            offset: start as u64,
+            fault,
+        };
+        let mut pos = start;
+        let tag = self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?;
+        let number = tag >> 3;
+        if number == 0 || number > u64::from(PAYLOAD_FIELD) {
+            return Err(at(WireFault::FieldNumber(number)));
+        }
+        let needed = match tag & 7 {
+            0 => {
+                self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?;
+                0
+            }
+            1 => 8,
+            2 => self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?,
+            5 => 4,
+            3 | 4 => return Err(at(WireFault::Group)),
+            other => return Err(at(WireFault::WireType(other as u8))),
+        };
+        let left = (end - pos) as u64;
+        if needed > left {
+            return Err(at(WireFault::PastEnd { needed, left }));
+        }
+        let bytes = pos..pos + needed as usize;
+        Ok(Field {
+            number,
+            start,
+            end: bytes.end,
+            bytes: (tag & 7 == 2).then_some(bytes),
+        })
+    }
+
+    /// At most ten bytes, of which the last holds one bit; `None` when cut short or too long.
+    fn varint(&self, pos: &mut usize, end: usize) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..70).step_by(7) {
+            if *pos >= end {
+                return None;
+            }
+            let byte = self.data[*pos];
+            *pos += 1;
+            if shift == 63 && byte > 1 {
+                return None;
+            }
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+}
+
+fn check_depth(depth: usize, offset: usize) -> Result<(), At> {
+    if depth > DEPTH_LIMIT {
+        return Err(At {
+            offset: offset as u64,
+            fault: WireFault::Depth { limit: DEPTH_LIMIT },
+        });
+    }
+    Ok(())
+}
+
+/// Appends `value` as a varint.
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}

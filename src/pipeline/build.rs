@@ -1,0 +1,199 @@
+//! A model becomes a plan and a manifest.
+
+use super::Error;
+use crate::engine::{Backend, BuildJob, Options, Slot};
+use crate::fsx;
+use crate::onnx::{Model, Role, Weight};
+use crate::plan::{self, FORMAT, Manifest, ModelRef, Recipe, WeightRow};
+use crate::shapes::Resolved;
+use crate::tensor::Digest;
+use crate::watch::{Event, Watch};
+use rayon::prelude::*;
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What to build, and where to.
+pub struct BuildRequest<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// The file that it was read from.
+    pub model_path: &'a Path,
+    /// The shape spec, tied to the model.
+    pub shapes: &'a Resolved,
+    /// Choices that change what is compiled.
+    pub options: &'a Options,
+    /// Who compiles.
+    pub backend: &'a dyn Backend,
+    /// Where the plan goes; the manifest goes beside it.
+    pub output: &'a Path,
+    /// Overwrite a plan of another model, or a file that is no plan.
+    pub force: bool,
+}
+
+/// What a build did.
+pub struct Built {
+    /// As written.
+    pub manifest: Manifest,
+    /// Time that the backend took.
+    pub compile: Duration,
+}
+
+/// Compiles a model and puts plan and manifest in place, both or neither.
+///
+/// # Errors
+/// See [`Error`]; nothing on disk has changed then.
+pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Error> {
+    let BuildRequest { model, output, .. } = request;
+    fsx::check_output(output)?;
+    let structure = model.structure_digest();
+    if !request.force {
+        refuse_foreign(output, structure)?;
+    }
+    let profile = request.shapes.profile();
+    let job = BuildJob {
+        model,
+        profile: &profile,
+        options: request.options,
+    };
+    watch.event(Event::Begin {
+        step: "compiling",
+        total: None,
+    });
+    let start = Instant::now();
+    let mut notes = None;
+    let (staged, plan) = plan::stage::<Error>(output, |out| {
+        notes = Some(request.backend.build(&job, out, watch)?);
+        Ok(())
+    })?;
+    let compile = start.elapsed();
+    watch.event(Event::End);
+    let notes = notes.expect("a staged plan was built");
+    let weights = weight_rows(model, &notes.slots, watch);
+    let manifest = Manifest {
+        format: FORMAT.into(),
+        tool: concat!("trtmut ", env!("CARGO_PKG_VERSION")).into(),
+        plan,
+        backend: request.backend.identity(),
+        model: ModelRef {
+            path: relative(output, request.model_path),
+            file: Digest::of(&fsx::Map::open(request.model_path)?),
+            structure,
+            content: Manifest::content_digest(structure, &weights),
+        },
+        shapes: request.shapes.clone(),
+        profile,
+        options: request.options.clone(),
+        inputs: model.inputs().to_vec(),
+        outputs: model.outputs().to_vec(),
+        notes: notes.notes,
+        weights,
+        base: None,
+        recipe: Recipe::default(),
+    };
+    plan::replace(output, staged, &manifest)?;
+    Ok(Built { manifest, compile })
+}
+
+/// An existing output may be overwritten without being asked only by a plan of the same model.
+fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
+    let occupied = |what| {
+        Err(Error::Occupied {
+            path: output.to_owned(),
+            what,
+        })
+    };
+    if !output.exists() {
+        return Ok(());
+    }
+    match plan::read_manifest(output) {
+        Ok(m) if m.model.structure == structure => Ok(()),
+        Ok(_) => occupied("holds a plan of another model"),
+        Err(_) => occupied("exists and is not a plan that trtmut made"),
+    }
+}
+
+/// One row per constant tensor, hashed on all cores.
+fn weight_rows(model: &Model, slots: &[Slot], watch: &dyn Watch) -> Vec<WeightRow> {
+    let refittable: HashMap<&str, bool> = slots
+        .iter()
+        .map(|s| (s.name.as_str(), s.refittable))
+        .collect();
+    watch.event(Event::Begin {
+        step: "hashing weights",
+        total: Some(model.weights().len() as u64),
+    });
+    let rows = model
+        .weights()
+        .par_iter()
+        .map(|w| {
+            let row = WeightRow {
+                name: w.name.clone(),
+                dtype: w.dtype,
+                shape: w.shape.clone(),
+                digest: Digest::of(&model.bytes(w)),
+                base: None,
+                fixed: fixed(w, refittable.get(w.name.as_str()).copied()),
+            };
+            watch.event(Event::Advance(1));
+            row
+        })
+        .collect();
+    watch.event(Event::End);
+    rows
+}
+
+fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
+    match (&weight.role, refittable) {
+        (Role::Structural { operator, why, .. }, _) => {
+            Some(format!("{why}, folded into {operator}"))
+        }
+        (Role::Unused, _) => Some("no node reads it".into()),
+        (Role::Weight, Some(true)) => None,
+        (Role::Weight, Some(false)) => Some("the engine does not let it be refitted".into()),
+        (Role::Weight, None) => Some("not in the engine".into()),
+    }
+}
+
+/// `to` as seen from the folder of `from`, with `..` where needed; as it is where the two share no root.
+pub(super) fn relative(from: &Path, to: &Path) -> String {
+    let absolute = |p: &Path| -> PathBuf {
+        std::fs::canonicalize(p)
+            .or_else(|_| std::path::absolute(p))
+            .unwrap_or_else(|_| p.to_owned())
+    };
+    let folder = match from.parent() {
+        Some(p) if !p.as_os_str().is_empty() => absolute(p),
+        _ => absolute(Path::new(".")),
+    };
+    let to = absolute(to);
+    let shared = folder
+        .components()
+        .zip(to.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = folder.components().count() - shared;
+    let path: PathBuf = std::iter::repeat_n(Component::ParentDir, up)
+        .chain(to.components().skip(shared))
+        .collect();
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_paths_lead_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for sub in ["a/b", "c"] {
+            std::fs::create_dir_all(root.join(sub)).unwrap();
+        }
+        let model = root.join("c/m.onnx");
+        std::fs::write(&model, b"").unwrap();
+        let plan = root.join("a/b/engine.plan");
+        assert_eq!(relative(&plan, &model), "../../c/m.onnx");
+        assert_eq!(relative(&root.join("c/e.plan"), &model), "m.onnx");
+    }
+}

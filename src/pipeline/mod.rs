@@ -1,0 +1,115 @@
+//! Where the parts are joined: a model becomes a plan, a plan becomes an open engine, files become inputs.
+//!
+//! Which value is tracked where, and what a change of it means:
+//!
+//! | value | structure digest | content digest | manifest | a change means |
+//! |---|---|---|---|---|
+//! | graph, opset, attributes, structural constants | x | x | x | recompile |
+//! | dim ranges | | | x | live inside what was built, else recompile |
+//! | options, backend, library, device | | | x | recompile |
+//! | weight bytes | | x | x | refit where the weight is refittable, else recompile |
+//! | dtype or shape of a weight | x | x | x | recompile |
+//! | node names, doc strings, paths, times | | | x | nothing |
+
+mod backends;
+mod build;
+mod environment;
+mod inputs;
+mod open;
+
+pub use backends::{BackendChoice, choose, reopen};
+pub use build::{BuildRequest, Built, build};
+pub use environment::Environment;
+pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
+pub use open::{OpenPlan, open};
+
+use crate::fault::{Class, Explain};
+use crate::{arrays, engine, fsx, onnx, plan, shapes};
+use std::path::PathBuf;
+
+/// Bounds the threads that hashing and compiling use; without a bound all cores. Only the first call of a process counts.
+pub fn limit_threads(threads: Option<usize>) {
+    if let Some(n) = threads {
+        // It fails only where the pool is up already, and then its size is settled.
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(n)
+            .build_global();
+    }
+}
+
+/// What can go wrong between the parts; the parts' own errors pass through.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The output exists and is something else.
+    #[error("`{path}` {what}", path = .path.display())]
+    Occupied {
+        /// The output.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
+    /// Inputs cannot be put together; every problem is listed.
+    #[error("{}", .problems.join("\n       "))]
+    Inputs {
+        /// One sentence each.
+        problems: Vec<String>,
+        /// How to fix them.
+        hints: Vec<String>,
+    },
+    /// The parts' own errors.
+    #[error(transparent)]
+    Onnx(#[from] onnx::Error),
+    /// The parts' own errors.
+    #[error(transparent)]
+    Shapes(#[from] shapes::Error),
+    /// The parts' own errors.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The parts' own errors.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// The parts' own errors.
+    #[error(transparent)]
+    Arrays(#[from] arrays::Error),
+    /// The parts' own errors.
+    #[error(transparent)]
+    File(#[from] fsx::Error),
+}
+
+impl Error {
+    fn part(&self) -> Option<&dyn Explain> {
+        Some(match self {
+            Error::Occupied { .. } | Error::Inputs { .. } => return None,
+            Error::Onnx(e) => e,
+            Error::Shapes(e) => e,
+            Error::Engine(e) => e,
+            Error::Plan(e) => e,
+            Error::Arrays(e) => e,
+            Error::File(e) => e,
+        })
+    }
+}
+
+impl Explain for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Occupied { .. } => "output-occupied",
+            Error::Inputs { .. } => "inputs",
+            _ => self.part().map_or("bug", Explain::code),
+        }
+    }
+
+    fn class(&self) -> Class {
+        self.part().map_or(Class::Input, Explain::class)
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Error::Occupied { .. } => {
+                vec!["choose another name with -o, or overwrite it with --force".into()]
+            }
+            Error::Inputs { hints, .. } => hints.clone(),
+            _ => self.part().map_or_else(Vec::new, Explain::hints),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! A plan on disk becomes an open engine.
+
+use super::{Environment, Error, reopen};
+use crate::engine::Engine;
+use crate::plan::{self, Manifest};
+use std::path::Path;
+
+/// A plan that was checked against its manifest, and its engine.
+pub struct OpenPlan {
+    /// What the plan is.
+    pub manifest: Manifest,
+    /// Ready for [`Engine::prepare`].
+    pub engine: Box<dyn Engine>,
+}
+
+/// Checks a plan against its manifest and opens it with the backend that compiled it.
+///
+/// # Errors
+/// See [`Error`].
+pub fn open(plan: &Path, environment: &Environment) -> Result<OpenPlan, Error> {
+    let manifest = plan::open(plan)?;
+    let engine = reopen(&manifest.backend, environment)?.open(plan)?;
+    Ok(OpenPlan { manifest, engine })
+}

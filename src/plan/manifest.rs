@@ -1,0 +1,156 @@
+//! The manifest's contents, version 1.
+//!
+//! It holds no weights and no absolute paths: paths are relative to the folder that the manifest stands in, so that a
+//! folder can be moved as a whole.
+
+use crate::engine::{Identity, Options};
+use crate::shapes::{Profile, Resolved};
+use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
+use serde::{Deserialize, Serialize};
+
+/// Value of [`Manifest::format`] that this version writes and reads.
+pub const FORMAT: &str = "trtmut.manifest/1";
+
+/// What a plan is, where it came from and what it holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT`].
+    pub format: String,
+    /// Tool and version that wrote it, e.g. `trtmut 0.1.0`.
+    pub tool: String,
+    /// The plan's bytes.
+    pub plan: PlanRef,
+    /// Who compiled it.
+    pub backend: Identity,
+    /// What it was compiled from.
+    pub model: ModelRef,
+    /// The shape spec, tied to the model's inputs.
+    pub shapes: Resolved,
+    /// What the spec was lowered to.
+    pub profile: Profile,
+    /// Choices that change what is compiled.
+    pub options: Options,
+    /// Inputs, in graph order.
+    pub inputs: Vec<TensorDecl>,
+    /// Outputs, in graph order.
+    pub outputs: Vec<TensorDecl>,
+    /// What the backend decided on the way.
+    #[serde(default)]
+    pub notes: Vec<String>,
+    /// One row per constant tensor of the graph.
+    pub weights: Vec<WeightRow>,
+    /// Checkpoint that the mapping was proven against, where one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseSource>,
+    /// What was put over the base weights; empty after a build.
+    #[serde(default)]
+    pub recipe: Recipe,
+}
+
+/// The plan that a manifest belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanRef {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Digest of the whole file.
+    pub digest: Digest,
+}
+
+/// The model that a plan was compiled from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelRef {
+    /// The ONNX file, relative to the manifest's folder.
+    pub path: String,
+    /// Digest of the ONNX file itself (external data not included).
+    pub file: Digest,
+    /// Digest of everything that an engine depends on except weight bytes.
+    pub structure: Digest,
+    /// Digest of structure and base weight bytes together.
+    pub content: Digest,
+}
+
+/// One constant tensor of the graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeightRow {
+    /// ONNX name.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Extents, outermost first.
+    pub shape: Vec<usize>,
+    /// Digest of the bytes that the engine holds now.
+    pub digest: Digest,
+    /// Digest of the bytes in the ONNX file, where the engine holds others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Digest>,
+    /// Why a refit cannot change it; absent where it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed: Option<String>,
+}
+
+impl WeightRow {
+    /// Digest of the bytes in the ONNX file.
+    pub fn base_digest(&self) -> Digest {
+        self.base.unwrap_or(self.digest)
+    }
+}
+
+/// A file by name and content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRef {
+    /// Path relative to the manifest's folder.
+    pub path: String,
+    /// Digest of the whole file.
+    pub digest: Digest,
+}
+
+/// The checkpoint that the base weights come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseSource {
+    /// Its files, in the order given.
+    pub files: Vec<FileRef>,
+}
+
+/// What was put over the base weights, and how.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// In the order of application; fused LoRAs commute.
+    pub ingredients: Vec<Ingredient>,
+}
+
+/// One part of a recipe.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Ingredient {
+    /// A checkpoint.
+    Checkpoint {
+        /// Its file.
+        file: FileRef,
+    },
+    /// A LoRA, fused with a scale.
+    Lora {
+        /// Its file.
+        file: FileRef,
+        /// Factor on top of the file's own alpha/rank.
+        scale: f64,
+    },
+}
+
+impl Manifest {
+    /// Digest of structure and base weight bytes: equal for a re-export of the same model.
+    pub fn content_digest(structure: Digest, weights: &[WeightRow]) -> Digest {
+        let mut h = LabelledHasher::new("trtmut.content/1");
+        h.field("structure", &structure.0);
+        let mut rows: Vec<_> = weights.iter().collect();
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        for row in rows {
+            h.field(&row.name, &row.base_digest().0);
+        }
+        h.finish()
+    }
+
+    /// The row of the weight called `name`.
+    pub fn weight(&self, name: &str) -> Option<&WeightRow> {
+        self.weights.iter().find(|w| w.name == name)
+    }
+}

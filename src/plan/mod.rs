@@ -1,0 +1,93 @@
+//! A plan and its manifest: two files that stand and change together.
+//!
+//! ```text
+//! engine.plan        what an engine loads: TensorRT's own serialized engine, or the CPU container
+//! engine.plan.json   the manifest: where it came from, what it holds, how it may change
+//! ```
+//!
+//! A manifest names the digest of its plan, and one that does not match is refused. Two files cannot be renamed in one step,
+//! so a change goes: new manifest to `engine.plan.json.next`, rename of the plan, rename of the manifest. Whoever finds a plan
+//! that `engine.plan.json` does not match but `engine.plan.json.next` does, finishes that last rename; a process killed
+//! at any moment leaves the old pair or the new pair.
+
+mod manifest;
+mod pair;
+
+pub use manifest::{
+    BaseSource, FORMAT, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
+};
+pub use pair::{manifest_path, open, read_manifest, replace, stage};
+
+use crate::fault::{Class, Explain};
+use crate::fsx;
+use std::path::PathBuf;
+
+/// Why a plan or its manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The plan stands alone.
+    #[error("`{plan}` has no manifest: `{manifest}` is not there", plan = .plan.display(), manifest = .manifest.display())]
+    NoManifest {
+        /// The plan.
+        plan: PathBuf,
+        /// Where its manifest should be.
+        manifest: PathBuf,
+    },
+    /// The manifest is not what this version writes.
+    #[error("`{path}` is not a manifest that this version reads: {reason}", path = .path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The manifest belongs to other bytes.
+    #[error("`{manifest}` does not belong to `{plan}`: {reason}", plan = .plan.display(), manifest = .manifest.display())]
+    Mismatch {
+        /// The plan.
+        plan: PathBuf,
+        /// The manifest.
+        manifest: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] fsx::Error),
+}
+
+impl Explain for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::NoManifest { .. } => "manifest-missing",
+            Error::Manifest { .. } => "manifest-unreadable",
+            Error::Mismatch { .. } => "manifest-mismatch",
+            Error::File(e) => e.code(),
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            Error::File(e) => e.class(),
+            _ => Class::Input,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Error::NoManifest { manifest, .. } => vec![format!(
+                "copy `{}` along with the plan, or build it again with `trtmut build`",
+                manifest.display()
+            )],
+            Error::Manifest { .. } => {
+                vec!["build the plan again with `trtmut build` of this version".into()]
+            }
+            Error::Mismatch { .. } => vec![
+                "the plan was cut short, or one of the two files was replaced: restore the pair, or build it again with \
+                 `trtmut build`"
+                    .into(),
+            ],
+            Error::File(e) => e.hints(),
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! The real binary, from outside. Few cases per behaviour; depth is in the unit tests.
+
+mod build;
+mod hostile;
+mod run;
+mod scene;

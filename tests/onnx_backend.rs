@@ -1,0 +1,353 @@
+//! The ONNX project's own single-operator tests (`onnx/backend/test/data/node` of the `onnx` Python package, brought by
+//! `scripts/fetch-test-deps.sh`) on the embedded engine.
+//!
+//! Every case passes, is refused with a reason, or is *wrong*; no case on float32, integers or bool may be wrong. One trial per
+//! operator. `docs/cpu-operators.md` is the result; `UPDATE_TABLE=1` writes it, a trial checks that it is current.
+
+mod support;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use onnx_protobuf::{Message, TensorProto};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use support::{Compiled, deps, root};
+use trtmut::engine::cpu::Cpu;
+use trtmut::engine::{Error, RunOptions};
+use trtmut::onnx::Model;
+use trtmut::tensor::{Dtype, NamedTensors, Tensor, to_f32};
+
+/// Tolerances of ONNX's own runner.
+const RTOL: f32 = 1e-3;
+const ATOL: f32 = 1e-7;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Pass,
+    Refused(String),
+    /// A clean error where a refusal at build time would be better.
+    Error(String),
+    Wrong(String),
+}
+
+struct Case {
+    name: String,
+    operator: String,
+    narrow: bool,
+    outcome: Outcome,
+}
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // One case at a time is slow to start, many at once is what the engine's own threads are for.
+    arguments.test_threads.get_or_insert(2);
+    let folder = deps().join("onnx-node-tests/onnx/backend/test/data/node");
+    let mut trials = Vec::new();
+    if folder.is_dir() {
+        // Refusals of panicking operators are clean errors; their traces are noise.
+        std::panic::set_hook(Box::new(|_| {}));
+        let by_operator = cases_by_operator(&folder);
+        let all: Arc<OnceLock<Vec<Case>>> = Arc::new(OnceLock::new());
+        for (operator, folders) in by_operator.clone() {
+            let (all, every) = (all.clone(), by_operator.clone());
+            trials.push(Trial::test(operator.clone(), move || {
+                let _ = &folders;
+                judge(all.get_or_init(|| run_all(&every)), &operator)
+            }));
+        }
+        let every = by_operator;
+        trials.push(Trial::test("the committed table is current", move || {
+            compare_table(&table(all.get_or_init(|| run_all(&every))))
+        }));
+    } else {
+        trials.push(
+            Trial::test(
+                "skipped: run scripts/fetch-test-deps.sh to get the cases (needs python3 and pip)",
+                || Ok(()),
+            )
+            .with_ignored_flag(true),
+        );
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn cases_by_operator(folder: &Path) -> BTreeMap<String, Vec<PathBuf>> {
+    let mut found: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    for entry in fs::read_dir(folder).expect("the cases can be listed") {
+        let path = entry.expect("the cases can be listed").path();
+        let model = path.join("model.onnx");
+        if model.is_file() {
+            let bytes = fs::read(&model).expect("a model can be read");
+            let proto =
+                onnx_protobuf::ModelProto::parse_from_bytes(&bytes).expect("a model is one");
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            found
+                .entry(operator_of(&name, &proto))
+                .or_default()
+                .push(path);
+        }
+    }
+    for folders in found.values_mut() {
+        folders.sort();
+    }
+    found
+}
+
+/// The operator that a case is about: that of its only node, or, for a case whose operator was written out in others, the
+/// whole as `composed`.
+fn operator_of(name: &str, proto: &onnx_protobuf::ModelProto) -> String {
+    let nodes: BTreeSet<&str> = proto
+        .graph
+        .node
+        .iter()
+        .map(|n| n.op_type.as_str())
+        .filter(|op| *op != "Constant")
+        .collect();
+    match (nodes.len(), nodes.first()) {
+        (1, Some(op)) if !name.contains("_expanded") => (*op).to_string(),
+        _ => "(composed of several)".into(),
+    }
+}
+
+fn run_all(every: &BTreeMap<String, Vec<PathBuf>>) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (operator, folders) in every {
+        for folder in folders {
+            let (narrow, outcome) = run_case(folder);
+            cases.push(Case {
+                name: folder
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                operator: operator.clone(),
+                narrow,
+                outcome,
+            });
+        }
+    }
+    cases
+}
+
+/// Whether all of a case's types are those for which nothing may be wrong, and how it ended.
+fn run_case(folder: &Path) -> (bool, Outcome) {
+    let model = match Model::open(folder.join("model.onnx")) {
+        Ok(model) => model,
+        Err(e) => return (true, Outcome::Refused(format!("not readable: {e}"))),
+    };
+    let narrow = model
+        .inputs()
+        .iter()
+        .chain(model.outputs())
+        .all(|d| !matches!(d.dtype, Dtype::F64 | Dtype::F16 | Dtype::Bf16));
+    (narrow, outcome(folder, &model))
+}
+
+fn outcome(folder: &Path, model: &Model) -> Outcome {
+    let compiled = match Compiled::build(&Cpu, model) {
+        Ok(compiled) => compiled,
+        Err(Error::Refused { refusals, .. }) => {
+            return Outcome::Refused(
+                refusals
+                    .first()
+                    .map_or_else(String::new, |r| format!("{}: {}", r.operator, r.reason)),
+            );
+        }
+        Err(e) => return Outcome::Error(e.to_string()),
+    };
+    let mut engine = match compiled.open(&Cpu) {
+        Ok(engine) => engine,
+        Err(e) => return Outcome::Error(e.to_string()),
+    };
+    if let Err(e) = engine.prepare(&RunOptions { threads: Some(2) }) {
+        return Outcome::Error(e.to_string());
+    }
+    let mut sets = 0;
+    while folder.join(format!("test_data_set_{sets}")).is_dir() {
+        let data = folder.join(format!("test_data_set_{sets}"));
+        let names: Vec<String> = model.inputs().iter().map(|d| d.name.clone()).collect();
+        let (Some(inputs), Some(expected)) = (
+            tensors(&data, "input", names.len()),
+            tensors(&data, "output", model.outputs().len()),
+        ) else {
+            return Outcome::Refused("the case holds more than tensors".into());
+        };
+        let inputs: NamedTensors = names.into_iter().zip(inputs).collect();
+        match engine.run(&inputs) {
+            Err(Error::Refused { refusals, .. }) => {
+                return Outcome::Refused(format!(
+                    "{}: {}",
+                    refusals[0].operator, refusals[0].reason
+                ));
+            }
+            Err(e) => return Outcome::Error(e.to_string()),
+            Ok(outputs) => {
+                for ((name, got), want) in outputs.iter().zip(&expected) {
+                    if let Err(difference) = same(got, want) {
+                        return Outcome::Wrong(format!("`{name}` {difference}"));
+                    }
+                }
+            }
+        }
+        sets += 1;
+    }
+    if sets == 0 {
+        return Outcome::Refused("the case has no data".into());
+    }
+    Outcome::Pass
+}
+
+fn tensors(data: &Path, kind: &str, count: usize) -> Option<Vec<Tensor>> {
+    (0..count)
+        .map(|i| {
+            let bytes = fs::read(data.join(format!("{kind}_{i}.pb"))).ok()?;
+            support::tensor(&TensorProto::parse_from_bytes(&bytes).ok()?)
+        })
+        .collect()
+}
+
+fn same(got: &Tensor, want: &Tensor) -> Result<(), String> {
+    if got.dtype != want.dtype {
+        return Err(format!("is {}, not {}", got.dtype, want.dtype));
+    }
+    if got.shape != want.shape {
+        return Err(format!("is of shape {:?}, not {:?}", got.shape, want.shape));
+    }
+    if !got.dtype.is_float() {
+        return if got.data == want.data {
+            Ok(())
+        } else {
+            Err("has other values".into())
+        };
+    }
+    let (a, b) = (
+        to_f32(got.dtype, &got.data).map_err(|e| e.to_string())?,
+        to_f32(want.dtype, &want.data).map_err(|e| e.to_string())?,
+    );
+    for (i, (x, y)) in a.iter().zip(&b).enumerate() {
+        let close = x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= ATOL + RTOL * y.abs();
+        if !close {
+            return Err(format!("has {x} at {i}, not {y}"));
+        }
+    }
+    Ok(())
+}
+
+fn judge(all: &[Case], operator: &str) -> Result<(), Failed> {
+    let wrong: Vec<String> = all
+        .iter()
+        .filter(|c| c.operator == operator && c.narrow)
+        .filter_map(|c| match &c.outcome {
+            Outcome::Wrong(why) => Some(format!("{}: {why}", c.name)),
+            _ => None,
+        })
+        .collect();
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
+}
+
+fn table(all: &[Case]) -> String {
+    #[derive(Default)]
+    struct Row<'a> {
+        pass: usize,
+        refused: usize,
+        error: usize,
+        wrong: usize,
+        reasons: BTreeSet<&'a str>,
+    }
+    let mut rows: BTreeMap<&str, Row<'_>> = BTreeMap::new();
+    let mut sum = Row::default();
+    for case in all {
+        let row = rows.entry(&case.operator).or_default();
+        let (part, whole, reason) = match &case.outcome {
+            Outcome::Pass => (&mut row.pass, &mut sum.pass, None),
+            Outcome::Refused(why) => (&mut row.refused, &mut sum.refused, Some(why)),
+            Outcome::Error(why) => (&mut row.error, &mut sum.error, Some(why)),
+            Outcome::Wrong(why) => (&mut row.wrong, &mut sum.wrong, Some(why)),
+        };
+        *part += 1;
+        *whole += 1;
+        if let Some(why) = reason
+            && case.operator != "(composed of several)"
+        {
+            row.reasons.insert(why);
+        }
+    }
+    let mut text = String::from(TABLE_HEAD);
+    let _ = writeln!(
+        text,
+        "{} cases: {} pass, {} refused, {} end in an error when they are run, {} wrong.\n",
+        all.len(),
+        sum.pass,
+        sum.refused,
+        sum.error,
+        sum.wrong
+    );
+    text.push_str(
+        "| operator | pass | refused | error | wrong | why not |\n|---|---|---|---|---|---|\n",
+    );
+    for (operator, row) in rows {
+        let reasons: Vec<String> = row
+            .reasons
+            .iter()
+            .map(|r| {
+                r.trim_start_matches(&format!("{operator}: "))
+                    .replace('|', "\\|")
+                    .replace('\n', " ")
+            })
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let mut why = reasons
+            .iter()
+            .take(3)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join("; ");
+        if reasons.len() > 3 {
+            let _ = write!(why, "; and {} more", reasons.len() - 3);
+        }
+        let _ = writeln!(
+            text,
+            "| {operator} | {} | {} | {} | {} | {why} |",
+            row.pass, row.refused, row.error, row.wrong
+        );
+    }
+    text
+}
+
+const TABLE_HEAD: &str = "# Operators of the embedded engine
+
+Made by `UPDATE_TABLE=1 cargo test --test onnx_backend` from the ONNX project's single-operator tests (`onnx` 1.22.0).
+A refused operator is named when a plan is built; the backend `onnxruntime` computes it.
+
+";
+
+fn compare_table(new: &str) -> Result<(), Failed> {
+    let path = root().join("docs/cpu-operators.md");
+    if std::env::var_os("UPDATE_TABLE").is_some() {
+        fs::create_dir_all(root().join("docs"))?;
+        fs::write(&path, new)?;
+        return Ok(());
+    }
+    let old = fs::read_to_string(&path).unwrap_or_default();
+    if old == new {
+        return Ok(());
+    }
+    let differing: Vec<&str> = new.lines().filter(|l| !old.contains(l)).take(20).collect();
+    Err(format!(
+        "{} is not current (UPDATE_TABLE=1 rewrites it); now:\n{}",
+        path.display(),
+        differing.join("\n")
+    )
+    .into())
+}
