@@ -18,6 +18,8 @@ mod external;
 mod interface;
 mod net;
 mod role;
+#[cfg(test)]
+mod roundtrip;
 mod sniff;
 mod structure;
 mod tensor;
@@ -379,21 +381,4 @@ fn check_source(constants: &[Constant], source: &dyn WeightBytes, problems: &mut
 /// `""` and `ai.onnx` name the same operators.
 fn is_default_domain(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::testing::fixtures;
-    use super::*;
-
-    #[test]
-    fn every_fixture_opens() {
-        for path in fixtures() {
-            let model = Model::open(&path).unwrap();
-            assert!(!model.inputs().is_empty() && !model.outputs().is_empty());
-            for w in model.weights() {
-                assert_eq!(model.bytes(w).len(), w.byte_length());
-            }
-        }
-    }
 }
