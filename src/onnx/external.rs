@@ -187,3 +187,171 @@ fn stays_inside(location: &Path) -> bool {
     }
     depth > 0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{graph, model, node, raw};
+    use super::*;
+    use crate::onnx::{Error, Model};
+    use onnx_protobuf::tensor_proto::DataLocation;
+    use onnx_protobuf::{Message, TensorProto};
+
+    fn external(name: &str, entries: &[(&str, &str)]) -> TensorProto {
+        let mut t = raw(name, 1, &[4], Vec::new());
+        t.data_location = DataLocation::EXTERNAL.into();
+        t.external_data = entries
+            .iter()
+            .map(|(key, value)| StringStringEntryProto {
+                key: (*key).into(),
+                value: (*value).into(),
+                ..StringStringEntryProto::default()
+            })
+            .collect();
+        t
+    }
+
+    /// A folder with a model of these tensors, and 64 bytes of data.
+    fn folder(tensors: Vec<TensorProto>) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m/model.onnx");
+        std::fs::create_dir(dir.path().join("m")).unwrap();
+        let readers = tensors
+            .iter()
+            .map(|t| node("Add", &["x", &t.name], &[&format!("y{}", t.name)]))
+            .collect();
+        let proto = model(graph(&["x"], tensors, readers, &["x"]));
+        std::fs::write(&path, proto.write_to_bytes().unwrap()).unwrap();
+        let data: Vec<u8> = (0..64).collect();
+        std::fs::write(dir.path().join("m/data"), &data).unwrap();
+        std::fs::write(dir.path().join("outside"), &data).unwrap();
+        (dir, path)
+    }
+
+    fn problem(entries: &[(&str, &str)]) -> Problem {
+        let (_dir, path) = folder(vec![external("w", entries)]);
+        match Model::open(path) {
+            Err(Error::Invalid { mut problems, .. }) if problems.len() == 1 => problems.remove(0),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("it was opened"),
+        }
+    }
+
+    #[test]
+    fn offsets_lengths_and_shared_files() {
+        let (_dir, path) = folder(vec![
+            external(
+                "a",
+                &[("location", "data"), ("offset", "16"), ("length", "16")],
+            ),
+            external(
+                "b",
+                &[("location", "./data"), ("offset", "48"), ("checksum", "ab")],
+            ),
+        ]);
+        let m = Model::open(path).unwrap();
+        assert_eq!(&*m.bytes(&m.weights()[0]), (16..32).collect::<Vec<u8>>());
+        assert_eq!(&*m.bytes(&m.weights()[1]), (48..64).collect::<Vec<u8>>());
+        assert_eq!(m.files.maps.len(), 2, "the model and one data file");
+    }
+
+    #[test]
+    fn locations_outside_are_refused() {
+        for location in [
+            "../outside",
+            "sub/../../outside",
+            "/etc/passwd",
+            "",
+            ".",
+            "x/..",
+        ] {
+            let p = problem(&[("location", location)]);
+            assert!(
+                matches!(p, Problem::ExternalEscape { .. }),
+                "{location}: {p}"
+            );
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_out_of_the_folder_are_refused_and_links_inside_are_not() {
+        let entries = [("location", "link"), ("length", "16")];
+        let (dir, path) = folder(vec![external("w", &entries)]);
+        let link = dir.path().join("m/link");
+        std::os::unix::fs::symlink("../outside", &link).unwrap();
+        let Err(Error::Invalid { problems, .. }) = Model::open(&path) else {
+            panic!("it was opened")
+        };
+        assert!(matches!(&problems[..], [Problem::ExternalEscape { .. }]));
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("data", &link).unwrap();
+        Model::open(&path).unwrap();
+    }
+
+    #[test]
+    fn missing_files_and_folders_are_named() {
+        let p = problem(&[("location", "nothing.data")]);
+        assert!(p.to_string().contains("`nothing.data`"), "{p}");
+        assert!(
+            matches!(p, Problem::ExternalFile { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        );
+        let (dir, path) = folder(vec![external("w", &[("location", "data")])]);
+        std::fs::remove_file(dir.path().join("m/data")).unwrap();
+        std::fs::create_dir(dir.path().join("m/data")).unwrap();
+        let e = Model::open(path).err().unwrap();
+        assert!(e.to_string().contains("not a regular file"), "{e}");
+    }
+
+    #[test]
+    fn ranges_past_the_end_and_wrong_lengths_are_refused() {
+        let range = |offset, length| {
+            problem(&[("location", "data"), ("offset", offset), ("length", length)])
+        };
+        assert!(matches!(
+            range("56", "16"),
+            Problem::ExternalRange {
+                file_length: 64,
+                ..
+            }
+        ));
+        let most = u64::MAX.to_string();
+        assert!(matches!(range(&most, "16"), Problem::ExternalRange { .. }));
+        assert!(matches!(
+            range("0", "12"),
+            Problem::Length {
+                expected: 16,
+                found: 12,
+                ..
+            }
+        ));
+        let rest = problem(&[("location", "data"), ("offset", "56")]);
+        assert!(matches!(rest, Problem::ExternalRange { length: 16, .. }));
+        // Without offset and length the tensor is the whole file.
+        let whole = problem(&[("location", "data")]);
+        assert!(matches!(
+            whole,
+            Problem::Length {
+                expected: 16,
+                found: 64,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn odd_entries_are_refused() {
+        for entries in [
+            &[("offset", "0")][..],
+            &[("location", "data"), ("offset", "-1")],
+            &[("location", "data"), ("length", "many")],
+            &[("location", "data"), ("location", "data")],
+            &[("location", "data"), ("offset", "0"), ("offset", "0")],
+            &[("location", "data"), ("encryption", "rot13")],
+            // What marks weights in a plan is an entry like any other in a model.
+            &[("trtmut.weight", "w")],
+        ] {
+            let p = problem(entries);
+            assert!(matches!(p, Problem::ExternalEntry { .. }), "{p}");
+        }
+    }
+}

@@ -9,6 +9,7 @@
 //! | `role` | tell weights from values that engines bake in |
 //! | `structure` | the structure digest |
 //! | `interface` | declared inputs and outputs |
+//! | `write` | a whole ONNX file again, with given weights |
 //! | `sniff` | what a file that is no model looks like |
 
 mod collect;
@@ -17,16 +18,21 @@ mod external;
 mod interface;
 mod net;
 mod role;
+#[cfg(test)]
+mod roundtrip;
 mod sniff;
 mod structure;
 mod tensor;
+#[cfg(test)]
+mod testing;
 mod wire;
+mod write;
 
 pub use error::{Error, Problem};
 pub use wire::WireFault;
 
 use crate::fsx::Map;
-use crate::tensor::{Digest, Dtype, TensorDecl, TensorView, show_shape};
+use crate::tensor::{Digest, Dtype, TensorDecl, TensorView, element_count, show_shape};
 use collect::Constant;
 use external::Files;
 use net::Net;
@@ -104,6 +110,16 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// Number of bytes that it takes.
+    ///
+    /// # Panics
+    /// When dtype and shape were changed to something that cannot be addressed.
+    pub fn byte_length(&self) -> usize {
+        element_count(&self.shape)
+            .and_then(|n| self.dtype.bytes_for(n))
+            .expect("checked when the model was opened")
+    }
+
     /// Whether its bytes are not in [`Model::proto`]: all but structural constants.
     pub fn is_elided(&self) -> bool {
         !matches!(self.role, Role::Structural { .. })
@@ -232,9 +248,7 @@ impl Model {
 
     /// The graph as protobuf bytes: [`Model::proto`] as it is.
     pub fn graph_bytes(&self) -> Vec<u8> {
-        self.proto
-            .write_to_bytes()
-            .expect("writing to memory fails only on missing proto2 fields, and ONNX is proto3")
+        write::serialise(&self.proto)
     }
 
     /// The parsed model. Tensors with [`Weight::is_elided`] carry no bytes here ([`weight_name`] says which they are); all
@@ -344,10 +358,10 @@ fn check_source(constants: &[Constant], source: &dyn WeightBytes, problems: &mut
             });
             continue;
         };
-        let expected = c.shape.iter().product();
+        let expected = element_count(&c.shape).and_then(|n| c.dtype.bytes_for(n));
         let found = if view.dtype != c.dtype || view.shape != c.shape {
             show(view.dtype, view.shape)
-        } else if c.dtype.bytes_for(expected) != Some(view.data.len()) {
+        } else if expected != Some(view.data.len()) {
             format!(
                 "{} of {} bytes",
                 show(view.dtype, view.shape),
@@ -367,59 +381,4 @@ fn check_source(constants: &[Constant], source: &dyn WeightBytes, problems: &mut
 /// `""` and `ai.onnx` name the same operators.
 fn is_default_domain(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::path::PathBuf;
-
-    /// Every model of the fixtures.
-    fn fixtures() -> Vec<PathBuf> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-        let mut found: Vec<PathBuf> = std::fs::read_dir(&root)
-            .unwrap()
-            .flat_map(|d| {
-                ["model.ts.onnx", "model.dynamo.onnx"].map(|f| d.as_ref().unwrap().path().join(f))
-            })
-            .filter(|p| p.exists())
-            .collect();
-        found.sort();
-        assert_eq!(found.len(), 11, "in {}", root.display());
-        found
-    }
-
-    #[test]
-    fn structures() {
-        for path in fixtures() {
-            let t = std::time::Instant::now();
-            let model = Model::open(&path).unwrap();
-            println!(
-                "{} {} {:?}",
-                path.display(),
-                model.structure_digest(),
-                t.elapsed()
-            );
-        }
-    }
-
-    #[test]
-    fn every_fixture_opens() {
-        for path in fixtures() {
-            let model = Model::open(&path).unwrap();
-            println!(
-                "{} {:?} {:?}",
-                path.display(),
-                model.inputs(),
-                model.outputs().len()
-            );
-            for w in model.weights() {
-                println!("{w:?}");
-                assert_eq!(
-                    Some(model.bytes(w).len()),
-                    w.dtype.bytes_for(w.shape.iter().product())
-                );
-            }
-        }
-    }
 }

@@ -297,3 +297,182 @@ fn clear(tensor: &mut TensorProto) {
         .mut_unknown_fields()
         .remove(PAYLOAD_FIELD);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{graph, model, open, problem, raw};
+    use super::*;
+    use crate::onnx::Role;
+    use onnx_protobuf::tensor_proto::Segment;
+    use protobuf::MessageField;
+
+    fn typed(dtype: Dtype, dims: &[i64], fill: impl FnOnce(&mut TensorProto)) -> TensorProto {
+        let mut t = raw("w", dtype.onnx(), dims, Vec::new());
+        fill(&mut t);
+        t
+    }
+
+    fn opened(tensor: TensorProto) -> Vec<u8> {
+        let m = open(&model(graph(&["x"], vec![tensor], vec![], &["x"]))).unwrap();
+        assert_eq!(m.weights()[0].role, Role::Unused);
+        m.bytes(&m.weights()[0]).into_owned()
+    }
+
+    fn refused(tensor: TensorProto) -> Problem {
+        problem(&model(graph(&["x"], vec![tensor], vec![], &["x"])))
+    }
+
+    #[test]
+    fn typed_fields_become_little_endian_bytes() {
+        let floats = typed(Dtype::F32, &[2], |t| t.float_data = vec![1.0, -2.0]);
+        assert_eq!(opened(floats), [0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0]);
+        let complex = typed(Dtype::C64, &[1], |t| t.float_data = vec![1.0, -2.0]);
+        assert_eq!(opened(complex), [0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0]);
+        let doubles = typed(Dtype::F64, &[1], |t| t.double_data = vec![1.0]);
+        assert_eq!(opened(doubles), 1f64.to_le_bytes());
+        let longs = typed(Dtype::I64, &[1], |t| t.int64_data = vec![-2]);
+        assert_eq!(opened(longs), (-2i64).to_le_bytes());
+        let unsigned = typed(Dtype::U64, &[1], |t| t.uint64_data = vec![u64::MAX]);
+        assert_eq!(opened(unsigned), [0xff; 8]);
+        let u32s = typed(Dtype::U32, &[1], |t| t.uint64_data = vec![7]);
+        assert_eq!(opened(u32s), [7, 0, 0, 0]);
+        let i32s = typed(Dtype::I32, &[1], |t| t.int32_data = vec![-1]);
+        assert_eq!(opened(i32s), [0xff; 4]);
+    }
+
+    #[test]
+    fn narrow_types_are_in_int32_data() {
+        for dtype in [Dtype::F16, Dtype::Bf16, Dtype::U16] {
+            let t = typed(dtype, &[2], |t| t.int32_data = vec![0x3c00, 0xfc01]);
+            assert_eq!(opened(t), [0x00, 0x3c, 0x01, 0xfc], "{dtype}");
+        }
+        let t = typed(Dtype::I16, &[1], |t| t.int32_data = vec![-2]);
+        assert_eq!(opened(t), [0xfe, 0xff]);
+        for (dtype, value) in [
+            (Dtype::I8, -1),
+            (Dtype::U8, 255),
+            (Dtype::F8E4M3Fn, 255),
+            (Dtype::F8E5M2, -1),
+        ] {
+            let t = typed(dtype, &[1], |t| t.int32_data = vec![value]);
+            assert_eq!(opened(t), [0xff], "{dtype}");
+        }
+        // Three 4-bit elements in two entries.
+        for dtype in [Dtype::I4, Dtype::U4, Dtype::F4E2M1] {
+            let t = typed(dtype, &[3], |t| t.int32_data = vec![0x21, 0x03]);
+            assert_eq!(opened(t), [0x21, 0x03], "{dtype}");
+        }
+        let t = typed(Dtype::Bool, &[2], |t| t.int32_data = vec![1, 0]);
+        assert_eq!(opened(t), [1, 0]);
+    }
+
+    #[test]
+    fn big_packed_floats_stay_in_the_map() {
+        let data: Vec<f32> = (0..1000u16).map(f32::from).collect();
+        let bytes: Vec<u8> = data.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let t = typed(Dtype::F32, &[1000], |t| t.float_data = data.clone());
+        let m = open(&model(graph(&["x"], vec![t], vec![], &["x"]))).unwrap();
+        assert!(matches!(m.bytes[0], Bytes::Mapped(_)));
+        assert_eq!(&*m.bytes(&m.weights()[0]), bytes);
+        // The same bytes are no i32.
+        let wrong = typed(Dtype::I32, &[1000], |t| t.float_data = data);
+        assert!(matches!(refused(wrong), Problem::Carrier { .. }));
+    }
+
+    #[test]
+    fn values_that_do_not_fit_are_refused() {
+        for (dtype, value) in [
+            (Dtype::Bool, 2),
+            (Dtype::I8, 128),
+            (Dtype::U8, -1),
+            (Dtype::U16, -1),
+            (Dtype::I16, 32768),
+            (Dtype::F16, 65536),
+            (Dtype::I4, 256),
+        ] {
+            let t = typed(dtype, &[1], |t| t.int32_data = vec![value]);
+            assert!(matches!(refused(t), Problem::ValueRange { .. }), "{dtype}");
+        }
+        let t = typed(Dtype::U32, &[1], |t| t.uint64_data = vec![1 << 32]);
+        assert!(matches!(refused(t), Problem::ValueRange { .. }));
+    }
+
+    #[test]
+    fn wrong_lengths_shapes_and_types_are_refused() {
+        let length = |dims: &[i64], n| refused(raw("w", 1, dims, vec![0; n]));
+        assert!(matches!(
+            length(&[2, 2], 12),
+            Problem::Length {
+                expected: 16,
+                found: 12,
+                ..
+            }
+        ));
+        assert!(matches!(length(&[2], 0), Problem::Length { found: 0, .. }));
+        assert!(matches!(
+            length(&[0], 4),
+            Problem::Length { expected: 0, .. }
+        ));
+        assert!(matches!(
+            length(&[2, -1], 8),
+            Problem::NegativeExtent {
+                axis: 1,
+                extent: -1,
+                ..
+            }
+        ));
+        let huge = 1 << 40;
+        assert!(matches!(length(&[huge, huge], 8), Problem::TooLarge { .. }));
+        assert!(matches!(length(&[1 << 62], 8), Problem::TooLarge { .. }));
+        let unknown = refused(raw("w", 99, &[1], vec![0]));
+        assert!(matches!(unknown, Problem::UnknownDtype { code: 99, .. }));
+        let undefined = refused(raw("w", 0, &[1], vec![0]));
+        assert!(matches!(undefined, Problem::UnknownDtype { code: 0, .. }));
+    }
+
+    #[test]
+    fn data_in_two_or_wrong_fields_is_refused() {
+        let two = typed(Dtype::F32, &[1], |t| {
+            t.float_data = vec![1.0];
+            t.raw_data = vec![0; 4];
+        });
+        assert!(matches!(refused(two), Problem::Carrier { fields, .. } if fields.len() == 2));
+        let two_big = typed(Dtype::F32, &[500], |t| {
+            t.float_data = vec![1.0; 500];
+            t.raw_data = vec![0; 2000];
+        });
+        assert!(matches!(refused(two_big), Problem::Carrier { fields, .. } if fields.len() == 2));
+        let wrong = typed(Dtype::F32, &[1], |t| t.int64_data = vec![1]);
+        assert!(matches!(refused(wrong), Problem::Carrier { .. }));
+        let segment = typed(Dtype::F32, &[1], |t| {
+            t.segment = MessageField::some(Segment::default());
+        });
+        assert!(matches!(refused(segment), Problem::Segment { .. }));
+    }
+
+    #[test]
+    fn strings_stay_and_are_counted() {
+        let mut t = raw("s", STRING, &[2], Vec::new());
+        t.string_data = vec![b"a".to_vec(), b"b".to_vec()];
+        let m = open(&model(graph(&["x"], vec![t.clone()], vec![], &["x"]))).unwrap();
+        assert!(m.weights().is_empty());
+        assert_eq!(m.proto().graph.initializer[0].string_data.len(), 2);
+        t.string_data.pop();
+        assert!(matches!(
+            refused(t.clone()),
+            Problem::StringCount {
+                expected: 2,
+                found: 1,
+                ..
+            }
+        ));
+        t.raw_data = vec![0; 2000];
+        assert!(matches!(
+            refused(t),
+            Problem::Carrier {
+                dtype: "string",
+                ..
+            }
+        ));
+    }
+}

@@ -109,8 +109,9 @@ pub(super) fn slim(data: &[u8], inline_limit: usize) -> Result<Slim, At> {
     })
 }
 
+/// A message type of ONNX.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Model,
     Graph,
     Node,
@@ -131,7 +132,7 @@ enum Kind {
 
 impl Kind {
     /// The message type of a length-delimited field; `None` for strings, bytes, packed numbers and unknown fields.
-    fn child(self, field: u64) -> Option<Kind> {
+    pub(super) fn child(self, field: u64) -> Option<Kind> {
         use Kind::{
             Annotation, Attribute, ElementType, Flat, Function, Graph, MapType, Model, Node, Shape,
             SparseTensor, Tensor, TensorType, Training, Type, ValueInfo,
@@ -159,7 +160,7 @@ impl Kind {
     }
 
     /// Whether a tensor can be inside, so that the copy has to be rewritten.
-    fn holds_tensors(self) -> bool {
+    pub(super) fn holds_tensors(self) -> bool {
         matches!(
             self,
             Kind::Model
@@ -192,11 +193,11 @@ impl Kind {
 }
 
 /// One field: its number, where it starts, and the payload of a length-delimited one.
-struct Field {
-    number: u64,
-    start: usize,
-    end: usize,
-    bytes: Option<Range<usize>>,
+pub(super) struct Field {
+    pub number: u64,
+    pub start: usize,
+    pub end: usize,
+    pub bytes: Option<Range<usize>>,
 }
 
 struct Walker<'a> {
@@ -223,7 +224,7 @@ impl Walker<'_> {
         let mut seen = Vec::new();
         let mut pos = range.start;
         while pos < range.end {
-            let field = self.field(pos, range.end)?;
+            let field = field(self.data, pos, range.end)?;
             pos = field.end;
             let whole = &self.data[field.start..field.end];
             if kind == Kind::Tensor && field.number == u64::from(PAYLOAD_FIELD) {
@@ -278,7 +279,7 @@ impl Walker<'_> {
         check_depth(depth, range.start)?;
         let mut pos = range.start;
         while pos < range.end {
-            let field = self.field(pos, range.end)?;
+            let field = field(self.data, pos, range.end)?;
             pos = field.end;
             // The dimensions of a shape, opset imports and string pairs hold no messages.
             if let (Some(bytes), Some(child)) = (field.bytes, kind.child(field.number)) {
@@ -295,7 +296,7 @@ impl Walker<'_> {
         let mut chunks = [0usize; 2];
         let mut pos = range.start;
         while pos < range.end {
-            let field = self.field(pos, range.end)?;
+            let field = field(self.data, pos, range.end)?;
             pos = field.end;
             let carrier = match field.number {
                 9 => Carrier::Raw,
@@ -317,61 +318,62 @@ impl Walker<'_> {
         });
         Ok(found)
     }
+}
 
-    fn field(&self, start: usize, end: usize) -> Result<Field, At> {
-        let at = |fault| At {
-            offset: start as u64,
-            fault,
-        };
-        let mut pos = start;
-        let tag = self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?;
-        let number = tag >> 3;
-        if number == 0 || number > u64::from(PAYLOAD_FIELD) {
-            return Err(at(WireFault::FieldNumber(number)));
-        }
-        let needed = match tag & 7 {
-            0 => {
-                self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?;
-                0
-            }
-            1 => 8,
-            2 => self.varint(&mut pos, end).ok_or(at(WireFault::Varint))?,
-            5 => 4,
-            3 | 4 => return Err(at(WireFault::Group)),
-            other => return Err(at(WireFault::WireType(other as u8))),
-        };
-        let left = (end - pos) as u64;
-        if needed > left {
-            return Err(at(WireFault::PastEnd { needed, left }));
-        }
-        let bytes = pos..pos + needed as usize;
-        Ok(Field {
-            number,
-            start,
-            end: bytes.end,
-            bytes: (tag & 7 == 2).then_some(bytes),
-        })
+/// The field of the message in `data` that starts at `start`; the message ends at `end`.
+pub(super) fn field(data: &[u8], start: usize, end: usize) -> Result<Field, At> {
+    let at = |fault| At {
+        offset: start as u64,
+        fault,
+    };
+    let mut pos = start;
+    let tag = varint(data, &mut pos, end).ok_or(at(WireFault::Varint))?;
+    let number = tag >> 3;
+    if number == 0 || number > u64::from(PAYLOAD_FIELD) {
+        return Err(at(WireFault::FieldNumber(number)));
     }
+    let needed = match tag & 7 {
+        0 => {
+            varint(data, &mut pos, end).ok_or(at(WireFault::Varint))?;
+            0
+        }
+        1 => 8,
+        2 => varint(data, &mut pos, end).ok_or(at(WireFault::Varint))?,
+        5 => 4,
+        3 | 4 => return Err(at(WireFault::Group)),
+        other => return Err(at(WireFault::WireType(other as u8))),
+    };
+    let left = (end - pos) as u64;
+    if needed > left {
+        return Err(at(WireFault::PastEnd { needed, left }));
+    }
+    let bytes = pos..pos + needed as usize;
+    Ok(Field {
+        number,
+        start,
+        end: bytes.end,
+        bytes: (tag & 7 == 2).then_some(bytes),
+    })
+}
 
-    /// At most ten bytes, of which the last holds one bit; `None` when cut short or too long.
-    fn varint(&self, pos: &mut usize, end: usize) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..70).step_by(7) {
-            if *pos >= end {
-                return None;
-            }
-            let byte = self.data[*pos];
-            *pos += 1;
-            if shift == 63 && byte > 1 {
-                return None;
-            }
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
+/// At most ten bytes, of which the last holds one bit; `None` when cut short or too long.
+fn varint(data: &[u8], pos: &mut usize, end: usize) -> Option<u64> {
+    let mut value = 0u64;
+    for shift in (0..70).step_by(7) {
+        if *pos >= end {
+            return None;
         }
-        None
+        let byte = data[*pos];
+        *pos += 1;
+        if shift == 63 && byte > 1 {
+            return None;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(value);
+        }
     }
+    None
 }
 
 fn check_depth(depth: usize, offset: usize) -> Result<(), At> {
@@ -391,4 +393,154 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A length-delimited field.
+    fn nested(number: u64, inner: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_varint(&mut out, number << 3 | 2);
+        put_varint(&mut out, inner.len() as u64);
+        out.extend_from_slice(inner);
+        out
+    }
+
+    /// A model whose graph has one initializer with these fields.
+    fn with_tensor(tensor: &[u8]) -> Vec<u8> {
+        nested(7, &nested(5, tensor))
+    }
+
+    fn fault(data: &[u8]) -> (u64, WireFault) {
+        let at = slim(data, 4).unwrap_err();
+        (at.offset, at.fault)
+    }
+
+    #[test]
+    fn big_payloads_stay_where_they_are() {
+        let tensor = [nested(8, b"w"), nested(9, b"12345678")].concat();
+        let data = with_tensor(&tensor);
+        let slim = slim(&data, 4).unwrap();
+        assert_eq!(slim.payloads.len(), 1);
+        assert_eq!(slim.payloads[0].carrier, Carrier::Raw);
+        assert_eq!(&data[slim.payloads[0].range.clone()], b"12345678");
+        assert!(!slim.message.windows(4).any(|w| w == b"1234"));
+    }
+
+    #[test]
+    fn small_payloads_and_unknown_fields_are_kept_as_they_are() {
+        let tensor = [
+            nested(8, b"w"),
+            nested(9, b"1234"),
+            nested(4000, b"new field"),
+        ]
+        .concat();
+        let data = with_tensor(&tensor);
+        assert_eq!(slim(&data, 4).unwrap().message, data);
+    }
+
+    #[test]
+    fn floats_in_chunks_are_left_to_the_parser() {
+        let tensor = [nested(4, &[0; 8]), nested(4, &[1; 8])].concat();
+        assert_eq!(slim(&with_tensor(&tensor), 4).unwrap().payloads, []);
+        let tensor = [nested(4, &[0; 8]), vec![0x25, 0, 0, 0, 0]].concat();
+        assert_eq!(slim(&with_tensor(&tensor), 4).unwrap().payloads, []);
+    }
+
+    #[test]
+    fn a_reference_in_the_file_is_dropped() {
+        let mut forged = Vec::new();
+        put_varint(&mut forged, u64::from(PAYLOAD_FIELD) << 3);
+        forged.push(0);
+        let data = with_tensor(&[nested(8, b"w"), forged].concat());
+        let slim = slim(&data, 4).unwrap();
+        assert_eq!(slim.message, with_tensor(&nested(8, b"w")));
+    }
+
+    #[test]
+    fn groups_are_refused_at_any_level_also_in_unknown_fields() {
+        assert_eq!(fault(&[0x0b]), (0, WireFault::Group));
+        assert_eq!(fault(&with_tensor(&[0xfb, 0x07])), (4, WireFault::Group));
+        // In the type of an input, which is copied and not rewritten.
+        let data = nested(7, &nested(11, &nested(2, &[0x0c])));
+        assert_eq!(fault(&data), (6, WireFault::Group));
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        // graph → node → attribute → graph …
+        let mut graph = Vec::new();
+        for _ in 0..40 {
+            graph = nested(1, &nested(5, &nested(6, &graph)));
+        }
+        assert!(matches!(
+            fault(&nested(7, &graph)).1,
+            WireFault::Depth { limit: 64 }
+        ));
+        // type → sequence → type …
+        let mut type_ = Vec::new();
+        for _ in 0..40 {
+            type_ = nested(4, &nested(1, &type_));
+        }
+        let data = nested(7, &nested(11, &nested(2, &type_)));
+        assert!(matches!(fault(&data).1, WireFault::Depth { limit: 64 }));
+    }
+
+    #[test]
+    fn lengths_past_the_end_name_the_place() {
+        let data = [&[0x08, 0x08][..], &[0x3a, 0x05, 0x0a, 0x00]].concat();
+        let past = WireFault::PastEnd { needed: 5, left: 2 };
+        assert_eq!(fault(&data), (2, past));
+        // Past the end of the message around it, though not of the file.
+        let data = [nested(7, &[0x2a, 0x03]), vec![0; 8]].concat();
+        let past = WireFault::PastEnd { needed: 3, left: 0 };
+        assert_eq!(fault(&data), (2, past));
+        let data = [&[0x3a][..], &[0xff; 9], &[0x01]].concat();
+        let past = WireFault::PastEnd {
+            needed: u64::MAX,
+            left: 0,
+        };
+        assert_eq!(fault(&data), (0, past));
+        let past = WireFault::PastEnd { needed: 8, left: 1 };
+        assert_eq!(fault(&[0x09, 0]), (0, past));
+        let past = WireFault::PastEnd { needed: 4, left: 0 };
+        assert_eq!(fault(&[0x0d]), (0, past));
+    }
+
+    #[test]
+    fn malformed_varints_are_refused() {
+        assert_eq!(fault(&[0x08, 0x80]), (0, WireFault::Varint));
+        assert_eq!(
+            fault(&[&[0x08][..], &[0xff; 11]].concat()),
+            (0, WireFault::Varint)
+        );
+        let eleven_bits_too_many = [&[0x08][..], &[0xff; 9], &[0x02]].concat();
+        assert_eq!(fault(&eleven_bits_too_many), (0, WireFault::Varint));
+        let largest = [&[0x08][..], &[0xff; 9], &[0x01]].concat();
+        slim(&largest, 4).unwrap();
+    }
+
+    #[test]
+    fn impossible_tags_are_refused() {
+        assert_eq!(fault(&[0x00, 0x00]), (0, WireFault::FieldNumber(0)));
+        assert_eq!(fault(&[0x0e]), (0, WireFault::WireType(6)));
+        let mut tag = Vec::new();
+        put_varint(&mut tag, 1 << 32);
+        assert_eq!(fault(&tag), (0, WireFault::FieldNumber(1 << 29)));
+    }
+
+    #[test]
+    fn a_second_graph_or_payload_is_refused() {
+        let data = [nested(7, &[]), nested(7, &[])].concat();
+        let field = "ModelProto.graph";
+        assert_eq!(fault(&data), (2, WireFault::Repeated { field }));
+        let tensor = [nested(9, b"a"), nested(9, b"b")].concat();
+        let field = "TensorProto.raw_data";
+        assert_eq!(
+            fault(&with_tensor(&tensor)),
+            (7, WireFault::Repeated { field })
+        );
+    }
 }

@@ -1,0 +1,270 @@
+//! Writes a whole ONNX model back, with given weight bytes, without holding them.
+//!
+//! The message without weights is small and serialised first; walking it gives a list of pieces in which each elided tensor
+//! is the place where its bytes go, and the lengths of all messages around it. Then the pieces are written one by one.
+
+use super::collect::mark;
+use super::wire::{Kind, field, put_varint};
+use super::{Error, INLINE_LIMIT, Model, Weight};
+use onnx_protobuf::tensor_proto::DataLocation;
+use onnx_protobuf::{Message, StringStringEntryProto, TensorProto};
+use std::borrow::Cow;
+use std::io::Write;
+use std::ops::Range;
+
+/// The most that a protobuf message can take: implementations hold its size in an `int`.
+const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
+
+/// Where tensors begin in a data file, so that they can be mapped one by one
+/// (<https://github.com/onnx/onnx/blob/main/docs/ExternalData.md>).
+const ALIGNMENT: u64 = 4096;
+
+/// Field numbers of `TensorProto`.
+const RAW_DATA: u64 = 9;
+const EXTERNAL_DATA: u64 = 13;
+const DATA_LOCATION: u64 = 14;
+
+/// Part of the file to write.
+enum Piece {
+    /// A part of the message without weights.
+    Kept(Range<usize>),
+    /// Tags, lengths and references.
+    New(Vec<u8>),
+    /// The bytes of a weight, by index.
+    Weight(usize),
+}
+
+/// Pieces and their length together.
+#[derive(Default)]
+struct Rope {
+    pieces: Vec<Piece>,
+    length: u64,
+}
+
+impl Rope {
+    fn new(&mut self, bytes: Vec<u8>) {
+        self.length += bytes.len() as u64;
+        self.pieces.push(Piece::New(bytes));
+    }
+
+    fn keep(&mut self, range: Range<usize>) {
+        self.length += range.len() as u64;
+        match self.pieces.last_mut() {
+            Some(Piece::Kept(last)) if last.end == range.start => last.end = range.end,
+            _ => self.pieces.push(Piece::Kept(range)),
+        }
+    }
+
+    /// A length-delimited field with `inner` in it.
+    fn nest(&mut self, number: u64, mut inner: Rope) {
+        self.new(header(number, inner.length));
+        self.length += inner.length;
+        self.pieces.append(&mut inner.pieces);
+    }
+}
+
+/// Tag and length of a length-delimited field.
+fn header(number: u64, length: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_varint(&mut out, number << 3 | 2);
+    put_varint(&mut out, length);
+    out
+}
+
+/// Where bigger weights go.
+struct DataFile<'a> {
+    name: &'a str,
+    /// Index, offset and length of each weight in the data file.
+    placed: Vec<(usize, u64, u64)>,
+}
+
+impl DataFile<'_> {
+    fn end(&self) -> u64 {
+        self.placed
+            .last()
+            .map_or(0, |(_, offset, length)| offset + length)
+    }
+}
+
+impl Model {
+    /// Size in bytes of what [`Model::write_onnx`] writes.
+    pub fn onnx_size(&self) -> u64 {
+        self.rope(&self.graph_bytes(), &mut None).length
+    }
+
+    /// Writes the model as one ONNX file. `bytes_of` gives the bytes of every weight with [`Weight::is_elided`]; it is asked
+    /// once for each, in the order of the file.
+    ///
+    /// # Errors
+    /// [`Error::TooBig`] when one file cannot hold the model ([`Model::onnx_size`] tells before;
+    /// [`Model::write_onnx_external`] has no such limit), [`Error::WrittenLength`], [`Error::Write`], and those of `bytes_of`.
+    pub fn write_onnx<'b, E: From<Error>>(
+        &self,
+        out: &mut dyn Write,
+        bytes_of: &dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E>,
+    ) -> Result<(), E> {
+        let message = self.graph_bytes();
+        let rope = self.rope(&message, &mut None);
+        self.write_rope(&rope, &message, out, bytes_of)
+    }
+
+    /// Writes the model as an ONNX file (`out`) and a data file (`data`, whose name beside the model is `data_name`), which
+    /// holds every weight of more than a kilobyte. `bytes_of` as for [`Model::write_onnx`].
+    ///
+    /// # Errors
+    /// As [`Model::write_onnx`].
+    pub fn write_onnx_external<'b, E: From<Error>>(
+        &self,
+        out: &mut dyn Write,
+        data: &mut dyn Write,
+        data_name: &str,
+        bytes_of: &dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E>,
+    ) -> Result<(), E> {
+        let message = self.graph_bytes();
+        let mut file = Some(DataFile {
+            name: data_name,
+            placed: Vec::new(),
+        });
+        let rope = self.rope(&message, &mut file);
+        self.write_rope(&rope, &message, out, bytes_of)?;
+        let mut end = 0u64;
+        for (index, offset, length) in file.into_iter().flat_map(|f| f.placed) {
+            let bytes = self.checked(index, bytes_of)?;
+            let gap = vec![0u8; (offset - end) as usize];
+            data.write_all(&gap).map_err(Error::Write)?;
+            data.write_all(&bytes).map_err(Error::Write)?;
+            end = offset + length;
+        }
+        Ok(())
+    }
+
+    fn write_rope<'b, E: From<Error>>(
+        &self,
+        rope: &Rope,
+        message: &[u8],
+        out: &mut dyn Write,
+        bytes_of: &dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E>,
+    ) -> Result<(), E> {
+        if rope.length > PROTOBUF_LIMIT {
+            return Err(E::from(Error::TooBig {
+                bytes: rope.length,
+                limit: PROTOBUF_LIMIT,
+            }));
+        }
+        for piece in &rope.pieces {
+            match piece {
+                Piece::Kept(range) => out.write_all(&message[range.clone()]),
+                Piece::New(bytes) => out.write_all(bytes),
+                Piece::Weight(index) => out.write_all(&self.checked(*index, bytes_of)?),
+            }
+            .map_err(Error::Write)?;
+        }
+        Ok(())
+    }
+
+    fn checked<'b, E: From<Error>>(
+        &self,
+        index: usize,
+        bytes_of: &dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E>,
+    ) -> Result<Cow<'b, [u8]>, E> {
+        let weight = &self.weights[index];
+        let bytes = bytes_of(weight)?;
+        let expected = weight.byte_length();
+        if bytes.len() != expected {
+            return Err(E::from(Error::WrittenLength {
+                name: weight.name.clone(),
+                expected,
+                found: bytes.len(),
+            }));
+        }
+        Ok(bytes)
+    }
+
+    fn rope(&self, message: &[u8], file: &mut Option<DataFile<'_>>) -> Rope {
+        self.rewrite(message, Kind::Model, 0..message.len(), file)
+    }
+
+    /// The message at `range` with weights in their places.
+    fn rewrite(
+        &self,
+        message: &[u8],
+        kind: Kind,
+        range: Range<usize>,
+        file: &mut Option<DataFile<'_>>,
+    ) -> Rope {
+        let weight = match kind {
+            Kind::Tensor => self.marked(message, range.clone()),
+            _ => None,
+        };
+        let mut rope = Rope::default();
+        let mut pos = range.start;
+        while pos < range.end {
+            let f = field(message, pos, range.end).expect("protobuf wrote it");
+            pos = f.end;
+            match (kind.child(f.number), f.bytes) {
+                _ if weight.is_some() && matches!(f.number, EXTERNAL_DATA | DATA_LOCATION) => {}
+                (Some(child), Some(bytes)) if child.holds_tensors() => {
+                    rope.nest(f.number, self.rewrite(message, child, bytes, file));
+                }
+                _ => rope.keep(f.start..f.end),
+            }
+        }
+        if let Some(index) = weight {
+            self.place(index, &mut rope, file);
+        }
+        rope
+    }
+
+    /// Adds weight `index` to the fields of its tensor: its bytes, or where they are in the data file.
+    fn place(&self, index: usize, rope: &mut Rope, file: &mut Option<DataFile<'_>>) {
+        let length = self.weights[index].byte_length() as u64;
+        match file {
+            Some(file) if length > INLINE_LIMIT as u64 => {
+                let offset = file.end().next_multiple_of(ALIGNMENT);
+                let entry = |key: &str, value: String| StringStringEntryProto {
+                    key: key.into(),
+                    value,
+                    ..StringStringEntryProto::default()
+                };
+                let reference = TensorProto {
+                    data_location: DataLocation::EXTERNAL.into(),
+                    external_data: vec![
+                        entry("location", file.name.into()),
+                        entry("offset", offset.to_string()),
+                        entry("length", length.to_string()),
+                    ],
+                    ..TensorProto::default()
+                };
+                file.placed.push((index, offset, length));
+                rope.new(serialise(&reference));
+            }
+            _ => {
+                rope.new(header(RAW_DATA, length));
+                rope.length += length;
+                rope.pieces.push(Piece::Weight(index));
+            }
+        }
+    }
+
+    /// The weight whose place the tensor at `range` is.
+    fn marked(&self, message: &[u8], range: Range<usize>) -> Option<usize> {
+        let mut pos = range.start;
+        let mut external = false;
+        while pos < range.end {
+            let f = field(message, pos, range.end).expect("protobuf wrote it");
+            pos = f.end;
+            external |= f.number == EXTERNAL_DATA;
+        }
+        // Only marked tensors have the field, and they carry no data that parsing could copy.
+        let tensor = external
+            .then(|| TensorProto::parse_from_bytes(&message[range]).expect("protobuf wrote it"))?;
+        self.by_name.get(mark(&tensor)?).copied()
+    }
+}
+
+/// The message as bytes.
+pub(super) fn serialise(message: &impl Message) -> Vec<u8> {
+    message
+        .write_to_bytes()
+        .expect("writing to memory fails only on missing proto2 fields, and ONNX is proto3")
+}
