@@ -1,6 +1,9 @@
 //! ONNX to plan.
 
-use super::api::{Builder, Config, Core, Flag, Network, NetworkInput, NetworkTyping, ParseError, Parser, Selector, Severity};
+use super::api::{
+    Builder, Config, Core, Flag, Network, NetworkInput, NetworkTyping, ParseError, Parser,
+    Selector, Severity,
+};
 use super::gpu::Gpu;
 use super::options::{Choices, Refit};
 use super::{Known, Product, Settings, default_threads, deserialize, list_slots, no_gpu};
@@ -31,11 +34,16 @@ pub(super) fn build(
     }
     let keeps_refit = choices.refit != Refit::None || choices.strip;
     match gpu {
-        Err(reason) if loaded.product == Product::TensorRt => return Err(no_gpu(loaded, "building", reason)),
+        Err(reason) if loaded.product == Product::TensorRt => {
+            return Err(no_gpu(loaded, "building", reason));
+        }
         Err(reason) if keeps_refit => {
             return Err(Error::Unavailable {
                 backend: loaded.product.backend().into(),
-                reason: format!("building a refittable engine with {} needs a CUDA device, and {reason}", loaded.title()),
+                reason: format!(
+                    "building a refittable engine with {} needs a CUDA device, and {reason}",
+                    loaded.title()
+                ),
                 hints: vec!["pass `--refit none`, or build where there is a GPU".into()],
             });
         }
@@ -55,11 +63,20 @@ pub(super) fn build(
     let mut notes = Vec::new();
     let builder = Builder::new(core)?;
     builder.set_max_threads(settings.threads.unwrap_or_else(default_threads))?;
-    let typing = if choices.weak.is_some() { NetworkTyping::Weak } else { NetworkTyping::Strong };
+    let typing = if choices.weak.is_some() {
+        NetworkTyping::Weak
+    } else {
+        NetworkTyping::Strong
+    };
     let network = builder.network(typing)?;
     let parser = Parser::new(&network)?;
-    watch.event(Event::Begin { step: "parsing the model", total: None });
-    parser.parse_file(path)?.map_err(|errors| refused(loaded.product, job.model, errors))?;
+    watch.event(Event::Begin {
+        step: "parsing the model",
+        total: None,
+    });
+    parser
+        .parse_file(path)?
+        .map_err(|errors| refused(loaded.product, job.model, errors))?;
     watch.event(Event::End);
     tell(core, watch);
 
@@ -71,7 +88,10 @@ pub(super) fn build(
         mark(&network, job.model, settings, &mut notes)?;
     }
     let cache_file = settings.timing_cache.as_deref();
-    let cache = match cache_file.map(|p| timing_cache(&config, p, &mut notes)).transpose() {
+    let cache = match cache_file
+        .map(|p| timing_cache(&config, p, &mut notes))
+        .transpose()
+    {
         Ok(cache) => cache.flatten(),
         Err(e) => {
             notes.push(format!("built without a timing cache: {e}"));
@@ -85,7 +105,9 @@ pub(super) fn build(
         tell(core, watch);
         out.write_all(plan.bytes())?;
         match gpu {
-            Ok(gpu) if keeps_refit => listed(core, gpu, plan.bytes(), &network, job.model, &mut notes)?,
+            Ok(gpu) if keeps_refit => {
+                listed(core, gpu, plan.bytes(), &network, job.model, &mut notes)?
+            }
             _ => of_model(job.model, |_| Ok(false))?,
         }
     } else {
@@ -94,7 +116,9 @@ pub(super) fn build(
         of_model(job.model, |_| Ok(false))?
     };
     if let (Some(cache), Some(path)) = (cache, cache_file)
-        && let Err(e) = cache.serialize().and_then(|bytes| save(path, bytes.bytes()))
+        && let Err(e) = cache
+            .serialize()
+            .and_then(|bytes| save(path, bytes.bytes()))
     {
         notes.push(format!("the timing cache was not kept: {e}"));
     }
@@ -118,7 +142,9 @@ fn own_capability(gpu: Result<&Gpu, &str>) -> Result<u32, Error> {
     let own = major * 10 + minor;
     match own {
         75 | 80 | 86 | 89 | 120 | 121 => Ok(own),
-        _ => Err(refuse(format!("TensorRT-RTX does not compile for this GPU's {major}.{minor}"))),
+        _ => Err(refuse(format!(
+            "TensorRT-RTX does not compile for this GPU's {major}.{minor}"
+        ))),
     }
 }
 
@@ -131,7 +157,9 @@ fn refused(product: Product, model: &Model, errors: Vec<ParseError>) -> Error {
             let node = usize::try_from(e.node).ok().and_then(|i| nodes.get(i));
             let name = e.name.or_else(|| {
                 let node = node?;
-                Some(node.name.clone()).filter(|n| !n.is_empty()).or_else(|| node.output.first().cloned())
+                Some(node.name.clone())
+                    .filter(|n| !n.is_empty())
+                    .or_else(|| node.output.first().cloned())
             });
             let operator = e.operator.or_else(|| {
                 let node = node?;
@@ -147,7 +175,10 @@ fn refused(product: Product, model: &Model, errors: Vec<ParseError>) -> Error {
             }
         })
         .collect();
-    Error::Refused { backend: product.backend().into(), refusals }
+    Error::Refused {
+        backend: product.backend().into(),
+        refusals,
+    }
 }
 
 /// Passes warnings on; they are many and mostly about speed, so only who asks for details sees them.
@@ -159,7 +190,12 @@ fn tell(core: &Core, watch: &dyn Watch) {
     }
 }
 
-fn set_flags(config: &Config, choices: &Choices, model: &Model, notes: &mut Vec<String>) -> Result<(), Error> {
+fn set_flags(
+    config: &Config,
+    choices: &Choices,
+    model: &Model,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
     config.set(Flag::Tf32, choices.tf32)?;
     match choices.refit {
         Refit::Full => config.set(Flag::Refit, true)?,
@@ -176,13 +212,20 @@ fn set_flags(config: &Config, choices: &Choices, model: &Model, notes: &mut Vec<
             config.set(flag, true)?;
         }
     }
-    let Some(weak) = choices.weak else { return Ok(()) };
-    let holds = |dtype| model.weights().iter().any(|w| w.dtype == dtype) || model.inputs().iter().any(|i| i.dtype == dtype);
+    let Some(weak) = choices.weak else {
+        return Ok(());
+    };
+    let holds = |dtype| {
+        model.weights().iter().any(|w| w.dtype == dtype)
+            || model.inputs().iter().any(|i| i.dtype == dtype)
+    };
     let mut allow = |on: bool, dtype: Dtype, flag: Flag| -> Result<(), Error> {
         if on || weak.by_model && holds(dtype) && config.has(flag) {
             config.set(flag, true)?;
             if !on {
-                notes.push(format!("{dtype} is allowed because the model holds {dtype} tensors"));
+                notes.push(format!(
+                    "{dtype} is allowed because the model holds {dtype} tensors"
+                ));
             }
         }
         Ok(())
@@ -215,15 +258,23 @@ fn set_limits(config: &Config, choices: &Choices) -> Result<(), Error> {
 }
 
 /// One profile for all dynamic inputs; a network without any needs none.
-fn set_profile(builder: &Rc<Builder>, config: &Config, inputs: &[NetworkInput], ranges: &Profile) -> Result<(), Error> {
-    let dynamic: Vec<_> =
-        inputs.iter().filter(|i| i.dims.as_ref().is_none_or(|d| d.iter().any(|&e| e < 0))).collect();
+fn set_profile(
+    builder: &Rc<Builder>,
+    config: &Config,
+    inputs: &[NetworkInput],
+    ranges: &Profile,
+) -> Result<(), Error> {
+    let dynamic: Vec<_> = inputs
+        .iter()
+        .filter(|i| i.dims.as_ref().is_none_or(|d| d.iter().any(|&e| e < 0)))
+        .collect();
     if let Some(input) = inputs.iter().find(|i| i.shape_tensor) {
         return Err(Error::Input {
             name: input.name.clone(),
-            reason: "its values decide shapes inside the model, and a shape spec has no values for it; \
+            reason:
+                "its values decide shapes inside the model, and a shape spec has no values for it; \
                      make them constants of the model"
-                .into(),
+                    .into(),
         });
     }
     if dynamic.is_empty() {
@@ -231,10 +282,14 @@ fn set_profile(builder: &Rc<Builder>, config: &Config, inputs: &[NetworkInput], 
     }
     let profile = builder.profile()?;
     for input in dynamic {
-        let range = ranges.inputs.iter().find(|r| r.name == input.name).ok_or_else(|| Error::Input {
-            name: input.name.clone(),
-            reason: "the shape profile does not have it".into(),
-        })?;
+        let range = ranges
+            .inputs
+            .iter()
+            .find(|r| r.name == input.name)
+            .ok_or_else(|| Error::Input {
+                name: input.name.clone(),
+                reason: "the shape profile does not have it".into(),
+            })?;
         check_range(input, range)?;
         for selector in Selector::ALL {
             let shape: Vec<usize> = range
@@ -254,40 +309,75 @@ fn set_profile(builder: &Rc<Builder>, config: &Config, inputs: &[NetworkInput], 
 }
 
 fn check_range(input: &NetworkInput, range: &ProfileInput) -> Result<(), Error> {
-    let fail = |reason| Err(Error::Input { name: input.name.clone(), reason });
-    let unbounded: Vec<_> =
-        range.axes.iter().enumerate().filter(|(_, a)| a.max.is_none()).map(|(i, _)| i.to_string()).collect();
+    let fail = |reason| {
+        Err(Error::Input {
+            name: input.name.clone(),
+            reason,
+        })
+    };
+    let unbounded: Vec<_> = range
+        .axes
+        .iter()
+        .enumerate()
+        .filter(|(_, a)| a.max.is_none())
+        .map(|(i, _)| i.to_string())
+        .collect();
     if !unbounded.is_empty() {
         return fail(format!(
             "axis {} has no upper bound, and TensorRT needs one; give it with `--dim NAME=min:opt:max`",
             unbounded.join(", ")
         ));
     }
-    let Some(dims) = &input.dims else { return Ok(()) };
+    let Some(dims) = &input.dims else {
+        return Ok(());
+    };
     if dims.len() != range.axes.len() {
-        return fail(format!("the network has {} axes, and the shape profile {}", dims.len(), range.axes.len()));
+        return fail(format!(
+            "the network has {} axes, and the shape profile {}",
+            dims.len(),
+            range.axes.len()
+        ));
     }
-    let fixed = dims.iter().zip(&range.axes).enumerate().find(|(_, (d, a))| {
-        usize::try_from(**d).is_ok_and(|d| (a.min, a.max) != (d, Some(d)))
-    });
+    let fixed = dims
+        .iter()
+        .zip(&range.axes)
+        .enumerate()
+        .find(|(_, (d, a))| usize::try_from(**d).is_ok_and(|d| (a.min, a.max) != (d, Some(d))));
     match fixed {
-        Some((axis, (d, a))) => {
-            fail(format!("axis {axis} is {d} in the network, and the shape profile has {} to {}", a.min, a.max.unwrap_or(a.min)))
-        }
+        Some((axis, (d, a))) => fail(format!(
+            "axis {axis} is {d} in the network, and the shape profile has {} to {}",
+            a.min,
+            a.max.unwrap_or(a.min)
+        )),
         None => Ok(()),
     }
 }
 
 /// Marks weights for `refit=individual`.
-fn mark(network: &Network, model: &Model, settings: &Settings, notes: &mut Vec<String>) -> Result<(), Error> {
+fn mark(
+    network: &Network,
+    model: &Model,
+    settings: &Settings,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
     let wanted = model.weights().iter().filter(|w| {
-        w.role == Role::Weight && settings.mark.as_ref().is_none_or(|names| names.contains(&w.name))
+        w.role == Role::Weight
+            && settings
+                .mark
+                .as_ref()
+                .is_none_or(|names| names.contains(&w.name))
     });
     let (mut marked, mut baked) = (0, 0);
     for weight in wanted {
-        if network.mark_refittable(&weight.name)? { marked += 1 } else { baked += 1 }
+        if network.mark_refittable(&weight.name)? {
+            marked += 1
+        } else {
+            baked += 1
+        }
     }
-    notes.push(format!("{marked} weights are marked refittable; {baked} are baked in by the parser"));
+    notes.push(format!(
+        "{marked} weights are marked refittable; {baked} are baked in by the parser"
+    ));
     Ok(())
 }
 
@@ -301,7 +391,10 @@ fn timing_cache<'c>(
         if let Some(cache) = config.set_timing_cache(&bytes)? {
             return Ok(Some(cache));
         }
-        notes.push(format!("`{}` is a timing cache of another library or GPU; starting afresh", path.display()));
+        notes.push(format!(
+            "`{}` is a timing cache of another library or GPU; starting afresh",
+            path.display()
+        ));
     }
     config.set_timing_cache(&[])
 }
@@ -319,7 +412,10 @@ fn listed(
     model: &Model,
     notes: &mut Vec<String>,
 ) -> Result<Vec<Slot>, Error> {
-    let known = Known { slots: of_model(model, |_| Ok(true))?, ..Known::default() };
+    let known = Known {
+        slots: of_model(model, |_| Ok(true))?,
+        ..Known::default()
+    };
     match deserialize(core, gpu, plan) {
         Ok(engine) => list_slots(&engine, &known),
         // Compiled for other GPUs. The network still tells which names it has weights for.
@@ -342,7 +438,11 @@ fn of_model(
         .filter(|w| w.role != Role::Unused)
         .map(|w| {
             let can = w.role == Role::Weight && refittable(&w.name)?;
-            let dtype = if w.dtype == Dtype::F64 { Dtype::F32 } else { w.dtype };
+            let dtype = if w.dtype == Dtype::F64 {
+                Dtype::F32
+            } else {
+                w.dtype
+            };
             Ok(Slot {
                 name: w.name.clone(),
                 dtype,

@@ -67,26 +67,51 @@ pub fn look(search: &Search) -> Survey {
         Ok(facts) => (Some(facts), None),
         Err(reason) => (None, Some(reason)),
     };
-    Survey { libraries, tried, gpu, gpu_problem }
+    Survey {
+        libraries,
+        tried,
+        gpu,
+        gpu_problem,
+    }
 }
 
 fn abilities(l: &Loaded, gpu: Result<&Facts, &str>) -> Vec<Ability> {
     let no_builder = (!l.can_build()).then(|| {
-        l.parser_problem().filter(|_| !l.lean).map_or_else(|| "it has no builder".to_owned(), ToOwned::to_owned)
+        l.parser_problem()
+            .filter(|_| !l.lean)
+            .map_or_else(|| "it has no builder".to_owned(), ToOwned::to_owned)
     });
-    let no_gpu = gpu.err().map(|reason| format!("it needs a CUDA device, and {reason}"));
+    let no_gpu = gpu
+        .err()
+        .map(|reason| format!("it needs a CUDA device, and {reason}"));
     // TensorRT-RTX refuses to load engines on GPUs that it does not compile for.
-    let wrong_gpu = gpu.ok().filter(|_| l.product == Product::Rtx).and_then(|f| {
-        let known = [(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)].contains(&f.compute_capability);
-        (!known).then(|| format!("it does not run on compute capability {}", f.capability()))
-    });
+    let wrong_gpu = gpu
+        .ok()
+        .filter(|_| l.product == Product::Rtx)
+        .and_then(|f| {
+            let known =
+                [(7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1)].contains(&f.compute_capability);
+            (!known).then(|| format!("it does not run on compute capability {}", f.capability()))
+        });
     let no_refitter = (!l.can_refit()).then(|| "it has no refitter".to_owned());
     let run = no_gpu.clone().or(wrong_gpu);
-    let mut all = vec![Ability { what: "build", problem: no_builder.clone().or_else(|| no_gpu.clone()) }];
+    let mut all = vec![Ability {
+        what: "build",
+        problem: no_builder.clone().or_else(|| no_gpu.clone()),
+    }];
     if l.product == Product::Rtx {
-        all.push(Ability { what: "build (not refittable)", problem: no_builder });
+        all.push(Ability {
+            what: "build (not refittable)",
+            problem: no_builder,
+        });
     }
-    all.push(Ability { what: "refit", problem: no_refitter.or_else(|| run.clone()) });
-    all.push(Ability { what: "run", problem: run });
+    all.push(Ability {
+        what: "refit",
+        problem: no_refitter.or_else(|| run.clone()),
+    });
+    all.push(Ability {
+        what: "run",
+        problem: run,
+    });
     all
 }

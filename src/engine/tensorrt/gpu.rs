@@ -43,7 +43,8 @@ impl Gpu {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => "the driver finds no GPU".to_owned(),
             _ => format!("the GPU cannot be used: {}", describe(&e)),
         })?;
-        let facts = Facts::of(&context).map_err(|e| format!("the GPU cannot be asked: {}", describe(&e)))?;
+        let facts = Facts::of(&context)
+            .map_err(|e| format!("the GPU cannot be asked: {}", describe(&e)))?;
         Ok(Gpu { context, facts })
     }
 
@@ -78,7 +79,8 @@ impl Facts {
         // SAFETY: it writes one int, which is ours.
         unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
         let cuda = format!("{}.{}", version / 1000, version % 1000 / 10);
-        let text = std::fs::read_to_string(Path::new("/proc/driver/nvidia/version")).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(Path::new("/proc/driver/nvidia/version")).unwrap_or_default();
         Ok(Facts {
             name: context.name()?,
             compute_capability: (major as u32, minor as u32),
@@ -90,7 +92,10 @@ impl Facts {
 
     /// `9.0`.
     pub fn capability(&self) -> String {
-        format!("{}.{}", self.compute_capability.0, self.compute_capability.1)
+        format!(
+            "{}.{}",
+            self.compute_capability.0, self.compute_capability.1
+        )
     }
 }
 
@@ -99,14 +104,24 @@ fn driver_version(text: &str) -> Option<String> {
     text.lines()
         .next()?
         .split_whitespace()
-        .find(|w| w.contains('.') && w.split('.').all(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_digit())))
+        .find(|w| {
+            w.contains('.')
+                && w.split('.')
+                    .all(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_digit()))
+        })
         .map(ToOwned::to_owned)
 }
 
 /// What the driver says of an error, with its name.
 pub(super) fn describe(e: &DriverError) -> String {
-    let name = e.error_name().ok().map(|s| s.to_string_lossy().into_owned());
-    let text = e.error_string().ok().map(|s| s.to_string_lossy().into_owned());
+    let name = e
+        .error_name()
+        .ok()
+        .map(|s| s.to_string_lossy().into_owned());
+    let text = e
+        .error_string()
+        .ok()
+        .map(|s| s.to_string_lossy().into_owned());
     match (text, name) {
         (Some(text), Some(name)) => format!("{text} ({name})"),
         _ => format!("CUDA error {:?}", e.0),
@@ -120,7 +135,8 @@ mod tests {
     #[test]
     fn the_driver_version_is_found_in_both_forms_of_the_line() {
         let closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  12.2.0\n";
-        let open = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\n";
+        let open =
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\n";
         assert_eq!(driver_version(closed).as_deref(), Some("550.54.15"));
         assert_eq!(driver_version(open).as_deref(), Some("580.82.07"));
         assert_eq!(driver_version(""), None);
@@ -130,7 +146,10 @@ mod tests {
     fn without_a_driver_there_is_a_reason_and_no_panic() {
         match Gpu::open() {
             Ok(gpu) => assert!(!gpu.facts().name.is_empty()),
-            Err(reason) => assert!(reason.contains("driver") || reason.contains("GPU"), "{reason}"),
+            Err(reason) => assert!(
+                reason.contains("driver") || reason.contains("GPU"),
+                "{reason}"
+            ),
         }
     }
 }

@@ -67,8 +67,13 @@ pub fn read(path: &Path) -> Result<Header, Error> {
     let file = std::fs::File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();
     let mut start = Vec::with_capacity(LENGTH);
-    file.take(LENGTH as u64).read_to_end(&mut start).map_err(io)?;
-    parse(&start, size).map_err(|fault| Error::Plan { path: path.display().to_string(), reason: fault.to_string() })
+    file.take(LENGTH as u64)
+        .read_to_end(&mut start)
+        .map_err(io)?;
+    parse(&start, size).map_err(|fault| Error::Plan {
+        path: path.display().to_string(),
+        reason: fault.to_string(),
+    })
 }
 
 /// Reads a header from a plan's first bytes; `size` is that of the whole plan.
@@ -76,12 +81,23 @@ pub fn read(path: &Path) -> Result<Header, Error> {
 /// # Errors
 /// See [`Fault`].
 pub fn parse(start: &[u8], size: u64) -> Result<Header, Fault> {
-    let short = |need| Fault::Short { have: start.len(), need };
+    let short = |need| Fault::Short {
+        have: start.len(),
+        need,
+    };
     let version = |b: &[u8; 4]| format!("{}.{}.{}.{}", b[0], b[1], b[2], b[3]);
     match start.first_chunk() {
         Some(b"ftrt") => {
-            let bytes = start.get(24..).and_then(<[u8]>::first_chunk).ok_or(short(TENSORRT_LENGTH))?;
-            Ok(Header { product: Product::TensorRt, version: version(bytes), size, compute_capabilities: None })
+            let bytes = start
+                .get(24..)
+                .and_then(<[u8]>::first_chunk)
+                .ok_or(short(TENSORRT_LENGTH))?;
+            Ok(Header {
+                product: Product::TensorRt,
+                version: version(bytes),
+                size,
+                compute_capabilities: None,
+            })
         }
         Some(b"vtrt") => {
             let header: &[u8; LENGTH] = start.first_chunk().ok_or(short(LENGTH))?;
@@ -89,16 +105,26 @@ pub fn parse(start: &[u8], size: u64) -> Result<Header, Fault> {
             if at(0x1c) != *b"vtrt" {
                 return Err(Fault::Damaged);
             }
-            let stated = u64::from(u32::from_le_bytes(at(0x10))) | u64::from(u32::from_le_bytes(at(0x14))) << 32;
+            let stated = u64::from(u32::from_le_bytes(at(0x10)))
+                | u64::from(u32::from_le_bytes(at(0x14))) << 32;
             if stated != size {
                 return Err(Fault::Size { stated, size });
             }
             let mask = u32::from_le_bytes(at(0x20));
             let capabilities = (0..u32::BITS)
                 .filter(|bit| mask >> bit & 1 == 1)
-                .map(|bit| CAPABILITIES.get(bit as usize).map_or_else(|| format!("unknown (bit {bit})"), ToString::to_string))
+                .map(|bit| {
+                    CAPABILITIES
+                        .get(bit as usize)
+                        .map_or_else(|| format!("unknown (bit {bit})"), ToString::to_string)
+                })
                 .collect();
-            Ok(Header { product: Product::Rtx, version: version(&at(0x18)), size, compute_capabilities: Some(capabilities) })
+            Ok(Header {
+                product: Product::Rtx,
+                version: version(&at(0x18)),
+                size,
+                compute_capabilities: Some(capabilities),
+            })
         }
         Some(_) => Err(Fault::Magic),
         None => Err(short(TENSORRT_LENGTH)),
@@ -127,17 +153,26 @@ mod tests {
         assert_eq!(parse(&h, 1000), Err(Fault::Short { have: 24, need: 28 }));
         h.extend([8, 6, 0, 12]);
         let header = parse(&h, 1000).unwrap();
-        assert_eq!((header.product, header.version.as_str(), header.size), (Product::TensorRt, "8.6.0.12", 1000));
+        assert_eq!(
+            (header.product, header.version.as_str(), header.size),
+            (Product::TensorRt, "8.6.0.12", 1000)
+        );
         assert_eq!(header.compute_capabilities, None);
     }
 
     #[test]
     fn rtx_with_its_capabilities() {
         let header = parse(&rtx(0x18, 15_000), 15_000).unwrap();
-        assert_eq!((header.product, header.version.as_str()), (Product::Rtx, "1.7.1.116"));
+        assert_eq!(
+            (header.product, header.version.as_str()),
+            (Product::Rtx, "1.7.1.116")
+        );
         assert_eq!(header.compute_capabilities.unwrap(), ["8.9", "12.0"]);
         let odd = parse(&rtx(0x81, 64), 64).unwrap();
-        assert_eq!(odd.compute_capabilities.unwrap(), ["7.5", "unknown (bit 7)"]);
+        assert_eq!(
+            odd.compute_capabilities.unwrap(),
+            ["7.5", "unknown (bit 7)"]
+        );
     }
 
     #[test]
@@ -146,7 +181,13 @@ mod tests {
         assert_eq!(parse(b"ftr", 3), Err(Fault::Short { have: 3, need: 28 }));
         assert_eq!(parse(&[0; 64], 64), Err(Fault::Magic));
         assert_eq!(parse(b"vtrt", 4), Err(Fault::Short { have: 4, need: 64 }));
-        assert_eq!(parse(&rtx(8, 100), 99), Err(Fault::Size { stated: 100, size: 99 }));
+        assert_eq!(
+            parse(&rtx(8, 100), 99),
+            Err(Fault::Size {
+                stated: 100,
+                size: 99
+            })
+        );
         let mut bad = rtx(8, 64);
         bad[0x1c] = 0;
         assert_eq!(parse(&bad, 64), Err(Fault::Damaged));
@@ -159,7 +200,10 @@ mod tests {
         assert!(matches!(read(&path), Err(Error::File(_))));
         std::fs::write(&path, b"hello").unwrap();
         let text = read(&path).unwrap_err().to_string();
-        assert!(text.contains("a.plan") && text.contains("does not start as"), "{text}");
+        assert!(
+            text.contains("a.plan") && text.contains("does not start as"),
+            "{text}"
+        );
         std::fs::write(&path, rtx(4, 64)).unwrap();
         assert_eq!(read(&path).unwrap().compute_capabilities.unwrap(), ["8.6"]);
     }

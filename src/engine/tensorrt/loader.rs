@@ -21,7 +21,12 @@ pub const SYSTEM_FOLDERS: &[&str] = &[
 ];
 
 /// Folders of Python packages that hold the libraries, inside `site-packages`.
-const WHEEL_FOLDERS: &[&str] = &["tensorrt_libs", "tensorrt", "tensorrt_rtx_libs", "tensorrt_rtx"];
+const WHEEL_FOLDERS: &[&str] = &[
+    "tensorrt_libs",
+    "tensorrt",
+    "tensorrt_rtx_libs",
+    "tensorrt_rtx",
+];
 
 /// Major versions that have a table, newest first, for the names that the loader's own path is asked for.
 const TENSORRT_MAJORS: &[u32] = &[11, 10, 8];
@@ -103,15 +108,23 @@ impl Loaded {
     /// Opens what the builder would look for by bare name, so that it finds it beside the library whatever
     /// `LD_LIBRARY_PATH` says. A missing one is not an error here: the builder says so if it needs it.
     pub(super) fn preload_builder_resources(&self, compute_capability: Option<(u32, u32)>) {
-        let Some(folder) = self.path.parent() else { return };
+        let Some(folder) = self.path.parent() else {
+            return;
+        };
         let (major, minor, patch) = self.version.parts();
         let suffix = format!("so.{major}.{minor}.{patch}");
         let mut names = vec![format!("libnvinfer_builder_resource.{suffix}")];
         if let Some((cc_major, cc_minor)) = compute_capability {
-            names.push(format!("libnvinfer_builder_resource_sm{cc_major}{cc_minor}.{suffix}"));
+            names.push(format!(
+                "libnvinfer_builder_resource_sm{cc_major}{cc_minor}.{suffix}"
+            ));
             names.push(format!("libnvinfer_builder_resource_ptx.{suffix}"));
         }
-        for path in names.into_iter().map(|n| folder.join(n)).filter(|p| p.exists()) {
+        for path in names
+            .into_iter()
+            .map(|n| folder.join(n))
+            .filter(|p| p.exists())
+        {
             drop(open(path.as_os_str()));
         }
     }
@@ -146,7 +159,9 @@ unsafe fn symbol<T: Copy>(library: &Library, name: &str) -> Result<T, String> {
 
 /// Product and flavour that a file name says: `libnvinfer.so.10`, `libnvinfer_lean.so.11`, `libtensorrt_rtx.so.1`.
 fn by_name(file: &str) -> Option<(Product, bool)> {
-    let stem = file.split_once(".so").map(|(stem, rest)| (stem, rest.trim_start_matches('.')));
+    let stem = file
+        .split_once(".so")
+        .map(|(stem, rest)| (stem, rest.trim_start_matches('.')));
     let (stem, version) = stem?;
     if !version.chars().all(|c| c.is_ascii_digit() || c == '.') {
         return None;
@@ -168,7 +183,8 @@ fn load(path: &Path) -> Result<Loaded, String> {
     let library = open(path.as_os_str())?;
     #[allow(unsafe_code)]
     // SAFETY: the type is the one that `NvInferRuntimeBase.h` declares in every release.
-    let get_version: unsafe extern "C" fn() -> i32 = unsafe { symbol(&library, "getInferLibVersion") }?;
+    let get_version: unsafe extern "C" fn() -> i32 =
+        unsafe { symbol(&library, "getInferLibVersion") }?;
     #[allow(unsafe_code)]
     // SAFETY: it takes nothing and returns a constant.
     let number = unsafe { get_version() };
@@ -245,8 +261,15 @@ fn loaded_path(path: &Path, file: &str) -> PathBuf {
     std::fs::read_to_string("/proc/self/maps")
         .unwrap_or_default()
         .lines()
-        .filter_map(|l| l.split_once('/').map(|(_, p)| PathBuf::from(format!("/{p}"))))
-        .find(|p| p.file_name().and_then(OsStr::to_str).is_some_and(|n| n.starts_with(file)))
+        .filter_map(|l| {
+            l.split_once('/')
+                .map(|(_, p)| PathBuf::from(format!("/{p}")))
+        })
+        .find(|p| {
+            p.file_name()
+                .and_then(OsStr::to_str)
+                .is_some_and(|n| n.starts_with(file))
+        })
         .map_or_else(|| path.to_owned(), |p| p.with_file_name(file))
 }
 
@@ -261,7 +284,13 @@ fn in_folder(folder: &Path) -> Vec<PathBuf> {
             let (_, lean) = by_name(&name)?;
             let numbers: Vec<u32> = name.split('.').filter_map(|p| p.parse().ok()).collect();
             // `libnvinfer.so` serves too, but the parser's name is told by the number, so numbered names go first.
-            Some((lean, numbers.is_empty(), std::cmp::Reverse(numbers.first().copied()), numbers.len(), e.path()))
+            Some((
+                lean,
+                numbers.is_empty(),
+                std::cmp::Reverse(numbers.first().copied()),
+                numbers.len(),
+                e.path(),
+            ))
         })
         .collect();
     found.sort();
@@ -276,11 +305,19 @@ fn in_folder(folder: &Path) -> Vec<PathBuf> {
 /// Every place to try, in order.
 fn places(search: &Search) -> Vec<PathBuf> {
     if let Some(path) = &search.explicit {
-        return if path.is_dir() { in_folder(path) } else { vec![path.clone()] };
+        return if path.is_dir() {
+            in_folder(path)
+        } else {
+            vec![path.clone()]
+        };
     }
     let mut out = Vec::new();
     if search.system {
-        out.extend(TENSORRT_MAJORS.iter().map(|n| PathBuf::from(format!("libnvinfer.so.{n}"))));
+        out.extend(
+            TENSORRT_MAJORS
+                .iter()
+                .map(|n| PathBuf::from(format!("libnvinfer.so.{n}"))),
+        );
         out.push("libtensorrt_rtx.so.1".into());
     }
     for site in &search.site_packages {
@@ -303,14 +340,20 @@ pub fn survey(search: &Search) -> (Vec<Arc<Loaded>>, Vec<Tried>) {
         match load(&place) {
             Ok(l) if found.iter().any(|f| same_file(&f.path, &l.path)) => {}
             Ok(l) => found.push(Arc::new(l)),
-            Err(reason) => tried.push(Tried { place: place.display().to_string(), reason }),
+            Err(reason) => tried.push(Tried {
+                place: place.display().to_string(),
+                reason,
+            }),
         }
     }
     (found, tried)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
-    a == b || a.canonicalize().ok().is_some_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+    a == b
+        || a.canonicalize()
+            .ok()
+            .is_some_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 /// Opens the first library of `product` that the search finds.
@@ -333,7 +376,10 @@ pub fn find(product: Product, search: &Search) -> Result<Arc<Loaded>, Error> {
         }
         match load(&place) {
             Ok(l) => return Ok(Arc::new(l)),
-            Err(reason) => tried.push(Tried { place: place.display().to_string(), reason }),
+            Err(reason) => tried.push(Tried {
+                place: place.display().to_string(),
+                reason,
+            }),
         }
     }
     Err(not_found(product, search, &tried))
@@ -347,7 +393,11 @@ fn not_found(product: Product, search: &Search, tried: &[Tried]) -> Error {
         (_, tried) => format!(
             "no {} library could be used; tried {}",
             product.title(),
-            tried.iter().map(|t| format!("`{}` ({})", t.place, t.reason)).collect::<Vec<_>>().join(", ")
+            tried
+                .iter()
+                .map(|t| format!("`{}` ({})", t.place, t.reason))
+                .collect::<Vec<_>>()
+                .join(", ")
         ),
     };
     let wheel = match product {
@@ -378,10 +428,22 @@ mod tests {
     #[test]
     fn names_tell_the_product() {
         assert_eq!(by_name("libnvinfer.so.8"), Some((Product::TensorRt, false)));
-        assert_eq!(by_name("libnvinfer.so.10.13.3"), Some((Product::TensorRt, false)));
-        assert_eq!(by_name("libnvinfer_lean.so.11"), Some((Product::TensorRt, true)));
+        assert_eq!(
+            by_name("libnvinfer.so.10.13.3"),
+            Some((Product::TensorRt, false))
+        );
+        assert_eq!(
+            by_name("libnvinfer_lean.so.11"),
+            Some((Product::TensorRt, true))
+        );
         assert_eq!(by_name("libtensorrt_rtx.so.1"), Some((Product::Rtx, false)));
-        for other in ["libnvinfer_plugin.so.8", "libnvinfer.a", "libnvinfer.so.8.bak", "nvinfer.so", ""] {
+        for other in [
+            "libnvinfer_plugin.so.8",
+            "libnvinfer.a",
+            "libnvinfer.so.8.bak",
+            "nvinfer.so",
+            "",
+        ] {
             assert_eq!(by_name(other), None, "{other}");
         }
     }
@@ -389,12 +451,19 @@ mod tests {
     #[test]
     fn an_explicit_place_is_the_only_one_tried() {
         let folder = tempfile::tempdir().unwrap();
-        let at = |p: PathBuf| Search { explicit: Some(p), site_packages: vec![], system: true };
+        let at = |p: PathBuf| Search {
+            explicit: Some(p),
+            site_packages: vec![],
+            system: true,
+        };
         let text = unavailable(find(Product::TensorRt, &at(folder.path().into())).unwrap_err());
         assert!(text.contains("holds no TensorRT library"), "{text}");
         let gone = folder.path().join("libnvinfer.so.8");
         let text = unavailable(find(Product::TensorRt, &at(gone.clone())).unwrap_err());
-        assert!(text.contains("libnvinfer.so.8") && text.contains("cannot open shared object"), "{text}");
+        assert!(
+            text.contains("libnvinfer.so.8") && text.contains("cannot open shared object"),
+            "{text}"
+        );
         std::fs::write(&gone, b"not a library").unwrap();
         let text = unavailable(find(Product::TensorRt, &at(gone.clone())).unwrap_err());
         assert!(text.contains("libnvinfer.so.8"), "{text}");
@@ -410,12 +479,31 @@ mod tests {
         let site = tempfile::tempdir().unwrap();
         let folder = site.path().join("tensorrt_libs");
         std::fs::create_dir(&folder).unwrap();
-        for name in ["libnvinfer.so.8", "libnvinfer.so.10", "libnvinfer_lean.so.11", "libnvinfer_plugin.so.8"] {
+        for name in [
+            "libnvinfer.so.8",
+            "libnvinfer.so.10",
+            "libnvinfer_lean.so.11",
+            "libnvinfer_plugin.so.8",
+        ] {
             std::fs::write(folder.join(name), name).unwrap();
         }
-        let search = Search { explicit: None, site_packages: vec![site.path().into()], system: false };
-        let names: Vec<_> = places(&search).iter().map(|p| p.file_name().unwrap().to_owned()).collect();
-        assert_eq!(names, ["libnvinfer.so.10", "libnvinfer.so.8", "libnvinfer_lean.so.11"]);
+        let search = Search {
+            explicit: None,
+            site_packages: vec![site.path().into()],
+            system: false,
+        };
+        let names: Vec<_> = places(&search)
+            .iter()
+            .map(|p| p.file_name().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            [
+                "libnvinfer.so.10",
+                "libnvinfer.so.8",
+                "libnvinfer_lean.so.11"
+            ]
+        );
         let (found, tried) = survey(&search);
         assert!(found.is_empty() && tried.len() == 3);
     }

@@ -115,7 +115,10 @@ impl TensorRt {
 
     /// The GPU, or why there is none.
     pub fn gpu(&self) -> Result<&Rc<Gpu>, &str> {
-        self.gpu.get_or_init(|| Gpu::open().map(Rc::new)).as_ref().map_err(String::as_str)
+        self.gpu
+            .get_or_init(|| Gpu::open().map(Rc::new))
+            .as_ref()
+            .map_err(String::as_str)
     }
 
     /// As [`Backend::open`], with the type that has more to offer.
@@ -129,10 +132,17 @@ impl TensorRt {
         if header.product != loaded.product {
             return Err(Error::Plan {
                 path: path.display().to_string(),
-                reason: format!("it was written by {} {}, and this is {here}", header.product.title(), header.version),
+                reason: format!(
+                    "it was written by {} {}, and this is {here}",
+                    header.product.title(),
+                    header.version
+                ),
             });
         }
-        let gpu = Rc::clone(self.gpu().map_err(|reason| no_gpu(loaded, "opening an engine", reason))?);
+        let gpu = Rc::clone(
+            self.gpu()
+                .map_err(|reason| no_gpu(loaded, "opening an engine", reason))?,
+        );
         let map = Map::open(path)?;
         let engine = deserialize(&self.core, &gpu, &map).map_err(|e| match e {
             Error::Library { library, message } => Error::Library {
@@ -162,7 +172,10 @@ fn deserialize(core: &Arc<Core>, gpu: &Gpu, plan: &[u8]) -> Result<api::CudaEngi
 fn no_gpu(loaded: &Loaded, what: &str, reason: &str) -> Error {
     Error::Unavailable {
         backend: loaded.product.backend().into(),
-        reason: format!("{what} with {} needs a CUDA device, and {reason}", loaded.title()),
+        reason: format!(
+            "{what} with {} needs a CUDA device, and {reason}",
+            loaded.title()
+        ),
         hints: vec!["use a machine with an NVIDIA GPU, or `--backend cpu`".into()],
     }
 }
@@ -181,11 +194,27 @@ impl Backend for TensorRt {
             },
         );
         let loaded = self.core.loaded();
-        Identity { backend: loaded.product.backend().into(), library: loaded.title(), device }
+        Identity {
+            backend: loaded.product.backend().into(),
+            library: loaded.title(),
+            device,
+        }
     }
 
-    fn build(&self, job: &BuildJob<'_>, out: &mut dyn Write, watch: &dyn Watch) -> Result<BuildNotes, Error> {
-        build::build(&self.core, self.gpu().map(|g| &**g), &self.settings, job, out, watch)
+    fn build(
+        &self,
+        job: &BuildJob<'_>,
+        out: &mut dyn Write,
+        watch: &dyn Watch,
+    ) -> Result<BuildNotes, Error> {
+        build::build(
+            &self.core,
+            self.gpu().map(|g| &**g),
+            &self.settings,
+            job,
+            out,
+            watch,
+        )
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {
@@ -195,5 +224,7 @@ impl Backend for TensorRt {
 
 /// Threads to use where nothing else is said.
 fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(16)
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(16)
 }

@@ -87,7 +87,10 @@ impl Choices {
         let mut c = Choices {
             refit: Refit::Full,
             strip: false,
-            weak: (!strongly_typed).then(|| Precisions { by_model: true, ..Precisions::default() }),
+            weak: (!strongly_typed).then(|| Precisions {
+                by_model: true,
+                ..Precisions::default()
+            }),
             tf32: false,
             opt_level: None,
             workspace: None,
@@ -100,7 +103,9 @@ impl Choices {
         // (major, minor) from which TensorRT has it; TensorRT-RTX has all of these from its first supported release.
         let since = |major, minor, what: &str| -> Result<(), String> {
             if product == Product::TensorRt && version < Version::new(major, minor, 0) {
-                return Err(format!("{title} has no {what}; it came with {major}.{minor}"));
+                return Err(format!(
+                    "{title} has no {what}; it came with {major}.{minor}"
+                ));
             }
             Ok(())
         };
@@ -131,7 +136,9 @@ impl Choices {
                     }
                     "precision" if value == "model" => {
                         if !strongly_typed {
-                            return Err(format!("{title} has no strongly typed networks; they came with 10.0"));
+                            return Err(format!(
+                                "{title} has no strongly typed networks; they came with 10.0"
+                            ));
                         }
                     }
                     "precision" => {
@@ -162,11 +169,16 @@ impl Choices {
                             &[
                                 ("none", None),
                                 ("ampere-plus", Some(HardwareLevel::AmperePlus)),
-                                ("same-compute-capability", Some(HardwareLevel::SameComputeCapability)),
+                                (
+                                    "same-compute-capability",
+                                    Some(HardwareLevel::SameComputeCapability),
+                                ),
                             ],
                         )?;
                         match c.hardware {
-                            Some(HardwareLevel::AmperePlus) => since(8, 6, "hardware compatibility")?,
+                            Some(HardwareLevel::AmperePlus) => {
+                                since(8, 6, "hardware compatibility")?
+                            }
                             Some(HardwareLevel::SameComputeCapability) => {
                                 since(10, 13, "compatibility within a compute capability")?;
                             }
@@ -203,13 +215,22 @@ impl Choices {
             result.map_err(|reason| refuse(product, name, value, reason))?;
         }
         c.consistent(family, options).map_err(|(name, reason)| {
-            refuse(product, name, options.get(name).map_or("full", String::as_str), reason)
+            refuse(
+                product,
+                name,
+                options.get(name).map_or("full", String::as_str),
+                reason,
+            )
         })?;
         Ok(c)
     }
 
     /// Choices that exclude each other.
-    fn consistent(&self, family: Option<Family>, options: &Options) -> Result<(), (&'static str, String)> {
+    fn consistent(
+        &self,
+        family: Option<Family>,
+        options: &Options,
+    ) -> Result<(), (&'static str, String)> {
         if family == Some(Family::V8) && self.version_compatible && self.refit != Refit::None {
             return Err((
                 "version-compatible",
@@ -217,7 +238,10 @@ impl Choices {
             ));
         }
         if self.strip && self.refit == Refit::None && options.contains_key("refit") {
-            return Err(("strip", "a stripped plan is filled by a refit, so `--refit none` excludes it".into()));
+            return Err((
+                "strip",
+                "a stripped plan is filled by a refit, so `--refit none` excludes it".into(),
+            ));
         }
         if !self.strip && self.refit == Refit::Identical {
             return Err((
@@ -230,13 +254,26 @@ impl Choices {
 }
 
 fn refuse(product: Product, name: &str, value: &str, reason: String) -> Error {
-    Error::Option { backend: product.backend().into(), option: format!("{name}={value}"), reason }
+    Error::Option {
+        backend: product.backend().into(),
+        option: format!("{name}={value}"),
+        reason,
+    }
 }
 
 fn one_of<T: Copy>(value: &str, all: &[(&str, T)]) -> Result<T, String> {
-    all.iter().find(|(name, _)| *name == value).map(|(_, v)| *v).ok_or_else(|| {
-        format!("it is one of {}", all.iter().map(|(n, _)| format!("`{n}`")).collect::<Vec<_>>().join(", "))
-    })
+    all.iter()
+        .find(|(name, _)| *name == value)
+        .map(|(_, v)| *v)
+        .ok_or_else(|| {
+            format!(
+                "it is one of {}",
+                all.iter()
+                    .map(|(n, _)| format!("`{n}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
+        })
 }
 
 fn boolean(value: &str) -> Result<bool, String> {
@@ -274,16 +311,31 @@ fn bytes(value: &str) -> Result<usize, String> {
 }
 
 fn capabilities(value: &str) -> Result<Vec<u32>, String> {
-    let known = || RTX_CAPABILITIES.iter().map(|c| format!("{}.{}", c / 10, c % 10)).collect::<Vec<_>>().join(", ");
+    let known = || {
+        RTX_CAPABILITIES
+            .iter()
+            .map(|c| format!("{}.{}", c / 10, c % 10))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     let mut all = value
         .split(',')
         .map(|part| {
             let (major, minor) = part.trim().split_once('.')?;
-            let cc = major.parse::<u32>().ok()?.checked_mul(10)?.checked_add(minor.parse().ok().filter(|m| *m < 10)?)?;
+            let cc = major
+                .parse::<u32>()
+                .ok()?
+                .checked_mul(10)?
+                .checked_add(minor.parse().ok().filter(|m| *m < 10)?)?;
             RTX_CAPABILITIES.contains(&cc).then_some(cc)
         })
         .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| format!("TensorRT-RTX compiles for {}; give a list such as `8.6,8.9`", known()))?;
+        .ok_or_else(|| {
+            format!(
+                "TensorRT-RTX compiles for {}; give a list such as `8.6,8.9`",
+                known()
+            )
+        })?;
     all.sort_unstable();
     all.dedup();
     Ok(all)
@@ -295,9 +347,20 @@ mod tests {
 
     const TRT: Product = Product::TensorRt;
 
-    fn parse(product: Product, version: (u32, u32, u32), options: &[(&str, &str)]) -> Result<Choices, Error> {
-        let options = options.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
-        Choices::parse(product, Version::new(version.0, version.1, version.2), &options)
+    fn parse(
+        product: Product,
+        version: (u32, u32, u32),
+        options: &[(&str, &str)],
+    ) -> Result<Choices, Error> {
+        let options = options
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        Choices::parse(
+            product,
+            Version::new(version.0, version.1, version.2),
+            &options,
+        )
     }
 
     #[test]
@@ -305,31 +368,57 @@ mod tests {
         let v8 = parse(TRT, (8, 6, 0), &[]).unwrap();
         assert_eq!((v8.refit, v8.tf32, v8.strip), (Refit::Full, false, false));
         assert!(v8.weak.unwrap().by_model);
-        for (product, version) in [(TRT, (10, 0, 0)), (TRT, (11, 4, 0)), (Product::Rtx, (1, 7, 1))] {
+        for (product, version) in [
+            (TRT, (10, 0, 0)),
+            (TRT, (11, 4, 0)),
+            (Product::Rtx, (1, 7, 1)),
+        ] {
             assert_eq!(parse(product, version, &[]).unwrap().weak, None);
         }
     }
 
     #[test]
     fn every_option_is_read() {
-        let c = parse(TRT, (10, 13, 0), &[
-            ("refit", "individual"),
-            ("strip", "true"),
-            ("precision", "fp16,bf16"),
-            ("tf32", "true"),
-            ("opt-level", "2"),
-            ("workspace", "2G"),
-            ("hardware-compat", "same-compute-capability"),
-            ("version-compatible", "true"),
-            ("sparsity", "true"),
-            ("profiling-verbosity", "detailed"),
-        ])
+        let c = parse(
+            TRT,
+            (10, 13, 0),
+            &[
+                ("refit", "individual"),
+                ("strip", "true"),
+                ("precision", "fp16,bf16"),
+                ("tf32", "true"),
+                ("opt-level", "2"),
+                ("workspace", "2G"),
+                ("hardware-compat", "same-compute-capability"),
+                ("version-compatible", "true"),
+                ("sparsity", "true"),
+                ("profiling-verbosity", "detailed"),
+            ],
+        )
         .unwrap();
-        assert_eq!((c.refit, c.strip, c.tf32, c.opt_level), (Refit::Individual, true, true, Some(2)));
-        assert_eq!(c.weak, Some(Precisions { fp16: true, bf16: true, ..Precisions::default() }));
-        assert_eq!((c.workspace, c.hardware), (Some(2 << 30), Some(HardwareLevel::SameComputeCapability)));
+        assert_eq!(
+            (c.refit, c.strip, c.tf32, c.opt_level),
+            (Refit::Individual, true, true, Some(2))
+        );
+        assert_eq!(
+            c.weak,
+            Some(Precisions {
+                fp16: true,
+                bf16: true,
+                ..Precisions::default()
+            })
+        );
+        assert_eq!(
+            (c.workspace, c.hardware),
+            (Some(2 << 30), Some(HardwareLevel::SameComputeCapability))
+        );
         assert!(c.version_compatible && c.sparsity && c.verbosity == Some(Verbosity::Detailed));
-        let rtx = parse(Product::Rtx, (1, 7, 1), &[("compute-capability", "12.0, 8.9,8.9")]).unwrap();
+        let rtx = parse(
+            Product::Rtx,
+            (1, 7, 1),
+            &[("compute-capability", "12.0, 8.9,8.9")],
+        )
+        .unwrap();
         assert_eq!(rtx.compute_capabilities.unwrap(), [89, 120]);
     }
 
@@ -337,33 +426,91 @@ mod tests {
     fn what_a_version_does_not_take_is_refused_with_the_reason() {
         let cases: &[(Product, (u32, u32, u32), &[(&str, &str)], &str)] = &[
             (TRT, (8, 6, 0), &[("refit", "individual")], "came with 10.3"),
-            (TRT, (10, 0, 0), &[("refit", "individual")], "came with 10.3"),
+            (
+                TRT,
+                (10, 0, 0),
+                &[("refit", "individual")],
+                "came with 10.3",
+            ),
             (TRT, (8, 6, 0), &[("refit", "identical")], "came with 10.0"),
             (TRT, (11, 0, 0), &[("refit", "identical")], "--strip"),
             (TRT, (8, 6, 0), &[("strip", "true")], "came with 10.0"),
-            (TRT, (11, 0, 0), &[("strip", "true"), ("refit", "none")], "excludes it"),
+            (
+                TRT,
+                (11, 0, 0),
+                &[("strip", "true"), ("refit", "none")],
+                "excludes it",
+            ),
             (TRT, (8, 6, 0), &[("precision", "model")], "came with 10.0"),
             (TRT, (8, 6, 0), &[("precision", "bf16")], "came with 10.0"),
-            (TRT, (11, 0, 0), &[("precision", "fp16")], "the model's own types"),
-            (Product::Rtx, (1, 7, 1), &[("precision", "fp16")], "the model's own types"),
+            (
+                TRT,
+                (11, 0, 0),
+                &[("precision", "fp16")],
+                "the model's own types",
+            ),
+            (
+                Product::Rtx,
+                (1, 7, 1),
+                &[("precision", "fp16")],
+                "the model's own types",
+            ),
             (TRT, (10, 0, 0), &[("precision", "fp8")], "a list of"),
             (TRT, (8, 5, 3), &[("opt-level", "3")], "came with 8.6"),
             (TRT, (8, 6, 0), &[("opt-level", "6")], "from 0 to 5"),
             (TRT, (8, 6, 0), &[("workspace", "0")], "number of bytes"),
-            (TRT, (8, 6, 0), &[("workspace", "99999999999999999999G")], "number of bytes"),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("workspace", "99999999999999999999G")],
+                "number of bytes",
+            ),
             (TRT, (8, 6, 0), &[("workspace", "é")], "number of bytes"),
             (TRT, (8, 6, 0), &[("tf32", "yes")], "`true`, `false`"),
-            (TRT, (8, 6, 0), &[("compute-capability", "8.9")], "the GPU that it runs on"),
-            (Product::Rtx, (1, 7, 1), &[("compute-capability", "9.0")], "8.6, 8.9"),
-            (Product::Rtx, (1, 7, 1), &[("compute-capability", "89")], "8.6, 8.9"),
-            (TRT, (8, 5, 3), &[("hardware-compat", "ampere-plus")], "came with 8.6"),
-            (TRT, (8, 6, 0), &[("version-compatible", "true")], "--refit none"),
-            (TRT, (8, 6, 0), &[("profiling-verbosity", "loud")], "`detailed`"),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("compute-capability", "8.9")],
+                "the GPU that it runs on",
+            ),
+            (
+                Product::Rtx,
+                (1, 7, 1),
+                &[("compute-capability", "9.0")],
+                "8.6, 8.9",
+            ),
+            (
+                Product::Rtx,
+                (1, 7, 1),
+                &[("compute-capability", "89")],
+                "8.6, 8.9",
+            ),
+            (
+                TRT,
+                (8, 5, 3),
+                &[("hardware-compat", "ampere-plus")],
+                "came with 8.6",
+            ),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("version-compatible", "true")],
+                "--refit none",
+            ),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("profiling-verbosity", "loud")],
+                "`detailed`",
+            ),
             (TRT, (8, 6, 0), &[("turbo", "true")], "no such option"),
         ];
         for (product, version, options, reason) in cases {
             let e = parse(*product, *version, options).unwrap_err();
-            assert!(matches!(e, Error::Option { .. }) && e.to_string().contains(reason), "{options:?}: {e}");
+            assert!(
+                matches!(e, Error::Option { .. }) && e.to_string().contains(reason),
+                "{options:?}: {e}"
+            );
         }
     }
 }

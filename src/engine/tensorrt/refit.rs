@@ -22,7 +22,14 @@ use std::collections::HashMap;
 /// With TensorRT's own words.
 pub fn list_slots(engine: &CudaEngine, known: &Known) -> Result<Vec<Slot>, Error> {
     if !engine.is_refittable()? {
-        return Ok(known.slots.iter().map(|s| Slot { refittable: false, ..s.clone() }).collect());
+        return Ok(known
+            .slots
+            .iter()
+            .map(|s| Slot {
+                refittable: false,
+                ..s.clone()
+            })
+            .collect());
     }
     list(&Refitter::new(engine)?, known)
 }
@@ -38,17 +45,31 @@ fn list(refitter: &Refitter<'_, '_>, known: &Known) -> Result<Vec<Slot>, Error> 
             (Some(p), recorded) => Slot {
                 dtype: p.dtype,
                 count: p.count,
-                shape: recorded.filter(|s| s.count == p.count).and_then(|s| s.shape.clone()),
+                shape: recorded
+                    .filter(|s| s.count == p.count)
+                    .and_then(|s| s.shape.clone()),
                 refittable: recorded.is_none_or(|s| s.refittable),
                 name,
             },
             (None, Some(recorded)) => recorded.clone(),
-            (None, None) => Slot { name, dtype: Dtype::F32, shape: None, count: 0, refittable: false },
+            (None, None) => Slot {
+                name,
+                dtype: Dtype::F32,
+                shape: None,
+                count: 0,
+                refittable: false,
+            },
         };
         slots.push(slot);
     }
-    let unlisted = known.slots.iter().filter(|s| rest.contains_key(s.name.as_str()));
-    slots.extend(unlisted.map(|s| Slot { refittable: false, ..s.clone() }));
+    let unlisted = known
+        .slots
+        .iter()
+        .filter(|s| rest.contains_key(s.name.as_str()));
+    slots.extend(unlisted.map(|s| Slot {
+        refittable: false,
+        ..s.clone()
+    }));
     Ok(slots)
 }
 
@@ -67,8 +88,14 @@ pub fn refit_engine(
     let given;
     let mut refitter = Refitter::new(engine)?;
     refitter.set_max_threads(threads)?;
-    let slots: Vec<Slot> = list(&refitter, known)?.into_iter().filter(|s| s.refittable).collect();
-    watch.event(Event::Begin { step: "preparing weights", total: Some(slots.len() as u64) });
+    let slots: Vec<Slot> = list(&refitter, known)?
+        .into_iter()
+        .filter(|s| s.refittable)
+        .collect();
+    watch.event(Event::Begin {
+        step: "preparing weights",
+        total: Some(slots.len() as u64),
+    });
     given = slots
         .par_iter()
         .map(|slot| {
@@ -82,7 +109,10 @@ pub fn refit_engine(
     if given.is_empty() {
         return Ok(());
     }
-    watch.event(Event::Begin { step: "refitting", total: None });
+    watch.event(Event::Begin {
+        step: "refitting",
+        total: None,
+    });
     for (slot, bytes) in &given {
         refitter.set(&slot.name, slot.dtype, slot.count, bytes)?;
     }
@@ -94,16 +124,27 @@ pub fn refit_engine(
 
 fn complain_about_missing(missing: &[Option<String>]) -> Result<(), Error> {
     const SHOWN: usize = 8;
-    let names: Vec<&str> = missing.iter().map(|n| n.as_deref().unwrap_or("(without a name)")).collect();
-    let Some((first, others)) = names.split_first() else { return Ok(()) };
+    let names: Vec<&str> = missing
+        .iter()
+        .map(|n| n.as_deref().unwrap_or("(without a name)"))
+        .collect();
+    let Some((first, others)) = names.split_first() else {
+        return Ok(());
+    };
     let others = match others.len() {
         0 => String::new(),
         n if n <= SHOWN => format!("; the same holds for `{}`", others.join("`, `")),
-        n => format!("; the same holds for `{}` and {} more", others[..SHOWN].join("`, `"), n - SHOWN),
+        n => format!(
+            "; the same holds for `{}` and {} more",
+            others[..SHOWN].join("`, `"),
+            n - SHOWN
+        ),
     };
     Err(Error::Weight {
         name: (*first).into(),
-        reason: format!("the engine computes it together with weights that were given, so its bytes are needed too{others}"),
+        reason: format!(
+            "the engine computes it together with weights that were given, so its bytes are needed too{others}"
+        ),
     })
 }
 
@@ -114,10 +155,18 @@ mod tests {
     #[test]
     fn missing_weights_are_all_named() {
         assert!(complain_about_missing(&[]).is_ok());
-        let text = complain_about_missing(&[Some("b".into()), None]).unwrap_err().to_string();
-        assert!(text.contains("`b`") && text.contains("(without a name)"), "{text}");
+        let text = complain_about_missing(&[Some("b".into()), None])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("`b`") && text.contains("(without a name)"),
+            "{text}"
+        );
         let many: Vec<_> = (0..20).map(|i| Some(format!("w{i}"))).collect();
         let text = complain_about_missing(&many).unwrap_err().to_string();
-        assert!(text.contains("`w8`") && text.contains("and 11 more"), "{text}");
+        assert!(
+            text.contains("`w8`") && text.contains("and 11 more"),
+            "{text}"
+        );
     }
 }

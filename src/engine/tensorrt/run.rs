@@ -8,7 +8,9 @@ use super::api::{Context, CudaEngine, IoTensor, Selector};
 use super::gpu::{Gpu, describe};
 use super::{Known, Settings, default_threads, list_slots, refit_engine};
 use crate::engine::{Engine, Error, Feed, Refusal, RunOptions, Slot};
-use crate::tensor::{Dtype, Extent, NamedTensors, Tensor, TensorDecl, cast, element_count, show_shape};
+use crate::tensor::{
+    Dtype, Extent, NamedTensors, Tensor, TensorDecl, cast, element_count, show_shape,
+};
 use crate::watch::Watch;
 use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, sys};
 use std::borrow::Cow;
@@ -52,10 +54,18 @@ struct Recorded {
 }
 
 impl TensorRtEngine {
-    pub(super) fn new(engine: CudaEngine, gpu: Rc<Gpu>, known: Known, settings: &Settings) -> Result<Self, Error> {
+    pub(super) fn new(
+        engine: CudaEngine,
+        gpu: Rc<Gpu>,
+        known: Known,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
         let io = engine.io()?;
         let declare = |input: bool, declared: &[TensorDecl]| {
-            io.iter().filter(|t| t.is_input == input).map(|t| declaration(t, declared)).collect()
+            io.iter()
+                .filter(|t| t.is_input == input)
+                .map(|t| declaration(t, declared))
+                .collect()
         };
         Ok(TensorRtEngine {
             ready: None,
@@ -112,7 +122,12 @@ impl TensorRtEngine {
     fn range(&self, input: &str) -> String {
         let show = |selector| {
             let shape = self.engine.profile_shape(input, 0, selector).ok()??;
-            Some(show_shape(&shape.iter().map(|&e| usize::try_from(e).unwrap_or(0)).collect::<Vec<_>>()))
+            Some(show_shape(
+                &shape
+                    .iter()
+                    .map(|&e| usize::try_from(e).unwrap_or(0))
+                    .collect::<Vec<_>>(),
+            ))
         };
         match (show(Selector::Min), show(Selector::Max)) {
             (Some(min), Some(max)) if min == max => min,
@@ -122,9 +137,18 @@ impl TensorRtEngine {
     }
 
     /// Inputs in the engine's order and types.
-    fn take_inputs<'t>(&self, inputs: &'t NamedTensors) -> Result<Vec<(&'t Tensor, Cow<'t, [u8]>)>, Error> {
-        let fail = |name: &str, reason: String| Error::Input { name: name.into(), reason };
-        if let Some((name, _)) = inputs.iter().find(|(n, _)| !self.io.iter().any(|t| t.is_input && t.name == *n)) {
+    fn take_inputs<'t>(
+        &self,
+        inputs: &'t NamedTensors,
+    ) -> Result<Vec<(&'t Tensor, Cow<'t, [u8]>)>, Error> {
+        let fail = |name: &str, reason: String| Error::Input {
+            name: name.into(),
+            reason,
+        };
+        if let Some((name, _)) = inputs
+            .iter()
+            .find(|(n, _)| !self.io.iter().any(|t| t.is_input && t.name == *n))
+        {
             return Err(fail(name, "the engine has no such input".into()));
         }
         self.io
@@ -139,7 +163,12 @@ impl TensorRtEngine {
                 if expected != Some(tensor.data.len()) {
                     return Err(fail(
                         &t.name,
-                        format!("{} of {} do not take {} bytes", show_shape(&tensor.shape), tensor.dtype, tensor.data.len()),
+                        format!(
+                            "{} of {} do not take {} bytes",
+                            show_shape(&tensor.shape),
+                            tensor.dtype,
+                            tensor.data.len()
+                        ),
                     ));
                 }
                 let bytes = narrow(tensor, t.dtype).map_err(|reason| fail(&t.name, reason))?;
@@ -152,7 +181,11 @@ impl TensorRtEngine {
         if self.ready.is_none() {
             let context = self.gpu.context().map_err(|e| cuda(&e))?;
             let stream = context.new_stream().map_err(|e| cuda(&e))?;
-            let event = || context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT)).map_err(|e| cuda(&e));
+            let event = || {
+                context
+                    .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
+                    .map_err(|e| cuda(&e))
+            };
             self.ready = Some(Ready {
                 graph: None,
                 context: self.engine.context()?,
@@ -185,7 +218,13 @@ impl Engine for TensorRtEngine {
         self.gpu.context().map_err(|e| cuda(&e))?;
         // Waits for whatever runs; a recorded graph may hold old weights.
         self.ready = None;
-        refit_engine(&self.engine, &self.known, feed.as_ref(), self.threads, watch)
+        refit_engine(
+            &self.engine,
+            &self.known,
+            feed.as_ref(),
+            self.threads,
+            watch,
+        )
     }
 
     fn serialize(&self, out: &mut dyn Write) -> Result<(), Error> {
@@ -211,7 +250,11 @@ impl Engine for TensorRtEngine {
 }
 
 impl TensorRtEngine {
-    fn run_with(&mut self, ready: &mut Ready, given: &[(&Tensor, Cow<'_, [u8]>)]) -> Result<NamedTensors, Error> {
+    fn run_with(
+        &mut self,
+        ready: &mut Ready,
+        given: &[(&Tensor, Cow<'_, [u8]>)],
+    ) -> Result<NamedTensors, Error> {
         self.gpu.context().map_err(|e| cuda(&e))?;
         let inputs = || self.io.iter().filter(|t| t.is_input).zip(given);
         for (io, (tensor, bytes)) in inputs() {
@@ -232,19 +275,23 @@ impl TensorRtEngine {
         let mut shapes = Vec::new();
         for io in self.io.iter().filter(|t| !t.is_input) {
             let shape = ready.context.shape(&io.name)?;
-            let shape: Option<Vec<usize>> = shape.iter().map(|&e| usize::try_from(e).ok()).collect();
+            let shape: Option<Vec<usize>> =
+                shape.iter().map(|&e| usize::try_from(e).ok()).collect();
             let shape = shape.ok_or_else(|| Error::Refused {
                 backend: self.engine.core().loaded().product.backend().into(),
                 refusals: vec![Refusal {
                     node: io.name.clone(),
                     operator: "output".into(),
-                    reason: "its shape depends on values, not only on the shapes of the inputs".into(),
+                    reason: "its shape depends on values, not only on the shapes of the inputs"
+                        .into(),
                 }],
             })?;
-            let size = element_count(&shape).and_then(|n| io.dtype.bytes_for(n)).ok_or_else(|| Error::Input {
-                name: io.name.clone(),
-                reason: format!("{} is too large for memory", show_shape(&shape)),
-            })?;
+            let size = element_count(&shape)
+                .and_then(|n| io.dtype.bytes_for(n))
+                .ok_or_else(|| Error::Input {
+                    name: io.name.clone(),
+                    reason: format!("{} is too large for memory", show_shape(&shape)),
+                })?;
             ready.place(io, size)?;
             shapes.push((shape, size));
         }
@@ -262,9 +309,19 @@ impl TensorRtEngine {
             .zip(&self.outputs)
             .map(|((io, (shape, size)), declared)| {
                 let data = ready.download(io, size)?;
-                let data = widen(data, io.dtype, declared.dtype)
-                    .map_err(|reason| Error::Input { name: io.name.clone(), reason })?;
-                Ok((io.name.clone(), Tensor { dtype: declared.dtype, shape, data }))
+                let data =
+                    widen(data, io.dtype, declared.dtype).map_err(|reason| Error::Input {
+                        name: io.name.clone(),
+                        reason,
+                    })?;
+                Ok((
+                    io.name.clone(),
+                    Tensor {
+                        dtype: declared.dtype,
+                        shape,
+                        data,
+                    },
+                ))
             })
             .collect()
     }
@@ -297,7 +354,10 @@ impl Ready {
         // SAFETY: device memory, or host memory for tensors on the host, of `size` bytes or more; it is only replaced by
         // another call of this function, which sets the new address, and freed after the context (see the order of fields:
         // a run is always waited for before anything is dropped).
-        unsafe { self.context.set_address(&io.name, address as *mut std::ffi::c_void) }
+        unsafe {
+            self.context
+                .set_address(&io.name, address as *mut std::ffi::c_void)
+        }
     }
 
     fn upload(&mut self, io: &IoTensor, bytes: &[u8]) -> Result<(), Error> {
@@ -306,7 +366,9 @@ impl Ready {
             bytemuck::cast_slice_mut::<u64, u8>(memory)[..bytes.len()].copy_from_slice(bytes);
         } else if !bytes.is_empty() {
             let memory = self.buffers.get_mut(&io.name).expect("placed before");
-            self.stream.memcpy_htod(bytes, memory).map_err(|e| cuda(&e))?;
+            self.stream
+                .memcpy_htod(bytes, memory)
+                .map_err(|e| cuda(&e))?;
         }
         Ok(())
     }
@@ -318,14 +380,20 @@ impl Ready {
         let mut data = vec![0; size];
         if size > 0 {
             let view = self.buffers[&io.name].slice(..size);
-            self.stream.memcpy_dtoh(&view, &mut data).map_err(|e| cuda(&e))?;
+            self.stream
+                .memcpy_dtoh(&view, &mut data)
+                .map_err(|e| cuda(&e))?;
         }
         Ok(data)
     }
 
     /// Enqueues the engine, or replays it.
     fn compute(&mut self, shapes: &[Vec<usize>], as_graph: bool) -> Result<(), Error> {
-        if let Some(recorded) = self.graph.as_ref().filter(|g| as_graph && g.shapes == shapes) {
+        if let Some(recorded) = self
+            .graph
+            .as_ref()
+            .filter(|g| as_graph && g.shapes == shapes)
+        {
             return recorded.graph.launch().map_err(|e| cuda(&e));
         }
         self.graph = None;
@@ -341,11 +409,20 @@ impl Ready {
     /// `None` where the engine does something that cannot be recorded; it then goes on running plainly.
     fn record(&self, shapes: &[Vec<usize>]) -> Option<Recorded> {
         // Another thread's work does not disturb this one.
-        self.stream.begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL).ok()?;
+        self.stream
+            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .ok()?;
         let enqueued = self.enqueue();
-        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0)).ok().flatten()?;
+        let graph = self
+            .stream
+            .end_capture(sys::CUgraphInstantiate_flags(0))
+            .ok()
+            .flatten()?;
         enqueued.ok()?;
-        Some(Recorded { graph, shapes: shapes.to_vec() })
+        Some(Recorded {
+            graph,
+            shapes: shapes.to_vec(),
+        })
     }
 
     #[allow(unsafe_code)]
@@ -366,11 +443,20 @@ impl Drop for Ready {
 
 /// What the model declares of a tensor, or else what the engine has.
 fn declaration(io: &IoTensor, declared: &[TensorDecl]) -> TensorDecl {
-    declared.iter().find(|d| d.name == io.name).cloned().unwrap_or_else(|| TensorDecl {
-        name: io.name.clone(),
-        dtype: io.dtype,
-        dims: Some(io.dims.iter().map(|&e| usize::try_from(e).map_or(Extent::Unknown, Extent::Fixed)).collect()),
-    })
+    declared
+        .iter()
+        .find(|d| d.name == io.name)
+        .cloned()
+        .unwrap_or_else(|| TensorDecl {
+            name: io.name.clone(),
+            dtype: io.dtype,
+            dims: Some(
+                io.dims
+                    .iter()
+                    .map(|&e| usize::try_from(e).map_or(Extent::Unknown, Extent::Fixed))
+                    .collect(),
+            ),
+        })
 }
 
 /// A caller's tensor in the engine's type. Engines before TensorRT 10 have 32-bit integers where models have 64-bit ones.
@@ -381,13 +467,16 @@ fn narrow(tensor: &Tensor, to: Dtype) -> Result<Cow<'_, [u8]>, String> {
             let mut out = Vec::with_capacity(tensor.data.len() / 2);
             for chunk in tensor.data.as_chunks::<8>().0 {
                 let value = i64::from_le_bytes(*chunk);
-                let value = i32::try_from(value)
-                    .map_err(|_| format!("the value {value} does not fit in the 32-bit integers of this engine"))?;
+                let value = i32::try_from(value).map_err(|_| {
+                    format!("the value {value} does not fit in the 32-bit integers of this engine")
+                })?;
                 out.extend(value.to_le_bytes());
             }
             Ok(Cow::Owned(out))
         }
-        (Dtype::F64, Dtype::F32) => cast(Dtype::F64, to, &tensor.data).map(Cow::Owned).map_err(|e| e.to_string()),
+        (Dtype::F64, Dtype::F32) => cast(Dtype::F64, to, &tensor.data)
+            .map(Cow::Owned)
+            .map_err(|e| e.to_string()),
         (from, to) => Err(format!("it is {from}, and the engine takes {to}")),
     }
 }
@@ -396,16 +485,23 @@ fn narrow(tensor: &Tensor, to: Dtype) -> Result<Cow<'_, [u8]>, String> {
 fn widen(data: Vec<u8>, from: Dtype, to: Dtype) -> Result<Vec<u8>, String> {
     match (from, to) {
         (from, to) if from == to => Ok(data),
-        (Dtype::I32, Dtype::I64) => {
-            Ok(data.as_chunks::<4>().0.iter().flat_map(|c| i64::from(i32::from_le_bytes(*c)).to_le_bytes()).collect())
-        }
-        (from, to) => cast(from, to, &data).map_err(|_| format!("the engine gives {from} where the model declares {to}")),
+        (Dtype::I32, Dtype::I64) => Ok(data
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .flat_map(|c| i64::from(i32::from_le_bytes(*c)).to_le_bytes())
+            .collect()),
+        (from, to) => cast(from, to, &data)
+            .map_err(|_| format!("the engine gives {from} where the model declares {to}")),
     }
 }
 
 /// A driver error as the engine's.
 pub(super) fn cuda(e: &DriverError) -> Error {
-    Error::Library { library: "CUDA".into(), message: describe(e) }
+    Error::Library {
+        library: "CUDA".into(),
+        message: describe(e),
+    }
 }
 
 #[cfg(test)]
@@ -424,7 +520,10 @@ mod tests {
     fn wide_integers_are_narrowed_only_where_they_fit() {
         let tensor = i64s(&[1, -2, i64::from(i32::MAX)]);
         let narrowed = narrow(&tensor, Dtype::I32).unwrap();
-        assert_eq!(widen(narrowed.into_owned(), Dtype::I32, Dtype::I64).unwrap(), tensor.data);
+        assert_eq!(
+            widen(narrowed.into_owned(), Dtype::I32, Dtype::I64).unwrap(),
+            tensor.data
+        );
         let text = narrow(&i64s(&[1 << 31]), Dtype::I32).unwrap_err();
         assert!(text.contains("2147483648"), "{text}");
     }
@@ -434,6 +533,9 @@ mod tests {
         let text = narrow(&i64s(&[1]), Dtype::F32).unwrap_err();
         assert!(text.contains("i64") && text.contains("f32"), "{text}");
         assert!(widen(vec![0; 4], Dtype::I32, Dtype::F32).is_err());
-        assert_eq!(widen(vec![0, 0x3c], Dtype::F16, Dtype::F32).unwrap(), 1.0f32.to_le_bytes());
+        assert_eq!(
+            widen(vec![0, 0x3c], Dtype::F16, Dtype::F32).unwrap(),
+            1.0f32.to_le_bytes()
+        );
     }
 }

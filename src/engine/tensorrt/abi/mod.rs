@@ -4,11 +4,11 @@
 //! public headers; a test reads those facts (`fixtures/abi`) again and compares.
 
 mod object;
+mod rtx1_3;
+mod rtx1_5;
 mod v10;
 mod v11;
 mod v8;
-mod rtx1_3;
-mod rtx1_5;
 
 pub use object::{Dims32, Dims64, InterfaceInfo, MAX_DIMS, Weights};
 
@@ -30,7 +30,9 @@ pub enum Family {
 }
 
 /// The two products that share this interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Product {
     /// `libnvinfer`.
@@ -158,7 +160,10 @@ pub struct Entry {
 }
 
 /// An entry that no version has.
-pub const ABSENT: Entry = Entry { number: u16::MAX, since: u32::MAX };
+pub const ABSENT: Entry = Entry {
+    number: u16::MAX,
+    since: u32::MAX,
+};
 
 const fn at(number: u16, since: u32) -> Entry {
     Entry { number, since }
@@ -167,7 +172,11 @@ const fn at(number: u16, since: u32) -> Entry {
 impl Entry {
     /// The number, if `version` has it.
     pub const fn get(self, version: Version) -> Option<u16> {
-        if version.0 >= self.since { Some(self.number) } else { None }
+        if version.0 >= self.since {
+            Some(self.number)
+        } else {
+            None
+        }
     }
 }
 
@@ -325,29 +334,6 @@ table! {
         node = "node",
         node_name = "nodeName",
         node_operator = "nodeOperator",
-    }
-    slots logger: LoggerSlots = "ILogger" {
-        log = "log",
-        get_api_language = "getAPILanguage",
-        get_interface_info = "getInterfaceInfo",
-        complete_dtor = "complete dtor",
-        deleting_dtor = "deleting dtor",
-    }
-    slots progress: ProgressSlots = "IProgressMonitor" {
-        get_api_language = "getAPILanguage",
-        get_interface_info = "getInterfaceInfo",
-        complete_dtor = "complete dtor",
-        deleting_dtor = "deleting dtor",
-        phase_start = "phaseStart",
-        step_complete = "stepComplete",
-        phase_finish = "phaseFinish",
-    }
-    slots writer: WriterSlots = "IStreamWriter" {
-        get_api_language = "getAPILanguage",
-        get_interface_info = "getInterfaceInfo",
-        complete_dtor = "complete dtor",
-        deleting_dtor = "deleting dtor",
-        write = "write",
     }
     values flag: FlagValues = "BuilderFlag" {
         fp16 = "kFP16",

@@ -33,15 +33,23 @@ impl Builder {
     /// Where the library has none (a lean runtime), or will not make one (no driver).
     #[allow(unsafe_code)]
     pub fn new(core: &Arc<Core>) -> Result<Rc<Builder>, Error> {
-        let create = core.loaded.create_builder.ok_or_else(|| Error::Unavailable {
-            backend: core.loaded.product.backend().into(),
-            reason: format!("`{}` has no builder: it only runs engines", core.loaded.path.display()),
-            hints: vec!["install the whole library, not the lean runtime".into()],
-        })?;
+        let create = core
+            .loaded
+            .create_builder
+            .ok_or_else(|| Error::Unavailable {
+                backend: core.loaded.product.backend().into(),
+                reason: format!(
+                    "`{}` has no builder: it only runs engines",
+                    core.loaded.path.display()
+                ),
+                hints: vec!["install the whole library, not the lean runtime".into()],
+            })?;
         // SAFETY: the symbol's type is the header's; the logger outlives everything made here, because every object holds
         // the core.
         let ptr = unsafe { create(core.logger.as_ptr(), core.loaded.number) };
-        Ok(Rc::new(Builder { owned: Owned::handle(core, ptr, "createInferBuilder")? }))
+        Ok(Rc::new(Builder {
+            owned: Owned::handle(core, ptr, "createInferBuilder")?,
+        }))
     }
 
     /// The core that it belongs to.
@@ -75,7 +83,10 @@ impl Builder {
             flags |= 1 << core.number(values.strongly_typed, "strongly typed networks")?;
         }
         let ptr = call!(core, self.owned.this(), builder.create_network_v2 as fn(flags => u32) -> *mut c_void)?;
-        Ok(Network { owned: Owned::handle(core, ptr, "createNetworkV2")?, _builder: Rc::clone(self) })
+        Ok(Network {
+            owned: Owned::handle(core, ptr, "createNetworkV2")?,
+            _builder: Rc::clone(self),
+        })
     }
 
     /// An empty configuration.
@@ -84,8 +95,15 @@ impl Builder {
     /// When the library makes none.
     pub fn config(self: &Rc<Self>) -> Result<Config, Error> {
         let core = self.core();
-        let ptr = call!(core, self.owned.this(), builder.create_builder_config as fn() -> *mut c_void)?;
-        Ok(Config { owned: Owned::handle(core, ptr, "createBuilderConfig")?, _builder: Rc::clone(self) })
+        let ptr = call!(
+            core,
+            self.owned.this(),
+            builder.create_builder_config as fn() -> *mut c_void
+        )?;
+        Ok(Config {
+            owned: Owned::handle(core, ptr, "createBuilderConfig")?,
+            _builder: Rc::clone(self),
+        })
     }
 
     /// An empty optimization profile. The builder owns it.
@@ -94,19 +112,32 @@ impl Builder {
     /// When the library makes none.
     pub fn profile(self: &Rc<Self>) -> Result<Profile, Error> {
         let core = self.core();
-        let ptr = call!(core, self.owned.this(), builder.create_optimization_profile as fn() -> *mut c_void)?;
+        let ptr = call!(
+            core,
+            self.owned.this(),
+            builder.create_optimization_profile as fn() -> *mut c_void
+        )?;
         let ptr = core.non_null(ptr, "createOptimizationProfile")?;
         #[allow(unsafe_code)]
         // SAFETY: the call just returned this handle.
         let this = unsafe { super::implementation(ptr) };
-        Ok(Profile { ptr: ptr.as_ptr(), this, builder: Rc::clone(self) })
+        Ok(Profile {
+            ptr: ptr.as_ptr(),
+            this,
+            builder: Rc::clone(self),
+        })
     }
 
     /// Builds a plan into memory.
     ///
     /// # Errors
     /// With TensorRT's own words.
-    pub fn build(&self, network: &Network, config: &Config, watch: &dyn Watch) -> Result<HostMemory, Error> {
+    pub fn build(
+        &self,
+        network: &Network,
+        config: &Config,
+        watch: &dyn Watch,
+    ) -> Result<HostMemory, Error> {
         let core = self.core();
         let ptr = config.monitored(watch, || {
             call!(core, self.owned.this(), builder.build_serialized_network as
@@ -117,7 +148,12 @@ impl Builder {
 
     /// Whether [`Builder::build_to`] is there.
     pub fn can_stream(&self) -> bool {
-        self.core().has(self.core().table().builder.build_serialized_network_to_stream)
+        self.core().has(
+            self.core()
+                .table()
+                .builder
+                .build_serialized_network_to_stream,
+        )
     }
 
     /// Builds a plan that goes out as it is made, so that it is never whole in memory.
@@ -177,7 +213,11 @@ impl Network {
     /// # Errors
     /// Never for supported versions.
     pub fn layers(&self) -> Result<usize, Error> {
-        let n = call!(self.core(), self.owned.this(), network.get_nb_layers as fn() -> i32)?;
+        let n = call!(
+            self.core(),
+            self.owned.this(),
+            network.get_nb_layers as fn() -> i32
+        )?;
         Ok(usize::try_from(n).unwrap_or(0))
     }
 
@@ -187,7 +227,11 @@ impl Network {
     /// When TensorRT returns no input for an index that it counts.
     pub fn inputs(&self) -> Result<Vec<NetworkInput>, Error> {
         let core = self.core();
-        let n = call!(core, self.owned.this(), network.get_nb_inputs as fn() -> i32)?;
+        let n = call!(
+            core,
+            self.owned.this(),
+            network.get_nb_inputs as fn() -> i32
+        )?;
         (0..n)
             .map(|i| {
                 let ptr = call!(core, self.owned.this(), network.get_input as fn(i => i32) -> *mut c_void)?;
@@ -209,7 +253,8 @@ impl Network {
 
     /// Whether [`Network::mark_refittable`] is there.
     pub fn can_mark(&self) -> bool {
-        self.core().has(self.core().table().network.mark_weights_refittable)
+        self.core()
+            .has(self.core().table().network.mark_weights_refittable)
     }
 
     /// Marks the weights of this name refittable. `false`: the network has no weights of this name.
@@ -325,8 +370,7 @@ impl Config {
     /// When the profile is not complete.
     pub fn add_profile(&self, profile: &Profile) -> Result<(), Error> {
         let core = self.core();
-        let index =
-            call!(core, self.owned.this(), config.add_optimization_profile as fn(profile.ptr => *mut c_void) -> i32)?;
+        let index = call!(core, self.owned.this(), config.add_optimization_profile as fn(profile.ptr => *mut c_void) -> i32)?;
         core.check(index >= 0, "addOptimizationProfile failed")
     }
 
@@ -389,9 +433,13 @@ impl Config {
         let ok = call!(core, self.owned.this(), config.set_nb_compute_capabilities as fn(n => i32) -> bool)?;
         core.check(ok, format_args!("setNbComputeCapabilities({n}) failed"))?;
         for (&cc, index) in all.iter().zip(0i32..) {
-            let number = i32::from(core.number(compute_capability(core, cc), "such compute capability")?);
+            let number =
+                i32::from(core.number(compute_capability(core, cc), "such compute capability")?);
             let ok = call!(core, self.owned.this(), config.set_compute_capability as fn(number => i32, index => i32) -> bool)?;
-            core.check(ok, format_args!("setComputeCapability({}.{}) failed", cc / 10, cc % 10))?;
+            core.check(
+                ok,
+                format_args!("setComputeCapability({}.{}) failed", cc / 10, cc % 10),
+            )?;
         }
         Ok(())
     }
@@ -407,22 +455,27 @@ impl Config {
         if ptr.is_null() {
             return Ok(None);
         }
-        let cache = TimingCache { owned: Owned::handle(core, ptr, "createTimingCache")?, _config: self };
+        let cache = TimingCache {
+            owned: Owned::handle(core, ptr, "createTimingCache")?,
+            _config: self,
+        };
         let ok = call!(core, self.owned.this(), config.set_timing_cache as
             fn(cache.owned.ptr.as_ptr() => *mut c_void, false => bool) -> bool)?;
         Ok(ok.then_some(cache))
     }
 
     /// Runs `build` with `watch` as its progress monitor, where this version has them.
-    fn monitored<T>(&self, watch: &dyn Watch, build: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    fn monitored<T>(
+        &self,
+        watch: &dyn Watch,
+        build: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let core = self.core();
         if !core.has(core.table().config.set_progress_monitor) {
             return build();
         }
         let monitor = Monitor::new(watch);
-        let set = |ptr: *mut c_void| {
-            call!(core, self.owned.this(), config.set_progress_monitor as fn(ptr => *mut c_void))
-        };
+        let set = |ptr: *mut c_void| call!(core, self.owned.this(), config.set_progress_monitor as fn(ptr => *mut c_void));
         set(monitor.as_ptr())?;
         let result = build();
         // The monitor ends here, so the config must forget it.
@@ -458,7 +511,11 @@ impl TimingCache<'_> {
     /// When the library gives none.
     pub fn serialize(&self) -> Result<HostMemory, Error> {
         let core = &self.owned.core;
-        let ptr = call!(core, self.owned.this(), timing_cache.serialize as fn() -> *mut c_void)?;
+        let ptr = call!(
+            core,
+            self.owned.this(),
+            timing_cache.serialize as fn() -> *mut c_void
+        )?;
         HostMemory::new(core, ptr, "ITimingCache::serialize")
     }
 }
@@ -505,20 +562,30 @@ impl Profile {
         let core = self.builder.core();
         let name = c_string(core, input)?;
         let which = selector.number(core)?;
-        let refuse = |reason| Error::Input { name: input.into(), reason };
+        let refuse = |reason| Error::Input {
+            name: input.into(),
+            reason,
+        };
         let ok = match core.table().dims {
             DimsForm::Narrow => {
-                let dims = to_dims(shape, |rank, extents| Dims32 { rank, extents }).map_err(refuse)?;
+                let dims =
+                    to_dims(shape, |rank, extents| Dims32 { rank, extents }).map_err(refuse)?;
                 call!(core, self.this, profile.set_dimensions as
                     fn(name.as_ptr() => *const c_char, which => i32, dims => Dims32) -> bool)?
             }
             DimsForm::Wide => {
-                let dims = to_dims(shape, |rank, extents| Dims64 { rank, extents }).map_err(refuse)?;
+                let dims =
+                    to_dims(shape, |rank, extents| Dims64 { rank, extents }).map_err(refuse)?;
                 call!(core, self.this, profile.set_dimensions as
                     fn(name.as_ptr() => *const c_char, which => i32, &raw const dims => *const Dims64) -> bool)?
             }
         };
-        core.check(ok, format_args!("the profile does not take {selector:?} = {shape:?} for the input `{input}`"))
+        core.check(
+            ok,
+            format_args!(
+                "the profile does not take {selector:?} = {shape:?} for the input `{input}`"
+            ),
+        )
     }
 }
 
@@ -534,8 +601,15 @@ impl HostMemory {
         let owned = Owned::handle(core, ptr, what)?;
         let data = call!(core, owned.this(), host_memory.data as fn() -> *mut c_void)?;
         let len = call!(core, owned.this(), host_memory.size as fn() -> usize)?;
-        core.check(!data.is_null() || len == 0, format_args!("{what} returned no bytes"))?;
-        Ok(HostMemory { owned, data: data.cast(), len })
+        core.check(
+            !data.is_null() || len == 0,
+            format_args!("{what} returned no bytes"),
+        )?;
+        Ok(HostMemory {
+            owned,
+            data: data.cast(),
+            len,
+        })
     }
 
     /// The bytes.

@@ -59,7 +59,11 @@ struct Versioned {
     log: Log,
 }
 
-static PLAIN: Plain = Plain { log, complete_dtor: nothing, deleting_dtor: nothing };
+static PLAIN: Plain = Plain {
+    log,
+    complete_dtor: nothing,
+    deleting_dtor: nothing,
+};
 static VERSIONED: Versioned = Versioned {
     api_language: cpp,
     interface_info,
@@ -77,7 +81,11 @@ pub(super) extern "C" fn cpp(_: *const c_void) -> i32 {
 }
 
 extern "C" fn interface_info(_: *const c_void) -> InterfaceInfo {
-    InterfaceInfo { kind: c"ILogger".as_ptr(), major: 1, minor: 0 }
+    InterfaceInfo {
+        kind: c"ILogger".as_ptr(),
+        major: 1,
+        minor: 0,
+    }
 }
 
 /// `ILogger::log`. TensorRT calls it from any of its threads.
@@ -98,7 +106,10 @@ unsafe extern "C" fn log(this: *const Logger, severity: i32, text: *const c_char
     // taken, and the messages are behind a lock. `text` is a zero-terminated string for the time of the call.
     let (logger, text) = unsafe { (&*this, CStr::from_ptr(text)) };
     let text = text.to_string_lossy().trim_end().to_owned();
-    let mut messages = logger.messages.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut messages = logger
+        .messages
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     if messages.len() == KEPT {
         messages.pop_front();
     }
@@ -111,7 +122,10 @@ impl Logger {
             LoggerForm::Plain => std::ptr::from_ref(&PLAIN).cast(),
             LoggerForm::Versioned => std::ptr::from_ref(&VERSIONED).cast(),
         };
-        Box::new(Logger { vtable, messages: Mutex::default() })
+        Box::new(Logger {
+            vtable,
+            messages: Mutex::default(),
+        })
     }
 
     /// What TensorRT's factories take.
@@ -121,7 +135,11 @@ impl Logger {
 
     /// All messages, oldest first; they are gone then.
     pub(super) fn take(&self) -> Vec<Message> {
-        self.messages.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        self.messages
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .drain(..)
+            .collect()
     }
 }
 
@@ -152,7 +170,10 @@ mod tests {
             let logger = Logger::new(form);
             through_table(&logger, slot, 1, c"bad weights\n");
             through_table(&logger, slot, 4, c"not kept");
-            let expected = Message { severity: Severity::Error, text: "bad weights".into() };
+            let expected = Message {
+                severity: Severity::Error,
+                text: "bad weights".into(),
+            };
             assert_eq!(logger.take(), [expected]);
             assert!(logger.take().is_empty());
         }
@@ -168,6 +189,9 @@ mod tests {
         });
         through_table(&logger, 0, 0, c"last");
         let all = logger.take();
-        assert_eq!((all.len(), all[KEPT - 1].severity), (KEPT, Severity::Internal));
+        assert_eq!(
+            (all.len(), all[KEPT - 1].severity),
+            (KEPT, Severity::Internal)
+        );
     }
 }

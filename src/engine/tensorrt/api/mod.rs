@@ -12,7 +12,10 @@ mod refitter;
 mod runtime;
 mod writer;
 
-pub use builder::{Builder, Config, Flag, HardwareLevel, HostMemory, NetworkTyping, Network, NetworkInput, Profile, Selector, TimingCache, Verbosity};
+pub use builder::{
+    Builder, Config, Flag, HardwareLevel, HostMemory, Network, NetworkInput, NetworkTyping,
+    Profile, Selector, TimingCache, Verbosity,
+};
 pub use logger::{Message, Severity};
 pub use parser::{ParseError, Parser};
 pub use refitter::{Prototype, Refitter};
@@ -64,10 +67,12 @@ impl Core {
     /// # Errors
     /// [`Error::Library`] when this version has no such entry.
     fn number(&self, entry: Entry, what: &str) -> Result<u16, Error> {
-        entry.get(self.loaded.version).ok_or_else(|| Error::Library {
-            library: self.loaded.title(),
-            message: format!("this version has no {what}"),
-        })
+        entry
+            .get(self.loaded.version)
+            .ok_or_else(|| Error::Library {
+                library: self.loaded.title(),
+                message: format!("this version has no {what}"),
+            })
     }
 
     /// An error about `what`, with TensorRT's own messages.
@@ -86,7 +91,10 @@ impl Core {
         } else {
             format!("{what}: {}", said.join("; "))
         };
-        Error::Library { library: self.loaded.title(), message }
+        Error::Library {
+            library: self.loaded.title(),
+            message,
+        }
     }
 
     /// A non-null pointer, or the error.
@@ -131,7 +139,9 @@ impl Core {
             .find(|&d| self.data_type(d) == Some(number))
             .ok_or_else(|| Error::Library {
                 library: self.loaded.title(),
-                message: format!("it reports the element type {number}, which this version does not have"),
+                message: format!(
+                    "it reports the element type {number}, which this version does not have"
+                ),
             })
     }
 }
@@ -160,7 +170,11 @@ struct Owned {
 impl Owned {
     /// Takes over a handle that a call just returned.
     fn handle(core: &Arc<Core>, ptr: *mut c_void, what: &str) -> Result<Owned, Error> {
-        Ok(Owned { ptr: core.non_null(ptr, what)?, kind: Kind::Handle, core: Arc::clone(core) })
+        Ok(Owned {
+            ptr: core.non_null(ptr, what)?,
+            kind: Kind::Handle,
+            core: Arc::clone(core),
+        })
     }
 
     /// What calls are made on.
@@ -198,7 +212,13 @@ impl Drop for Owned {
 #[allow(unsafe_code)]
 unsafe fn implementation(handle: NonNull<c_void>) -> *mut c_void {
     // SAFETY: the caller vouches for the layout.
-    unsafe { handle.as_ptr().byte_add(IMPL_OFFSET).cast::<*mut c_void>().read() }
+    unsafe {
+        handle
+            .as_ptr()
+            .byte_add(IMPL_OFFSET)
+            .cast::<*mut c_void>()
+            .read()
+    }
 }
 
 /// Function `slot` of the vtable that the first word of `this` points to.
@@ -256,7 +276,11 @@ fn c_string(core: &Core, name: &str) -> Result<CString, Error> {
 #[allow(unsafe_code)]
 unsafe fn text(ptr: *const c_char) -> Option<String> {
     // SAFETY: the caller vouches for the string.
-    (!ptr.is_null()).then(|| unsafe { CStr::from_ptr(ptr) }.to_string_lossy().into_owned())
+    (!ptr.is_null()).then(|| {
+        unsafe { CStr::from_ptr(ptr) }
+            .to_string_lossy()
+            .into_owned()
+    })
 }
 
 /// Reads `{ rank, extents }` into extents; `None` is TensorRT's "invalid" (rank -1).
@@ -292,10 +316,15 @@ fn to_dims<D, T: Copy + Default + TryFrom<usize>>(
 ) -> Result<D, String> {
     let mut all = [T::default(); super::abi::MAX_DIMS];
     if shape.len() > all.len() {
-        return Err(format!("it has {} axes, and TensorRT takes at most {}", shape.len(), all.len()));
+        return Err(format!(
+            "it has {} axes, and TensorRT takes at most {}",
+            shape.len(),
+            all.len()
+        ));
     }
     for (to, &from) in all.iter_mut().zip(shape) {
-        *to = T::try_from(from).map_err(|_| format!("the size {from} is too large for this version"))?;
+        *to = T::try_from(from)
+            .map_err(|_| format!("the size {from} is too large for this version"))?;
     }
     Ok(make(shape.len() as i32, all))
 }

@@ -38,24 +38,40 @@ static FUNCTIONS: Functions = Functions {
 };
 
 extern "C" fn interface_info(_: *const c_void) -> InterfaceInfo {
-    InterfaceInfo { kind: c"IProgressMonitor".as_ptr(), major: 1, minor: 0 }
+    InterfaceInfo {
+        kind: c"IProgressMonitor".as_ptr(),
+        major: 1,
+        minor: 0,
+    }
 }
 
 /// Phases nest. Those without a parent are reported as steps, with their own steps as progress; the ones inside them come by
 /// the hundred and would only flicker.
 #[allow(unsafe_code)]
-unsafe extern "C" fn phase_start(this: *const Monitor<'_>, name: *const c_char, parent: *const c_char, steps: i32) {
+unsafe extern "C" fn phase_start(
+    this: *const Monitor<'_>,
+    name: *const c_char,
+    parent: *const c_char,
+    steps: i32,
+) {
     // SAFETY: TensorRT gives the monitor that `Monitor::new` made, during the build that it was lent to, and
     // zero-terminated strings that live as long as the call; `parent` is null for a phase on top.
     let (this, name, on_top) = unsafe { (&*this, name_of(name), parent.is_null()) };
     if on_top {
-        this.event(Event::Begin { step: &name, total: u64::try_from(steps).ok() });
+        this.event(Event::Begin {
+            step: &name,
+            total: u64::try_from(steps).ok(),
+        });
         this.open().push(name);
     }
 }
 
 #[allow(unsafe_code)]
-unsafe extern "C" fn step_complete(this: *const Monitor<'_>, name: *const c_char, _step: i32) -> bool {
+unsafe extern "C" fn step_complete(
+    this: *const Monitor<'_>,
+    name: *const c_char,
+    _step: i32,
+) -> bool {
     // SAFETY: as in `phase_start`.
     let (this, name) = unsafe { (&*this, name_of(name)) };
     let known = this.open().contains(&name);
@@ -89,7 +105,11 @@ unsafe fn name_of(name: *const c_char) -> String {
 impl<'w> Monitor<'w> {
     /// A monitor that reports to `watch`.
     pub(super) fn new(watch: &'w dyn Watch) -> Monitor<'w> {
-        Monitor { vtable: &FUNCTIONS, watch, open: Mutex::default() }
+        Monitor {
+            vtable: &FUNCTIONS,
+            watch,
+            open: Mutex::default(),
+        }
     }
 
     fn event(&self, event: Event<'_>) {
@@ -135,6 +155,13 @@ mod tests {
             (functions.phase_finish)(this, c"Building".as_ptr());
         }
         let events = collect.0.into_inner().unwrap();
-        assert_eq!(events, [r#"Begin { step: "Building", total: Some(2) }"#, "Advance(1)", "End"]);
+        assert_eq!(
+            events,
+            [
+                r#"Begin { step: "Building", total: Some(2) }"#,
+                "Advance(1)",
+                "End"
+            ]
+        );
     }
 }

@@ -34,17 +34,30 @@ impl<'n> Parser<'n> {
     #[allow(unsafe_code)]
     pub fn new(network: &'n Network) -> Result<Parser<'n>, Error> {
         let core = network.core();
-        let library = core.loaded.parser.as_ref().map_err(|reason| Error::Unavailable {
-            backend: core.loaded.product.backend().into(),
-            reason: format!("its ONNX parser cannot be used: {reason}"),
-            hints: vec!["put the parser's library, and what it links, beside TensorRT's".into()],
-        })?;
+        let library = core
+            .loaded
+            .parser
+            .as_ref()
+            .map_err(|reason| Error::Unavailable {
+                backend: core.loaded.product.backend().into(),
+                reason: format!("its ONNX parser cannot be used: {reason}"),
+                hints: vec![
+                    "put the parser's library, and what it links, beside TensorRT's".into(),
+                ],
+            })?;
         // SAFETY: the symbol's type is the header's; the network outlives the parser by its borrow, the logger by the core.
         let ptr = unsafe { (library.create)(network.ptr(), core.logger.as_ptr(), library.version) };
         let deleting_dtor = core.number(core.table().parser.deleting_dtor, "parser destructor")?;
         let ptr = core.non_null(ptr, "createNvOnnxParser")?;
-        let owned = Owned { ptr, kind: Kind::Plain { deleting_dtor }, core: Arc::clone(core) };
-        let parser = Parser { owned, _network: network };
+        let owned = Owned {
+            ptr,
+            kind: Kind::Plain { deleting_dtor },
+            core: Arc::clone(core),
+        };
+        let parser = Parser {
+            owned,
+            _network: network,
+        };
         parser.prefer_native_instance_norm()?;
         Ok(parser)
     }
@@ -58,7 +71,9 @@ impl<'n> Parser<'n> {
     fn prefer_native_instance_norm(&self) -> Result<(), Error> {
         let core = self.core();
         let table = core.table();
-        let Some(flag) = table.parser_flag.native_instancenorm.get(core.version()) else { return Ok(()) };
+        let Some(flag) = table.parser_flag.native_instancenorm.get(core.version()) else {
+            return Ok(());
+        };
         if core.has(table.parser.set_flag) {
             call!(core, self.owned.this(), parser.set_flag as fn(i32::from(flag) => i32))?;
         }
@@ -83,7 +98,11 @@ impl<'n> Parser<'n> {
     ///
     /// # Errors
     /// Everything that the parser records, at least one.
-    pub fn parse_bytes(&self, model: &[u8], path: &Path) -> Result<Result<(), Vec<ParseError>>, Error> {
+    pub fn parse_bytes(
+        &self,
+        model: &[u8],
+        path: &Path,
+    ) -> Result<Result<(), Vec<ParseError>>, Error> {
         let core = self.core();
         let name = c_string(core, &path.to_string_lossy())?;
         let ok = call!(core, self.owned.this(), parser.parse as
@@ -102,7 +121,11 @@ impl<'n> Parser<'n> {
 
     fn errors(&self) -> Result<Vec<ParseError>, Error> {
         let core = self.core();
-        let n = call!(core, self.owned.this(), parser.get_nb_errors as fn() -> c_int)?;
+        let n = call!(
+            core,
+            self.owned.this(),
+            parser.get_nb_errors as fn() -> c_int
+        )?;
         (0..n)
             .map(|i| {
                 let record = call!(core, self.owned.this(), parser.get_error as fn(i => c_int) -> *mut c_void)?;
@@ -120,20 +143,41 @@ impl<'n> Parser<'n> {
             // SAFETY: the record owns its strings, and they are copied here.
             unsafe { text(ptr) }.filter(|s| !s.is_empty())
         };
-        let desc = string(call!(core, record, parser_error.desc as fn() -> *const c_char)?);
-        let file = string(call!(core, record, parser_error.file as fn() -> *const c_char)?);
+        let desc = string(call!(
+            core,
+            record,
+            parser_error.desc as fn() -> *const c_char
+        )?);
+        let file = string(call!(
+            core,
+            record,
+            parser_error.file as fn() -> *const c_char
+        )?);
         let line = call!(core, record, parser_error.line as fn() -> c_int)?;
         let node = call!(core, record, parser_error.node as fn() -> c_int)?;
         let (mut name, mut operator) = (None, None);
         if core.has(table.node_name) && core.has(table.node_operator) {
-            name = string(call!(core, record, parser_error.node_name as fn() -> *const c_char)?);
-            operator = string(call!(core, record, parser_error.node_operator as fn() -> *const c_char)?);
+            name = string(call!(
+                core,
+                record,
+                parser_error.node_name as fn() -> *const c_char
+            )?);
+            operator = string(call!(
+                core,
+                record,
+                parser_error.node_operator as fn() -> *const c_char
+            )?);
         }
         let mut reason = desc.map_or_else(|| "no reason given".to_owned(), |d| d.trim().to_owned());
         if let Some(file) = file {
             let file = file.rsplit('/').next().unwrap_or_default();
             reason = format!("{reason} ({file}:{line})");
         }
-        Ok(ParseError { node, name, operator, reason })
+        Ok(ParseError {
+            node,
+            name,
+            operator,
+            reason,
+        })
     }
 }

@@ -37,11 +37,18 @@ impl<'e, 'b> Refitter<'e, 'b> {
     #[allow(unsafe_code)]
     pub fn new(engine: &'e CudaEngine) -> Result<Refitter<'e, 'b>, Error> {
         let core = Arc::clone(engine.core());
-        let create = core.loaded.create_refitter.ok_or_else(|| core.failed("the library has no refitter"))?;
+        let create = core
+            .loaded
+            .create_refitter
+            .ok_or_else(|| core.failed("the library has no refitter"))?;
         // SAFETY: the symbol's type is the header's; the engine is borrowed for the refitter's whole life, and the logger is
         // held by the core.
         let ptr = unsafe { create(engine.ptr(), core.logger.as_ptr(), core.loaded.number) };
-        Ok(Refitter { owned: Owned::handle(&core, ptr, "createInferRefitter")?, _engine: engine, _bytes: PhantomData })
+        Ok(Refitter {
+            owned: Owned::handle(&core, ptr, "createInferRefitter")?,
+            _engine: engine,
+            _bytes: PhantomData,
+        })
     }
 
     fn core(&self) -> &Arc<Core> {
@@ -54,9 +61,9 @@ impl<'e, 'b> Refitter<'e, 'b> {
     /// Never for supported versions.
     pub fn names(&self) -> Result<Vec<Option<String>>, Error> {
         let core = self.core();
-        read_names(&|n, to| {
-            call!(core, self.owned.this(), refitter.get_all_weights as fn(n => i32, to => *mut *const c_char) -> i32)
-        })
+        read_names(
+            &|n, to| call!(core, self.owned.this(), refitter.get_all_weights as fn(n => i32, to => *mut *const c_char) -> i32),
+        )
     }
 
     /// Names of the weights that must be given too before a commit: others of their fused layer were given.
@@ -66,9 +73,9 @@ impl<'e, 'b> Refitter<'e, 'b> {
     /// Never for supported versions.
     pub fn missing(&self) -> Result<Vec<Option<String>>, Error> {
         let core = self.core();
-        read_names(&|n, to| {
-            call!(core, self.owned.this(), refitter.get_missing_weights as fn(n => i32, to => *mut *const c_char) -> i32)
-        })
+        read_names(
+            &|n, to| call!(core, self.owned.this(), refitter.get_missing_weights as fn(n => i32, to => *mut *const c_char) -> i32),
+        )
     }
 
     /// What the engine wants for `name`; `None` before TensorRT 10, and where it knows no count.
@@ -84,7 +91,10 @@ impl<'e, 'b> Refitter<'e, 'b> {
         let w = call!(core, self.owned.this(), refitter.get_weights_prototype as fn(name.as_ptr() => *const c_char) -> Weights)?;
         match usize::try_from(w.count) {
             Err(_) => Ok(None),
-            Ok(count) => Ok(Some(Prototype { dtype: core.dtype(w.dtype)?, count })),
+            Ok(count) => Ok(Some(Prototype {
+                dtype: core.dtype(w.dtype)?,
+                count,
+            })),
         }
     }
 
@@ -103,16 +113,35 @@ impl<'e, 'b> Refitter<'e, 'b> {
     ///
     /// # Errors
     /// [`Error::Weight`] when TensorRT refuses, or the bytes are not as many as `dtype` and `count` say.
-    pub fn set(&mut self, name: &str, dtype: Dtype, count: usize, bytes: &'b [u8]) -> Result<(), Error> {
+    pub fn set(
+        &mut self,
+        name: &str,
+        dtype: Dtype,
+        count: usize,
+        bytes: &'b [u8],
+    ) -> Result<(), Error> {
         let core = self.core();
-        let refuse = |reason: String| Error::Weight { name: name.into(), reason };
+        let refuse = |reason: String| Error::Weight {
+            name: name.into(),
+            reason,
+        };
         if dtype.bytes_for(count) != Some(bytes.len()) {
-            return Err(refuse(format!("{count} elements of {dtype} do not take {} bytes", bytes.len())));
+            return Err(refuse(format!(
+                "{count} elements of {dtype} do not take {} bytes",
+                bytes.len()
+            )));
         }
-        let number = core
-            .data_type(dtype)
-            .ok_or_else(|| refuse(format!("{} has no element type {dtype}", core.loaded.title())))?;
-        let weights = Weights { dtype: number, values: bytes.as_ptr().cast(), count: count as i64 };
+        let number = core.data_type(dtype).ok_or_else(|| {
+            refuse(format!(
+                "{} has no element type {dtype}",
+                core.loaded.title()
+            ))
+        })?;
+        let weights = Weights {
+            dtype: number,
+            values: bytes.as_ptr().cast(),
+            count: count as i64,
+        };
         let c_name = c_string(core, name)?;
         let ok = call!(core, self.owned.this(), refitter.set_named_weights as
             fn(c_name.as_ptr() => *const c_char, weights => Weights) -> bool)?;
@@ -131,7 +160,11 @@ impl<'e, 'b> Refitter<'e, 'b> {
     /// With TensorRT's own words.
     pub fn commit(self) -> Result<(), Error> {
         let core = self.core();
-        let ok = call!(core, self.owned.this(), refitter.refit_cuda_engine as fn() -> bool)?;
+        let ok = call!(
+            core,
+            self.owned.this(),
+            refitter.refit_cuda_engine as fn() -> bool
+        )?;
         core.check(ok, "refitCudaEngine failed")
     }
 }

@@ -21,11 +21,16 @@ impl Runtime {
     /// When the library makes none (no driver, no GPU).
     #[allow(unsafe_code)]
     pub fn new(core: &Arc<Core>) -> Result<Rc<Runtime>, Error> {
-        let create = core.loaded.create_runtime.ok_or_else(|| core.failed("the library has no runtime"))?;
+        let create = core
+            .loaded
+            .create_runtime
+            .ok_or_else(|| core.failed("the library has no runtime"))?;
         // SAFETY: the symbol's type is the header's; the logger outlives everything made here, because every object holds
         // the core.
         let ptr = unsafe { create(core.logger.as_ptr(), core.loaded.number) };
-        Ok(Rc::new(Runtime { owned: Owned::handle(core, ptr, "createInferRuntime")? }))
+        Ok(Rc::new(Runtime {
+            owned: Owned::handle(core, ptr, "createInferRuntime")?,
+        }))
     }
 
     /// The core that it belongs to.
@@ -48,7 +53,10 @@ impl Runtime {
             call!(core, self.owned.this(), runtime.deserialize_cuda_engine as
                 fn(data => *const c_void, len => usize) -> *mut c_void)?
         };
-        Ok(CudaEngine { owned: Owned::handle(core, ptr, "deserializeCudaEngine")?, _runtime: Rc::clone(self) })
+        Ok(CudaEngine {
+            owned: Owned::handle(core, ptr, "deserializeCudaEngine")?,
+            _runtime: Rc::clone(self),
+        })
     }
 }
 
@@ -88,7 +96,11 @@ impl CudaEngine {
     /// # Errors
     /// Never for supported versions.
     pub fn is_refittable(&self) -> Result<bool, Error> {
-        call!(self.core(), self.owned.this(), engine.is_refittable as fn() -> bool)
+        call!(
+            self.core(),
+            self.owned.this(),
+            engine.is_refittable as fn() -> bool
+        )
     }
 
     /// Number of layers after fusing.
@@ -96,7 +108,11 @@ impl CudaEngine {
     /// # Errors
     /// Never for supported versions.
     pub fn layers(&self) -> Result<usize, Error> {
-        let n = call!(self.core(), self.owned.this(), engine.get_nb_layers as fn() -> i32)?;
+        let n = call!(
+            self.core(),
+            self.owned.this(),
+            engine.get_nb_layers as fn() -> i32
+        )?;
         Ok(usize::try_from(n).unwrap_or(0))
     }
 
@@ -105,7 +121,11 @@ impl CudaEngine {
     /// # Errors
     /// Never for supported versions.
     pub fn profiles(&self) -> Result<usize, Error> {
-        let n = call!(self.core(), self.owned.this(), engine.get_nb_optimization_profiles as fn() -> i32)?;
+        let n = call!(
+            self.core(),
+            self.owned.this(),
+            engine.get_nb_optimization_profiles as fn() -> i32
+        )?;
         Ok(usize::try_from(n).unwrap_or(0))
     }
 
@@ -139,7 +159,12 @@ impl CudaEngine {
     ///
     /// # Errors
     /// Never for supported versions.
-    pub fn profile_shape(&self, input: &str, profile: i32, selector: Selector) -> Result<Option<Vec<i64>>, Error> {
+    pub fn profile_shape(
+        &self,
+        input: &str,
+        profile: i32,
+        selector: Selector,
+    ) -> Result<Option<Vec<i64>>, Error> {
         let core = self.core();
         let name = c_string(core, input)?;
         let which = selector.number(core)?;
@@ -158,15 +183,26 @@ impl CudaEngine {
         if let Some(flag) = include_refit.filter(|_| core.has(table.engine.serialize_with_config))
             && self.is_refittable()?
         {
-            let config = call!(core, self.owned.this(), engine.create_serialization_config as fn() -> *mut c_void)?;
+            let config = call!(
+                core,
+                self.owned.this(),
+                engine.create_serialization_config as fn() -> *mut c_void
+            )?;
             let config = Owned::handle(core, config, "createSerializationConfig")?;
             let ok = call!(core, config.this(), serialization_config.set_flag as fn(i32::from(flag) => i32) -> bool)?;
-            core.check(ok, "the serialization flag for refittable plans was refused")?;
+            core.check(
+                ok,
+                "the serialization flag for refittable plans was refused",
+            )?;
             let ptr = call!(core, self.owned.this(), engine.serialize_with_config as
                 fn(config.ptr.as_ptr() => *mut c_void) -> *mut c_void)?;
             return HostMemory::new(core, ptr, "serializeWithConfig");
         }
-        let ptr = call!(core, self.owned.this(), engine.serialize as fn() -> *mut c_void)?;
+        let ptr = call!(
+            core,
+            self.owned.this(),
+            engine.serialize as fn() -> *mut c_void
+        )?;
         HostMemory::new(core, ptr, "serialize")
     }
 
@@ -176,7 +212,11 @@ impl CudaEngine {
     /// With TensorRT's own words.
     pub fn inspect(&self) -> Result<String, Error> {
         let core = self.core();
-        let inspector = call!(core, self.owned.this(), engine.create_engine_inspector as fn() -> *mut c_void)?;
+        let inspector = call!(
+            core,
+            self.owned.this(),
+            engine.create_engine_inspector as fn() -> *mut c_void
+        )?;
         let inspector = Owned::handle(core, inspector, "createEngineInspector")?;
         let json = i32::from(core.number(core.table().layer_format.json, "JSON inspector")?);
         let ptr = call!(core, inspector.this(), inspector.get_engine_information as fn(json => i32) -> *const c_char)?;
@@ -193,12 +233,19 @@ impl CudaEngine {
     pub fn context(self: &Rc<Self>) -> Result<Context, Error> {
         let core = self.core();
         let ptr = if core.loaded.family == Family::V8 {
-            call!(core, self.owned.this(), engine.create_execution_context as fn() -> *mut c_void)?
+            call!(
+                core,
+                self.owned.this(),
+                engine.create_execution_context as fn() -> *mut c_void
+            )?
         } else {
             // ExecutionContextAllocationStrategy::kSTATIC
             call!(core, self.owned.this(), engine.create_execution_context as fn(0 => i32) -> *mut c_void)?
         };
-        Ok(Context { owned: Owned::handle(core, ptr, "createExecutionContext")?, _engine: Rc::clone(self) })
+        Ok(Context {
+            owned: Owned::handle(core, ptr, "createExecutionContext")?,
+            _engine: Rc::clone(self),
+        })
     }
 }
 
@@ -220,15 +267,20 @@ impl Context {
     pub fn set_input_shape(&self, input: &str, shape: &[usize]) -> Result<bool, Error> {
         let core = self.core();
         let name = c_string(core, input)?;
-        let refuse = |reason| Error::Input { name: input.into(), reason };
+        let refuse = |reason| Error::Input {
+            name: input.into(),
+            reason,
+        };
         match core.table().dims {
             DimsForm::Narrow => {
-                let dims = to_dims(shape, |rank, extents| Dims32 { rank, extents }).map_err(refuse)?;
+                let dims =
+                    to_dims(shape, |rank, extents| Dims32 { rank, extents }).map_err(refuse)?;
                 call!(core, self.owned.this(), context.set_input_shape as
                     fn(name.as_ptr() => *const c_char, &raw const dims => *const Dims32) -> bool)
             }
             DimsForm::Wide => {
-                let dims = to_dims(shape, |rank, extents| Dims64 { rank, extents }).map_err(refuse)?;
+                let dims =
+                    to_dims(shape, |rank, extents| Dims64 { rank, extents }).map_err(refuse)?;
                 call!(core, self.owned.this(), context.set_input_shape as
                     fn(name.as_ptr() => *const c_char, &raw const dims => *const Dims64) -> bool)
             }
