@@ -126,8 +126,10 @@ pub fn parse(start: &[u8], size: u64) -> Result<Header, Fault> {
                 compute_capabilities: Some(capabilities),
             })
         }
-        Some(_) => Err(Fault::Magic),
-        None => Err(short(TENSORRT_LENGTH)),
+        None if b"ftrt".starts_with(start) || b"vtrt".starts_with(start) => {
+            Err(short(TENSORRT_LENGTH))
+        }
+        Some(_) | None => Err(Fault::Magic),
     }
 }
 
@@ -180,6 +182,7 @@ mod tests {
         assert_eq!(parse(b"", 0), Err(Fault::Short { have: 0, need: 28 }));
         assert_eq!(parse(b"ftr", 3), Err(Fault::Short { have: 3, need: 28 }));
         assert_eq!(parse(&[0; 64], 64), Err(Fault::Magic));
+        assert_eq!(parse(b"{}", 2), Err(Fault::Magic));
         assert_eq!(parse(b"vtrt", 4), Err(Fault::Short { have: 4, need: 64 }));
         assert_eq!(
             parse(&rtx(8, 100), 99),
