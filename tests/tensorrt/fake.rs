@@ -54,24 +54,40 @@ const TESTS: &[(&str, Test)] = &[
     ("plans_that_do_not_open_tell_why", deserialize_null),
     ("odd_answers_are_errors", odd_answers),
     ("a_failed_refit_is_told", refit_false),
-    ("weights_that_do_not_fit_are_refused_before_the_library_sees_them", wrong_weights),
+    (
+        "weights_that_do_not_fit_are_refused_before_the_library_sees_them",
+        wrong_weights,
+    ),
     ("a_layers_other_weights_are_asked_for", missing_weights),
     ("slots_come_from_prototypes_or_from_what_is_known", slots),
     ("a_failed_enqueue_is_told", enqueue_false),
     ("objects_keep_their_library", library_dropped_first),
-    ("without_a_gpu_nothing_is_called_that_needs_one", needs_a_gpu),
+    (
+        "without_a_gpu_nothing_is_called_that_needs_one",
+        needs_a_gpu,
+    ),
     ("the_backend_builds_ahead_of_time", ahead_of_time),
 ];
 
 pub fn trials() -> Vec<Trial> {
-    let here = Command::new("cc").arg("--version").output().is_ok_and(|o| o.status.success());
-    let why = if here { "" } else { " (there is no `cc` on the path)" };
+    let here = Command::new("cc")
+        .arg("--version")
+        .output()
+        .is_ok_and(|o| o.status.success());
+    let why = if here {
+        ""
+    } else {
+        " (there is no `cc` on the path)"
+    };
     let named = TESTS.iter().map(|(name, test)| ((*name).to_owned(), *test));
     let mut trials: Vec<Trial> = named
         .map(|(name, test)| Trial::test(format!("fake/{name}{why}"), test).with_ignored_flag(!here))
         .collect();
     trials.extend(ALL.iter().map(|&release| {
-        let name = format!("fake/{} ({}) builds, runs and is refitted{why}", release.0, release.1);
+        let name = format!(
+            "fake/{} ({}) builds, runs and is refitted{why}",
+            release.0, release.1
+        );
         Trial::test(name, move || whole_cycle(release)).with_ignored_flag(!here)
     }));
     trials
@@ -87,17 +103,28 @@ impl Fake {
     fn new(release: Release, switches: &[&str]) -> Fake {
         let folder = tempfile::tempdir().expect("a folder");
         let (name, version, product) = release;
-        std::fs::write(folder.path().join("slots.h"), slots_header(name)).expect("the folder takes files");
+        std::fs::write(folder.path().join("slots.h"), slots_header(name))
+            .expect("the folder takes files");
         let (main, parser) = match product {
             Product::TensorRt => {
-                let major = name.trim_start_matches("trt-").split('.').next().expect("a major version");
-                (format!("libnvinfer.so.{major}"), format!("libnvonnxparser.so.{major}"))
+                let major = name
+                    .trim_start_matches("trt-")
+                    .split('.')
+                    .next()
+                    .expect("a major version");
+                (
+                    format!("libnvinfer.so.{major}"),
+                    format!("libnvonnxparser.so.{major}"),
+                )
             }
-            Product::Rtx => ("libtensorrt_rtx.so.1".into(), "libtensorrt_onnxparser_rtx.so.1".into()),
+            Product::Rtx => (
+                "libtensorrt_rtx.so.1".into(),
+                "libtensorrt_onnxparser_rtx.so.1".into(),
+            ),
         };
         for (library, more) in [(&main, None), (&parser, Some("-DPARSER"))] {
             let done = Command::new("cc")
-                .args(["-std=c11", "-shared", "-fPIC", "-O1", "-fvisibility=hidden", "-w"])
+                .args(["-std=c11", "-shared", "-fPIC", "-fvisibility=hidden", "-w"])
                 .arg(format!("-DVERSION={version}"))
                 .args(form_switches(name))
                 .args(switches)
@@ -109,13 +136,20 @@ impl Fake {
                 .arg(root().join("tests/tensorrt/fake.c"))
                 .output()
                 .expect("cc starts");
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            assert!(
+                done.status.success(),
+                "{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
         }
         Fake { folder, product }
     }
 
     fn search(&self) -> Search {
-        Search { explicit: Some(self.folder.path().to_owned()), ..Search::default() }
+        Search {
+            explicit: Some(self.folder.path().to_owned()),
+            ..Search::default()
+        }
     }
 
     fn core(&self) -> Arc<Core> {
@@ -129,12 +163,16 @@ impl Fake {
     /// How many objects are alive and how many rules were broken, in both libraries.
     fn counts(&self) -> (i32, i32) {
         let mut counts = (0, 0);
-        for entry in std::fs::read_dir(self.folder.path()).expect("it is there").flatten() {
+        for entry in std::fs::read_dir(self.folder.path())
+            .expect("it is there")
+            .flatten()
+        {
             if entry.file_name().to_string_lossy().contains(".so") {
                 #[allow(unsafe_code)]
                 // SAFETY: fake.c, open already; both functions take nothing and return an int.
                 unsafe {
-                    let library = libloading::Library::new(entry.path()).expect("it is open already");
+                    let library =
+                        libloading::Library::new(entry.path()).expect("it is open already");
                     let get = |name: &str| {
                         let f: libloading::Symbol<'_, unsafe extern "C" fn() -> i32> =
                             library.get(name.as_bytes()).expect("fake.c has it");
@@ -151,7 +189,8 @@ impl Fake {
 
 fn facts(release: &str) -> Value {
     let path = root().join("fixtures/abi").join(format!("{release}.json"));
-    serde_json::from_str(&std::fs::read_to_string(path).expect("the facts are there")).expect("they are JSON")
+    serde_json::from_str(&std::fs::read_to_string(path).expect("the facts are there"))
+        .expect("they are JSON")
 }
 
 /// `#define SLOT_VBuilder_setMaxThreads 20`, for every slot in the facts. The last of overloads wins only where it is the
@@ -163,11 +202,19 @@ fn slots_header(release: &str) -> String {
         for (slot, signature) in slots.as_object().expect("slots") {
             let signature = signature.as_str().expect("text");
             let name = match signature.split_once('(') {
-                Some((head, _)) => head.rsplit([' ', '*', '&']).next().expect("a name").to_owned(),
+                Some((head, _)) => head
+                    .rsplit([' ', '*', '&'])
+                    .next()
+                    .expect("a name")
+                    .to_owned(),
                 None => signature.replace(' ', "_"),
             };
-            writeln!(text, "#define SLOT_{class}_{name} {}", slot.trim_start_matches('0').parse().unwrap_or(0u32))
-                .expect("to a string");
+            writeln!(
+                text,
+                "#define SLOT_{class}_{name} {}",
+                slot.trim_start_matches('0').parse().unwrap_or(0u32)
+            )
+            .expect("to a string");
         }
     }
     text
@@ -199,16 +246,28 @@ struct Sevens(&'static [&'static str]);
 
 impl Feed for Sevens {
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, Error> {
-        Ok(self.0.contains(&slot.name.as_str()).then(|| Cow::Owned(7f32.to_le_bytes().repeat(slot.count))))
+        Ok(self
+            .0
+            .contains(&slot.name.as_str())
+            .then(|| Cow::Owned(7f32.to_le_bytes().repeat(slot.count))))
     }
 }
 
 fn f32_slot(name: &str) -> Slot {
-    Slot { name: name.into(), dtype: Dtype::F32, shape: Some(vec![2, 2]), count: 4, refittable: true }
+    Slot {
+        name: name.into(),
+        dtype: Dtype::F32,
+        shape: Some(vec![2, 2]),
+        count: 4,
+        refittable: true,
+    }
 }
 
 fn known() -> Known {
-    Known { slots: ["w", "b", "c"].map(f32_slot).into(), ..Known::default() }
+    Known {
+        slots: ["w", "b", "c"].map(f32_slot).into(),
+        ..Known::default()
+    }
 }
 
 fn engine(core: &Arc<Core>) -> Result<CudaEngine, Error> {
@@ -219,21 +278,34 @@ fn engine(core: &Arc<Core>) -> Result<CudaEngine, Error> {
 fn build(core: &Arc<Core>, watch: &dyn Watch) -> Result<Vec<u8>, Error> {
     let builder = Builder::new(core)?;
     builder.set_max_threads(2)?;
-    let network = builder.network(NetworkTyping::Weak).or_else(|_| builder.network(NetworkTyping::Strong))?;
+    let network = builder
+        .network(NetworkTyping::Weak)
+        .or_else(|_| builder.network(NetworkTyping::Strong))?;
     let parser = Parser::new(&network)?;
-    parser.parse_file(Path::new("m.onnx"))?.map_err(|errors| Error::Library {
-        library: "the parser".into(),
-        message: format!("{errors:?}"),
-    })?;
+    parser
+        .parse_file(Path::new("m.onnx"))?
+        .map_err(|errors| Error::Library {
+            library: "the parser".into(),
+            message: format!("{errors:?}"),
+        })?;
     let inputs = network.inputs()?;
-    assert_eq!((inputs[0].name.as_str(), inputs[0].dtype, inputs[0].dims.as_deref()), ("x", Dtype::F32, Some(&[-1, 4][..])));
+    assert_eq!(
+        (
+            inputs[0].name.as_str(),
+            inputs[0].dtype,
+            inputs[0].dims.as_deref()
+        ),
+        ("x", Dtype::F32, Some(&[-1, 4][..]))
+    );
     let config = builder.config()?;
     config.set(Flag::Refit, true)?;
     config.set(Flag::Tf32, false)?;
     config.set_verbosity(Verbosity::Detailed)?;
     config.set_workspace(1 << 20)?;
     assert!(config.set_timing_cache(b"of another GPU")?.is_none());
-    let cache = config.set_timing_cache(&[])?.expect("an empty cache is always taken");
+    let cache = config
+        .set_timing_cache(&[])?
+        .expect("an empty cache is always taken");
     assert!(!cache.serialize()?.bytes().is_empty());
     let profile = builder.profile()?;
     for (selector, batch) in Selector::ALL.into_iter().zip(1..) {
@@ -255,12 +327,23 @@ fn whole_cycle(release: Release) -> Result<(), Failed> {
     let seen = Collect::default();
     let plan = build(&core, &seen)?;
     let has_monitor = release.1 / 1000 != 8;
-    assert_eq!(seen.0.into_inner()?.iter().any(|e| e.contains("Building")), has_monitor);
+    assert_eq!(
+        seen.0.into_inner()?.iter().any(|e| e.contains("Building")),
+        has_monitor
+    );
     let engine = Rc::new(Runtime::new(&core)?.deserialize(&plan)?);
     let io = engine.io()?;
-    assert_eq!(io.iter().map(|t| (t.name.as_str(), t.is_input)).collect::<Vec<_>>(), [("x", true), ("y", false)]);
+    assert_eq!(
+        io.iter()
+            .map(|t| (t.name.as_str(), t.is_input))
+            .collect::<Vec<_>>(),
+        [("x", true), ("y", false)]
+    );
     assert_eq!(io[0].dims, [-1, 4]);
-    assert_eq!(engine.profile_shape("x", 0, Selector::Max)?, Some(vec![3, 4]));
+    assert_eq!(
+        engine.profile_shape("x", 0, Selector::Max)?,
+        Some(vec![3, 4])
+    );
     assert_eq!(engine.profile_shape("x", 1, Selector::Max)?, None);
     assert_eq!((engine.layers()?, engine.profiles()?), (2, 1));
     assert_eq!(engine.inspect()?, "{\"Layers\":[]}");
@@ -294,9 +377,13 @@ fn unavailable(result: Result<Arc<loader::Loaded>, Error>) -> String {
 }
 
 fn unknown_version() -> Result<(), Failed> {
-    for (release, number, expected) in
-        [(V8, 9300, "TensorRT 9.3.0"), (V8, 8401, "TensorRT 8.4.1"), (V10, 120_000, "TensorRT 12.0.0"), (RTX, 10200, "1.2.0"), (V8, -1, "which is none")]
-    {
+    for (release, number, expected) in [
+        (V8, 9300, "TensorRT 9.3.0"),
+        (V8, 8401, "TensorRT 8.4.1"),
+        (V10, 120_000, "TensorRT 12.0.0"),
+        (RTX, 10200, "1.2.0"),
+        (V8, -1, "which is none"),
+    ] {
         let fake = Fake::new((release.0, number, release.2), &[]);
         let text = unavailable(loader::find(release.2, &fake.search()));
         assert!(text.contains(expected), "{text}");
@@ -305,7 +392,10 @@ fn unknown_version() -> Result<(), Failed> {
 }
 
 fn missing_symbols() -> Result<(), Failed> {
-    for (switch, symbol) in [("-DNO_VERSION", "getInferLibVersion"), ("-DNO_RUNTIME", "createInferRuntime_INTERNAL")] {
+    for (switch, symbol) in [
+        ("-DNO_VERSION", "getInferLibVersion"),
+        ("-DNO_RUNTIME", "createInferRuntime_INTERNAL"),
+    ] {
         let fake = Fake::new(V8, &[switch]);
         let text = unavailable(loader::find(Product::TensorRt, &fake.search()));
         assert!(text.contains(symbol), "{text}");
@@ -327,7 +417,12 @@ fn all_tried() -> Result<(), Failed> {
     let fake = Fake::new((V8.0, 9300, V8.2), &[]);
     std::fs::write(fake.folder.path().join("libnvinfer.so.10"), b"junk")?;
     let text = unavailable(loader::find(Product::TensorRt, &fake.search()));
-    assert!(text.contains("libnvinfer.so.10") && text.contains("libnvinfer.so.8") && text.contains("9.3.0"), "{text}");
+    assert!(
+        text.contains("libnvinfer.so.10")
+            && text.contains("libnvinfer.so.8")
+            && text.contains("9.3.0"),
+        "{text}"
+    );
     let (found, tried): (_, Vec<Tried>) = loader::survey(&fake.search());
     assert_eq!((found.len(), tried.len()), (0, 2));
     Ok(())
@@ -341,18 +436,37 @@ fn library_error<T>(result: Result<T, Error>, parts: &[&str]) {
 
 fn null_factories() -> Result<(), Failed> {
     for release in [V8, V10, RTX] {
-        library_error(Builder::new(&Fake::new(release, &["-DBUILDER_NULL"]).core()), &["createInferBuilder", "error: 35"]);
-        library_error(Runtime::new(&Fake::new(release, &["-DRUNTIME_NULL"]).core()), &["createInferRuntime", "no reason"]);
+        library_error(
+            Builder::new(&Fake::new(release, &["-DBUILDER_NULL"]).core()),
+            &["createInferBuilder", "error: 35"],
+        );
+        library_error(
+            Runtime::new(&Fake::new(release, &["-DRUNTIME_NULL"]).core()),
+            &["createInferRuntime", "no reason"],
+        );
         let core = Fake::new(release, &["-DNETWORK_NULL"]).core();
-        let typing = if release == V8 { NetworkTyping::Weak } else { NetworkTyping::Strong };
-        library_error(Builder::new(&core)?.network(typing), &["createNetworkV2", "no network today"]);
+        let typing = if release == V8 {
+            NetworkTyping::Weak
+        } else {
+            NetworkTyping::Strong
+        };
+        library_error(
+            Builder::new(&core)?.network(typing),
+            &["createNetworkV2", "no network today"],
+        );
         let core = Fake::new(release, &["-DPARSER_NULL"]).core();
         let network = Builder::new(&core)?.network(typing)?;
         library_error(Parser::new(&network), &["createNvOnnxParser"]);
         let core = Fake::new(release, &["-DREFITTER_NULL"]).core();
-        library_error(Refitter::new(&engine(&core)?), &["createInferRefitter", "not refittable"]);
+        library_error(
+            Refitter::new(&engine(&core)?),
+            &["createInferRefitter", "not refittable"],
+        );
         let core = Fake::new(release, &["-DCONTEXT_NULL"]).core();
-        library_error(Rc::new(engine(&core)?).context(), &["createExecutionContext", "mOptimizationProfile"]);
+        library_error(
+            Rc::new(engine(&core)?).context(),
+            &["createExecutionContext", "mOptimizationProfile"],
+        );
     }
     Ok(())
 }
@@ -360,19 +474,32 @@ fn null_factories() -> Result<(), Failed> {
 fn parse_errors() -> Result<(), Failed> {
     for (release, named) in [(V8, false), (V10, true), (RTX, true)] {
         let core = Fake::new(release, &["-DPARSE_FALSE"]).core();
-        let typing = if release == V8 { NetworkTyping::Weak } else { NetworkTyping::Strong };
+        let typing = if release == V8 {
+            NetworkTyping::Weak
+        } else {
+            NetworkTyping::Strong
+        };
         let network = Builder::new(&core)?.network(typing)?;
         let parser = Parser::new(&network)?;
-        for outcome in [parser.parse_file(Path::new("m.onnx"))?, parser.parse_bytes(b"model", Path::new("m.onnx"))?] {
+        for outcome in [
+            parser.parse_file(Path::new("m.onnx"))?,
+            parser.parse_bytes(b"model", Path::new("m.onnx"))?,
+        ] {
             let errors = outcome.expect_err("it fails");
             assert_eq!((errors.len(), errors[0].node), (2, 0));
-            assert_eq!(errors[0].reason, "Assertion failed: axes.allValuesKnown() (onnxOpImporters.cpp:5031)");
+            assert_eq!(
+                errors[0].reason,
+                "Assertion failed: axes.allValuesKnown() (onnxOpImporters.cpp:5031)"
+            );
             assert_eq!(errors[0].operator.as_deref(), named.then_some("Slice"));
             assert_eq!(errors[0].name.as_deref(), named.then_some("/mid/Slice_3"));
         }
         let core = Fake::new(release, &["-DPARSE_SILENT"]).core();
         let network = Builder::new(&core)?.network(typing)?;
-        library_error(Parser::new(&network)?.parse_file(Path::new("m.onnx")), &["Failed to parse"]);
+        library_error(
+            Parser::new(&network)?.parse_file(Path::new("m.onnx")),
+            &["Failed to parse"],
+        );
     }
     Ok(())
 }
@@ -380,8 +507,13 @@ fn parse_errors() -> Result<(), Failed> {
 fn build_null() -> Result<(), Failed> {
     for release in [V8, V10, RTX] {
         let fake = Fake::new(release, &["-DBUILD_NULL"]);
-        let e = build(&fake.core(), &Silent).expect_err("it fails").to_string();
-        assert!(e.contains("first trouble; Could not find any implementation for node conv_17"), "{e}");
+        let e = build(&fake.core(), &Silent)
+            .expect_err("it fails")
+            .to_string();
+        assert!(
+            e.contains("first trouble; Could not find any implementation for node conv_17"),
+            "{e}"
+        );
         assert!(!e.contains("a warning on the way"), "{e}");
         assert_eq!(fake.counts(), (0, 0));
     }
@@ -390,7 +522,10 @@ fn build_null() -> Result<(), Failed> {
 
 fn profile_refused() -> Result<(), Failed> {
     for release in [V8, V10] {
-        library_error(build(&Fake::new(release, &["-DPROFILE_FALSE"]).core(), &Silent), &["`x`", "profile refused"]);
+        library_error(
+            build(&Fake::new(release, &["-DPROFILE_FALSE"]).core(), &Silent),
+            &["`x`", "profile refused"],
+        );
     }
     let core = Fake::new(V8, &[]).core();
     let profile = Builder::new(&core)?.profile()?;
@@ -408,14 +543,23 @@ fn deserialize_null() -> Result<(), Failed> {
 }
 
 fn odd_answers() -> Result<(), Failed> {
-    library_error(engine(&Fake::new(V8, &["-DODD_TYPE"]).core())?.io(), &["element type 99"]);
-    library_error(engine(&Fake::new(V10, &["-DNO_SHAPE"]).core())?.io(), &["`x` has no shape"]);
+    library_error(
+        engine(&Fake::new(V8, &["-DODD_TYPE"]).core())?.io(),
+        &["element type 99"],
+    );
+    library_error(
+        engine(&Fake::new(V10, &["-DNO_SHAPE"]).core())?.io(),
+        &["`x` has no shape"],
+    );
     let core = Fake::new(V8, &[]).core();
     let builder = Builder::new(&core)?;
     library_error(builder.network(NetworkTyping::Strong), &["strongly typed"]);
     let config = builder.config()?;
     library_error(config.set(Flag::StripPlan, true), &["stripped plans"]);
-    library_error(config.set_compute_capabilities(&[89]), &["this version has no"]);
+    library_error(
+        config.set_compute_capabilities(&[89]),
+        &["this version has no"],
+    );
     assert!(!config.has(Flag::Bf16) && config.has(Flag::Fp16));
     Ok(())
 }
@@ -424,7 +568,10 @@ fn refit_false() -> Result<(), Failed> {
     for release in [V8, V10, RTX] {
         let fake = Fake::new(release, &["-DREFIT_FALSE"]);
         let engine = engine(&fake.core())?;
-        library_error(refit_engine(&engine, &known(), &Sevens(&["w", "b"]), 1, &Silent), &["refitCudaEngine failed", "refit went wrong"]);
+        library_error(
+            refit_engine(&engine, &known(), &Sevens(&["w", "b"]), 1, &Silent),
+            &["refitCudaEngine failed", "refit went wrong"],
+        );
         drop(engine);
         assert_eq!(fake.counts(), (0, 0));
     }
@@ -435,16 +582,26 @@ fn wrong_weights() -> Result<(), Failed> {
     let core = Fake::new(V8, &[]).core();
     let engine = engine(&core)?;
     let mut refitter = Refitter::new(&engine)?;
-    library_error(refitter.set("w", Dtype::F32, 4, &[0; 15]), &["`w`", "15 bytes"]);
-    library_error(refitter.set("w", Dtype::Bf16, 4, &[0; 8]), &["`w`", "no element type bf16"]);
+    library_error(
+        refitter.set("w", Dtype::F32, 4, &[0; 15]),
+        &["`w`", "15 bytes"],
+    );
+    library_error(
+        refitter.set("w", Dtype::Bf16, 4, &[0; 8]),
+        &["`w`", "no element type bf16"],
+    );
     library_error(refitter.set("w", Dtype::F32, usize::MAX, &[]), &["`w`"]);
     let seven = 7f32.to_le_bytes().repeat(4);
     library_error(refitter.set("nobody", Dtype::F32, 4, &seven), &["`nobody`"]);
     refitter.set("w", Dtype::F32, 4, &seven)?;
     let core = Fake::new(V10, &["-DSET_FALSE"]).core();
-    let e = refit_engine(&self::engine(&core)?, &known(), &Sevens(&["w"]), 1, &Silent).expect_err("it is refused");
+    let e = refit_engine(&self::engine(&core)?, &known(), &Sevens(&["w"]), 1, &Silent)
+        .expect_err("it is refused");
     assert!(matches!(&e, Error::Weight { name, .. } if name == "w"));
-    assert!(e.to_string().contains("count of weights does not match"), "{e}");
+    assert!(
+        e.to_string().contains("count of weights does not match"),
+        "{e}"
+    );
     Ok(())
 }
 
@@ -452,8 +609,12 @@ fn missing_weights() -> Result<(), Failed> {
     for release in [V8, V10, RTX] {
         let core = Fake::new(release, &[]).core();
         let engine = engine(&core)?;
-        let e = refit_engine(&engine, &known(), &Sevens(&["w"]), 1, &Silent).expect_err("b is missing");
-        assert!(matches!(&e, Error::Weight { name, .. } if name == "b"), "{e}");
+        let e =
+            refit_engine(&engine, &known(), &Sevens(&["w"]), 1, &Silent).expect_err("b is missing");
+        assert!(
+            matches!(&e, Error::Weight { name, .. } if name == "b"),
+            "{e}"
+        );
         refit_engine(&engine, &known(), &Sevens(&["c"]), 1, &Silent)?;
         // Nothing to give is nothing to do.
         refit_engine(&engine, &known(), &Sevens(&[]), 1, &Silent)?;
@@ -465,22 +626,44 @@ fn slots() -> Result<(), Failed> {
     let by_name = |release, known: &Known| -> Result<BTreeMap<String, (usize, bool)>, Failed> {
         let core = Fake::new(release, &[]).core();
         let listed = list_slots(&engine(&core)?, known)?;
-        Ok(listed.into_iter().map(|s| (s.name, (s.count, s.refittable))).collect())
+        Ok(listed
+            .into_iter()
+            .map(|s| (s.name, (s.count, s.refittable)))
+            .collect())
     };
     let nothing = Known::default();
-    let expect = |rows: &[(&str, usize, bool)]| rows.iter().map(|&(n, c, r)| (n.to_owned(), (c, r))).collect::<BTreeMap<_, _>>();
+    let expect = |rows: &[(&str, usize, bool)]| {
+        rows.iter()
+            .map(|&(n, c, r)| (n.to_owned(), (c, r)))
+            .collect::<BTreeMap<_, _>>()
+    };
     // Version 8 tells no types, and no version tells them of `c`.
-    assert_eq!(by_name(V8, &nothing)?, expect(&[("w", 0, false), ("b", 0, false), ("c", 0, false)]));
-    assert_eq!(by_name(V10, &nothing)?, expect(&[("w", 4, true), ("b", 4, true), ("c", 0, false)]));
+    assert_eq!(
+        by_name(V8, &nothing)?,
+        expect(&[("w", 0, false), ("b", 0, false), ("c", 0, false)])
+    );
+    assert_eq!(
+        by_name(V10, &nothing)?,
+        expect(&[("w", 4, true), ("b", 4, true), ("c", 0, false)])
+    );
     // What is known but not listed is baked in; what is known as structural stays so.
     let mut more = known();
     more.slots.push(f32_slot("folded"));
     more.slots[1].refittable = false;
-    let expected = expect(&[("w", 4, true), ("b", 4, false), ("c", 4, true), ("folded", 4, false)]);
+    let expected = expect(&[
+        ("w", 4, true),
+        ("b", 4, false),
+        ("c", 4, true),
+        ("folded", 4, false),
+    ]);
     assert_eq!(by_name(V8, &more)?, expected);
     assert_eq!(by_name(RTX, &more)?, expected);
     let core = Fake::new(V10, &["-DNOT_REFITTABLE"]).core();
-    assert!(list_slots(&engine(&core)?, &known())?.iter().all(|s| !s.refittable));
+    assert!(
+        list_slots(&engine(&core)?, &known())?
+            .iter()
+            .all(|s| !s.refittable)
+    );
     Ok(())
 }
 
@@ -522,9 +705,20 @@ fn job_on(fake: &Fake, options: &[(&str, &str)]) -> Result<(Vec<u8>, Vec<Slot>),
     for (axis, (min, max)) in profile.inputs[0].axes.iter_mut().zip([(1usize, 3), (4, 4)]) {
         (axis.min, axis.opt, axis.max) = (min, min.midpoint(max), Some(max));
     }
-    let options: BTreeMap<String, String> = options.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let options: BTreeMap<String, String> = options
+        .iter()
+        .map(|(k, v)| ((*k).into(), (*v).into()))
+        .collect();
     let mut plan = Vec::new();
-    let notes = fake.backend().build(&BuildJob { model: &model, profile: &profile, options: &options }, &mut plan, &Silent)?;
+    let notes = fake.backend().build(
+        &BuildJob {
+            model: &model,
+            profile: &profile,
+            options: &options,
+        },
+        &mut plan,
+        &Silent,
+    )?;
     Ok((plan, notes.slots))
 }
 
@@ -534,7 +728,10 @@ fn needs_a_gpu() -> Result<(), Failed> {
         return Ok(());
     }
     let e = job_on(&fake, &[]).expect_err("TensorRT builds on its GPU");
-    assert!(matches!(e, Error::Unavailable { .. }) && e.to_string().contains("needs a CUDA device"), "{e}");
+    assert!(
+        matches!(e, Error::Unavailable { .. }) && e.to_string().contains("needs a CUDA device"),
+        "{e}"
+    );
     let path = fake.folder.path().join("p.plan");
     let mut plan = b"ftrt".to_vec();
     plan.resize(24, 0);
@@ -549,7 +746,11 @@ fn needs_a_gpu() -> Result<(), Failed> {
 fn ahead_of_time() -> Result<(), Failed> {
     for release in [RTX, ("rtx-1.3", 10300, Product::Rtx)] {
         let fake = Fake::new(release, &[]);
-        let options = [("refit", "none"), ("compute-capability", "8.6,8.9"), ("opt-level", "3")];
+        let options = [
+            ("refit", "none"),
+            ("compute-capability", "8.6,8.9"),
+            ("opt-level", "3"),
+        ];
         let (plan, slots) = job_on(&fake, &options)?;
         assert_eq!(plan, b"fake plan");
         assert!(!slots.is_empty() && slots.iter().all(|s| !s.refittable));
@@ -557,7 +758,8 @@ fn ahead_of_time() -> Result<(), Failed> {
     }
     // 12.1 came with TensorRT-RTX 1.5.
     let fake = Fake::new(("rtx-1.3", 10300, Product::Rtx), &[]);
-    let e = job_on(&fake, &[("refit", "none"), ("compute-capability", "12.1")]).expect_err("not yet");
+    let e =
+        job_on(&fake, &[("refit", "none"), ("compute-capability", "12.1")]).expect_err("not yet");
     assert!(e.to_string().contains("compute capability"), "{e}");
     Ok(())
 }

@@ -28,9 +28,14 @@ fn fixture(name: &str) -> PathBuf {
 /// A fixture's model and the profile of its shape spec.
 fn model(name: &str, exporter: &str) -> (Model, Profile) {
     let folder = fixture(name);
-    let model = Model::open(folder.join(format!("model.{exporter}.onnx"))).expect("the fixture is a model");
-    let json = std::fs::read_to_string(folder.join(format!("shapes.{exporter}.json"))).expect("it has a spec");
+    let model =
+        Model::open(folder.join(format!("model.{exporter}.onnx"))).expect("the fixture is a model");
+    let json = std::fs::read_to_string(folder.join(format!("shapes.{exporter}.json")))
+        .expect("it has a spec");
     let spec = ShapeSpec::parse(&json, "shapes.json").expect("the spec is right");
-    let profile = spec.resolve(model.inputs(), &Overrides::default()).expect("it fits the model").profile();
+    let profile = spec
+        .resolve(model.inputs(), &Overrides::default())
+        .expect("it fits the model")
+        .profile();
     (model, profile)
 }

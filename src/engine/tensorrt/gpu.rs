@@ -3,7 +3,7 @@
 use cudarc::driver::{CudaContext, DriverError, sys};
 use serde::Serialize;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What is known of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,18 +21,26 @@ pub struct Facts {
 }
 
 /// The first GPU, its primary context held and current on the thread that opened it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Gpu {
     context: Arc<CudaContext>,
     facts: Facts,
 }
 
+/// Once opened, the primary context is kept until the process ends: TensorRT's own CUDA runtime lives in it, and would not
+/// survive its being torn down and set up again.
+static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
+
 impl Gpu {
-    /// Opens the first GPU.
+    /// Opens the first GPU, once in a process.
     ///
     /// # Errors
     /// Why there is none, in one fragment.
     pub fn open() -> Result<Gpu, String> {
+        GPU.get_or_init(Gpu::try_open).clone()
+    }
+
+    fn try_open() -> Result<Gpu, String> {
         #[allow(unsafe_code)]
         // SAFETY: it only tries to open the driver's library, which has no load-time side effects to break.
         let present = unsafe { sys::is_culib_present() };

@@ -216,6 +216,7 @@ impl Engine for TensorRtEngine {
 
     fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error> {
         self.gpu.context().map_err(|e| cuda(&e))?;
+        drop(self.engine.core().take_messages());
         // Waits for whatever runs; a recorded graph may hold old weights.
         self.ready = None;
         refit_engine(
@@ -229,6 +230,8 @@ impl Engine for TensorRtEngine {
 
     fn serialize(&self, out: &mut dyn Write) -> Result<(), Error> {
         self.gpu.context().map_err(|e| cuda(&e))?;
+        // Old messages would be taken for the reasons of new failures.
+        drop(self.engine.core().take_messages());
         out.write_all(self.engine.serialize()?.bytes())?;
         Ok(())
     }
@@ -256,6 +259,8 @@ impl TensorRtEngine {
         given: &[(&Tensor, Cow<'_, [u8]>)],
     ) -> Result<NamedTensors, Error> {
         self.gpu.context().map_err(|e| cuda(&e))?;
+        // Old messages would be taken for the reasons of new failures.
+        drop(self.engine.core().take_messages());
         let inputs = || self.io.iter().filter(|t| t.is_input).zip(given);
         for (io, (tensor, bytes)) in inputs() {
             if !ready.context.set_input_shape(&io.name, &tensor.shape)? {

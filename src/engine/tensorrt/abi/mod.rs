@@ -239,7 +239,6 @@ table! {
         set_profiling_verbosity = "setProfilingVerbosity",
         create_timing_cache = "createTimingCache",
         set_timing_cache = "setTimingCache",
-        get_timing_cache = "getTimingCache",
         set_memory_pool_limit = "setMemoryPoolLimit",
         set_builder_optimization_level = "setBuilderOptimizationLevel",
         set_hardware_compatibility_level = "setHardwareCompatibilityLevel",
@@ -266,7 +265,6 @@ table! {
     }
     slots profile: ProfileSlots = "VOptimizationProfile" {
         set_dimensions = "setDimensions",
-        is_valid = "isValid",
     }
     slots host_memory: HostMemorySlots = "VHostMemory" {
         data = "data",
@@ -274,7 +272,6 @@ table! {
     }
     slots runtime: RuntimeSlots = "VRuntime" {
         deserialize_cuda_engine = "deserializeCudaEngine",
-        set_max_threads = "setMaxThreads",
     }
     slots engine: EngineSlots = "VCudaEngine" {
         serialize = "serialize",
@@ -300,13 +297,11 @@ table! {
         get_engine_information = "getEngineInformation",
     }
     slots context: ContextSlots = "VExecutionContext" {
-        set_optimization_profile_async = "setOptimizationProfileAsync",
         set_input_shape = "setInputShape",
         get_tensor_shape = "getTensorShape",
         set_tensor_address = "setTensorAddress",
         infer_shapes = "inferShapes",
         enqueue_v3 = "enqueueV3",
-        get_max_output_size = "getMaxOutputSize",
     }
     slots refitter: RefitterSlots = "VRefitter" {
         refit_cuda_engine = "refitCudaEngine",
@@ -315,7 +310,6 @@ table! {
         get_all_weights = "getAllWeights",
         set_max_threads = "setMaxThreads",
         get_weights_prototype = "getWeightsPrototype",
-        set_weights_validation = "setWeightsValidation",
     }
     slots parser: ParserSlots = "IParser" {
         parse = "parse",
@@ -326,11 +320,9 @@ table! {
         deleting_dtor = "deleting dtor",
     }
     slots parser_error: ParserErrorSlots = "IParserError" {
-        code = "code",
         desc = "desc",
         file = "file",
         line = "line",
-        func = "func",
         node = "node",
         node_name = "nodeName",
         node_operator = "nodeOperator",
@@ -346,7 +338,6 @@ table! {
         strip_plan = "kSTRIP_PLAN",
         sparse_weights = "kSPARSE_WEIGHTS",
         version_compatible = "kVERSION_COMPATIBLE",
-        obey_precision_constraints = "kOBEY_PRECISION_CONSTRAINTS",
     }
     values network_flag: NetworkFlagValues = "NetworkDefinitionCreationFlag" {
         explicit_batch = "kEXPLICIT_BATCH",
@@ -373,7 +364,6 @@ table! {
     }
     values io_mode: IoModeValues = "TensorIOMode" {
         input = "kINPUT",
-        output = "kOUTPUT",
     }
     values pool: PoolValues = "MemoryPoolType" {
         workspace = "kWORKSPACE",
@@ -384,7 +374,6 @@ table! {
         detailed = "kDETAILED",
     }
     values hardware: HardwareValues = "HardwareCompatibilityLevel" {
-        none = "kNONE",
         ampere_plus = "kAMPERE_PLUS",
         same_compute_capability = "kSAME_COMPUTE_CAPABILITY",
     }
@@ -400,7 +389,6 @@ table! {
         include_refit = "kINCLUDE_REFIT",
     }
     values layer_format: LayerFormatValues = "LayerInformationFormat" {
-        oneline = "kONELINE",
         json = "kJSON",
     }
     values parser_flag: ParserFlagValues = "nvonnxparser::OnnxParserFlag" {
