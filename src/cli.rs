@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{build, run};
+use crate::commands::{build, refit, run};
 use crate::ui::Verbosity;
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -39,6 +39,8 @@ pub struct Cli {
 pub enum Command {
     /// Compile an ONNX model into a plan
     Build(Box<build::Args>),
+    /// Give a plan other weights: a checkpoint, LoRAs, or its base
+    Refit(Box<refit::Args>),
     /// Run a plan: outputs, latencies, comparison
     Run(Box<run::Args>),
 }

@@ -5,6 +5,8 @@ use crate::arrays;
 use crate::engine::{Engine, RunOptions};
 use crate::exit::Exit;
 use crate::pipeline::{self, Environment, InputRequest, PrefixedFile, TensorFile};
+use crate::plan::Manifest;
+use crate::shapes::{self, InputShapes, Resolved};
 use crate::tensor::{
     Difference, Dtype, NamedTensors, Statistics, difference, show_shape, statistics,
 };
@@ -50,6 +52,11 @@ pub struct Args {
     #[arg(long, value_name = "NAME=N", value_parser = super::build::name_value)]
     dim: Vec<(String, String)>,
 
+    /// What to do with sizes outside of the range that the plan was built for: fail, recompile with every dim that is
+    /// outside moved to the size asked for, or recompile with the smallest range that covers old and new
+    #[arg(long, value_enum, default_value_t = OnRange::Error)]
+    on_range: OnRange,
+
     /// Seed for inputs that no file gives
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -81,6 +88,14 @@ pub struct Args {
     /// Threads for CPU engines (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+}
+
+/// `--on-range`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnRange {
+    Error,
+    Recompile,
+    Widen,
 }
 
 #[derive(Debug, Serialize)]
@@ -306,9 +321,20 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         crate::fsx::check_output(path)?;
     }
     let mut plan = pipeline::open(&args.plan, environment)?;
+    let range = match args.on_range {
+        OnRange::Error => plan.manifest.shapes.clone(),
+        OnRange::Recompile | OnRange::Widen => plan.manifest.shapes.unbounded(),
+    };
+    let context = || format!("the inputs do not fit `{}`", args.plan.display());
+    let inputs =
+        pipeline::gather_inputs(&request, &plan.manifest.inputs, &range).with_context(context)?;
+    if let Some(shapes) =
+        moved_range(args.on_range, &plan.manifest.shapes, &inputs.tensors).with_context(context)?
+    {
+        recompile(args, &plan.manifest, &shapes, ui, environment)?;
+        plan = pipeline::open(&args.plan, environment)?;
+    }
     let manifest = &plan.manifest;
-    let inputs = pipeline::gather_inputs(&request, &manifest.inputs, &manifest.shapes)
-        .with_context(|| format!("the inputs do not fit `{}`", args.plan.display()))?;
     if args.expect.is_some() && !inputs.random.is_empty() {
         let drawn: Vec<&str> = inputs.random.iter().map(String::as_str).collect();
         return Err(UsageError::new(
@@ -384,6 +410,53 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     ui.result(&report)?;
     Ok(if equal { Exit::Done } else { Exit::Differs })
+}
+
+/// The range to recompile for, where the inputs are outside of the one that was built.
+fn moved_range(
+    policy: OnRange,
+    built: &Resolved,
+    inputs: &NamedTensors,
+) -> Result<Option<Resolved>, shapes::Error> {
+    let asked: InputShapes = inputs
+        .iter()
+        .map(|(name, t)| (name.clone(), t.shape.clone()))
+        .collect();
+    match (policy, built.bind(&asked)) {
+        (_, Ok(_)) => Ok(None),
+        (OnRange::Error, Err(e)) => Err(e),
+        (OnRange::Recompile, Err(_)) => built.move_to(&asked).map(Some),
+        (OnRange::Widen, Err(_)) => built.widen(&asked).map(Some),
+    }
+}
+
+fn recompile(
+    args: &Args,
+    manifest: &Manifest,
+    shapes: &Resolved,
+    ui: &Ui,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    let show = |r: &Resolved| {
+        let dims: Vec<String> = r
+            .dims()
+            .iter()
+            .map(|(name, d)| {
+                let max = d.max.map_or("any".into(), |m| m.to_string());
+                format!("{name} {} to {max}", d.min)
+            })
+            .collect();
+        dims.join(", ")
+    };
+    let built = pipeline::recompile(&args.plan, manifest, shapes, environment, ui)?;
+    ui.event(Event::Warn(&format!(
+        "recompiled `{}` for sizes outside of its range, in {}: it was built for {}, and is now for {}",
+        args.plan.display(),
+        ui::duration(built.compile),
+        show(&manifest.shapes),
+        show(shapes)
+    )));
+    Ok(())
 }
 
 fn measure(

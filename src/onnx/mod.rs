@@ -10,8 +10,14 @@
 //! | `structure` | the structure digest |
 //! | `interface` | declared inputs and outputs |
 //! | `write` | a whole ONNX file again, with given weights |
+<<<<<<< HEAD
+=======
+//! | `error` | all that can be wrong |
+>>>>>>> main
 //! | `sniff` | what a file that is no model looks like |
 
+#[cfg(test)]
+mod big;
 mod collect;
 mod error;
 mod external;
@@ -30,6 +36,7 @@ mod write;
 
 pub use error::{Error, Problem};
 pub use wire::WireFault;
+pub use write::BytesOf;
 
 use crate::fsx::Map;
 use crate::tensor::{Digest, Dtype, TensorDecl, TensorView, element_count, show_shape};
@@ -132,7 +139,8 @@ pub fn weight_name(tensor: &TensorProto) -> Option<&str> {
 }
 
 impl Model {
-    /// Reads the model at `path`; weights stay in the memory map.
+    /// Reads the model at `path`; weights stay in the memory map. Tensors of model-local functions are no weights but part
+    /// of the graph; training graphs are dropped.
     ///
     /// # Errors
     /// See [`Error`].

@@ -444,22 +444,18 @@ impl<'a> Resolver<'a, '_> {
             .enumerate()
             .rev()
             .find_map(|(level, scope)| Some((level, *scope.names.get(name)?)));
-        match found {
-            Some((level, id)) => {
-                for scope in &mut self.scopes[level + 1..] {
-                    scope.free.insert(id);
-                }
-                Some(id)
-            }
-            None => {
-                self.problems.push(Problem::NotProduced {
-                    graph: label.into(),
-                    name: name.into(),
-                    reader: reader(),
-                });
-                None
-            }
+        let Some((level, id)) = found else {
+            self.problems.push(Problem::NotProduced {
+                graph: label.into(),
+                name: name.into(),
+                reader: reader(),
+            });
+            return None;
+        };
+        for scope in &mut self.scopes[level + 1..] {
+            scope.free.insert(id);
         }
+        Some(id)
     }
 }
 
@@ -494,6 +490,7 @@ pub(super) fn topological(dependencies: &[Vec<usize>]) -> Result<Vec<usize>, Vec
 }
 
 #[cfg(test)]
+<<<<<<< HEAD
 mod tests {
     use super::super::testing::{
         constant, f32s, graph, model, node, open, problem, problems, small, subgraph, with,
@@ -682,3 +679,6 @@ mod tests {
         open(&model(graph(&["x"], vec![], nodes, &[&name(n)]))).unwrap();
     }
 }
+=======
+mod tests;
+>>>>>>> main

@@ -1,6 +1,6 @@
 //! Tells weights from values that engines bake in.
 //!
-//! A value is *baked* where an engine reads it while it is built: bounds, targets, axes, zero points. What TensorRT bakes was
+//! A value is *baked* where an engine reads it while it is built: bounds, targets, axes, zero points. What `TensorRT` bakes was
 //! probed with its parser (`markWeightsRefittable` answers no) and read in onnx-tensorrt 10.10 `onnxOpImporters.cpp`.
 //! Constants that reach a baked input through value-preserving or arithmetic operators decide it just as much, so they are
 //! structural too: claiming too much structure costs a recompile, claiming too little an engine that is silently wrong.
@@ -137,7 +137,8 @@ fn spread(
     while let Some(value) = queue.pop_front() {
         for &(source, pass) in &sources[value] {
             if through(pass) && reasons[source].is_none() {
-                reasons[source] = reasons[value].clone();
+                let reason = reasons[value].clone();
+                reasons[source] = reason;
                 queue.push_back(source);
             }
         }
@@ -305,6 +306,7 @@ fn passes(op: &str, input: usize) -> Option<Pass> {
 }
 
 #[cfg(test)]
+<<<<<<< HEAD
 mod tests {
     use super::super::testing::{
         constant, f32s, graph, i64s, model, node, open, raw, small, subgraph, with,
@@ -560,3 +562,6 @@ mod tests {
         );
     }
 }
+=======
+mod tests;
+>>>>>>> main

@@ -139,13 +139,12 @@ impl Structure<'_, '_> {
             };
             let digest = input.finish();
             // An input with a default stays the constant that it is by default.
-            match net.values[value] {
-                Value::Constant(c) => h.field("default", &self.constants[c].0),
-                _ => {
-                    self.values[value] = Some(digest);
-                    h.field("input", &digest.0)
-                }
-            };
+            if let Value::Constant(c) = net.values[value] {
+                h.field("default", &self.constants[c].0);
+            } else {
+                self.values[value] = Some(digest);
+                h.field("input", &digest.0);
+            }
             if let Some(declared) = declared {
                 h.field("type", &type_(declared.type_.as_ref()).0);
             }
@@ -370,6 +369,7 @@ fn shape(h: &mut LabelledHasher, shape: Option<&TensorShapeProto>) {
 }
 
 #[cfg(test)]
+<<<<<<< HEAD
 mod tests {
     use super::super::testing::{
         constant, declare, declare_as, f32s, graph, i64s, ints, model, node, open, small, subgraph,
@@ -628,3 +628,6 @@ mod tests {
         assert_eq!(of(&small()).short(), "2a4df8a7862c");
     }
 }
+=======
+mod tests;
+>>>>>>> main

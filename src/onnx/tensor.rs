@@ -96,7 +96,7 @@ impl Taking<'_> {
             ["external_data"] => {
                 Bytes::Mapped(self.files.find(name, &tensor.external_data, expected)?)
             }
-            ["raw_data"] | ["float_data"] | ["double_data"] if elided.is_some() => {
+            ["raw_data" | "float_data" | "double_data"] if elided.is_some() => {
                 let payload = elided.expect("checked in the guard");
                 if payload.carrier != Carrier::Raw && typed_field(dtype) != fields[0] {
                     return Err(wrong(fields));

@@ -139,7 +139,6 @@ impl Kind {
         };
         Some(match (self, field) {
             (Model, 7) | (Attribute, 6 | 11) | (Training, 1 | 2) => Graph,
-            (Model, 8 | 14) | (Function, 9 | 14) | (Tensor, 3 | 13 | 16) => Flat,
             (Model, 20) => Training,
             (Model, 25) => Function,
             (Graph, 1) | (Function, 7) => Node,
@@ -147,14 +146,22 @@ impl Kind {
             (Graph, 15) | (Attribute, 22 | 23) => SparseTensor,
             (Graph, 11..=13) | (Function, 12) => ValueInfo,
             (Graph, 14) => Annotation,
-            (Graph, 16) | (Node, 9) | (ValueInfo, 4) | (Annotation, 2) | (Training, 3 | 4) => Flat,
             (Node, 5) | (Function, 11) => Attribute,
-            (Attribute, 14 | 15) | (ValueInfo, 2) | (ElementType, 1) | (MapType, 2) => Type,
+            (Attribute, 14 | 15) | (ValueInfo | MapType, 2) | (ElementType, 1) => Type,
             (Type, 1 | 8) => TensorType,
             (Type, 4 | 9) => ElementType,
             (Type, 5) => MapType,
             (TensorType, 2) => Shape,
-            (Shape, 1) => Flat,
+            // Opset imports, string pairs, segments, extents: no messages inside.
+            (Model, 8 | 14)
+            | (Function, 9 | 14)
+            | (Tensor, 3 | 13 | 16)
+            | (Graph, 16)
+            | (Node, 9)
+            | (ValueInfo, 4)
+            | (Annotation, 2)
+            | (Training, 3 | 4)
+            | (Shape, 1) => Flat,
             _ => return None,
         })
     }
@@ -281,7 +288,6 @@ impl Walker<'_> {
         while pos < range.end {
             let field = field(self.data, pos, range.end)?;
             pos = field.end;
-            // The dimensions of a shape, opset imports and string pairs hold no messages.
             if let (Some(bytes), Some(child)) = (field.bytes, kind.child(field.number)) {
                 self.check(child, bytes, depth + 1)?;
             }
@@ -396,6 +402,7 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 }
 
 #[cfg(test)]
+<<<<<<< HEAD
 mod tests {
     use super::*;
 
@@ -544,3 +551,6 @@ mod tests {
         );
     }
 }
+=======
+mod tests;
+>>>>>>> main

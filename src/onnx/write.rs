@@ -24,6 +24,9 @@ const RAW_DATA: u64 = 9;
 const EXTERNAL_DATA: u64 = 13;
 const DATA_LOCATION: u64 = 14;
 
+/// Gives the bytes of a weight, in its own dtype and shape, row-major and little-endian.
+pub type BytesOf<'f, 'b, E> = dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E> + 'f;
+
 /// Part of the file to write.
 enum Piece {
     /// A part of the message without weights.
@@ -42,7 +45,7 @@ struct Rope {
 }
 
 impl Rope {
-    fn new(&mut self, bytes: Vec<u8>) {
+    fn add(&mut self, bytes: Vec<u8>) {
         self.length += bytes.len() as u64;
         self.pieces.push(Piece::New(bytes));
     }
@@ -57,7 +60,7 @@ impl Rope {
 
     /// A length-delimited field with `inner` in it.
     fn nest(&mut self, number: u64, mut inner: Rope) {
-        self.new(header(number, inner.length));
+        self.add(header(number, inner.length));
         self.length += inner.length;
         self.pieces.append(&mut inner.pieces);
     }
@@ -98,10 +101,10 @@ impl Model {
     /// # Errors
     /// [`Error::TooBig`] when one file cannot hold the model ([`Model::onnx_size`] tells before;
     /// [`Model::write_onnx_external`] has no such limit), [`Error::WrittenLength`], [`Error::Write`], and those of `bytes_of`.
-    pub fn write_onnx<'b, E: From<Error>>(
+    pub fn write_onnx<E: From<Error>>(
         &self,
         out: &mut dyn Write,
-        bytes_of: &dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E>,
+        bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
         let message = self.graph_bytes();
         let rope = self.rope(&message, &mut None);
@@ -113,12 +116,12 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::write_onnx`].
-    pub fn write_onnx_external<'b, E: From<Error>>(
+    pub fn write_onnx_external<E: From<Error>>(
         &self,
         out: &mut dyn Write,
         data: &mut dyn Write,
         data_name: &str,
-        bytes_of: &dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E>,
+        bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
         let message = self.graph_bytes();
         let mut file = Some(DataFile {
@@ -138,12 +141,12 @@ impl Model {
         Ok(())
     }
 
-    fn write_rope<'b, E: From<Error>>(
+    fn write_rope<E: From<Error>>(
         &self,
         rope: &Rope,
         message: &[u8],
         out: &mut dyn Write,
-        bytes_of: &dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E>,
+        bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
         if rope.length > PROTOBUF_LIMIT {
             return Err(E::from(Error::TooBig {
@@ -165,7 +168,7 @@ impl Model {
     fn checked<'b, E: From<Error>>(
         &self,
         index: usize,
-        bytes_of: &dyn Fn(&Weight) -> Result<Cow<'b, [u8]>, E>,
+        bytes_of: &BytesOf<'_, 'b, E>,
     ) -> Result<Cow<'b, [u8]>, E> {
         let weight = &self.weights[index];
         let bytes = bytes_of(weight)?;
@@ -236,10 +239,10 @@ impl Model {
                     ..TensorProto::default()
                 };
                 file.placed.push((index, offset, length));
-                rope.new(serialise(&reference));
+                rope.add(serialise(&reference));
             }
             _ => {
-                rope.new(header(RAW_DATA, length));
+                rope.add(header(RAW_DATA, length));
                 rope.length += length;
                 rope.pieces.push(Piece::Weight(index));
             }
