@@ -10,10 +10,7 @@
 //! | `structure` | the structure digest |
 //! | `interface` | declared inputs and outputs |
 //! | `write` | a whole ONNX file again, with given weights |
-<<<<<<< HEAD
-=======
 //! | `error` | all that can be wrong |
->>>>>>> main
 //! | `sniff` | what a file that is no model looks like |
 
 #[cfg(test)]

@@ -5,13 +5,9 @@ use super::testing::{
     problem, small, subgraph, tensor_attribute, with,
 };
 use super::*;
-<<<<<<< HEAD
-use crate::tensor::Tensor;
-=======
 use crate::fault::{Class, Explain};
 use crate::tensor::Tensor;
 use onnx_protobuf::tensor_proto::DataLocation;
->>>>>>> main
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -155,8 +151,6 @@ fn other_bytes_can_be_written() {
     }
 }
 
-<<<<<<< HEAD
-=======
 /// A disk without space.
 struct Full;
 impl std::io::Write for Full {
@@ -168,7 +162,6 @@ impl std::io::Write for Full {
     }
 }
 
->>>>>>> main
 #[test]
 fn wrong_lengths_and_failing_sources_stop_the_writing() {
     let model = open(&small()).unwrap();
@@ -181,18 +174,6 @@ fn wrong_lengths_and_failing_sources_stop_the_writing() {
             ..
         })
     ));
-<<<<<<< HEAD
-    struct Full;
-    impl std::io::Write for Full {
-        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            Err(std::io::ErrorKind::StorageFull.into())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-=======
->>>>>>> main
     let full = model.write_onnx::<Error>(&mut Full, &|w| Ok(model.bytes(w)));
     assert!(matches!(full, Err(Error::Write(_))));
 }
@@ -243,8 +224,6 @@ fn a_graph_reads_no_files() {
 }
 
 #[test]
-<<<<<<< HEAD
-=======
 fn a_mark_in_a_model_file_is_no_mark() {
     // Strings have no data that could be taken out, so a mark could survive there.
     let mut text = testing::raw("s", 8, &[1], Vec::new());
@@ -278,7 +257,6 @@ fn a_mark_in_a_model_file_is_no_mark() {
 }
 
 #[test]
->>>>>>> main
 fn what_is_no_model_is_told_with_what_it_looks_like() {
     for (bytes, text) in [
         (&b""[..], "an empty file"),
@@ -431,11 +409,8 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = open_bytes(&bytes);
-<<<<<<< HEAD
-=======
         let nothing = Box::new(InMemory(BTreeMap::new()));
         let _ = Model::from_graph(&bytes, nothing, Path::new("plan"));
->>>>>>> main
     }
 
     #[test]
@@ -468,8 +443,6 @@ proptest! {
         }
     }
 }
-<<<<<<< HEAD
-=======
 
 #[test]
 fn all_that_a_fused_lora_changes_are_weights() {
@@ -506,4 +479,3 @@ fn a_thousand_problems_are_counted_and_not_printed() {
     assert_eq!(e.class(), Class::Input);
     assert_eq!(e.hints().len(), 1, "equal hints are given once");
 }
->>>>>>> main

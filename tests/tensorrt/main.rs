@@ -1,6 +1,8 @@
 //! TensorRT without a GPU: the real TensorRT-RTX, which builds ahead of time on any machine, and a fake library whose
 //! answers are ours, for everything that a real one only does when it is broken.
 
+#![allow(clippy::unnecessary_wraps, reason = "all trials have one type")]
+
 mod fake;
 mod rtx;
 

@@ -49,7 +49,7 @@ pub(super) fn build(
         }
         Err(_) => {}
         Ok(gpu) => {
-            gpu.context().map_err(|e| super::run::cuda(&e))?;
+            gpu.context().map_err(super::run::cuda)?;
         }
     }
     let path = job.model.path().ok_or_else(|| Error::Option {
@@ -370,9 +370,9 @@ fn mark(
     let (mut marked, mut baked) = (0, 0);
     for weight in wanted {
         if network.mark_refittable(&weight.name)? {
-            marked += 1
+            marked += 1;
         } else {
-            baked += 1
+            baked += 1;
         }
     }
     notes.push(format!(

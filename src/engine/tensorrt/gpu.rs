@@ -49,10 +49,10 @@ impl Gpu {
         }
         let context = CudaContext::new(0).map_err(|e| match e.0 {
             sys::CUresult::CUDA_ERROR_NO_DEVICE => "the driver finds no GPU".to_owned(),
-            _ => format!("the GPU cannot be used: {}", describe(&e)),
+            _ => format!("the GPU cannot be used: {}", describe(e)),
         })?;
-        let facts = Facts::of(&context)
-            .map_err(|e| format!("the GPU cannot be asked: {}", describe(&e)))?;
+        let facts =
+            Facts::of(&context).map_err(|e| format!("the GPU cannot be asked: {}", describe(e)))?;
         Ok(Gpu { context, facts })
     }
 
@@ -121,7 +121,7 @@ fn driver_version(text: &str) -> Option<String> {
 }
 
 /// What the driver says of an error, with its name.
-pub(super) fn describe(e: &DriverError) -> String {
+pub(super) fn describe(e: DriverError) -> String {
     let name = e
         .error_name()
         .ok()

@@ -420,7 +420,7 @@ mod tests {
     use super::*;
     use crate::fault::Explain;
 
-    fn unavailable(e: Error) -> String {
+    fn unavailable(e: &Error) -> String {
         assert!(matches!(e, Error::Unavailable { .. }) && !e.hints().is_empty());
         e.to_string()
     }
@@ -456,21 +456,21 @@ mod tests {
             site_packages: vec![],
             system: true,
         };
-        let text = unavailable(find(Product::TensorRt, &at(folder.path().into())).unwrap_err());
+        let text = unavailable(&find(Product::TensorRt, &at(folder.path().into())).unwrap_err());
         assert!(text.contains("holds no TensorRT library"), "{text}");
         let gone = folder.path().join("libnvinfer.so.8");
-        let text = unavailable(find(Product::TensorRt, &at(gone.clone())).unwrap_err());
+        let text = unavailable(&find(Product::TensorRt, &at(gone.clone())).unwrap_err());
         assert!(
             text.contains("libnvinfer.so.8") && text.contains("cannot open shared object"),
             "{text}"
         );
         std::fs::write(&gone, b"not a library").unwrap();
-        let text = unavailable(find(Product::TensorRt, &at(gone.clone())).unwrap_err());
+        let text = unavailable(&find(Product::TensorRt, &at(gone.clone())).unwrap_err());
         assert!(text.contains("libnvinfer.so.8"), "{text}");
-        let text = unavailable(find(Product::Rtx, &at(gone)).unwrap_err());
+        let text = unavailable(&find(Product::Rtx, &at(gone)).unwrap_err());
         assert!(text.contains("it is not TensorRT-RTX"), "{text}");
         let odd = folder.path().join("libfoo.so");
-        let text = unavailable(find(Product::Rtx, &at(odd)).unwrap_err());
+        let text = unavailable(&find(Product::Rtx, &at(odd)).unwrap_err());
         assert!(text.contains("the name is not one of"), "{text}");
     }
 

@@ -19,6 +19,7 @@ mod build;
 pub mod doctor;
 pub mod gpu;
 pub mod header;
+mod io;
 pub mod loader;
 pub mod options;
 mod refit;
@@ -113,7 +114,10 @@ impl TensorRt {
         self.known = known;
     }
 
-    /// The GPU, or why there is none.
+    /// The GPU.
+    ///
+    /// # Errors
+    /// Why there is none, in one fragment.
     pub fn gpu(&self) -> Result<&Rc<Gpu>, &str> {
         self.gpu
             .get_or_init(|| Gpu::open().map(Rc::new))
@@ -164,7 +168,7 @@ impl TensorRt {
 
 /// Opens plan bytes, with the GPU's context current.
 fn deserialize(core: &Arc<Core>, gpu: &Gpu, plan: &[u8]) -> Result<api::CudaEngine, Error> {
-    gpu.context().map_err(|e| run::cuda(&e))?;
+    gpu.context().map_err(run::cuda)?;
     drop(core.take_messages());
     Runtime::new(core)?.deserialize(plan)
 }

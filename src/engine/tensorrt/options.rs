@@ -177,7 +177,7 @@ impl Choices {
                         )?;
                         match c.hardware {
                             Some(HardwareLevel::AmperePlus) => {
-                                since(8, 6, "hardware compatibility")?
+                                since(8, 6, "hardware compatibility")?;
                             }
                             Some(HardwareLevel::SameComputeCapability) => {
                                 since(10, 13, "compatibility within a compute capability")?;
@@ -424,7 +424,8 @@ mod tests {
 
     #[test]
     fn what_a_version_does_not_take_is_refused_with_the_reason() {
-        let cases: &[(Product, (u32, u32, u32), &[(&str, &str)], &str)] = &[
+        type Case<'a> = (Product, (u32, u32, u32), &'a [(&'a str, &'a str)], &'a str);
+        let cases: &[Case<'_>] = &[
             (TRT, (8, 6, 0), &[("refit", "individual")], "came with 10.3"),
             (
                 TRT,

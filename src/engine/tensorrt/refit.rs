@@ -84,21 +84,21 @@ pub fn refit_engine(
     threads: usize,
     watch: &dyn Watch,
 ) -> Result<(), Error> {
-    // Lives longer than the refitter, which reads these bytes when it commits.
-    let given;
-    let mut refitter = Refitter::new(engine)?;
-    refitter.set_max_threads(threads)?;
-    let slots: Vec<Slot> = list(&refitter, known)?
-        .into_iter()
-        .filter(|s| s.refittable)
-        .collect();
+    if !engine.is_refittable()? {
+        return Err(Error::Library {
+            library: engine.core().loaded().title(),
+            message: "the engine cannot be refitted: it was built with `refit=none`".into(),
+        });
+    }
+    let slots = list_slots(engine, known)?;
+    let slots: Vec<&Slot> = slots.iter().filter(|s| s.refittable).collect();
     watch.event(Event::Begin {
         step: "preparing weights",
         total: Some(slots.len() as u64),
     });
-    given = slots
+    let given = slots
         .par_iter()
-        .map(|slot| {
+        .map(|&slot| {
             let bytes = feed.bytes(slot)?;
             watch.event(Event::Advance(1));
             Ok(bytes.map(|b| (slot, b)))
@@ -109,6 +109,8 @@ pub fn refit_engine(
     if given.is_empty() {
         return Ok(());
     }
+    let mut refitter = Refitter::new(engine)?;
+    refitter.set_max_threads(threads)?;
     watch.event(Event::Begin {
         step: "refitting",
         total: None,

@@ -6,11 +6,10 @@
 
 use super::api::{Context, CudaEngine, IoTensor, Selector};
 use super::gpu::{Gpu, describe};
+use super::io::{declaration, narrow, widen};
 use super::{Known, Settings, default_threads, list_slots, refit_engine};
 use crate::engine::{Engine, Error, Feed, Refusal, RunOptions, Slot};
-use crate::tensor::{
-    Dtype, Extent, NamedTensors, Tensor, TensorDecl, cast, element_count, show_shape,
-};
+use crate::tensor::{NamedTensors, Tensor, TensorDecl, element_count, show_shape};
 use crate::watch::Watch;
 use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, sys};
 use std::borrow::Cow;
@@ -46,6 +45,9 @@ struct Ready {
     end: CudaEvent,
     stream: Arc<CudaStream>,
 }
+
+/// A caller's tensor, and its bytes in the engine's type.
+type Given<'t> = (&'t Tensor, Cow<'t, [u8]>);
 
 /// A CUDA graph and the input shapes that it was recorded for.
 struct Recorded {
@@ -91,7 +93,7 @@ impl TensorRtEngine {
     /// # Errors
     /// When the driver refuses.
     pub fn gpu_memory(&self) -> Result<(usize, usize), Error> {
-        self.gpu.memory().map_err(|e| cuda(&e))
+        self.gpu.memory().map_err(cuda)
     }
 
     /// Whether weights can be replaced.
@@ -137,10 +139,7 @@ impl TensorRtEngine {
     }
 
     /// Inputs in the engine's order and types.
-    fn take_inputs<'t>(
-        &self,
-        inputs: &'t NamedTensors,
-    ) -> Result<Vec<(&'t Tensor, Cow<'t, [u8]>)>, Error> {
+    fn take_inputs<'t>(&self, inputs: &'t NamedTensors) -> Result<Vec<Given<'t>>, Error> {
         let fail = |name: &str, reason: String| Error::Input {
             name: name.into(),
             reason,
@@ -179,12 +178,12 @@ impl TensorRtEngine {
 
     fn make_ready(&mut self) -> Result<&mut Ready, Error> {
         if self.ready.is_none() {
-            let context = self.gpu.context().map_err(|e| cuda(&e))?;
-            let stream = context.new_stream().map_err(|e| cuda(&e))?;
+            let context = self.gpu.context().map_err(cuda)?;
+            let stream = context.new_stream().map_err(cuda)?;
             let event = || {
                 context
                     .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
-                    .map_err(|e| cuda(&e))
+                    .map_err(cuda)
             };
             self.ready = Some(Ready {
                 graph: None,
@@ -210,12 +209,12 @@ impl Engine for TensorRtEngine {
     }
 
     fn slots(&self) -> Result<Vec<Slot>, Error> {
-        self.gpu.context().map_err(|e| cuda(&e))?;
+        self.gpu.context().map_err(cuda)?;
         list_slots(&self.engine, &self.known)
     }
 
     fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error> {
-        self.gpu.context().map_err(|e| cuda(&e))?;
+        self.gpu.context().map_err(cuda)?;
         drop(self.engine.core().take_messages());
         // Waits for whatever runs; a recorded graph may hold old weights.
         self.ready = None;
@@ -229,7 +228,7 @@ impl Engine for TensorRtEngine {
     }
 
     fn serialize(&self, out: &mut dyn Write) -> Result<(), Error> {
-        self.gpu.context().map_err(|e| cuda(&e))?;
+        self.gpu.context().map_err(cuda)?;
         // Old messages would be taken for the reasons of new failures.
         drop(self.engine.core().take_messages());
         out.write_all(self.engine.serialize()?.bytes())?;
@@ -253,12 +252,8 @@ impl Engine for TensorRtEngine {
 }
 
 impl TensorRtEngine {
-    fn run_with(
-        &mut self,
-        ready: &mut Ready,
-        given: &[(&Tensor, Cow<'_, [u8]>)],
-    ) -> Result<NamedTensors, Error> {
-        self.gpu.context().map_err(|e| cuda(&e))?;
+    fn run_with(&mut self, ready: &mut Ready, given: &[Given<'_>]) -> Result<NamedTensors, Error> {
+        self.gpu.context().map_err(cuda)?;
         // Old messages would be taken for the reasons of new failures.
         drop(self.engine.core().take_messages());
         let inputs = || self.io.iter().filter(|t| t.is_input).zip(given);
@@ -301,11 +296,11 @@ impl TensorRtEngine {
             shapes.push((shape, size));
         }
         let sizes: Vec<Vec<usize>> = given.iter().map(|(t, _)| t.shape.clone()).collect();
-        ready.start.record(&ready.stream).map_err(|e| cuda(&e))?;
+        ready.start.record(&ready.stream).map_err(cuda)?;
         ready.compute(&sizes, self.cuda_graph)?;
-        ready.end.record(&ready.stream).map_err(|e| cuda(&e))?;
-        ready.stream.synchronize().map_err(|e| cuda(&e))?;
-        let ms = ready.start.elapsed_ms(&ready.end).map_err(|e| cuda(&e))?;
+        ready.end.record(&ready.stream).map_err(cuda)?;
+        ready.stream.synchronize().map_err(cuda)?;
+        let ms = ready.start.elapsed_ms(&ready.end).map_err(cuda)?;
         self.device_time = Some(Duration::from_secs_f32(ms.max(0.0) / 1000.0));
         self.io
             .iter()
@@ -351,7 +346,7 @@ impl Ready {
                 // The old one first: there may not be room for both.
                 self.buffers.remove(&io.name);
                 self.graph = None;
-                let buffer = self.stream.alloc_zeros::<u8>(size).map_err(|e| cuda(&e))?;
+                let buffer = self.stream.alloc_zeros::<u8>(size).map_err(cuda)?;
                 self.buffers.insert(io.name.clone(), buffer);
             }
             self.buffers[&io.name].device_ptr(&self.stream).0
@@ -371,9 +366,7 @@ impl Ready {
             bytemuck::cast_slice_mut::<u64, u8>(memory)[..bytes.len()].copy_from_slice(bytes);
         } else if !bytes.is_empty() {
             let memory = self.buffers.get_mut(&io.name).expect("placed before");
-            self.stream
-                .memcpy_htod(bytes, memory)
-                .map_err(|e| cuda(&e))?;
+            self.stream.memcpy_htod(bytes, memory).map_err(cuda)?;
         }
         Ok(())
     }
@@ -385,9 +378,7 @@ impl Ready {
         let mut data = vec![0; size];
         if size > 0 {
             let view = self.buffers[&io.name].slice(..size);
-            self.stream
-                .memcpy_dtoh(&view, &mut data)
-                .map_err(|e| cuda(&e))?;
+            self.stream.memcpy_dtoh(&view, &mut data).map_err(cuda)?;
         }
         Ok(data)
     }
@@ -399,13 +390,13 @@ impl Ready {
             .as_ref()
             .filter(|g| as_graph && g.shapes == shapes)
         {
-            return recorded.graph.launch().map_err(|e| cuda(&e));
+            return recorded.graph.launch().map_err(cuda);
         }
         self.graph = None;
         self.enqueue()?;
         if as_graph {
             // Only after one plain run at these shapes: the first one sets things up that cannot be recorded.
-            self.stream.synchronize().map_err(|e| cuda(&e))?;
+            self.stream.synchronize().map_err(cuda)?;
             self.graph = self.record(shapes);
         }
         Ok(())
@@ -446,101 +437,10 @@ impl Drop for Ready {
     }
 }
 
-/// What the model declares of a tensor, or else what the engine has.
-fn declaration(io: &IoTensor, declared: &[TensorDecl]) -> TensorDecl {
-    declared
-        .iter()
-        .find(|d| d.name == io.name)
-        .cloned()
-        .unwrap_or_else(|| TensorDecl {
-            name: io.name.clone(),
-            dtype: io.dtype,
-            dims: Some(
-                io.dims
-                    .iter()
-                    .map(|&e| usize::try_from(e).map_or(Extent::Unknown, Extent::Fixed))
-                    .collect(),
-            ),
-        })
-}
-
-/// A caller's tensor in the engine's type. Engines before TensorRT 10 have 32-bit integers where models have 64-bit ones.
-fn narrow(tensor: &Tensor, to: Dtype) -> Result<Cow<'_, [u8]>, String> {
-    match (tensor.dtype, to) {
-        (from, to) if from == to => Ok(Cow::Borrowed(&tensor.data)),
-        (Dtype::I64, Dtype::I32) => {
-            let mut out = Vec::with_capacity(tensor.data.len() / 2);
-            for chunk in tensor.data.as_chunks::<8>().0 {
-                let value = i64::from_le_bytes(*chunk);
-                let value = i32::try_from(value).map_err(|_| {
-                    format!("the value {value} does not fit in the 32-bit integers of this engine")
-                })?;
-                out.extend(value.to_le_bytes());
-            }
-            Ok(Cow::Owned(out))
-        }
-        (Dtype::F64, Dtype::F32) => cast(Dtype::F64, to, &tensor.data)
-            .map(Cow::Owned)
-            .map_err(|e| e.to_string()),
-        (from, to) => Err(format!("it is {from}, and the engine takes {to}")),
-    }
-}
-
-/// The engine's bytes in the type that the model declares.
-fn widen(data: Vec<u8>, from: Dtype, to: Dtype) -> Result<Vec<u8>, String> {
-    match (from, to) {
-        (from, to) if from == to => Ok(data),
-        (Dtype::I32, Dtype::I64) => Ok(data
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .flat_map(|c| i64::from(i32::from_le_bytes(*c)).to_le_bytes())
-            .collect()),
-        (from, to) => cast(from, to, &data)
-            .map_err(|_| format!("the engine gives {from} where the model declares {to}")),
-    }
-}
-
 /// A driver error as the engine's.
-pub(super) fn cuda(e: &DriverError) -> Error {
+pub(super) fn cuda(e: DriverError) -> Error {
     Error::Library {
         library: "CUDA".into(),
         message: describe(e),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn i64s(values: &[i64]) -> Tensor {
-        Tensor {
-            dtype: Dtype::I64,
-            shape: vec![values.len()],
-            data: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        }
-    }
-
-    #[test]
-    fn wide_integers_are_narrowed_only_where_they_fit() {
-        let tensor = i64s(&[1, -2, i64::from(i32::MAX)]);
-        let narrowed = narrow(&tensor, Dtype::I32).unwrap();
-        assert_eq!(
-            widen(narrowed.into_owned(), Dtype::I32, Dtype::I64).unwrap(),
-            tensor.data
-        );
-        let text = narrow(&i64s(&[1 << 31]), Dtype::I32).unwrap_err();
-        assert!(text.contains("2147483648"), "{text}");
-    }
-
-    #[test]
-    fn other_types_are_not_converted_behind_the_callers_back() {
-        let text = narrow(&i64s(&[1]), Dtype::F32).unwrap_err();
-        assert!(text.contains("i64") && text.contains("f32"), "{text}");
-        assert!(widen(vec![0; 4], Dtype::I32, Dtype::F32).is_err());
-        assert_eq!(
-            widen(vec![0, 0x3c], Dtype::F16, Dtype::F32).unwrap(),
-            1.0f32.to_le_bytes()
-        );
     }
 }

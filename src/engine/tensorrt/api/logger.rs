@@ -117,15 +117,16 @@ unsafe extern "C" fn log(this: *const Logger, severity: i32, text: *const c_char
 }
 
 impl Logger {
-    pub(super) fn new(form: LoggerForm) -> Box<Logger> {
+    /// Its owner gives it a fixed address before it lends it.
+    pub(super) fn new(form: LoggerForm) -> Logger {
         let vtable = match form {
             LoggerForm::Plain => std::ptr::from_ref(&PLAIN).cast(),
             LoggerForm::Versioned => std::ptr::from_ref(&VERSIONED).cast(),
         };
-        Box::new(Logger {
+        Logger {
             vtable,
             messages: Mutex::default(),
-        })
+        }
     }
 
     /// What TensorRT's factories take.

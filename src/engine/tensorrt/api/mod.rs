@@ -5,6 +5,7 @@
 //! error record become an [`Error`] with TensorRT's own last messages.
 
 mod builder;
+mod config;
 mod logger;
 mod monitor;
 mod parser;
@@ -12,10 +13,8 @@ mod refitter;
 mod runtime;
 mod writer;
 
-pub use builder::{
-    Builder, Config, Flag, HardwareLevel, HostMemory, Network, NetworkInput, NetworkTyping,
-    Profile, Selector, TimingCache, Verbosity,
-};
+pub use builder::{Builder, HostMemory, Network, NetworkInput, NetworkTyping, Profile, Selector};
+pub use config::{Config, Flag, HardwareLevel, TimingCache, Verbosity};
 pub use logger::{Message, Severity};
 pub use parser::{ParseError, Parser};
 pub use refitter::{Prototype, Refitter};
@@ -33,7 +32,8 @@ use std::sync::Arc;
 /// An opened library and the logger that its objects write to.
 pub struct Core {
     loaded: Arc<Loaded>,
-    logger: Box<Logger>,
+    /// Never moves: a core only lives inside its [`Arc`].
+    logger: Logger,
 }
 
 impl Core {

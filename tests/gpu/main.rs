@@ -8,26 +8,25 @@
 //! | `TRTMUT_TEST_FIXTURES` | the fixtures; `fixtures` of the current folder without it |
 //! | `TRTMUT_TEST_CYCLES` | cycles of the memory trials; 200 without it |
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use onnx_protobuf::{
-    AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
+#![allow(clippy::print_stdout, reason = "the table is what this program is for")]
+
+mod case;
+mod memory;
+
+use case::{
+    Bytes, Case, distance, env, fixture, io_tensors, known, search, show, tensorrt, timed, within,
 };
-use safetensors::SafeTensors;
-use std::borrow::Cow;
+use libtest_mimic::{Arguments, Failed, Trial};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
-use tempfile::TempDir;
-use trtmut::engine::tensorrt::loader::Search;
-use trtmut::engine::tensorrt::{Known, Product, Settings, TensorRt, TensorRtEngine, header};
-use trtmut::engine::{Backend, BuildJob, BuildNotes, Engine, Error, Feed, RunOptions, Slot};
-use trtmut::onnx::{Model, Origin};
-use trtmut::shapes::{AxisRange, Overrides, Profile, ProfileInput, ShapeSpec};
-use trtmut::tensor::{Dtype, NamedTensors, Tensor, to_f32};
+use std::time::Duration;
+use trtmut::engine::tensorrt::{Product, Settings, TensorRt, TensorRtEngine, header};
+use trtmut::engine::{Backend, BuildJob, BuildNotes, Engine, Error, RunOptions};
+use trtmut::onnx::Model;
+use trtmut::tensor::NamedTensors;
 use trtmut::watch::Silent;
 
 const FIXTURES: &[&str] = &["dit", "clip_text", "vae_decoder", "sd_unet"];
@@ -73,8 +72,8 @@ fn main() {
         );
     }
     add("errors/runs_and_refits".into(), Box::new(errors));
-    add("memory/refit_cycles".into(), Box::new(refit_cycles));
-    add("memory/build_cycles".into(), Box::new(build_cycles));
+    add("memory/refit_cycles".into(), Box::new(memory::refit_cycles));
+    add("memory/build_cycles".into(), Box::new(memory::build_cycles));
     add("dit/constants_too".into(), Box::new(constants_too));
     add("rtx/refittable_build".into(), Box::new(rtx));
     add("lean/load".into(), Box::new(lean));
@@ -97,210 +96,6 @@ fn record(table: &Table, what: &str, figure: &str, value: impl std::fmt::Display
         .lock()
         .expect("no panic")
         .push([what.into(), figure.into(), value.to_string()]);
-}
-
-fn env(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).map(PathBuf::from)
-}
-
-fn fixture(name: &str) -> PathBuf {
-    env("TRTMUT_TEST_FIXTURES")
-        .unwrap_or_else(|| "fixtures".into())
-        .join(name)
-}
-
-fn search(folder: Option<PathBuf>) -> Search {
-    Search {
-        system: folder.is_none(),
-        explicit: folder,
-        ..Search::default()
-    }
-}
-
-fn tensorrt() -> Result<TensorRt, Error> {
-    TensorRt::find(Product::TensorRt, &search(env("TRTMUT_TENSORRT")))
-}
-
-fn timed<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<(T, Duration), Error> {
-    let start = Instant::now();
-    Ok((work()?, start.elapsed()))
-}
-
-fn show(duration: Duration) -> String {
-    format!("{:.3} s", duration.as_secs_f64())
-}
-
-/// A fixture's TorchScript export, and what is needed to judge engines of it.
-struct Case {
-    name: &'static str,
-    model: Model,
-    profile: Profile,
-    folder: TempDir,
-}
-
-impl Case {
-    fn new(name: &'static str) -> Result<Case, Failed> {
-        let model = Model::open(fixture(name).join("model.ts.onnx"))?;
-        let json = std::fs::read_to_string(fixture(name).join("shapes.ts.json"))?;
-        let profile = ShapeSpec::parse(&json, "shapes.ts.json")?
-            .resolve(model.inputs(), &Overrides::default())?
-            .profile();
-        Ok(Case {
-            name,
-            model,
-            profile,
-            folder: tempfile::tempdir()?,
-        })
-    }
-
-    fn plan(&self) -> PathBuf {
-        self.folder.path().join("p.plan")
-    }
-
-    fn build(&self, backend: &mut TensorRt, options: &[(&str, &str)]) -> Result<BuildNotes, Error> {
-        let options: BTreeMap<String, String> = options
-            .iter()
-            .map(|(k, v)| ((*k).into(), (*v).into()))
-            .collect();
-        let mut out = std::io::BufWriter::new(std::fs::File::create(self.plan())?);
-        let job = BuildJob {
-            model: &self.model,
-            profile: &self.profile,
-            options: &options,
-        };
-        let notes = backend.build(&job, &mut out, &Silent)?;
-        std::io::Write::flush(&mut out)?;
-        backend.set_known(known(&self.model, &notes));
-        Ok(notes)
-    }
-
-    /// The initializers' own bytes, or those of the export of the fused model. Values of Constant nodes are left alone.
-    fn feed(&self, fused: bool) -> Result<Arc<dyn Feed>, Failed> {
-        let mut bytes: HashMap<String, Vec<u8>> = self
-            .model
-            .weights()
-            .iter()
-            .filter(|w| w.origin == Origin::Initializer)
-            .map(|w| (w.name.clone(), self.model.bytes(w).into_owned()))
-            .collect();
-        if fused {
-            let file = std::fs::read(fixture(self.name).join("refit.ts.safetensors"))?;
-            let changed = SafeTensors::deserialize(&file)?;
-            if changed.is_empty() {
-                return Err("nothing changes".into());
-            }
-            for (name, tensor) in changed.tensors() {
-                if bytes.insert(name.clone(), tensor.data().to_vec()).is_none() {
-                    return Err(format!("the model has no weight `{name}`").into());
-                }
-            }
-        }
-        Ok(Arc::new(Bytes(bytes)))
-    }
-
-    /// Largest distance from torch over the three shapes.
-    fn distance(&self, engine: &mut dyn Engine, which: &str) -> Result<f64, Failed> {
-        (0..3).try_fold(0.0, |worst, io| {
-            let (inputs, expected) = io_tensors(self.name, io, which)?;
-            let outputs = engine.run(&inputs)?;
-            Ok(f64::max(worst, distance(&outputs, &expected)?))
-        })
-    }
-}
-
-fn known(model: &Model, notes: &BuildNotes) -> Known {
-    Known {
-        slots: notes.slots.clone(),
-        inputs: model.inputs().to_vec(),
-        outputs: model.outputs().to_vec(),
-    }
-}
-
-/// Weight bytes by ONNX name.
-struct Bytes(HashMap<String, Vec<u8>>);
-
-impl Feed for Bytes {
-    fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, Error> {
-        Ok(self.0.get(&slot.name).map(|b| Cow::Borrowed(b.as_slice())))
-    }
-}
-
-fn io_tensors(name: &str, io: usize, which: &str) -> Result<(NamedTensors, NamedTensors), Failed> {
-    let bytes = std::fs::read(fixture(name).join(format!("io{io}.safetensors")))?;
-    let file = SafeTensors::deserialize(&bytes)?;
-    let with_prefix = |prefix: String| {
-        file.tensors()
-            .into_iter()
-            .filter_map(|(name, view)| {
-                let dtype = Dtype::from_safetensors(&view.dtype().to_string())?;
-                let tensor = Tensor {
-                    dtype,
-                    shape: view.shape().to_vec(),
-                    data: view.data().to_vec(),
-                };
-                Some((name.strip_prefix(&prefix)?.to_owned(), tensor))
-            })
-            .collect::<NamedTensors>()
-    };
-    Ok((with_prefix("in.".into()), with_prefix(format!("{which}."))))
-}
-
-/// Relative L2 distance, the largest over all outputs.
-fn distance(outputs: &NamedTensors, expected: &NamedTensors) -> Result<f64, Failed> {
-    if outputs.len() != expected.len() || outputs.is_empty() {
-        return Err(format!("{} outputs, not {}", outputs.len(), expected.len()).into());
-    }
-    let mut worst = 0.0;
-    for (name, want) in expected {
-        let (_, got) = outputs
-            .iter()
-            .find(|(n, _)| n == name)
-            .ok_or_else(|| format!("no output `{name}`"))?;
-        if (got.dtype, &got.shape) != (want.dtype, &want.shape) {
-            return Err(format!(
-                "`{name}` is {} {:?}, not {} {:?}",
-                got.dtype, got.shape, want.dtype, want.shape
-            )
-            .into());
-        }
-        let (got, want) = (
-            to_f32(got.dtype, &got.data)?,
-            to_f32(want.dtype, &want.data)?,
-        );
-        let apart: f64 = got
-            .iter()
-            .zip(&want)
-            .map(|(g, w)| (f64::from(*g) - f64::from(*w)).powi(2))
-            .sum();
-        let size: f64 = want.iter().map(|w| f64::from(*w).powi(2)).sum();
-        let relative = (apart / size.max(f64::MIN_POSITIVE)).sqrt();
-        // `max` would hide a NaN.
-        if relative.is_nan() || relative > worst {
-            worst = relative;
-        }
-    }
-    Ok(worst)
-}
-
-/// NaN is not within any limit.
-fn within(
-    table: &Table,
-    what: &str,
-    figure: &str,
-    distance: f64,
-    limit: f64,
-) -> Result<(), Failed> {
-    record(
-        table,
-        what,
-        figure,
-        format_args!("{distance:.2e} (limit {limit:.0e})"),
-    );
-    if distance <= limit {
-        Ok(())
-    } else {
-        Err(format!("{what}: {figure} is {distance:.3e}, over {limit:.0e}").into())
-    }
 }
 
 /// Build, run, refit, run, back, and from a file in a new process.
@@ -639,210 +434,6 @@ fn half_a_plan(table: &Table) -> Result<(), Failed> {
         .ok_or("half a plan must not open")?;
     record(table, "errors", "half a plan", &e);
     Ok(())
-}
-
-fn cycles() -> usize {
-    std::env::var("TRTMUT_TEST_CYCLES")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(200)
-}
-
-/// Resident memory of this process in bytes (`/proc/self/statm`, second field, in pages of 4 KiB).
-fn resident() -> Result<i64, Failed> {
-    let text = std::fs::read_to_string("/proc/self/statm")?;
-    Ok(text
-        .split_whitespace()
-        .nth(1)
-        .ok_or("statm has two fields")?
-        .parse::<i64>()?
-        * 4096)
-}
-
-/// Fails when memory after the last cycle is above that after a tenth of them by more than 16 MiB.
-fn flat(table: &Table, what: &str, seen: &[(i64, i64)]) -> Result<(), Failed> {
-    let (early, late) = (seen[seen.len() / 10], seen[seen.len() - 1]);
-    let grown = (late.0 - early.0, late.1 - early.1);
-    record(table, what, "cycles", seen.len());
-    record(
-        table,
-        what,
-        "host memory grown",
-        format_args!(
-            "{:.1} MiB of {:.0}",
-            grown.0 as f64 / 1048576.0,
-            late.0 as f64 / 1048576.0
-        ),
-    );
-    record(
-        table,
-        what,
-        "GPU memory grown",
-        format_args!(
-            "{:.1} MiB of {:.0}",
-            grown.1 as f64 / 1048576.0,
-            late.1 as f64 / 1048576.0
-        ),
-    );
-    if grown.0.max(grown.1) > 16 << 20 {
-        Err(format!("{what}: memory grows: {grown:?}").into())
-    } else {
-        Ok(())
-    }
-}
-
-fn used(engine: &TensorRtEngine) -> Result<i64, Failed> {
-    let (free, total) = engine.gpu_memory()?;
-    Ok(total as i64 - free as i64)
-}
-
-/// Open, refit, run, serialize, drop.
-fn refit_cycles(table: &Table) -> Result<(), Failed> {
-    let case = Case::new("dit")?;
-    let mut backend = tensorrt()?;
-    case.build(&mut backend, &[("opt-level", "0")])?;
-    let feeds = [case.feed(true)?, case.feed(false)?];
-    let (inputs, fused) = io_tensors("dit", 0, "fused")?;
-    let (_, base) = io_tensors("dit", 0, "base")?;
-    let mut seen = Vec::new();
-    for cycle in 0..cycles() {
-        let mut engine = backend.open_plan(&case.plan())?;
-        engine.refit(Arc::clone(&feeds[cycle % 2]), &Silent)?;
-        let outputs = engine.run(&inputs)?;
-        let away = distance(&outputs, if cycle % 2 == 0 { &fused } else { &base })?;
-        if !(away <= EXACT) {
-            return Err(format!("cycle {cycle}: {away:e}").into());
-        }
-        engine.serialize(&mut std::io::sink())?;
-        seen.push((resident()?, used(&engine)?));
-    }
-    flat(table, "refit cycles", &seen)
-}
-
-/// Build, open, refit, run, drop: on one small matrix product, so that the builds are short.
-fn build_cycles(table: &Table) -> Result<(), Failed> {
-    let folder = tempfile::tempdir()?;
-    let path = folder.path().join("small.onnx");
-    std::fs::write(&path, small_model().write_to_bytes()?)?;
-    let model = Model::open(&path)?;
-    let axis = |min, max| AxisRange {
-        min,
-        opt: max,
-        max: Some(max),
-    };
-    let profile = Profile {
-        inputs: vec![ProfileInput {
-            name: "x".into(),
-            dtype: Dtype::F32,
-            axes: vec![axis(1, 8), axis(64, 64)],
-        }],
-    };
-    let options = BTreeMap::from([("opt-level".to_owned(), "0".to_owned())]);
-    let mut backend = tensorrt()?;
-    let plan = folder.path().join("p.plan");
-    let input = Tensor {
-        dtype: Dtype::F32,
-        shape: vec![2, 64],
-        data: 1f32.to_le_bytes().repeat(128),
-    };
-    let feed: Arc<dyn Feed> = Arc::new(Bytes(HashMap::from([(
-        "w".to_owned(),
-        0.5f32.to_le_bytes().repeat(64 * 64),
-    )])));
-    let mut seen = Vec::new();
-    let start = Instant::now();
-    for cycle in 0..cycles() {
-        let mut out = std::fs::File::create(&plan)?;
-        let notes = backend.build(
-            &BuildJob {
-                model: &model,
-                profile: &profile,
-                options: &options,
-            },
-            &mut out,
-            &Silent,
-        )?;
-        backend.set_known(known(&model, &notes));
-        let mut engine = backend.open_plan(&plan)?;
-        engine.refit(Arc::clone(&feed), &Silent)?;
-        let outputs = engine.run(&vec![("x".to_owned(), input.clone())])?;
-        let y = to_f32(Dtype::F32, &outputs[0].1.data)?;
-        if y.len() != 128 || y.iter().any(|v| *v != 32.0) {
-            return Err(format!("cycle {cycle}: {:?}", &y[..4]).into());
-        }
-        seen.push((resident()?, used(&engine)?));
-    }
-    record(table, "build cycles", "time", show(start.elapsed()));
-    flat(table, "build cycles", &seen)
-}
-
-/// y = x · w, `w` 64×64 of ones.
-fn small_model() -> ModelProto {
-    let value = |name: &str, rows: Option<i64>| {
-        let dim = |value: Option<i64>| tensor_shape_proto::Dimension {
-            value: Some(match value {
-                Some(n) => tensor_shape_proto::dimension::Value::DimValue(n),
-                None => tensor_shape_proto::dimension::Value::DimParam("B".into()),
-            }),
-            ..Default::default()
-        };
-        let shape = TensorShapeProto {
-            dim: vec![dim(rows), dim(Some(64))],
-            ..Default::default()
-        };
-        let tensor = type_proto::Tensor {
-            elem_type: 1,
-            shape: Some(shape).into(),
-            ..Default::default()
-        };
-        let kind = TypeProto {
-            value: Some(type_proto::Value::TensorType(tensor)),
-            ..Default::default()
-        };
-        ValueInfoProto {
-            name: name.into(),
-            type_: Some(kind).into(),
-            ..Default::default()
-        }
-    };
-    let trans_b = AttributeProto {
-        name: "transB".into(),
-        i: 1,
-        type_: attribute_proto::AttributeType::INT.into(),
-        ..Default::default()
-    };
-    let node = NodeProto {
-        op_type: "Gemm".into(),
-        name: "product".into(),
-        input: vec!["x".into(), "w".into()],
-        output: vec!["y".into()],
-        attribute: vec![trans_b],
-        ..Default::default()
-    };
-    let w = TensorProto {
-        name: "w".into(),
-        data_type: 1,
-        dims: vec![64, 64],
-        raw_data: 1f32.to_le_bytes().repeat(64 * 64),
-        ..Default::default()
-    };
-    let graph = GraphProto {
-        name: "small".into(),
-        node: vec![node],
-        initializer: vec![w],
-        input: vec![value("x", None)],
-        output: vec![value("y", None)],
-        ..Default::default()
-    };
-    ModelProto {
-        ir_version: 8,
-        opset_import: vec![OperatorSetIdProto {
-            version: 17,
-            ..Default::default()
-        }],
-        graph: Some(graph).into(),
-        ..Default::default()
-    }
 }
 
 /// TensorRT-RTX builds refittable engines for GPUs other than this one.
