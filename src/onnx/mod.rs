@@ -251,6 +251,11 @@ impl Model {
         Ok(model)
     }
 
+    /// The file that it was read from; `None` for one made by [`Model::from_graph`].
+    pub fn path(&self) -> Option<&Path> {
+        self.files.model()
+    }
+
     /// The graph as protobuf bytes: [`Model::proto`] as it is.
     pub fn graph_bytes(&self) -> Vec<u8> {
         write::serialise(&self.proto)
