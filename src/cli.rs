@@ -21,6 +21,11 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
+    /// The TensorRT library, or a folder that holds it (default: `TRTMUT_TENSORRT`, the loader's path, python3's packages, the
+    /// system's folders)
+    #[arg(long, global = true, value_name = "PATH")]
+    pub tensorrt: Option<std::path::PathBuf>,
+
     /// Print one JSON document on stdout instead of a table, errors included
     #[arg(long, global = true)]
     pub json: bool,

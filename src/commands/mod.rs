@@ -1,6 +1,7 @@
 //! One file per command: `Args`, `run()` and the `Report` that it prints.
 
 pub mod build;
+mod engine_args;
 pub mod map;
 mod overlay;
 pub mod refit;

@@ -21,7 +21,7 @@ mod rebuild;
 mod recompile;
 mod refit;
 
-pub use backends::{BackendChoice, choose, onnxruntime, reopen};
+pub use backends::{BackendChoice, choose, onnxruntime, reopen, search};
 pub use build::{BuildRequest, Built, MappingSource, build};
 pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
