@@ -29,3 +29,4 @@ pub mod shapes;
 pub mod tensor;
 pub mod ui;
 pub mod watch;
+pub mod weights;

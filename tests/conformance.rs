@@ -1,16 +1,21 @@
-//! Real models on every CPU backend: each export of each fixture, at three shapes, against the outputs that torch gave.
+//! Real models on every CPU backend: each export of each fixture, at three shapes, against the outputs that torch gave,
+//! before and after a refit.
 
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use safetensors::SafeTensors;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use support::{Compiled, root};
-use trtmut::engine::cpu::Cpu;
-use trtmut::engine::{Backend, RunOptions};
+use trtmut::engine::cpu::{Cpu, OnnxRuntime};
+use trtmut::engine::{Backend, Error, Feed, RunOptions, Slot};
 use trtmut::onnx::Model;
 use trtmut::tensor::{Dtype, NamedTensors, Tensor, to_f32};
+use trtmut::watch::Silent;
 
 /// Largest relative L2 distance from torch's outputs.
 const LIMIT: f64 = 1e-4;
@@ -22,23 +27,37 @@ fn main() {
     for (model, name) in models() {
         for io in 0..3 {
             let data = model.with_file_name(format!("io{io}.safetensors"));
-            let (m, d) = (model.clone(), data.clone());
-            trials.push(Trial::test(format!("cpu/{name}/io{io}"), move || {
-                compare(&Cpu, &m, &d)
-            }));
-            let (m, r) = (model.clone(), runtime.clone());
-            let label = match &runtime {
-                Ok(_) => format!("onnxruntime/{name}/io{io}"),
-                Err(why) => format!("onnxruntime/{name}/io{io} ({why})"),
-            };
-            trials.push(
-                Trial::test(label, move || compare(&r?, &m, &data))
-                    .with_ignored_flag(runtime.is_err()),
-            );
+            add(&mut trials, &runtime, &format!("{name}/io{io}"), {
+                let model = model.clone();
+                move |backend| compare(backend, &model, &data)
+            });
         }
+        add(
+            &mut trials,
+            &runtime,
+            &format!("{name}/refit"),
+            move |backend| refit(backend, &model),
+        );
     }
-    assert!(trials.len() >= 60, "the fixtures were not found");
+    assert!(trials.len() >= 80, "the fixtures were not found");
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// One trial per backend; those of a library that is not here are ignored, with the reason in the name.
+fn add(
+    trials: &mut Vec<Trial>,
+    runtime: &Result<OnnxRuntime, String>,
+    name: &str,
+    test: impl Fn(&dyn Backend) -> Result<(), Failed> + Send + Clone + 'static,
+) {
+    let on_cpu = test.clone();
+    trials.push(Trial::test(format!("cpu/{name}"), move || on_cpu(&Cpu)));
+    let (label, ignored) = match runtime {
+        Ok(_) => (format!("onnxruntime/{name}"), false),
+        Err(why) => (format!("onnxruntime/{name} ({why})"), true),
+    };
+    let runtime = runtime.clone();
+    trials.push(Trial::test(label, move || test(&runtime?)).with_ignored_flag(ignored));
 }
 
 /// Every `fixtures/<name>/model.<exporter>.onnx` with its name.
@@ -77,22 +96,34 @@ fn with_prefix(file: &SafeTensors<'_>, prefix: &str) -> NamedTensors {
     found
 }
 
+/// The model's inputs among the tensors of a file; an export may have folded one away that another keeps.
+fn inputs(model: &Model, file: &SafeTensors<'_>) -> NamedTensors {
+    let mut inputs = with_prefix(file, "in.");
+    inputs.retain(|(name, _)| model.inputs().iter().any(|d| d.name == *name));
+    inputs
+}
+
 fn compare(backend: &dyn Backend, model: &Path, data: &Path) -> Result<(), Failed> {
     let bytes = fs::read(data)?;
     let file = SafeTensors::deserialize(&bytes)?;
-    let mut inputs = with_prefix(&file, "in.");
-    let expected = with_prefix(&file, "base.");
     let model = Model::open(model)?;
-    // An export may have folded an input away that another keeps.
-    inputs.retain(|(name, _)| model.inputs().iter().any(|d| d.name == *name));
     let compiled = Compiled::build(backend, &model)?;
     let mut engine = compiled.open(backend)?;
     engine.prepare(&RunOptions { threads: Some(1) })?;
-    let outputs = engine.run(&inputs)?;
+    let outputs = engine.run(&inputs(&model, &file))?;
+    near(backend, data, &outputs, &with_prefix(&file, "base."))
+}
+
+fn near(
+    backend: &dyn Backend,
+    data: &Path,
+    outputs: &NamedTensors,
+    expected: &NamedTensors,
+) -> Result<(), Failed> {
     if outputs.len() != expected.len() {
         return Err(format!("{} outputs, not {}", outputs.len(), expected.len()).into());
     }
-    for (name, got) in &outputs {
+    for (name, got) in outputs {
         let want = &expected
             .iter()
             .find(|(n, _)| n == name)
@@ -110,12 +141,74 @@ fn compare(backend: &dyn Backend, model: &Path, data: &Path) -> Result<(), Faile
             &to_f32(want.dtype, &want.data)?,
         );
         if std::env::var_os("SHOW_DISTANCES").is_some() {
-            println!("{} {name} {distance:.3e}", data.display());
+            let library = backend.identity().backend;
+            println!("{distance:.3e} {library} {} {name}", data.display());
         }
-        // Written so that NaN fails.
-        if !(distance <= LIMIT) {
+        // Not `distance > LIMIT`, so that NaN fails.
+        if distance.is_nan() || distance > LIMIT {
             return Err(format!("`{name}` is {distance:.3e} away from torch's").into());
         }
+    }
+    Ok(())
+}
+
+/// The bytes that the fused model's own export holds, by ONNX name.
+struct Golden(BTreeMap<String, Vec<u8>>);
+
+impl Feed for Golden {
+    fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, Error> {
+        Ok(self.0.get(&slot.name).map(|b| Cow::Borrowed(b.as_slice())))
+    }
+}
+
+/// Refitted with the golden bytes, a plan gives the fused model's outputs, in memory and written out; refitted with nothing, its
+/// own again, to the bit.
+fn refit(backend: &dyn Backend, path: &Path) -> Result<(), Failed> {
+    let model = Model::open(path)?;
+    let exporter = path
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .replace("model.", "");
+    let golden = fs::read(path.with_file_name(format!("refit.{exporter}.safetensors")))?;
+    let golden: BTreeMap<String, Vec<u8>> = SafeTensors::deserialize(&golden)?
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (name, view.data().to_vec()))
+        .collect();
+    let compiled = Compiled::build(backend, &model)?;
+    let mut engine = compiled.open(backend)?;
+    let known: Vec<String> = engine.slots()?.into_iter().map(|s| s.name).collect();
+    if let Some(stray) = golden.keys().find(|name| !known.contains(name)) {
+        return Err(format!("`{stray}` is no slot").into());
+    }
+    let first = fs::read(path.with_file_name("io0.safetensors"))?;
+    let first = inputs(&model, &SafeTensors::deserialize(&first)?);
+    let before = engine.run(&first)?;
+
+    engine.refit(Arc::new(Golden(golden)), &Silent)?;
+    let written = tempfile::NamedTempFile::new()?;
+    engine.serialize(&mut written.as_file())?;
+    let mut again = backend.open(written.path())?;
+    for io in 0..3 {
+        let data = path.with_file_name(format!("io{io}.safetensors"));
+        let bytes = fs::read(&data)?;
+        let file = SafeTensors::deserialize(&bytes)?;
+        let outputs = engine.run(&inputs(&model, &file))?;
+        near(backend, &data, &outputs, &with_prefix(&file, "fused."))?;
+        if again.run(&inputs(&model, &file))? != outputs {
+            return Err("the written plan gives other outputs".into());
+        }
+    }
+
+    engine.refit(Arc::new(Golden(BTreeMap::new())), &Silent)?;
+    if engine.run(&first)? != before {
+        return Err("refitted back, it gives other outputs than before".into());
+    }
+    let mut plain = Vec::new();
+    engine.serialize(&mut plain)?;
+    if plain != fs::read(compiled.path())? {
+        return Err("refitted back, it is written differently".into());
     }
     Ok(())
 }

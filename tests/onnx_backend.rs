@@ -264,6 +264,11 @@ fn table(all: &[Case]) -> String {
         wrong: usize,
         reasons: BTreeSet<&'a str>,
     }
+    if std::env::var_os("SHOW_CASES").is_some() {
+        for case in all.iter().filter(|c| c.outcome != Outcome::Pass) {
+            println!("{} {}: {:?}", case.operator, case.name, case.outcome);
+        }
+    }
     let mut rows: BTreeMap<&str, Row<'_>> = BTreeMap::new();
     let mut sum = Row::default();
     for case in all {

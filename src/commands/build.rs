@@ -1,10 +1,11 @@
 //! `trtmut build`: compile an ONNX model into a plan.
 
 use super::UsageError;
+use super::engine_args::EngineArgs;
 use crate::engine::{Identity, Options};
 use crate::exit::Exit;
 use crate::onnx::Model;
-use crate::pipeline::{self, BackendChoice, BuildRequest, Environment};
+use crate::pipeline::{self, BackendChoice, BuildRequest, Environment, MappingSource};
 use crate::shapes::{self, Overrides, Profile, ShapeSpec};
 use crate::tensor::{Digest, TensorDecl};
 use crate::ui::{self, Align, Report, Table, Ui};
@@ -34,6 +35,10 @@ pub struct Args {
     #[arg(long)]
     print_shapes: bool,
 
+    /// The checkpoint that the model was exported from: proves which of its tensors fills which weight (repeatable)
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
+
     /// Range of a named dim: NAME=min:max or NAME=min:opt:max (repeatable)
     #[arg(long, value_name = "NAME=RANGE", value_parser = name_value)]
     dim: Vec<(String, String)>,
@@ -49,6 +54,9 @@ pub struct Args {
     /// Who compiles it
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     backend: BackendChoice,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 
     /// Overwrite a plan of another model, or a file that is no plan
     #[arg(long)]
@@ -164,13 +172,15 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     for warning in resolved.warnings() {
         ui.event(Event::Warn(warning));
     }
-    let options = Options::new();
-    let backend = pipeline::choose(args.backend, &model, environment)?;
+    let options = args.engine.options();
+    let settings = args.engine.settings(args.threads.map(usize::from));
+    let backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
     let built = pipeline::build(
         &BuildRequest {
             model: &model,
             model_path: &args.model,
             shapes: &resolved,
+            mapping: MappingSource::Infer(&args.weights),
             options: &options,
             backend: backend.as_ref(),
             output: &args.output,

@@ -62,6 +62,16 @@ pub trait Checkpoint: Sync {
     fn get(&self, name: &str) -> Option<TensorView<'_>>;
 }
 
+impl Checkpoint for crate::weights::Source {
+    fn names(&self) -> Vec<&str> {
+        self.names().collect()
+    }
+
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.get(name)
+    }
+}
+
 /// The values that an ONNX file (or an unrefitted plan) holds.
 pub trait Held: Sync {
     /// The bytes of the weight with this ONNX name.

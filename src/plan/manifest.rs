@@ -3,7 +3,8 @@
 //! It holds no weights and no absolute paths: paths are relative to the folder that the manifest stands in, so that a
 //! folder can be moved as a whole.
 
-use crate::engine::{Identity, Options};
+use crate::engine::{Identity, Options, Slot};
+use crate::mapping::Row;
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ pub struct Manifest {
     /// What the backend decided on the way.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The engine's own list of what it holds, where its names or types are not the graph's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<Slot>,
     /// One row per constant tensor of the graph.
     pub weights: Vec<WeightRow>,
     /// Checkpoint that the mapping was proven against, where one was given.
@@ -86,6 +90,9 @@ pub struct WeightRow {
     /// Why a refit cannot change it; absent where it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed: Option<String>,
+    /// Which checkpoint tensor it comes from, and how that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<Row>,
 }
 
 impl WeightRow {

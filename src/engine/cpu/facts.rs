@@ -404,10 +404,6 @@ pub fn einsum(node: &NodeProto, _: &Facts<'_>) -> Option<Shape> {
         .then(|| vec![None; output.len()])
 }
 
-pub fn one_hot(node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {
-    Some(vec![None; facts.input(node, 0).rank()? + 1])
-}
-
 pub fn gather_nd(node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {
     let data = facts.input(node, 0).rank()?;
     let indices = facts.input(node, 1).shape?;

@@ -6,8 +6,8 @@
 //! gets one more output that tells.
 
 use super::facts::{Fact, Facts};
-use super::proto::{Names, attribute, int, node, set_int, subgraphs, subgraphs_mut};
-use super::rewrite::{Site, rewrite};
+use super::proto::{Names, attribute, float_scalar, int, node, set_int, subgraphs, subgraphs_mut};
+use super::rewrite::{Site, rewrite, stepped};
 use super::table::{self, Allowed, Out, Row};
 use crate::engine::Refusal;
 use crate::onnx::weight_name;
@@ -162,6 +162,7 @@ impl Walk {
         for value in &graph.input {
             self.see(facts.get(&value.name).dtype);
         }
+        let stepped = stepped(graph);
         let nodes = std::mem::take(&mut graph.node);
         let mut done = Vec::with_capacity(nodes.len());
         for original in nodes {
@@ -176,6 +177,7 @@ impl Walk {
             let mut site = Site {
                 opset: self.opset,
                 facts: &facts,
+                stepped: &stepped,
                 names: &mut self.names,
             };
             let mut new = rewrite(&original, &mut site);
@@ -236,6 +238,8 @@ impl Walk {
             "ArgMax" | "ArgMin" => "ArgMax and ArgMin rewritten to take the first of equal values",
             "Softmax" | "LogSoftmax" => "Softmax of an opset before 13 rewritten",
             "MatMul" => "MatMul with a vector rewritten",
+            "GroupNormalization" => "GroupNormalization rewritten with InstanceNormalization",
+            "QuantizeLinear" => "QuantizeLinear rewritten to divide by the scale",
             "Sign" => "Sign rewritten",
             _ => return,
         };
@@ -442,12 +446,7 @@ impl Walk {
             result
         };
         let limit = self.names.fresh("limit");
-        constants.push(TensorProto {
-            name: limit.clone(),
-            data_type: Dtype::F32.onnx(),
-            raw_data: LIMIT.to_le_bytes().to_vec(),
-            ..TensorProto::new()
-        });
+        constants.push(float_scalar(&limit, LIMIT));
         let [fits, beyond, count, total] =
             ["fits", "beyond", "count", "total"].map(|s| self.names.fresh(s));
         // `not (x < limit)` is true of NaN too.

@@ -5,13 +5,18 @@
 mod container;
 mod facts;
 mod lower;
+mod ort;
 mod plan;
 mod proto;
 mod rewrite;
 mod rten;
 mod table;
+#[cfg(test)]
+mod tests;
 
-use super::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Slot};
+pub use self::ort::{ONNXRUNTIME, OnnxRuntime};
+
+use super::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Refusal, Slot};
 use crate::onnx::Model;
 use crate::watch::{Event, Watch};
 use container::Container;
@@ -58,6 +63,33 @@ impl Backend for Cpu {
         let container = Container::open(path, CPU)?;
         let start = Box::new(rten::RtenSession::start);
         Ok(Box::new(PlanEngine::new(CPU, container, start)?))
+    }
+}
+
+/// Why the embedded engine refuses `model`; empty when it computes it.
+pub fn refusals(model: &Model) -> Vec<Refusal> {
+    lower(model.proto()).refusals
+}
+
+/// The embedded backend where it computes `model`, else onnxruntime where `locate` finds it. The refusals that come with
+/// onnxruntime say why it was chosen.
+///
+/// # Errors
+/// [`Error::Refused`] when the embedded engine refuses the model and there is no onnxruntime.
+pub fn auto(
+    model: &Model,
+    locate: impl FnOnce() -> Result<OnnxRuntime, Error>,
+) -> Result<(Box<dyn Backend>, Vec<Refusal>), Error> {
+    let refusals = refusals(model);
+    if refusals.is_empty() {
+        return Ok((Box::new(Cpu), refusals));
+    }
+    match locate() {
+        Ok(runtime) => Ok((Box::new(runtime), refusals)),
+        Err(_) => Err(Error::Refused {
+            backend: CPU.into(),
+            refusals,
+        }),
     }
 }
 

@@ -45,6 +45,22 @@ impl Weights {
     }
 }
 
+impl Weights {
+    /// The bytes of the weight `name`.
+    ///
+    /// # Errors
+    /// As [`Weights::bytes`], or no such weight.
+    pub fn named(&self, name: &str) -> Result<Cow<'_, [u8]>, Error> {
+        match self.container.slot(name) {
+            Some(slot) => self.bytes(slot),
+            None => Err(Error::Weight {
+                name: name.into(),
+                reason: "the plan does not hold it".into(),
+            }),
+        }
+    }
+}
+
 /// The weights as the file has them, for reading the graph.
 struct Stored(Arc<Container>);
 

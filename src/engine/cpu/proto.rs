@@ -119,6 +119,16 @@ pub fn scalar(name: &str, dtype: Dtype, value: i8) -> TensorProto {
     }
 }
 
+/// A scalar constant of f32.
+pub fn float_scalar(name: &str, value: f32) -> TensorProto {
+    TensorProto {
+        name: name.into(),
+        data_type: Dtype::F32.onnx(),
+        raw_data: value.to_le_bytes().to_vec(),
+        ..TensorProto::new()
+    }
+}
+
 /// A node of ONNX's own domain.
 pub fn node(op: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     NodeProto {

@@ -4,10 +4,12 @@
 
 use super::facts::Facts;
 use super::proto::{
-    Names, input, int, int_tensor, ints, node, remove, scalar, set_int, set_ints, string,
+    Names, attribute, float_scalar, input, int, int_tensor, ints, node, remove, scalar, set_int,
+    set_ints, string, subgraphs,
 };
 use crate::tensor::Dtype;
-use onnx_protobuf::{NodeProto, TensorProto};
+use onnx_protobuf::{GraphProto, NodeProto, TensorProto};
+use std::collections::HashSet;
 
 /// What a node became: nodes in topological order, and constants that they read.
 #[derive(Debug, Default)]
@@ -26,6 +28,8 @@ pub struct Site<'a> {
     pub opset: i64,
     /// What is known of its inputs.
     pub facts: &'a Facts<'a>,
+    /// Values that a step function is taken of, see [`stepped`].
+    pub stepped: &'a HashSet<String>,
     /// Source of names.
     pub names: &'a mut Names,
 }
@@ -51,9 +55,13 @@ pub fn rewrite(original: &NodeProto, site: &mut Site<'_>) -> Rewritten {
         "ArgMax" | "ArgMin" => arg_reduce(original, site, &mut out),
         "AveragePool" | "Conv" | "ConvTranspose" | "MaxPool" => window(original, site, &mut out),
         "Cast" | "CastLike" => cast(original, site, &mut out),
+        "Div" => div(original, site, &mut out),
         "Dropout" => dropout(original, site, &mut out),
+        "GroupNormalization" => group_norm(original, site, &mut out),
+        "LayerNormalization" => layer_norm(original, site, &mut out),
         "LogSoftmax" | "Softmax" if site.opset < 13 => old_softmax(original, site, &mut out),
         "MatMul" => matmul(original, site, &mut out),
+        "Pow" => pow(original, site, &mut out),
         "QuantizeLinear" => quantize(original, site, &mut out),
         "Sign" => sign(original, site, &mut out),
         _ => out.nodes.push(original.clone()),
@@ -62,7 +70,7 @@ pub fn rewrite(original: &NodeProto, site: &mut Site<'_>) -> Rewritten {
 }
 
 /// ONNX wants the first of equal extremes, the engine gives the last: looked for in the reversed axis,
-/// `first = extent - 1 - last_of_reversed`. The same holds for NaN, which both count as the extreme.
+/// `first = extent - 1 - last_of_reversed`. (A NaN counts as the extreme, as in NumPy; which one of several is not defined.)
 fn arg_reduce(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     let mut inner = original.clone();
     remove(&mut inner, "select_last_index");
@@ -159,6 +167,110 @@ fn cast(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     }
 }
 
+/// The engine divides by a single float by multiplying with its reciprocal, so that 41 / 41 is a little less than 1. That is
+/// a rounding error like others, except before a step function.
+fn div(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
+    let divisor = site.facts.input(original, 1);
+    let many = divisor
+        .shape
+        .is_some_and(|s| s.iter().any(|d| d.is_some_and(|d| d > 1)));
+    let float = divisor.dtype.is_some_and(Dtype::is_float);
+    if !float || many || !site.stepped.contains(&original.output[0]) {
+        out.nodes.push(original.clone());
+        return;
+    }
+    let [a, b] = [0, 1].map(|i| original.input[i].clone());
+    divide_exactly(&a, &b, &original.output[0], site, out);
+}
+
+/// A division whose divisor never has a single element: both sides are laid flat with a 1 behind.
+fn divide_exactly(a: &str, b: &str, result: &str, site: &mut Site<'_>, out: &mut Rewritten) {
+    let flat = site.constant(out, &[1], &[-1]);
+    let first = site.constant(out, &[1], &[0]);
+    let [one, sum, shape, quotients, wanted] =
+        ["one", "sum", "shape", "quotients", "wanted"].map(|s| site.names.fresh(s));
+    let mut constant = float_scalar(&one, 1.0);
+    constant.dims = vec![1];
+    out.constants.push(constant);
+    out.nodes.extend([
+        node("Add", &[a, b], &[&sum]),
+        node("Shape", &[&sum], &[&shape]),
+    ]);
+    let [a, b] = [a, b].map(|side| {
+        let [wide, line, longer] = ["wide", "line", "longer"].map(|s| site.names.fresh(s));
+        let mut concat = node("Concat", &[&line, &one], &[&longer]);
+        set_int(&mut concat, "axis", 0);
+        out.nodes.extend([
+            node("Expand", &[side, &shape], &[&wide]),
+            node("Reshape", &[&wide, &flat], &[&line]),
+            concat,
+        ]);
+        longer
+    });
+    let mut back = node("Reshape", &[&wanted, &shape], &[result]);
+    set_int(&mut back, "allowzero", 1);
+    out.nodes.extend([
+        node("Div", &[&a, &b], &[&quotients]),
+        node("Slice", &[&quotients, &first, &flat, &first], &[&wanted]),
+        back,
+    ]);
+}
+
+/// The values of `graph` that reach a step function (rounding, comparison, cast) by way of nothing but moves and sums: an
+/// error in their last bit can become a whole step.
+pub fn stepped(graph: &GraphProto) -> HashSet<String> {
+    let mut found = HashSet::new();
+    for node in graph.node.iter().rev() {
+        for inner in subgraphs(node) {
+            found.extend(stepped(inner));
+        }
+        let step = matches!(
+            node.op_type.as_str(),
+            "Cast"
+                | "CastLike"
+                | "Ceil"
+                | "Equal"
+                | "Floor"
+                | "Greater"
+                | "GreaterOrEqual"
+                | "Less"
+                | "LessOrEqual"
+                | "Mod"
+                | "QuantizeLinear"
+                | "Round"
+                | "Sign"
+        );
+        let passes = matches!(
+            node.op_type.as_str(),
+            "Abs"
+                | "Add"
+                | "Clip"
+                | "Concat"
+                | "Expand"
+                | "Flatten"
+                | "Gather"
+                | "Identity"
+                | "Max"
+                | "Min"
+                | "Mul"
+                | "Neg"
+                | "Reshape"
+                | "Slice"
+                | "Split"
+                | "Squeeze"
+                | "Sub"
+                | "Tile"
+                | "Transpose"
+                | "Unsqueeze"
+                | "Where"
+        );
+        if step || (passes && node.output.iter().any(|o| found.contains(o))) {
+            found.extend(node.input.iter().cloned());
+        }
+    }
+    found
+}
+
 /// Outside of training it passes its input on; the mask is all true.
 fn dropout(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     let data = original.input[0].as_str();
@@ -227,14 +339,186 @@ fn matmul(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     }
 }
 
-/// The default axis is 1, where the engine takes the last.
-fn quantize(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
-    let mut node = original.clone();
-    let per_axis = input(original, 1).is_some_and(|s| site.facts.get(s).rank() != Some(0));
-    if int(original, "axis").is_none() && per_axis {
-        set_int(&mut node, "axis", 1);
+/// A float to an integer power: the engine wants both of one type.
+fn pow(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
+    let mut power = original.clone();
+    let base = site.facts.input(original, 0).dtype;
+    let exponent = site.facts.input(original, 1).dtype;
+    if let (Some(base), Some(Dtype::I32 | Dtype::I64)) = (base, exponent)
+        && base.is_float()
+    {
+        let float = site.names.fresh("exponent");
+        let mut cast = node("Cast", &[&original.input[1]], &[&float]);
+        set_int(&mut cast, "to", i64::from(base.onnx()));
+        out.nodes.push(cast);
+        power.input[1] = float;
     }
-    out.nodes.push(node);
+    out.nodes.push(power);
+}
+
+/// Mean and inverse deviation, where they are wanted, are computed beside it.
+fn layer_norm(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
+    let mut inner = original.clone();
+    inner.output.truncate(1);
+    out.nodes.push(inner);
+    let wanted = |i: usize| original.output.get(i).filter(|o| !o.is_empty());
+    let (mean_name, deviation_name) = (wanted(1), wanted(2));
+    let Some(rank) = site.facts.input(original, 0).rank() else {
+        return;
+    };
+    if mean_name.is_none() && deviation_name.is_none() {
+        return;
+    }
+    let axis = int(original, "axis").unwrap_or(-1);
+    let first = if axis < 0 { axis + rank as i64 } else { axis };
+    let axes: Vec<i64> = (first..rank as i64).collect();
+    let data = original.input[0].as_str();
+    let mean = mean_name
+        .cloned()
+        .unwrap_or_else(|| site.names.fresh("mean"));
+    let reduce = |from: &str, to: &str| {
+        let mut reduce = node("ReduceMean", &[from], &[to]);
+        set_ints(&mut reduce, "axes", &axes);
+        set_int(&mut reduce, "keepdims", 1);
+        reduce
+    };
+    out.nodes.push(reduce(data, &mean));
+    if let Some(result) = deviation_name {
+        let epsilon = site.names.fresh("epsilon");
+        let value = attribute(original, "epsilon").map_or(1e-5, |a| a.f);
+        out.constants.push(float_scalar(&epsilon, value));
+        let [centred, squares, variance, shifted, deviation] =
+            ["centred", "squares", "variance", "shifted", "deviation"].map(|s| site.names.fresh(s));
+        out.nodes.extend([
+            node("Sub", &[data, &mean], &[&centred]),
+            node("Mul", &[&centred, &centred], &[&squares]),
+            reduce(&squares, &variance),
+            node("Add", &[&variance, &epsilon], &[&shifted]),
+            node("Sqrt", &[&shifted], &[&deviation]),
+            node("Reciprocal", &[&deviation], &[result]),
+        ]);
+    }
+}
+
+/// Groups become the channels of an instance normalisation; scale and bias are per channel, as opset 21 has them.
+fn group_norm(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
+    let groups = int(original, "num_groups").unwrap_or(1).max(1);
+    let rank = site.facts.input(original, 0).rank().unwrap_or(3);
+    let (data, result) = (original.input[0].as_str(), original.output[0].as_str());
+    let grouped_shape = site.constant(out, &[3], &[0, groups, -1]);
+    let per_channel: Vec<i64> = std::iter::once(-1)
+        .chain(std::iter::repeat_n(1, rank.saturating_sub(2)))
+        .collect();
+    let channel_shape = site.constant(out, &[per_channel.len() as i64], &per_channel);
+    let [
+        ones,
+        zeros,
+        shape,
+        grouped,
+        normal,
+        plain,
+        scale,
+        bias,
+        scaled,
+    ] = [
+        "ones", "zeros", "shape", "grouped", "normal", "plain", "scale", "bias", "scaled",
+    ]
+    .map(|s| site.names.fresh(s));
+    for (name, value) in [(&ones, 1.0), (&zeros, 0.0)] {
+        let mut constant = float_scalar(name, value);
+        constant.dims = vec![groups];
+        constant.raw_data = constant
+            .raw_data
+            .repeat(usize::try_from(groups).unwrap_or(1));
+        out.constants.push(constant);
+    }
+    let mut instance = node(
+        "InstanceNormalization",
+        &[&grouped, &ones, &zeros],
+        &[&normal],
+    );
+    instance
+        .attribute
+        .extend(attribute(original, "epsilon").cloned());
+    out.nodes.extend([
+        node("Shape", &[data], &[&shape]),
+        node("Reshape", &[data, &grouped_shape], &[&grouped]),
+        instance,
+        node("Reshape", &[&normal, &shape], &[&plain]),
+        node("Reshape", &[&original.input[1], &channel_shape], &[&scale]),
+        node("Reshape", &[&original.input[2], &channel_shape], &[&bias]),
+        node("Mul", &[&plain, &scale], &[&scaled]),
+        node("Add", &[&scaled, &bias], &[result]),
+    ]);
+}
+
+/// `saturate(round(x / scale) + zero_point)`: the engine multiplies by the reciprocal of the scale, which now and then lands
+/// on the other side of a tie.
+fn quantize(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
+    let zero_point = input(original, 2);
+    let to = zero_point
+        .and_then(|z| site.facts.get(z).dtype)
+        .unwrap_or(Dtype::U8);
+    let shape = along_axis(original, site).map(|dims| {
+        let count = dims.len() as i64;
+        site.constant(out, &[count], &dims)
+    });
+    let aligned = |name: &str, nodes: &mut Vec<NodeProto>, names: &mut Names| match &shape {
+        None => name.to_owned(),
+        Some(shape) => {
+            let result = names.fresh("aligned");
+            nodes.push(node("Reshape", &[name, shape], &[&result]));
+            result
+        }
+    };
+    let scale = aligned(&original.input[1], &mut out.nodes, site.names);
+    let [quotient, rounded, clipped] =
+        ["quotient", "rounded", "clipped"].map(|s| site.names.fresh(s));
+    divide_exactly(&original.input[0], &scale, &quotient, site, out);
+    out.nodes.push(node("Round", &[&quotient], &[&rounded]));
+    let shifted = match zero_point {
+        None => rounded,
+        Some(zero_point) => {
+            let [float, shifted] = ["float", "shifted"].map(|s| site.names.fresh(s));
+            let mut cast = node("Cast", &[zero_point], &[&float]);
+            set_int(&mut cast, "to", i64::from(Dtype::F32.onnx()));
+            out.nodes.push(cast);
+            let float = aligned(&float, &mut out.nodes, site.names);
+            out.nodes
+                .push(node("Add", &[&rounded, &float], &[&shifted]));
+            shifted
+        }
+    };
+    let (low, high) = if to == Dtype::I8 {
+        (-128.0, 127.0)
+    } else {
+        (0.0, 255.0)
+    };
+    let [least, most] = ["least", "most"].map(|s| site.names.fresh(s));
+    out.constants.push(float_scalar(&least, low));
+    out.constants.push(float_scalar(&most, high));
+    let mut cast = node("Cast", &[&clipped], &[&original.output[0]]);
+    set_int(&mut cast, "to", i64::from(to.onnx()));
+    out.nodes
+        .extend([node("Clip", &[&shifted, &least, &most], &[&clipped]), cast]);
+}
+
+/// The shape that lays one scale per slice along the axis (1 by default); `None` for a scale of the whole tensor.
+fn along_axis(original: &NodeProto, site: &Site<'_>) -> Option<Vec<i64>> {
+    match site.facts.input(original, 1).shape.as_deref() {
+        Some([] | [Some(1)]) => None,
+        _ => {
+            let rank = site.facts.input(original, 0).rank()? as i64;
+            let axis = int(original, "axis").unwrap_or(1);
+            let axis = if axis < 0 { axis + rank } else { axis };
+            let after = usize::try_from(rank - 1 - axis).unwrap_or(0);
+            Some(
+                std::iter::once(-1)
+                    .chain(std::iter::repeat_n(1, after))
+                    .collect(),
+            )
+        }
+    }
 }
 
 /// `(x > 0) - (x < 0)`: the engine gives 1 for 0.
