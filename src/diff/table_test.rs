@@ -40,7 +40,11 @@ const TABLE: &str = "
 fn fact(name: &str, kind: Kind) -> WeightFact {
     WeightFact {
         name: name.into(),
-        dtype: if name == "target" { Dtype::I64 } else { Dtype::F32 },
+        dtype: if name == "target" {
+            Dtype::I64
+        } else {
+            Dtype::F32
+        },
         shape: vec![4, 4],
         digest: Digest::of(name.as_bytes()),
         kind,
@@ -71,18 +75,25 @@ fn spec(max: u64) -> Resolved {
         r#"{{"dims": {{"B": {{"min": 1, "opt": 2, "max": {max}}}}}, "args": [], "kwargs": {{"x": {{"0": "B"}}}}}}"#
     );
     let spec = crate::shapes::ShapeSpec::parse(&text, "test").unwrap();
-    spec.resolve(&[decl("x")], &crate::shapes::Overrides::default()).unwrap()
+    spec.resolve(&[decl("x")], &crate::shapes::Overrides::default())
+        .unwrap()
 }
 
 fn side() -> Side {
-    let mut weights: Vec<WeightFact> =
-        (0..7).map(|i| fact(&format!("w{i}"), Kind::Weight)).collect();
+    let mut weights: Vec<WeightFact> = (0..7)
+        .map(|i| fact(&format!("w{i}"), Kind::Weight))
+        .collect();
     let why = || "input 1 of Clip: a bound".to_owned();
     weights.push(WeightFact {
         derived_from: vec!["conv.weight".into(), "bn.weight".into()],
         ..fact("folded", Kind::Weight)
     });
-    weights.push(fact("fixed", Kind::Fixed { why: "quantised".into() }));
+    weights.push(fact(
+        "fixed",
+        Kind::Fixed {
+            why: "quantised".into(),
+        },
+    ));
     weights.push(fact("clip", Kind::Baked { why: why() }));
     weights.push(fact("target", Kind::Baked { why: why() }));
     weights.push(fact("unused", Kind::Unused));
@@ -99,7 +110,13 @@ fn side() -> Side {
         }),
         weights,
         shapes: Some(spec(8)),
-        options: Some([("opt-level".to_owned(), "3".to_owned()), ("tf32".into(), "on".into())].into()),
+        options: Some(
+            [
+                ("opt-level".to_owned(), "3".to_owned()),
+                ("tf32".into(), "on".into()),
+            ]
+            .into(),
+        ),
         maker: Some(Maker {
             backend: "tensorrt".into(),
             library: "TensorRT 8.6.0".into(),
@@ -150,7 +167,10 @@ fn apply(side: &mut Side, subject: &str, what: &str) {
         (_, "renamed") => side.weights[at.unwrap()].name = "renamed".into(),
         (_, "shared") => side.weights[at.unwrap()].uses = Some(2),
         ("option", "precision") => {
-            side.options.as_mut().unwrap().insert("precision".into(), "fp16".into());
+            side.options
+                .as_mut()
+                .unwrap()
+                .insert("precision".into(), "fp16".into());
         }
         ("option", "removed") => {
             side.options.as_mut().unwrap().remove("tf32");
@@ -158,10 +178,18 @@ fn apply(side: &mut Side, subject: &str, what: &str) {
         ("maker", "backend") => side.maker.as_mut().unwrap().backend = "cpu".into(),
         ("maker", "library") => side.maker.as_mut().unwrap().library = "TensorRT 11".into(),
         ("maker", "gpu") => {
-            side.maker.as_mut().unwrap().device.insert("gpu".into(), "L4".into());
+            side.maker
+                .as_mut()
+                .unwrap()
+                .device
+                .insert("gpu".into(), "L4".into());
         }
         ("maker", "new-property") => {
-            side.maker.as_mut().unwrap().device.insert("driver".into(), "580".into());
+            side.maker
+                .as_mut()
+                .unwrap()
+                .device
+                .insert("driver".into(), "580".into());
         }
         ("shapes", "narrower") => side.shapes = Some(spec(4)),
         ("shapes", "wider") => side.shapes = Some(spec(16)),
@@ -215,22 +243,31 @@ fn hidden(changes: &[&Line], line: &Line) -> bool {
     let shown = changes.iter().any(|l| {
         l.tag != "structure-changed"
             && (l.subject == "graph" && l.what != "metadata"
-                || matches!(l.tag, "baked-changed" | "shape-like-changed" | "dtype-changed")
+                || matches!(
+                    l.tag,
+                    "baked-changed" | "shape-like-changed" | "dtype-changed"
+                )
                 || matches!(l.tag, "shape-changed" | "weight-added" | "weight-removed"))
     });
-    let structural = changes.iter().any(|l| l.subject == "graph" && l.what != "metadata");
+    let structural = changes
+        .iter()
+        .any(|l| l.subject == "graph" && l.what != "metadata");
     match line.tag {
         "attribute-changed" | "sharing-changed" => rewired,
         "structure-changed" => shown,
         "metadata-changed" => structural,
-        _ => line.subject == "shapes" && changes.iter().filter(|l| l.subject == "shapes").count() > 1,
+        _ => {
+            line.subject == "shapes" && changes.iter().filter(|l| l.subject == "shapes").count() > 1
+        }
     }
 }
 
 fn check(changes: &[&Line]) {
     let diff = diff_of(changes);
-    let label: Vec<String> =
-        changes.iter().map(|l| format!("{} {}", l.subject, l.what)).collect();
+    let label: Vec<String> = changes
+        .iter()
+        .map(|l| format!("{} {}", l.subject, l.what))
+        .collect();
     let last_spec = changes.iter().rposition(|l| l.subject == "shapes");
     let expected = (changes.iter().enumerate())
         .filter(|(i, l)| l.subject != "shapes" || last_spec == Some(*i))
@@ -239,12 +276,23 @@ fn check(changes: &[&Line]) {
         .unwrap();
     assert_eq!(diff.verdict, expected, "{label:?}: {:?}", diff.reasons);
     let counts = diff.counts();
-    for line in changes.iter().filter(|l| l.tag != "none" && !hidden(changes, l)) {
-        assert!(counts.contains_key(line.tag), "{label:?}: {:?}", diff.reasons);
+    for line in changes
+        .iter()
+        .filter(|l| l.tag != "none" && !hidden(changes, l))
+    {
+        assert!(
+            counts.contains_key(line.tag),
+            "{label:?}: {:?}",
+            diff.reasons
+        );
     }
     assert_eq!(
         diff.verdict,
-        diff.reasons.iter().map(Reason::verdict).max().unwrap_or(Verdict::Live)
+        diff.reasons
+            .iter()
+            .map(Reason::verdict)
+            .max()
+            .unwrap_or(Verdict::Live)
     );
 }
 
@@ -332,7 +380,10 @@ fn reasons_have_stable_json() {
     );
     let diff = compare(&side(), &side());
     assert_eq!(diff.verdict.name(), "LIVE");
-    assert_eq!(serde_json::to_string(&Verdict::NeedsRecompile).unwrap(), r#""NEEDS_RECOMPILE""#);
+    assert_eq!(
+        serde_json::to_string(&Verdict::NeedsRecompile).unwrap(),
+        r#""NEEDS_RECOMPILE""#
+    );
     for line in lines() {
         let diff = diff_of(&[&line]);
         let text = serde_json::to_string(&diff).unwrap();

@@ -17,12 +17,12 @@ impl Checkpoint for File {
     }
 }
 
-fn path(fixture: &str, file: &str) -> PathBuf {
+pub(super) fn path(fixture: &str, file: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     root.join("fixtures").join(fixture).join(file)
 }
 
-fn read(fixture: &str, file: &str) -> File {
+pub(super) fn read(fixture: &str, file: &str) -> File {
     let bytes = std::fs::read(path(fixture, file)).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.tensors().into_iter().map(|(name, view)| {

@@ -32,6 +32,8 @@ mod row;
 mod value;
 
 #[cfg(test)]
+mod adversary_test;
+#[cfg(test)]
 mod fixtures_test;
 #[cfg(test)]
 mod property_test;
