@@ -73,7 +73,8 @@ fn fixtures(with_resnet: bool) -> impl Iterator<Item = Fixture> {
 }
 
 fn describe(mapping: &Mapping, rows: impl Iterator<Item = usize>) -> String {
-    rows.map(|r| format!("\n  {:?}", mapping.rows[r])).collect()
+    let all: Vec<String> = rows.map(|r| format!("{:?}", mapping.rows[r])).collect();
+    all.join("\n  ")
 }
 
 /// Changed weights are exactly the golden ones, and their bytes too (folds: within their rounding).
