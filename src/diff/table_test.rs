@@ -413,7 +413,12 @@ fn real_models_differ_from_others_and_not_from_themselves() {
     let other = compare(&clip, &side(&open("clip_text/model.dynamo.onnx")));
     let counts = other.counts();
     assert_eq!(other.verdict, Verdict::NeedsRecompile);
-    for tag in ["topology-changed", "opset-changed", "weight-removed", "weight-added"] {
+    for tag in [
+        "topology-changed",
+        "opset-changed",
+        "weight-removed",
+        "weight-added",
+    ] {
         assert!(counts.contains_key(tag), "{counts:?}");
     }
     let resnet = compare(&clip, &side(&open("resnet/model.ts.onnx")));
