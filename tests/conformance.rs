@@ -1,6 +1,9 @@
 //! Real models on every CPU backend: each export of each fixture, at three shapes, against the outputs that torch gave,
 //! before and after a refit.
 
+// What SHOW_CASES and SHOW_DISTANCES ask for.
+#![allow(clippy::print_stdout)]
+
 mod support;
 
 use libtest_mimic::{Arguments, Failed, Trial};

@@ -6,7 +6,9 @@
 //! gets one more output that tells.
 
 use super::facts::{Fact, Facts};
-use super::proto::{Names, attribute, float_scalar, int, node, set_int, subgraphs, subgraphs_mut};
+use super::proto::{
+    Names, attribute, float_scalar, held, int, node, set_int, subgraphs, subgraphs_mut,
+};
 use super::rewrite::{Site, rewrite, stepped};
 use super::table::{self, Allowed, Out, Row};
 use crate::engine::Refusal;
@@ -90,6 +92,13 @@ pub fn lower(model: &ModelProto) -> Lowered {
                 walk.opset,
                 table::NEWEST_OPSET
             ),
+        });
+    }
+    for function in model.functions.iter().filter(|f| is_onnx(&f.domain)) {
+        walk.refusals.push(Refusal {
+            node: "the model".into(),
+            operator: function.name.clone(),
+            reason: "the model defines an operator of ONNX's own domain itself".into(),
         });
     }
     if let Some(graph) = lowered.graph.as_mut() {
@@ -253,7 +262,7 @@ impl Walk {
         let list = |values: &[i64], shape: Vec<Option<usize>>| Fact {
             dtype: Some(Dtype::I64),
             shape: Some(shape),
-            wide: values.iter().copied().find(|&v| i32::try_from(v).is_err()),
+            wide: values.iter().copied().find(|&v| held(v).is_none()),
             ints: Some(values.to_vec()),
         };
         let fact = match attribute.name.as_str() {
@@ -352,8 +361,7 @@ impl Walk {
             int(node, attribute).and_then(|code| Dtype::from_onnx(i32::try_from(code).ok()?))
         };
         let wide = (0..node.input.len())
-            .filter_map(|i| facts.input(node, i).wide)
-            .next()
+            .find_map(|i| facts.input(node, i).wide)
             .filter(|_| node.op_type != "Slice");
         let branch = subgraphs(node).next();
         (0..node.output.len())

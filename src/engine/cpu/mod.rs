@@ -66,6 +66,11 @@ impl Backend for Cpu {
     }
 }
 
+/// The operators of ONNX's own domain that the embedded engine computes, by name.
+pub fn operators() -> impl Iterator<Item = &'static str> {
+    table::ROWS.iter().map(|row| row.op)
+}
+
 /// Why the embedded engine refuses `model`; empty when it computes it.
 pub fn refusals(model: &Model) -> Vec<Refusal> {
     lower(model.proto()).refusals

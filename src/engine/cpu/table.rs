@@ -226,10 +226,9 @@ const POOL: &[(&str, Allowed)] = &[
     ("strides", Any),
 ];
 const RNN: &[(&str, Allowed)] = &[
-    ("direction", Any),
+    ("direction", OneOf(&["forward"])),
     ("hidden_size", Any),
     ("layout", Int(0)),
-    ("linear_before_reset", Any),
     ("input_forget", Int(0)),
 ];
 
@@ -317,14 +316,7 @@ pub const ROWS: &[Row] = &[
         .with(&[("exclusive", Any), ("reverse", Any)])
         .growing(),
     row("DepthToSpace", 11, &[F], SELF, SameRank).with(&[("blocksize", Any), ("mode", Any)]),
-    row(
-        "DequantizeLinear",
-        10,
-        &[BYTES.or(I32), F, BYTES.or(I32)],
-        &[Like(1)],
-        Same,
-    )
-    .with(&[
+    row("DequantizeLinear", 10, &[BYTES, F, BYTES], &[Like(1)], Same).with(&[
         ("axis", Any),
         ("block_size", Int(0)),
         ("output_dtype", Int(0)),
@@ -561,9 +553,10 @@ fn pad(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
 }
 
 fn lstm(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
-    match input(node, 7) {
-        None => Ok(()),
-        Some(_) => Err("with peepholes".into()),
+    match (input(node, 4), input(node, 7)) {
+        (None, None) => Ok(()),
+        (Some(_), _) => Err("with the input `sequence_lens`".into()),
+        (None, Some(_)) => Err("with peepholes".into()),
     }
 }
 
