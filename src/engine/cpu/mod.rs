@@ -2,9 +2,12 @@
 //! this machine. They share a plan format ([`container`]); a plan keeps the original graph, and what a backend changes in it is
 //! done when a session is made.
 
+mod checks;
+mod conditions;
 mod container;
 mod facts;
 mod lower;
+mod narrow;
 mod ort;
 mod plan;
 mod proto;

@@ -3,7 +3,9 @@
 //! rten holds f32, i32, i8 and u8. The lowered graph goes to it as protobuf; the weights, converted where they must be, as one
 //! buffer of external data that it reads in place.
 
-use super::lower::{Lowered, Must, RunCheck, computed_in, lower, overflows};
+use super::checks::{Must, RunCheck};
+use super::lower::{Lowered, lower};
+use super::narrow::{computed_in, overflows};
 use super::plan::{Session, Weights};
 use super::proto::{held, subgraphs_mut};
 use crate::engine::{Error, RunOptions, Slot};
