@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{build, run};
+use crate::commands::{build, map, refit, run};
 use crate::ui::Verbosity;
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -39,6 +39,10 @@ pub struct Cli {
 pub enum Command {
     /// Compile an ONNX model into a plan
     Build(Box<build::Args>),
+    /// Give a plan other weights: a checkpoint, LoRAs, or its base
+    Refit(Box<refit::Args>),
+    /// Show which checkpoint tensor fills which weight of a plan, and how that is known
+    Map(Box<map::Args>),
     /// Run a plan: outputs, latencies, comparison
     Run(Box<run::Args>),
 }

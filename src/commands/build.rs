@@ -4,7 +4,7 @@ use super::UsageError;
 use crate::engine::{Identity, Options};
 use crate::exit::Exit;
 use crate::onnx::Model;
-use crate::pipeline::{self, BackendChoice, BuildRequest, Environment};
+use crate::pipeline::{self, BackendChoice, BuildRequest, Environment, MappingSource};
 use crate::shapes::{self, Overrides, Profile, ShapeSpec};
 use crate::tensor::{Digest, TensorDecl};
 use crate::ui::{self, Align, Report, Table, Ui};
@@ -33,6 +33,10 @@ pub struct Args {
     /// Print a shape spec to fill in for this model, and stop
     #[arg(long)]
     print_shapes: bool,
+
+    /// The checkpoint that the model was exported from: proves which of its tensors fills which weight (repeatable)
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
 
     /// Range of a named dim: NAME=min:max or NAME=min:opt:max (repeatable)
     #[arg(long, value_name = "NAME=RANGE", value_parser = name_value)]
@@ -165,12 +169,13 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         ui.event(Event::Warn(warning));
     }
     let options = Options::new();
-    let backend = pipeline::choose(args.backend, &model, environment)?;
+    let backend = pipeline::choose(args.backend, &model, environment, ui)?;
     let built = pipeline::build(
         &BuildRequest {
             model: &model,
             model_path: &args.model,
             shapes: &resolved,
+            mapping: MappingSource::Infer(&args.weights),
             options: &options,
             backend: backend.as_ref(),
             output: &args.output,

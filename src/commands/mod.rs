@@ -1,13 +1,16 @@
 //! One file per command: `Args`, `run()` and the `Report` that it prints.
 
 pub mod build;
+pub mod map;
+mod overlay;
+pub mod refit;
 pub mod run;
 
 use crate::cli::Command;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::ui::{Failure, Ui};
-use crate::{arrays, engine, fsx, onnx, pipeline, plan, shapes};
+use crate::{arrays, engine, fsx, mapping, onnx, pipeline, plan, shapes, weights};
 
 pub use crate::pipeline::Environment;
 
@@ -18,6 +21,8 @@ pub use crate::pipeline::Environment;
 pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     match command {
         Command::Build(args) => build::run(args, ui, environment),
+        Command::Map(args) => map::run(args, ui, environment),
+        Command::Refit(args) => refit::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),
     }
 }
@@ -68,11 +73,15 @@ pub fn explain(error: &anyhow::Error) -> Failure {
         first!(
             link,
             UsageError,
+            refit::NotEnough,
             pipeline::Error,
             plan::Error,
             engine::Error,
             shapes::Error,
             onnx::Error,
+            weights::Error,
+            weights::lora::Error,
+            mapping::Error,
             arrays::Error,
             fsx::Error,
         );

@@ -1,10 +1,13 @@
 //! `trtmut run`: outputs, latencies, comparison.
 
 use super::UsageError;
+use super::overlay::OverlayArgs;
 use crate::arrays;
 use crate::engine::{Engine, RunOptions};
 use crate::exit::Exit;
 use crate::pipeline::{self, Environment, InputRequest, PrefixedFile, TensorFile};
+use crate::plan::Manifest;
+use crate::shapes::{self, InputShapes, Resolved};
 use crate::tensor::{
     Difference, Dtype, NamedTensors, Statistics, difference, show_shape, statistics,
 };
@@ -42,6 +45,13 @@ pub struct Args {
     #[arg(long, value_name = "NAME=FILE", value_parser = super::build::name_value)]
     input: Vec<(String, String)>,
 
+    /// Run with these weights: the plan is refitted (or recompiled where that is not enough) if it holds others (repeatable)
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
+
+    #[command(flatten)]
+    overlay: OverlayArgs,
+
     /// Shape of an input that no file gives: NAME=2x4x64x64 (repeatable)
     #[arg(long, value_name = "NAME=SHAPE", value_parser = super::build::name_value)]
     shape: Vec<(String, String)>,
@@ -49,6 +59,11 @@ pub struct Args {
     /// Size of a named dim, for inputs that no file gives: NAME=N (repeatable)
     #[arg(long, value_name = "NAME=N", value_parser = super::build::name_value)]
     dim: Vec<(String, String)>,
+
+    /// What to do with sizes outside of the range that the plan was built for: fail, recompile with every dim that is
+    /// outside moved to the size asked for, or recompile with the smallest range that covers old and new
+    #[arg(long, value_enum, default_value_t = OnRange::Error)]
+    on_range: OnRange,
 
     /// Seed for inputs that no file gives
     #[arg(long, default_value_t = 0)]
@@ -83,10 +98,21 @@ pub struct Args {
     threads: Option<u16>,
 }
 
+/// `--on-range`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnRange {
+    Error,
+    Recompile,
+    Widen,
+}
+
 #[derive(Debug, Serialize)]
 struct RunReport {
     plan: PathBuf,
     backend: String,
+    /// What was done to the plan before it ran, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    transitions: Vec<Transition>,
     dims: BTreeMap<String, u64>,
     inputs: Vec<TensorLine>,
     outputs: Vec<OutputLine>,
@@ -96,6 +122,17 @@ struct RunReport {
     comparison: Option<Comparison>,
     #[serde(skip_serializing_if = "Option::is_none")]
     saved: Option<PathBuf>,
+}
+
+/// One step of the state machine.
+#[derive(Debug, Serialize)]
+struct Transition {
+    /// `LIVE`, `NEEDS_REFIT`, `NEEDS_RECOMPILE`.
+    state: &'static str,
+    /// `run`, `refit`, `recompile`.
+    action: &'static str,
+    reason: String,
+    ns: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -305,10 +342,22 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         arrays::check_name(path)?;
         crate::fsx::check_output(path)?;
     }
+    let transitions = bring_weights(args, ui, environment)?;
     let mut plan = pipeline::open(&args.plan, environment)?;
+    let range = match args.on_range {
+        OnRange::Error => plan.manifest.shapes.clone(),
+        OnRange::Recompile | OnRange::Widen => plan.manifest.shapes.unbounded(),
+    };
+    let context = || format!("the inputs do not fit `{}`", args.plan.display());
+    let inputs =
+        pipeline::gather_inputs(&request, &plan.manifest.inputs, &range).with_context(context)?;
+    if let Some(shapes) =
+        moved_range(args.on_range, &plan.manifest.shapes, &inputs.tensors).with_context(context)?
+    {
+        recompile(args, &plan.manifest, &shapes, ui, environment)?;
+        plan = pipeline::open(&args.plan, environment)?;
+    }
     let manifest = &plan.manifest;
-    let inputs = pipeline::gather_inputs(&request, &manifest.inputs, &manifest.shapes)
-        .with_context(|| format!("the inputs do not fit `{}`", args.plan.display()))?;
     if args.expect.is_some() && !inputs.random.is_empty() {
         let drawn: Vec<&str> = inputs.random.iter().map(String::as_str).collect();
         return Err(UsageError::new(
@@ -357,6 +406,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let report = RunReport {
         plan: args.plan.clone(),
         backend: plan.manifest.backend.library.clone(),
+        transitions,
         dims: inputs.dims,
         inputs: inputs
             .tensors
@@ -384,6 +434,109 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     ui.result(&report)?;
     Ok(if equal { Exit::Done } else { Exit::Differs })
+}
+
+/// Brings the plan to the weights that are asked for: nothing, a refit, or a recompile where a refit is not enough or fails.
+fn bring_weights(
+    args: &Args,
+    ui: &Ui,
+    environment: &Environment,
+) -> anyhow::Result<Vec<Transition>> {
+    let mut transitions = Vec::new();
+    if args.weights.is_empty() && args.overlay.lora.is_empty() {
+        return Ok(transitions);
+    }
+    let mut step = |state, action, reason: String, time: Duration| {
+        let shown = ui::duration(time);
+        ui.event(Event::Status(&format!(
+            "{state}: {action} in {shown} ({reason})"
+        )));
+        transitions.push(Transition {
+            state,
+            action,
+            reason,
+            ns: time.as_nanos() as u64,
+        });
+    };
+    let start = Instant::now();
+    let request = args.overlay.request(args.weights.clone());
+    let mut prepared = pipeline::prepare(&args.plan, &request, environment, ui)?;
+    let differ = format!(
+        "{} of {} differ",
+        prepared.changes.len(),
+        ui::count(prepared.plan.manifest.weights.len(), "weight")
+    );
+    if prepared.is_live() {
+        step(
+            "LIVE",
+            "run",
+            "the plan holds exactly these weights".into(),
+            start.elapsed(),
+        );
+        return Ok(transitions);
+    }
+    let fixed: Vec<_> = prepared.fixed().cloned().collect();
+    let mut recompile = None;
+    if fixed.is_empty() {
+        match prepared.commit(&args.plan, false, environment, ui) {
+            Ok(_) => step("NEEDS_REFIT", "refit", differ, start.elapsed()),
+            Err(e) => recompile = Some(format!("the refit failed: {e}")),
+        }
+    } else {
+        recompile = Some(super::refit::list(&fixed));
+    }
+    if let Some(reason) = recompile {
+        prepared.rebuild(&args.plan, environment, ui)?;
+        step("NEEDS_RECOMPILE", "recompile", reason, start.elapsed());
+    }
+    Ok(transitions)
+}
+
+/// The range to recompile for, where the inputs are outside of the one that was built.
+fn moved_range(
+    policy: OnRange,
+    built: &Resolved,
+    inputs: &NamedTensors,
+) -> Result<Option<Resolved>, shapes::Error> {
+    let asked: InputShapes = inputs
+        .iter()
+        .map(|(name, t)| (name.clone(), t.shape.clone()))
+        .collect();
+    match (policy, built.bind(&asked)) {
+        (_, Ok(_)) => Ok(None),
+        (OnRange::Error, Err(e)) => Err(e),
+        (OnRange::Recompile, Err(_)) => built.move_to(&asked).map(Some),
+        (OnRange::Widen, Err(_)) => built.widen(&asked).map(Some),
+    }
+}
+
+fn recompile(
+    args: &Args,
+    manifest: &Manifest,
+    shapes: &Resolved,
+    ui: &Ui,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    let show = |r: &Resolved| {
+        let dims: Vec<String> = r
+            .dims()
+            .iter()
+            .map(|(name, d)| {
+                let max = d.max.map_or("any".into(), |m| m.to_string());
+                format!("{name} {} to {max}", d.min)
+            })
+            .collect();
+        dims.join(", ")
+    };
+    let built = pipeline::recompile(&args.plan, manifest, shapes, environment, ui)?;
+    ui.event(Event::Warn(&format!(
+        "recompiled `{}` for sizes outside of its range, in {}: it was built for {}, and is now for {}",
+        args.plan.display(),
+        ui::duration(built.compile),
+        show(&manifest.shapes),
+        show(shapes)
+    )));
+    Ok(())
 }
 
 fn measure(

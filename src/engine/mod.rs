@@ -4,6 +4,7 @@
 //! manifests, caches or verdicts.
 
 pub mod cpu;
+pub mod tensorrt;
 
 use crate::fault::{Class, Explain};
 use crate::fsx;

@@ -255,13 +255,18 @@ fn make_unique(constants: &mut [Constant]) {
         .filter(|c| c.path.is_empty() || count[&c.name] == 1)
         .map(|c| c.name.clone())
         .collect();
+    let mut suffix: HashMap<String, usize> = HashMap::new();
     for c in constants.iter_mut() {
         if c.path.is_empty() || count[&c.name] == 1 {
             continue;
         }
-        let mut name = format!("{}::{}", c.path, c.name);
+        let base = format!("{}::{}", c.path, c.name);
+        let mut name = base.clone();
+        // A plain name may look like a path; counting on from the last suffix keeps this linear.
         while !taken.insert(name.clone()) {
-            name.push('\'');
+            let n = suffix.entry(base.clone()).or_insert(1);
+            *n += 1;
+            name = format!("{base}#{n}");
         }
         c.name = name;
     }

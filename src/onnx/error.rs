@@ -41,7 +41,8 @@ pub enum Error {
         /// What it said.
         source: protobuf::Error,
     },
-    /// The message is well-formed, but what it says is not a model that can be used. Everything found is listed.
+    /// The message is well-formed, but what it says is not a model that can be used. Everything found
+    /// is in `problems`; the text shows the first twenty.
     #[error("`{path}` is not a usable ONNX model: {}", list(.problems), path = path.display())]
     Invalid {
         /// The file.
@@ -330,12 +331,20 @@ fn show_names(names: &[String]) -> String {
     text
 }
 
+/// A damaged model can have a problem for every node; nobody reads more than these.
+const LISTED: usize = 20;
+
 fn list(problems: &[Problem]) -> String {
-    problems
+    let mut text = problems
         .iter()
+        .take(LISTED)
         .map(ToString::to_string)
         .collect::<Vec<_>>()
-        .join("; ")
+        .join("; ");
+    if problems.len() > LISTED {
+        let _ = write!(text, "; and {} more", problems.len() - LISTED);
+    }
+    text
 }
 
 impl Problem {
@@ -378,7 +387,7 @@ impl Problem {
                 "export the model again; `onnx.checker.check_model` from the Python package onnx says the same"
             }
             Problem::UnknownDtype { .. } => {
-                "export the model with element types that this version knows (ONNX IR version 13 and older)"
+                "export the model with element types that are known here: floats, complex numbers and integers of 4 to 64 bits"
             }
             Problem::NegativeExtent { .. }
             | Problem::TooLarge { .. }

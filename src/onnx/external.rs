@@ -56,6 +56,11 @@ impl Files {
         }
     }
 
+    /// The model's own file, if it came from one.
+    pub(super) fn model(&self) -> Option<&Path> {
+        self.maps.first().map(Map::path)
+    }
+
     /// The bytes at `place`.
     pub(super) fn bytes(&self, place: &Place) -> &[u8] {
         &self.maps[place.0][place.1.clone()]

@@ -10,8 +10,11 @@
 //! | `structure` | the structure digest |
 //! | `interface` | declared inputs and outputs |
 //! | `write` | a whole ONNX file again, with given weights |
+//! | `error` | all that can be wrong |
 //! | `sniff` | what a file that is no model looks like |
 
+#[cfg(test)]
+mod big;
 mod collect;
 mod error;
 mod external;
@@ -133,7 +136,8 @@ pub fn weight_name(tensor: &TensorProto) -> Option<&str> {
 }
 
 impl Model {
-    /// Reads the model at `path`; weights stay in the memory map.
+    /// Reads the model at `path`; weights stay in the memory map. Tensors of model-local functions are no weights but part
+    /// of the graph; training graphs are dropped.
     ///
     /// # Errors
     /// See [`Error`].
@@ -245,6 +249,11 @@ impl Model {
         });
         model.proto = proto;
         Ok(model)
+    }
+
+    /// The file that it was read from; `None` for one made by [`Model::from_graph`].
+    pub fn path(&self) -> Option<&Path> {
+        self.files.model()
     }
 
     /// The graph as protobuf bytes: [`Model::proto`] as it is.

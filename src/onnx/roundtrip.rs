@@ -5,7 +5,9 @@ use super::testing::{
     problem, small, subgraph, tensor_attribute, with,
 };
 use super::*;
+use crate::fault::{Class, Explain};
 use crate::tensor::Tensor;
+use onnx_protobuf::tensor_proto::DataLocation;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -149,6 +151,17 @@ fn other_bytes_can_be_written() {
     }
 }
 
+/// A disk without space.
+struct Full;
+impl std::io::Write for Full {
+    fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+        Err(std::io::ErrorKind::StorageFull.into())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn wrong_lengths_and_failing_sources_stop_the_writing() {
     let model = open(&small()).unwrap();
@@ -161,15 +174,6 @@ fn wrong_lengths_and_failing_sources_stop_the_writing() {
             ..
         })
     ));
-    struct Full;
-    impl std::io::Write for Full {
-        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            Err(std::io::ErrorKind::StorageFull.into())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     let full = model.write_onnx::<Error>(&mut Full, &|w| Ok(model.bytes(w)));
     assert!(matches!(full, Err(Error::Write(_))));
 }
@@ -217,6 +221,39 @@ fn a_graph_reads_no_files() {
         panic!("it was taken")
     };
     assert!(matches!(&problems[..], [Problem::ExternalEntry { .. }]));
+}
+
+#[test]
+fn a_mark_in_a_model_file_is_no_mark() {
+    // Strings have no data that could be taken out, so a mark could survive there.
+    let mut text = testing::raw("s", 8, &[1], Vec::new());
+    text.string_data = vec![b"a".to_vec()];
+    collect::set_mark(&mut text, "0".into());
+    text.data_location = DataLocation::DEFAULT.into();
+    let mut proto = small();
+    proto.graph.as_mut().unwrap().initializer.push(text);
+    let model = open(&proto).unwrap();
+    assert!(model.weight("s").is_none());
+    assert_eq!(weight_name(&model.proto().graph.initializer[3]), None);
+    // In a function there are no weights, so a mark in the graph of a plan has nothing to stand for.
+    let mut inside = constant("k", f32s("", &[], &[]));
+    collect::set_mark(inside.attribute[0].t.as_mut().unwrap(), "w".into());
+    let mut proto = small();
+    proto.functions = vec![onnx_protobuf::FunctionProto {
+        name: "F".into(),
+        domain: "local".into(),
+        output: vec!["k".into()],
+        node: vec![inside],
+        opset_import: proto.opset_import.clone(),
+        ..onnx_protobuf::FunctionProto::default()
+    }];
+    let graph = proto.write_to_bytes().unwrap();
+    let source = Box::new(InMemory(BTreeMap::new()));
+    let Err(Error::Invalid { problems, .. }) = Model::from_graph(&graph, source, Path::new("p"))
+    else {
+        panic!("it was taken")
+    };
+    assert!(matches!(&problems[..], [Problem::WeightMissing { .. }]));
 }
 
 #[test]
@@ -372,6 +409,8 @@ proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = open_bytes(&bytes);
+        let nothing = Box::new(InMemory(BTreeMap::new()));
+        let _ = Model::from_graph(&bytes, nothing, Path::new("plan"));
     }
 
     #[test]
@@ -403,4 +442,40 @@ proptest! {
             assert_equal(&model, &again);
         }
     }
+}
+
+#[test]
+fn all_that_a_fused_lora_changes_are_weights() {
+    for path in fixtures() {
+        let model = Model::open(&path).unwrap();
+        let exporter = path
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .replace("model", "refit");
+        let golden = std::fs::read(path.with_file_name(exporter.replace("onnx", "safetensors")));
+        let golden = golden.unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&golden).unwrap();
+        assert!(!tensors.is_empty());
+        for (name, tensor) in tensors.tensors() {
+            let weight = model.weight(&name).unwrap();
+            assert_eq!(weight.role, Role::Weight, "{name}");
+            assert_eq!(weight.shape, tensor.shape(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_thousand_problems_are_counted_and_not_printed() {
+    let lost: Vec<onnx_protobuf::NodeProto> = (0..1000)
+        .map(|i| node("Relu", &["lost"], &[&format!("y{i}")]))
+        .collect();
+    let e = open(&model(graph(&["x"], vec![], lost, &["x"])))
+        .err()
+        .unwrap();
+    assert!(e.to_string().ends_with("; and 980 more"), "{e}");
+    assert_eq!(e.code(), "onnx-not-produced");
+    assert_eq!(e.class(), Class::Input);
+    assert_eq!(e.hints().len(), 1, "equal hints are given once");
 }

@@ -101,10 +101,10 @@ impl Model {
     /// # Errors
     /// [`Error::TooBig`] when one file cannot hold the model ([`Model::onnx_size`] tells before;
     /// [`Model::write_onnx_external`] has no such limit), [`Error::WrittenLength`], [`Error::Write`], and those of `bytes_of`.
-    pub fn write_onnx<'b, E: From<Error>>(
+    pub fn write_onnx<E: From<Error>>(
         &self,
         out: &mut dyn Write,
-        bytes_of: &BytesOf<'_, 'b, E>,
+        bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
         let message = self.graph_bytes();
         let rope = self.rope(&message, &mut None);
@@ -116,12 +116,12 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::write_onnx`].
-    pub fn write_onnx_external<'b, E: From<Error>>(
+    pub fn write_onnx_external<E: From<Error>>(
         &self,
         out: &mut dyn Write,
         data: &mut dyn Write,
         data_name: &str,
-        bytes_of: &BytesOf<'_, 'b, E>,
+        bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
         let message = self.graph_bytes();
         let mut file = Some(DataFile {
@@ -141,12 +141,12 @@ impl Model {
         Ok(())
     }
 
-    fn write_rope<'b, E: From<Error>>(
+    fn write_rope<E: From<Error>>(
         &self,
         rope: &Rope,
         message: &[u8],
         out: &mut dyn Write,
-        bytes_of: &BytesOf<'_, 'b, E>,
+        bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
         if rope.length > PROTOBUF_LIMIT {
             return Err(E::from(Error::TooBig {

@@ -3,11 +3,13 @@
 use super::Error;
 use crate::engine::{Backend, BuildJob, Options, Slot};
 use crate::fsx;
+use crate::mapping::{self, Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
-use crate::plan::{self, FORMAT, Manifest, ModelRef, Recipe, WeightRow};
+use crate::plan::{self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, Recipe, WeightRow};
 use crate::shapes::Resolved;
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
+use crate::weights::Source;
 use rayon::prelude::*;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -21,6 +23,8 @@ pub struct BuildRequest<'a> {
     pub model_path: &'a Path,
     /// The shape spec, tied to the model.
     pub shapes: &'a Resolved,
+    /// Where the mapping comes from.
+    pub mapping: MappingSource<'a>,
     /// Choices that change what is compiled.
     pub options: &'a Options,
     /// Who compiles.
@@ -29,6 +33,15 @@ pub struct BuildRequest<'a> {
     pub output: &'a Path,
     /// Overwrite a plan of another model, or a file that is no plan.
     pub force: bool,
+}
+
+/// Where a plan's mapping comes from.
+#[derive(Clone, Copy)]
+pub enum MappingSource<'a> {
+    /// From the model, and proven against the checkpoint that it was exported from; without files, from the model alone.
+    Infer(&'a [PathBuf]),
+    /// As an older plan of the same model has it.
+    Keep(&'a Manifest),
 }
 
 /// What a build did.
@@ -50,6 +63,7 @@ pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Err
     if !request.force {
         refuse_foreign(output, structure)?;
     }
+    let (mapping, base) = mapping(request)?;
     let profile = request.shapes.profile();
     let job = BuildJob {
         model,
@@ -69,7 +83,7 @@ pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Err
     let compile = start.elapsed();
     watch.event(Event::End);
     let notes = notes.expect("a staged plan was built");
-    let weights = weight_rows(model, &notes.slots, watch);
+    let weights = weight_rows(model, &notes.slots, mapping, watch);
     let manifest = Manifest {
         format: FORMAT.into(),
         tool: concat!("trtmut ", env!("CARGO_PKG_VERSION")).into(),
@@ -88,11 +102,41 @@ pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Err
         outputs: model.outputs().to_vec(),
         notes: notes.notes,
         weights,
-        base: None,
+        base,
         recipe: Recipe::default(),
     };
     plan::replace(output, staged, &manifest)?;
     Ok(Built { manifest, compile })
+}
+
+fn mapping(request: &BuildRequest<'_>) -> Result<(Mapping, Option<BaseSource>), Error> {
+    let files = match request.mapping {
+        MappingSource::Keep(manifest) => {
+            let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
+            let mapping = Mapping {
+                against_base: manifest.base.is_some(),
+                rows: rows.collect(),
+            };
+            return Ok((mapping, manifest.base.clone()));
+        }
+        MappingSource::Infer(files) => files,
+    };
+    if files.is_empty() {
+        return Ok((mapping::infer(request.model, None)?.mapping, None));
+    }
+    let source = Source::open_all(files)?;
+    let resolved = mapping::infer(request.model, Some(&source))?;
+    let base = BaseSource {
+        files: source
+            .files()
+            .iter()
+            .map(|f| FileRef {
+                path: relative(request.output, f.path()),
+                digest: f.digest(),
+            })
+            .collect(),
+    };
+    Ok((resolved.mapping, Some(base)))
 }
 
 /// An existing output may be overwritten without being asked only by a plan of the same model.
@@ -113,34 +157,55 @@ fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
     }
 }
 
-/// One row per constant tensor, hashed on all cores.
-fn weight_rows(model: &Model, slots: &[Slot], watch: &dyn Watch) -> Vec<WeightRow> {
-    let refittable: HashMap<&str, bool> = slots
-        .iter()
-        .map(|s| (s.name.as_str(), s.refittable))
-        .collect();
+/// Digest of every constant tensor by name, on all cores.
+pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a str, Digest> {
     watch.event(Event::Begin {
         step: "hashing weights",
         total: Some(model.weights().len() as u64),
     });
-    let rows = model
+    let all = model
         .weights()
         .par_iter()
         .map(|w| {
-            let row = WeightRow {
-                name: w.name.clone(),
-                dtype: w.dtype,
-                shape: w.shape.clone(),
-                digest: Digest::of(&model.bytes(w)),
-                base: None,
-                fixed: fixed(w, refittable.get(w.name.as_str()).copied()),
-            };
+            let digest = Digest::of(&model.bytes(w));
             watch.event(Event::Advance(1));
-            row
+            (w.name.as_str(), digest)
         })
         .collect();
     watch.event(Event::End);
-    rows
+    all
+}
+
+/// One row per constant tensor.
+fn weight_rows(
+    model: &Model,
+    slots: &[Slot],
+    mapping: Mapping,
+    watch: &dyn Watch,
+) -> Vec<WeightRow> {
+    let refittable: HashMap<&str, bool> = slots
+        .iter()
+        .map(|s| (s.name.as_str(), s.refittable))
+        .collect();
+    let digests = digests(model, watch);
+    let mut mapped: HashMap<String, Row> = mapping
+        .rows
+        .into_iter()
+        .map(|r| (r.name.clone(), r))
+        .collect();
+    model
+        .weights()
+        .iter()
+        .map(|w| WeightRow {
+            name: w.name.clone(),
+            dtype: w.dtype,
+            shape: w.shape.clone(),
+            digest: digests[w.name.as_str()],
+            base: None,
+            fixed: fixed(w, refittable.get(w.name.as_str()).copied()),
+            mapping: mapped.remove(&w.name),
+        })
+        .collect()
 }
 
 fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {

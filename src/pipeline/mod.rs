@@ -16,15 +16,23 @@ mod build;
 mod environment;
 mod inputs;
 mod open;
+mod overlay;
+mod rebuild;
+mod recompile;
+mod refit;
 
-pub use backends::{BackendChoice, choose, reopen};
-pub use build::{BuildRequest, Built, build};
+pub use backends::{BackendChoice, choose, onnxruntime, reopen};
+pub use build::{BuildRequest, Built, MappingSource, build};
 pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
 pub use open::{OpenPlan, open};
+pub use overlay::{Overlay, OverlayRequest};
+pub use rebuild::{Verification, Verified};
+pub use recompile::{SourceModel, recompile, source_model};
+pub use refit::{Prepared, Refitted, WeightChange, prepare};
 
 use crate::fault::{Class, Explain};
-use crate::{arrays, engine, fsx, onnx, plan, shapes};
+use crate::{arrays, engine, fsx, mapping, onnx, plan, shapes, weights};
 use std::path::PathBuf;
 
 /// Bounds the threads that hashing and compiling use; without a bound all cores. Only the first call of a process counts.
@@ -56,6 +64,36 @@ pub enum Error {
         /// How to fix them.
         hints: Vec<String>,
     },
+    /// What is to lie over the base weights does not fit, or only partly; every problem is listed.
+    #[error("{}", .problems.join("\n       "))]
+    Overlay {
+        /// One sentence each.
+        problems: Vec<String>,
+        /// How to fix them.
+        hints: Vec<String>,
+    },
+    /// A refitted engine computes something else than the reference; it was not written.
+    #[error("the refitted engine differs from {}: {}", .0.reference, differing(.0))]
+    Unverified(Verification),
+    /// A mapping file cannot be used.
+    #[error("`{path}` cannot be used", path = .path.display())]
+    MappingFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        cause: Box<mapping::Error>,
+    },
+    /// The model that a plan was compiled from cannot be used again.
+    #[error("`{model}`, which `{plan}` was compiled from, {reason}", plan = .plan.display(), model = .model.display())]
+    Source {
+        /// The plan.
+        plan: PathBuf,
+        /// Where its manifest says the model is.
+        model: PathBuf,
+        /// What is the matter with it.
+        reason: &'static str,
+    },
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
@@ -70,20 +108,52 @@ pub enum Error {
     Plan(#[from] plan::Error),
     /// The parts' own errors.
     #[error(transparent)]
+    Weights(#[from] weights::Error),
+    /// The parts' own errors.
+    #[error(transparent)]
+    Lora(#[from] weights::lora::Error),
+    /// The parts' own errors.
+    #[error(transparent)]
+    Mapping(#[from] mapping::Error),
+    /// The parts' own errors.
+    #[error(transparent)]
     Arrays(#[from] arrays::Error),
     /// The parts' own errors.
     #[error(transparent)]
     File(#[from] fsx::Error),
 }
 
+fn differing(verification: &Verification) -> String {
+    let all: Vec<String> = verification
+        .outputs
+        .iter()
+        .filter(|o| !o.equal)
+        .map(|o| {
+            format!(
+                "output `{}` by {:.2e} (relative L2)",
+                o.output, o.difference.relative_l2
+            )
+        })
+        .collect();
+    all.join(", ")
+}
+
 impl Error {
     fn part(&self) -> Option<&dyn Explain> {
         Some(match self {
-            Error::Occupied { .. } | Error::Inputs { .. } => return None,
+            Error::Occupied { .. }
+            | Error::Inputs { .. }
+            | Error::Overlay { .. }
+            | Error::Unverified(_)
+            | Error::Source { .. } => return None,
+            Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::Onnx(e) => e,
             Error::Shapes(e) => e,
             Error::Engine(e) => e,
             Error::Plan(e) => e,
+            Error::Weights(e) => e,
+            Error::Lora(e) => e,
+            Error::Mapping(e) => e,
             Error::Arrays(e) => e,
             Error::File(e) => e,
         })
@@ -95,12 +165,18 @@ impl Explain for Error {
         match self {
             Error::Occupied { .. } => "output-occupied",
             Error::Inputs { .. } => "inputs",
+            Error::Overlay { .. } => "overlay-misfit",
+            Error::Unverified(_) => "unverified",
+            Error::Source { .. } => "model-gone",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
 
     fn class(&self) -> Class {
-        self.part().map_or(Class::Input, Explain::class)
+        match self {
+            Error::Unverified(_) => Class::Differs,
+            _ => self.part().map_or(Class::Input, Explain::class),
+        }
     }
 
     fn hints(&self) -> Vec<String> {
@@ -108,7 +184,14 @@ impl Explain for Error {
             Error::Occupied { .. } => {
                 vec!["choose another name with -o, or overwrite it with --force".into()]
             }
-            Error::Inputs { hints, .. } => hints.clone(),
+            Error::Inputs { hints, .. } | Error::Overlay { hints, .. } => hints.clone(),
+            Error::Unverified(_) => vec![
+                "the plan is as it was; build it again from the model with these weights (`refit --fallback rebuild`)".into(),
+            ],
+            Error::Source { .. } => vec![
+                "put the model back where the manifest says, or build the plan again from the model that is there now"
+                    .into(),
+            ],
             _ => self.part().map_or_else(Vec::new, Explain::hints),
         }
     }

@@ -4,6 +4,7 @@
 //! folder can be moved as a whole.
 
 use crate::engine::{Identity, Options};
+use crate::mapping::Row;
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
 use serde::{Deserialize, Serialize};
@@ -86,6 +87,9 @@ pub struct WeightRow {
     /// Why a refit cannot change it; absent where it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed: Option<String>,
+    /// Which checkpoint tensor it comes from, and how that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<Row>,
 }
 
 impl WeightRow {

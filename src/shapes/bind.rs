@@ -232,6 +232,17 @@ impl Resolved {
         })
     }
 
+    /// This range with every root free to take any value: what ties axes together is kept.
+    #[must_use]
+    pub fn unbounded(&self) -> Resolved {
+        let mut free = self.clone();
+        for root in free.dims.values_mut() {
+            root.min = 0;
+            root.max = None;
+        }
+        free
+    }
+
     /// With `change` done to every root whose value in `shapes` is out of its range.
     fn reach(
         &self,
@@ -239,14 +250,7 @@ impl Resolved {
         change: impl Fn(Root, u64) -> Root,
     ) -> Result<Resolved, Error> {
         let (axes, mut conflicts) = self.sized(shapes);
-        let mut free = self.clone();
-        for root in free.dims.values_mut() {
-            *root = Root {
-                min: 0,
-                max: None,
-                opt: root.opt,
-            };
-        }
+        let free = self.unbounded();
         for a in &axes {
             if a.expr.solve(a.size as u64).is_none_or(|v| v < 0) {
                 let (input, dim) = (a.input.to_owned(), a.expr.root.clone());

@@ -29,7 +29,7 @@ pub enum Error {
         limit: u64,
     },
     /// The file is no valid spec.
-    #[error("the shape spec `{origin}` has {problems}")]
+    #[error("the shape spec `{origin}` is not valid: {problems}")]
     Spec {
         /// The file.
         origin: String,
@@ -53,7 +53,7 @@ pub enum Error {
     #[error("{}", list(.0))]
     Sizes(Vec<Conflict>),
     /// Dims without a largest size, where the backend needs one.
-    #[error("{} has no largest size, and this backend needs one", dims(.0))]
+    #[error("no largest size is given for {}, and this backend needs one", dims(.0))]
     Unbounded(
         /// Root dims by name.
         Vec<String>,
@@ -116,16 +116,14 @@ impl fmt::Display for Problems {
 
 /// One problem as it is; several under a count, one per line.
 fn lines(texts: &[String]) -> String {
-    match texts {
-        [one] => one.clone(),
-        _ => {
-            let mut out = format!("{} problems", texts.len());
-            for text in texts {
-                let _ = write!(out, "\n  {text}");
-            }
-            out
-        }
+    if let [one] = texts {
+        return one.clone();
     }
+    let mut out = format!("{} problems", texts.len());
+    for text in texts {
+        let _ = write!(out, "\n  {text}");
+    }
+    out
 }
 
 fn list<T: fmt::Display>(items: &[T]) -> String {
@@ -649,7 +647,7 @@ impl Explain for Error {
     fn hints(&self) -> Vec<String> {
         match self {
             Error::Model { origin: Some(_), suggestion, .. } => {
-                vec![format!("this spec names the model's inputs and fits; put in your ranges:\n{suggestion}")]
+                vec![format!("a spec that names the model's inputs and fits, to put your ranges in:\n{suggestion}")]
             }
             Error::Model { origin: None, suggestion, .. } => vec![
                 "give each dynamic dim a range with `--dim NAME=min:opt:max`".into(),

@@ -26,15 +26,6 @@ enum Meaning {
     Dim(Affine),
 }
 
-impl Meaning {
-    fn show(&self) -> String {
-        match self {
-            Meaning::Size(n) => n.to_string(),
-            Meaning::Dim(e) => e.to_string(),
-        }
-    }
-}
-
 /// One axis that says what a symbol means.
 struct Witness {
     input: usize,
@@ -53,6 +44,28 @@ impl ShapeSpec {
     /// All conflicts together; see [`Error`].
     pub fn resolve(&self, inputs: &[TensorDecl], overrides: &Overrides) -> Result<Resolved, Error> {
         let dims = self.with_overrides(overrides)?;
+        match self.tie_to(inputs, overrides, dims) {
+            Ok((resolved, work)) => work.check_overrides(&resolved).map(|()| resolved),
+            Err(problems) => Err(Error::Model {
+                origin: (!self.is_none()).then(|| self.origin.clone()),
+                problems,
+                suggestion: write::suggestion(self, inputs),
+            }),
+        }
+    }
+
+    /// Whether the spec alone can be tied to a model's inputs.
+    pub(super) fn fits(&self, inputs: &[TensorDecl]) -> bool {
+        self.tie_to(inputs, &Overrides::default(), self.dims.clone())
+            .is_ok()
+    }
+
+    fn tie_to<'a>(
+        &self,
+        inputs: &'a [TensorDecl],
+        overrides: &'a Overrides,
+        dims: BTreeMap<String, DimDecl>,
+    ) -> Result<(Resolved, Work<'a>), Vec<ModelFault>> {
         let mut faults = Vec::new();
         let places = assign(&self.body, inputs, &mut faults);
         let mut work = Work {
@@ -70,17 +83,9 @@ impl ShapeSpec {
         work.tie();
         let axes = work.finish(drafts);
         if !work.faults.is_empty() {
-            let suggestion = write::suggestion(self, inputs, &places, overrides);
-            let origin = (!self.is_none()).then(|| self.origin.clone());
-            return Err(Error::Model {
-                origin,
-                problems: work.faults,
-                suggestion,
-            });
+            return Err(work.faults);
         }
-        let resolved = work.assemble(axes);
-        work.check_overrides(&resolved)?;
-        Ok(resolved)
+        Ok((work.assemble(axes), work))
     }
 
     /// The declared dims with what the command line says of them.

@@ -4,7 +4,7 @@ use super::args::Overrides;
 use super::compare::Relation;
 use super::error::Error;
 use super::expr::Affine;
-use super::leaves::{Place, assign};
+use super::leaves::assign;
 use super::resolve::{axis_name, entry_of, identifier, model_symbol};
 use super::resolved::{Axis, Resolved};
 use super::spec::{Body, DimDecl, Entry, ShapeSpec, Tree};
@@ -64,17 +64,13 @@ pub fn template(inputs: &[TensorDecl]) -> String {
 }
 
 /// A spec by input name that keeps what `spec` says where it fits and fills in the rest.
-pub(super) fn suggestion(
-    spec: &ShapeSpec,
-    inputs: &[TensorDecl],
-    places: &[Option<Place<'_>>],
-    overrides: &Overrides,
-) -> String {
+pub(super) fn suggestion(spec: &ShapeSpec, inputs: &[TensorDecl]) -> String {
+    let places = assign(&spec.body, inputs, &mut Vec::new());
     let mut draft = Draft {
         dims: spec.dims.clone(),
         ..Draft::default()
     };
-    for (input, place) in inputs.iter().zip(places) {
+    for (input, place) in inputs.iter().zip(&places) {
         for (axis, extent) in input.dims.iter().flatten().enumerate() {
             if let (Extent::Symbol(s), Some(Entry::Dim(e))) =
                 (extent, entry_of(place.as_ref().map(|p| p.leaf), axis))
@@ -84,7 +80,7 @@ pub(super) fn suggestion(
             }
         }
     }
-    for (input, place) in inputs.iter().zip(places) {
+    for (input, place) in inputs.iter().zip(&places) {
         let mut entries = Vec::new();
         for (axis, extent) in input.dims.iter().flatten().enumerate() {
             let given = match (extent, entry_of(place.as_ref().map(|p| p.leaf), axis)) {
@@ -103,15 +99,7 @@ pub(super) fn suggestion(
         }
     }
     let text = draft.text();
-    let fits = ShapeSpec::parse(&text, "suggestion").is_ok_and(|s| {
-        // Only a spec without faults reaches its own suggestion never, so this does not recurse further than once.
-        let unmatched = assign(&s.body, inputs, &mut Vec::new());
-        unmatched
-            .iter()
-            .zip(inputs)
-            .all(|(p, i)| p.is_some() || !i.is_dynamic())
-    });
-    let _ = overrides;
+    let fits = ShapeSpec::parse(&text, "suggestion").is_ok_and(|s| s.fits(inputs));
     if fits { text } else { template(inputs) }
 }
 

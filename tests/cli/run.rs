@@ -189,6 +189,50 @@ fn sizes_outside_the_built_range_name_the_range() {
 }
 
 #[test]
+fn sizes_outside_can_recompile_or_widen() {
+    let scene = built();
+    let dims = || -> serde_json::Value {
+        let text = std::fs::read(scene.file("engine.plan.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()["profile"].clone()
+    };
+    let before = dims();
+    let run = |policy: &str, shape: &str| {
+        scene.run(&["run", "engine.plan", "--shape", shape, "--on-range", policy])
+    };
+    // In range: nothing is compiled.
+    run("widen", "sample=1x4x16x16").exits(0);
+    assert_eq!(dims(), before);
+    let done = run("widen", "sample=1x4x40x16");
+    done.exits(0).prints("1x4x40x16");
+    assert!(
+        done.stderr.contains("H 8 to 32") && done.stderr.contains("H 8 to 40"),
+        "{}",
+        done.stderr
+    );
+    assert_eq!(dims()["inputs"][0]["axes"][2]["max"], 40);
+    // Still inside after widening, for the old sizes and the new.
+    run("error", "sample=1x4x40x8").exits(0);
+    run("error", "sample=3x4x8x8").exits(0);
+    run("recompile", "sample=1x4x48x8").exits(0);
+    assert_eq!(dims()["inputs"][0]["axes"][2]["min"], 48);
+    run("error", "sample=1x4x8x8").exits(1);
+    // Without the model there is nothing to compile.
+    std::fs::remove_file(scene.file("model.ts.onnx")).unwrap();
+    scene.refuses(
+        &[
+            "run",
+            "engine.plan",
+            "--shape",
+            "sample=1x4x8x8",
+            "--on-range",
+            "widen",
+        ],
+        1,
+        &["model.ts.onnx", "is not there"],
+    );
+}
+
+#[test]
 fn a_plan_cut_short_or_of_another_manifest_is_refused() {
     let scene = built();
     let plan = std::fs::read(scene.file("engine.plan")).unwrap();

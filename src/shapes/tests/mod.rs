@@ -1,6 +1,10 @@
 //! Specs against models, as a whole.
 
+mod binding;
 mod forms;
+mod hostile;
+mod models;
+mod oracle;
 
 use super::*;
 use crate::tensor::{Dtype, Extent, TensorDecl};

@@ -1,0 +1,123 @@
+//! Options that say what lies over a plan's base weights; `refit`, `diff` and `run` share them.
+
+use super::UsageError;
+use crate::pipeline::OverlayRequest;
+use crate::weights::lora::Fuse;
+use std::path::PathBuf;
+
+/// LoRAs, and how the mapping is found.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct OverlayArgs {
+    /// A LoRA, fused with a scale (default 1): FILE or FILE:SCALE (repeatable)
+    #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
+    pub lora: Vec<(PathBuf, f64)>,
+
+    /// How fused values are rounded: once at the end, or in the order that PEFT rounds
+    #[arg(long, value_enum, default_value_t = FuseMode::Exact)]
+    pub fuse: FuseMode,
+
+    /// The checkpoint that the model was exported from: proves the mapping (repeatable)
+    #[arg(long, value_name = "FILE")]
+    pub base_weights: Vec<PathBuf>,
+
+    /// Rows of the mapping said by hand (JSON)
+    #[arg(long, value_name = "FILE")]
+    pub mapping: Option<PathBuf>,
+
+    /// The checkpoint is meant to hold only some of the weights; the others get their base values
+    #[arg(long)]
+    pub partial: bool,
+
+    /// Take a name's word for where a weight comes from, where nothing speaks against it
+    #[arg(long)]
+    pub trust_names: bool,
+}
+
+/// `--fuse`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FuseMode {
+    /// f32 throughout, one rounding at the end; the order of LoRAs does not matter
+    #[default]
+    Exact,
+    /// As PEFT's `merge_and_unload` rounds, adapter by adapter
+    Peft,
+}
+
+impl OverlayArgs {
+    /// The request, over `checkpoint`.
+    pub fn request(&self, checkpoint: Vec<PathBuf>) -> OverlayRequest {
+        OverlayRequest {
+            checkpoint,
+            loras: self.lora.clone(),
+            base_weights: self.base_weights.clone(),
+            mapping: self.mapping.clone(),
+            partial: self.partial,
+            trust_names: self.trust_names,
+            fuse: match self.fuse {
+                FuseMode::Exact => Fuse::Exact,
+                FuseMode::Peft => Fuse::Peft,
+            },
+        }
+    }
+}
+
+/// `FILE` or `FILE:SCALE`. A file name may hold colons: what follows the last one is a scale only if it is a number.
+fn lora(text: &str) -> Result<(PathBuf, f64), String> {
+    match text.rsplit_once(':') {
+        Some((file, scale)) if !file.is_empty() => match scale.parse::<f64>() {
+            Ok(s) if s.is_finite() => Ok((file.into(), s)),
+            Ok(_) => Err(format!("the scale `{scale}` is not finite")),
+            Err(_) => Ok((text.into(), 1.0)),
+        },
+        _ => Ok((text.into(), 1.0)),
+    }
+}
+
+/// Checks that something was asked for, and only once.
+///
+/// # Errors
+/// When nothing was, or `--base` along with something else.
+pub fn check_asked(
+    checkpoint: &[PathBuf],
+    overlay: &OverlayArgs,
+    base: bool,
+) -> Result<(), UsageError> {
+    let something = !checkpoint.is_empty() || !overlay.lora.is_empty();
+    match (base, something) {
+        (true, true) => Err(UsageError::new(
+            "--base goes back to the base weights and takes no checkpoint and no --lora",
+            "leave out one of the two",
+        )),
+        (false, false) => Err(UsageError::new(
+            "nothing says which weights to take",
+            "give a checkpoint, --lora FILE[:SCALE], or --base to go back to the base weights",
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_stand_behind_the_last_colon() {
+        assert_eq!(
+            lora("a.safetensors:0.8").unwrap(),
+            ("a.safetensors".into(), 0.8)
+        );
+        assert_eq!(
+            lora("a.safetensors").unwrap(),
+            ("a.safetensors".into(), 1.0)
+        );
+        assert_eq!(
+            lora("a:b.safetensors:-1").unwrap(),
+            ("a:b.safetensors".into(), -1.0)
+        );
+        assert_eq!(
+            lora("a:b.safetensors").unwrap(),
+            ("a:b.safetensors".into(), 1.0)
+        );
+        assert!(lora("a.safetensors:inf").is_err());
+    }
+}

@@ -1,0 +1,249 @@
+//! `trtmut refit`: give a plan other weights.
+
+use super::overlay::{OverlayArgs, check_asked};
+use crate::exit::Exit;
+use crate::fault::{Class, Explain};
+use crate::pipeline::{self, Environment, WeightChange};
+use crate::plan::Recipe;
+use crate::tensor::Digest;
+use crate::ui::{self, Report, Ui};
+use crate::watch::{Event, Watch};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Arguments of `trtmut refit`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A refit is a pure function of the base weights (those of the ONNX file) and what is given here: what was \
+    refitted before leaves no trace, and a LoRA given twice in two refits is applied once.\n\n\
+    Examples:\n  \
+    trtmut refit engine.plan fused.safetensors\n  \
+    trtmut refit engine.plan --lora style.safetensors:0.8 --lora detail.safetensors:0.3\n  \
+    trtmut refit engine.plan --base"
+)]
+pub struct Args {
+    /// The plan
+    plan: PathBuf,
+
+    /// Checkpoint: one or more .safetensors files, an index of shards, or a folder with one
+    weights: Vec<PathBuf>,
+
+    #[command(flatten)]
+    overlay: OverlayArgs,
+
+    /// Go back to the base weights
+    #[arg(long)]
+    base: bool,
+
+    /// Where the result goes (default: the plan itself)
+    #[arg(short, long, value_name = "PLAN")]
+    output: Option<PathBuf>,
+
+    /// Compare what the refitted engine computes with a reference engine on drawn inputs; write nothing where it differs
+    #[arg(long)]
+    verify: bool,
+
+    /// What to do where a refit is not enough, or fails
+    #[arg(long, value_enum, default_value_t = Fallback::None)]
+    fallback: Fallback,
+
+    /// Find out what would be done, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// `--fallback`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Fallback {
+    /// Fail
+    None,
+    /// Compile the model with these weights
+    Rebuild,
+}
+
+#[derive(Debug, Serialize)]
+struct RefitReport {
+    plan: PathBuf,
+    output: PathBuf,
+    verdict: &'static str,
+    written: bool,
+    rebuilt: bool,
+    digest: Digest,
+    weights: usize,
+    changed: Vec<String>,
+    recipe: Recipe,
+    resolve_ns: u64,
+    apply_ns: u64,
+    write_ns: u64,
+    /// Reference that the result was verified against.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<String>,
+    /// Largest relative L2 error of an output against the reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<f64>,
+}
+
+impl Report for RefitReport {
+    const SCHEMA: &'static str = "trtmut.refit/1";
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let show = |ns| ui::duration(Duration::from_nanos(ns));
+        let what = format!(
+            "{} of {} differ",
+            self.changed.len(),
+            ui::count(self.weights, "weight")
+        );
+        match (self.verdict, self.written) {
+            ("LIVE", false) => writeln!(out, "LIVE  the plan holds exactly these weights"),
+            (verdict, false) => writeln!(out, "{verdict}  {what}; nothing was written"),
+            (_, true) if self.rebuilt => writeln!(
+                out,
+                "rebuilt {}  {what}; compiled in {}",
+                self.output.display(),
+                show(self.apply_ns)
+            ),
+            (_, true) => {
+                writeln!(
+                    out,
+                    "refitted {}  {what}; found out in {}, applied in {}, written in {}",
+                    self.output.display(),
+                    show(self.resolve_ns),
+                    show(self.apply_ns),
+                    show(self.write_ns)
+                )?;
+                match (&self.reference, self.error) {
+                    (Some(reference), Some(error)) => writeln!(
+                        out,
+                        "  verified against {reference}: largest relative L2 error {error:.1e}"
+                    ),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// A refit is not enough.
+#[derive(Debug, thiserror::Error)]
+#[error("a refit is not enough: {}", list(.fixed))]
+pub struct NotEnough {
+    fixed: Vec<WeightChange>,
+}
+
+/// The changes that a refit cannot make, for a message.
+pub(super) fn list(fixed: &[WeightChange]) -> String {
+    const SHOWN: usize = 5;
+    let mut text = fixed
+        .iter()
+        .take(SHOWN)
+        .map(|c| {
+            let why = c.fixed.as_deref().unwrap_or_default();
+            format!("`{}` changes ({why})", c.name)
+        })
+        .collect::<Vec<_>>()
+        .join(", ");
+    if fixed.len() > SHOWN {
+        text.push_str(", …");
+    }
+    text
+}
+
+impl Explain for NotEnough {
+    fn code(&self) -> &'static str {
+        "needs-recompile"
+    }
+
+    fn class(&self) -> Class {
+        Class::NeedsRecompile
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec!["build the plan again from a model that holds these weights".into()]
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that `commands::explain` knows.
+pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    check_asked(&args.weights, &args.overlay, args.base)?;
+    let output = args.output.as_ref().unwrap_or(&args.plan);
+    crate::fsx::check_output(output)?;
+    let start = Instant::now();
+    let request = args.overlay.request(args.weights.clone());
+    let mut prepared = pipeline::prepare(&args.plan, &request, environment, ui)?;
+    let resolve = start.elapsed();
+    let fixed: Vec<WeightChange> = prepared.fixed().cloned().collect();
+    let live = prepared.is_live();
+    let mut report = RefitReport {
+        plan: args.plan.clone(),
+        output: output.clone(),
+        verdict: match (live, fixed.is_empty()) {
+            (true, _) => "LIVE",
+            (false, true) => "NEEDS_REFIT",
+            (false, false) => "NEEDS_RECOMPILE",
+        },
+        written: false,
+        rebuilt: false,
+        digest: prepared.plan.manifest.plan.digest,
+        weights: prepared.plan.manifest.weights.len(),
+        changed: prepared.changes.iter().map(|c| c.name.clone()).collect(),
+        recipe: prepared.overlay().recipe.clone(),
+        resolve_ns: resolve.as_nanos() as u64,
+        apply_ns: 0,
+        write_ns: 0,
+        reference: None,
+        error: None,
+    };
+    let rebuild_allowed = args.fallback == Fallback::Rebuild;
+    if !fixed.is_empty() && !rebuild_allowed {
+        return Err(NotEnough { fixed }.into());
+    }
+    // A plan that already holds these weights is left alone, unless it is wanted under another name.
+    if args.dry_run || (live && args.output.is_none()) {
+        ui.result(&report)?;
+        return Ok(Exit::Done);
+    }
+    let refitted = if fixed.is_empty() {
+        match prepared.commit(output, args.verify, environment, ui) {
+            Ok(done) => Some(done),
+            Err(e) if rebuild_allowed => {
+                ui.event(Event::Warn(&format!(
+                    "the refit failed, so the model is compiled with these weights: {e}"
+                )));
+                None
+            }
+            Err(e) => return Err(e.into()),
+        }
+    } else {
+        ui.event(Event::Warn(&format!(
+            "a refit is not enough, so the model is compiled with these weights: {}",
+            list(&fixed)
+        )));
+        None
+    };
+    report.written = true;
+    if let Some(done) = refitted {
+        report.digest = done.manifest.plan.digest;
+        report.apply_ns = done.apply.as_nanos() as u64;
+        report.write_ns = done.write.as_nanos() as u64;
+        if let Some(v) = done.verification {
+            report.error = v
+                .outputs
+                .iter()
+                .map(|o| o.difference.relative_l2)
+                .reduce(f64::max);
+            report.reference = Some(v.reference);
+        }
+    } else {
+        let (manifest, time) = prepared.rebuild(output, environment, ui)?;
+        report.rebuilt = true;
+        report.digest = manifest.plan.digest;
+        report.apply_ns = time.as_nanos() as u64;
+    }
+    ui.result(&report)?;
+    Ok(Exit::Done)
+}

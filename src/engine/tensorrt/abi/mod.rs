@@ -1,0 +1,400 @@
+//! TensorRT's binary interface as data: which virtual-table slot and which number stands for what, per family of releases.
+//!
+//! Nothing above this module knows a number. The tables are written by `scripts/gen-abi.py` from facts read off the vendor's
+//! public headers; a test reads those facts (`fixtures/abi`) again and compares.
+
+mod object;
+mod rtx1_3;
+mod rtx1_5;
+mod v10;
+mod v11;
+mod v8;
+
+pub use object::{Dims32, Dims64, InterfaceInfo, MAX_DIMS, Weights};
+
+use std::fmt;
+
+/// A run of releases that share one table; later members only add slots at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// TensorRT 8.5 to 8.6.
+    V8,
+    /// TensorRT 10.x.
+    V10,
+    /// TensorRT 11.x.
+    V11,
+    /// TensorRT-RTX 1.3 to 1.4.
+    Rtx1_3,
+    /// TensorRT-RTX 1.5 and later 1.x.
+    Rtx1_5,
+}
+
+/// The two products that share this interface.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Product {
+    /// `libnvinfer`.
+    #[serde(rename = "tensorrt")]
+    TensorRt,
+    /// `libtensorrt_rtx`.
+    #[serde(rename = "tensorrt-rtx")]
+    Rtx,
+}
+
+impl Product {
+    /// The backend's name.
+    pub const fn backend(self) -> &'static str {
+        match self {
+            Product::TensorRt => "tensorrt",
+            Product::Rtx => "tensorrt-rtx",
+        }
+    }
+
+    /// The product's name as its vendor writes it.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Product::TensorRt => "TensorRT",
+            Product::Rtx => "TensorRT-RTX",
+        }
+    }
+}
+
+/// A release, ordered; `major * 10000 + minor * 100 + patch` whatever the library's own way to number itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u32);
+
+impl Version {
+    /// From its three parts.
+    pub const fn new(major: u32, minor: u32, patch: u32) -> Version {
+        Version(major * 10_000 + minor * 100 + patch)
+    }
+
+    /// From what `getInferLibVersion` returns: `major * 1000 + minor * 100 + patch` before TensorRT 10
+    /// (`NV_TENSORRT_VERSION` in `NvInferVersion.h`), `major * 10000 + minor * 100 + patch` since and for TensorRT-RTX.
+    pub const fn from_library(product: Product, number: i32) -> Option<Version> {
+        if number <= 0 {
+            return None;
+        }
+        let n = number as u32;
+        Some(match product {
+            Product::TensorRt if n < 100_000 => Version::new(n / 1000, n / 100 % 10, n % 100),
+            _ => Version(n),
+        })
+    }
+
+    /// Major, minor, patch.
+    pub const fn parts(self) -> (u32, u32, u32) {
+        (self.0 / 10_000, self.0 / 100 % 100, self.0 % 100)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (major, minor, patch) = self.parts();
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+impl Family {
+    /// The family of a release; `None` for releases that no table describes.
+    pub const fn of(product: Product, version: Version) -> Option<Family> {
+        let (major, minor, _) = version.parts();
+        match (product, major, minor) {
+            (Product::TensorRt, 8, 5 | 6) => Some(Family::V8),
+            (Product::TensorRt, 10, _) => Some(Family::V10),
+            (Product::TensorRt, 11, _) => Some(Family::V11),
+            (Product::Rtx, 1, 3 | 4) => Some(Family::Rtx1_3),
+            (Product::Rtx, 1, 5..) => Some(Family::Rtx1_5),
+            _ => None,
+        }
+    }
+
+    /// What to call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Family::V8 => "8.5-8.6",
+            Family::V10 => "10.x",
+            Family::V11 => "11.x",
+            Family::Rtx1_3 => "RTX 1.3-1.4",
+            Family::Rtx1_5 => "RTX 1.5+",
+        }
+    }
+
+    /// Its table.
+    pub const fn table(self) -> &'static Table {
+        match self {
+            Family::V8 => &v8::TABLE,
+            Family::V10 => &v10::TABLE,
+            Family::V11 => &v11::TABLE,
+            Family::Rtx1_3 => &rtx1_3::TABLE,
+            Family::Rtx1_5 => &rtx1_5::TABLE,
+        }
+    }
+}
+
+/// Width of the extents in `Dims`; the narrow form is passed by value, the wide one by reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DimsForm {
+    /// `Dims32`.
+    Narrow,
+    /// `Dims64`.
+    Wide,
+}
+
+/// Order of the virtual functions of `ILogger`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoggerForm {
+    /// `[log, D1, D0]`.
+    Plain,
+    /// `[getAPILanguage, getInterfaceInfo, D1, D0, log]`.
+    Versioned,
+}
+
+/// A slot number or an enumerator's value, and the release since when it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    number: u16,
+    since: u32,
+}
+
+/// An entry that no version has.
+pub const ABSENT: Entry = Entry {
+    number: u16::MAX,
+    since: u32::MAX,
+};
+
+const fn at(number: u16, since: u32) -> Entry {
+    Entry { number, since }
+}
+
+impl Entry {
+    /// The number, if `version` has it.
+    pub const fn get(self, version: Version) -> Option<u16> {
+        if version.0 >= self.since {
+            Some(self.number)
+        } else {
+            None
+        }
+    }
+}
+
+/// One named entry, as the test that re-reads the facts wants it.
+#[cfg(test)]
+struct Named {
+    /// C++ class or enum.
+    owner: &'static str,
+    /// Method or enumerator.
+    name: &'static str,
+    /// Whether it is an enumerator.
+    value: bool,
+    entry: Entry,
+}
+
+macro_rules! table {
+    ($($kind:ident $group:ident: $type:ident = $owner:literal { $($field:ident = $name:literal,)* })*) => {
+        $(
+            #[doc = concat!("Numbers of `", $owner, "`.")]
+            #[derive(Debug)]
+            pub struct $type { $(#[doc = concat!("`", $name, "`")] pub $field: Entry,)* }
+        )*
+
+        /// Everything that differs between families.
+        #[derive(Debug)]
+        pub struct Table {
+            /// Which family this is.
+            pub family: Family,
+            /// Form of `Dims`.
+            pub dims: DimsForm,
+            /// Form of `ILogger`.
+            pub logger: LoggerForm,
+            $(#[doc = concat!("`", $owner, "`")] pub $group: $type,)*
+        }
+
+        #[cfg(test)]
+        impl Table {
+            fn named(&self) -> Vec<Named> {
+                vec![$($(Named {
+                    owner: $owner, name: $name, value: stringify!($kind) == "values", entry: self.$group.$field,
+                },)*)*]
+            }
+        }
+    };
+}
+
+table! {
+    slots builder: BuilderSlots = "VBuilder" {
+        create_builder_config = "createBuilderConfig",
+        create_network_v2 = "createNetworkV2",
+        create_optimization_profile = "createOptimizationProfile",
+        build_serialized_network = "buildSerializedNetwork",
+        build_serialized_network_to_stream = "buildSerializedNetworkToStream",
+        set_max_threads = "setMaxThreads",
+    }
+    slots config: ConfigSlots = "VBuilderConfig" {
+        set_flag = "setFlag",
+        clear_flag = "clearFlag",
+        add_optimization_profile = "addOptimizationProfile",
+        set_profiling_verbosity = "setProfilingVerbosity",
+        create_timing_cache = "createTimingCache",
+        set_timing_cache = "setTimingCache",
+        set_memory_pool_limit = "setMemoryPoolLimit",
+        set_builder_optimization_level = "setBuilderOptimizationLevel",
+        set_hardware_compatibility_level = "setHardwareCompatibilityLevel",
+        set_progress_monitor = "setProgressMonitor",
+        set_nb_compute_capabilities = "setNbComputeCapabilities",
+        set_compute_capability = "setComputeCapability",
+    }
+    slots timing_cache: TimingCacheSlots = "VTimingCache" {
+        serialize = "serialize",
+    }
+    slots network: NetworkSlots = "VNetworkDefinition" {
+        get_nb_inputs = "getNbInputs",
+        get_input = "getInput",
+        get_nb_outputs = "getNbOutputs",
+        get_output = "getOutput",
+        get_nb_layers = "getNbLayers",
+        mark_weights_refittable = "markWeightsRefittable",
+    }
+    slots tensor: TensorSlots = "VTensor" {
+        get_name = "getName",
+        get_dimensions = "getDimensions",
+        get_type = "getType",
+        is_shape_tensor = "isShapeTensor",
+    }
+    slots profile: ProfileSlots = "VOptimizationProfile" {
+        set_dimensions = "setDimensions",
+    }
+    slots host_memory: HostMemorySlots = "VHostMemory" {
+        data = "data",
+        size = "size",
+    }
+    slots runtime: RuntimeSlots = "VRuntime" {
+        deserialize_cuda_engine = "deserializeCudaEngine",
+    }
+    slots engine: EngineSlots = "VCudaEngine" {
+        serialize = "serialize",
+        create_execution_context = "createExecutionContext",
+        is_refittable = "isRefittable",
+        get_nb_io_tensors = "getNbIOTensors",
+        get_io_tensor_name = "getIOTensorName",
+        get_tensor_shape = "getTensorShape",
+        get_tensor_data_type = "getTensorDataType",
+        get_tensor_io_mode = "getTensorIOMode",
+        is_shape_inference_io = "isShapeInferenceIO",
+        get_profile_shape = "getProfileShape",
+        get_nb_optimization_profiles = "getNbOptimizationProfiles",
+        create_serialization_config = "createSerializationConfig",
+        serialize_with_config = "serializeWithConfig",
+        create_engine_inspector = "createEngineInspector",
+        get_nb_layers = "getNbLayers",
+    }
+    slots serialization_config: SerializationConfigSlots = "VSerializationConfig" {
+        set_flag = "setFlag",
+    }
+    slots inspector: InspectorSlots = "VEngineInspector" {
+        get_engine_information = "getEngineInformation",
+    }
+    slots context: ContextSlots = "VExecutionContext" {
+        set_input_shape = "setInputShape",
+        get_tensor_shape = "getTensorShape",
+        set_tensor_address = "setTensorAddress",
+        infer_shapes = "inferShapes",
+        enqueue_v3 = "enqueueV3",
+    }
+    slots refitter: RefitterSlots = "VRefitter" {
+        refit_cuda_engine = "refitCudaEngine",
+        set_named_weights = "setNamedWeights",
+        get_missing_weights = "getMissingWeights",
+        get_all_weights = "getAllWeights",
+        set_max_threads = "setMaxThreads",
+        get_weights_prototype = "getWeightsPrototype",
+    }
+    slots parser: ParserSlots = "IParser" {
+        parse = "parse",
+        parse_from_file = "parseFromFile",
+        get_nb_errors = "getNbErrors",
+        get_error = "getError",
+        set_flag = "setFlag",
+        deleting_dtor = "deleting dtor",
+    }
+    slots parser_error: ParserErrorSlots = "IParserError" {
+        desc = "desc",
+        file = "file",
+        line = "line",
+        node = "node",
+        node_name = "nodeName",
+        node_operator = "nodeOperator",
+    }
+    values flag: FlagValues = "BuilderFlag" {
+        fp16 = "kFP16",
+        bf16 = "kBF16",
+        int8 = "kINT8",
+        tf32 = "kTF32",
+        refit = "kREFIT",
+        refit_identical = "kREFIT_IDENTICAL",
+        refit_individual = "kREFIT_INDIVIDUAL",
+        strip_plan = "kSTRIP_PLAN",
+        sparse_weights = "kSPARSE_WEIGHTS",
+        version_compatible = "kVERSION_COMPATIBLE",
+    }
+    values network_flag: NetworkFlagValues = "NetworkDefinitionCreationFlag" {
+        explicit_batch = "kEXPLICIT_BATCH",
+        strongly_typed = "kSTRONGLY_TYPED",
+    }
+    values data_type: DataTypeValues = "DataType" {
+        float = "kFLOAT",
+        half = "kHALF",
+        int8 = "kINT8",
+        int32 = "kINT32",
+        bool = "kBOOL",
+        uint8 = "kUINT8",
+        fp8 = "kFP8",
+        bf16 = "kBF16",
+        int64 = "kINT64",
+        int4 = "kINT4",
+        fp4 = "kFP4",
+        e8m0 = "kE8M0",
+    }
+    values selector: SelectorValues = "OptProfileSelector" {
+        min = "kMIN",
+        opt = "kOPT",
+        max = "kMAX",
+    }
+    values io_mode: IoModeValues = "TensorIOMode" {
+        input = "kINPUT",
+    }
+    values pool: PoolValues = "MemoryPoolType" {
+        workspace = "kWORKSPACE",
+    }
+    values verbosity: VerbosityValues = "ProfilingVerbosity" {
+        layer_names_only = "kLAYER_NAMES_ONLY",
+        none = "kNONE",
+        detailed = "kDETAILED",
+    }
+    values hardware: HardwareValues = "HardwareCompatibilityLevel" {
+        ampere_plus = "kAMPERE_PLUS",
+        same_compute_capability = "kSAME_COMPUTE_CAPABILITY",
+    }
+    values compute_capability: ComputeCapabilityValues = "ComputeCapability" {
+        sm75 = "kSM75",
+        sm80 = "kSM80",
+        sm86 = "kSM86",
+        sm89 = "kSM89",
+        sm120 = "kSM120",
+        sm121 = "kSM121",
+    }
+    values serialization_flag: SerializationFlagValues = "SerializationFlag" {
+        include_refit = "kINCLUDE_REFIT",
+    }
+    values layer_format: LayerFormatValues = "LayerInformationFormat" {
+        json = "kJSON",
+    }
+    values parser_flag: ParserFlagValues = "nvonnxparser::OnnxParserFlag" {
+        native_instancenorm = "kNATIVE_INSTANCENORM",
+    }
+}
+
+#[cfg(test)]
+mod tests;

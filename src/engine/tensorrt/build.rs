@@ -1,0 +1,455 @@
+//! ONNX to plan.
+
+use super::api::{
+    Builder, Config, Core, Flag, Network, NetworkInput, NetworkTyping, ParseError, Parser,
+    Selector, Severity,
+};
+use super::gpu::Gpu;
+use super::options::{Choices, Refit};
+use super::{Known, Product, Settings, default_threads, deserialize, list_slots, no_gpu};
+use crate::engine::{BuildJob, BuildNotes, Error, Refusal, Slot};
+use crate::fsx;
+use crate::onnx::{Model, Role};
+use crate::shapes::{Profile, ProfileInput};
+use crate::tensor::{Dtype, element_count};
+use crate::watch::{Event, Watch};
+use std::io::Write;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Compiles `job` and writes the plan to `out`. See [`Choices`] for the options.
+pub(super) fn build(
+    core: &Arc<Core>,
+    gpu: Result<&Gpu, &str>,
+    settings: &Settings,
+    job: &BuildJob<'_>,
+    out: &mut dyn Write,
+    watch: &dyn Watch,
+) -> Result<BuildNotes, Error> {
+    let loaded = core.loaded();
+    let mut choices = Choices::parse(loaded.product, core.version(), job.options)?;
+    if choices.compute_capabilities.is_none() && loaded.product == Product::Rtx {
+        choices.compute_capabilities = Some(vec![own_capability(gpu)?]);
+    }
+    let keeps_refit = choices.refit != Refit::None || choices.strip;
+    match gpu {
+        Err(reason) if loaded.product == Product::TensorRt => {
+            return Err(no_gpu(loaded, "building", reason));
+        }
+        Err(reason) if keeps_refit => {
+            return Err(Error::Unavailable {
+                backend: loaded.product.backend().into(),
+                reason: format!(
+                    "building a refittable engine with {} needs a CUDA device, and {reason}",
+                    loaded.title()
+                ),
+                hints: vec!["pass `--refit none`, or build where there is a GPU".into()],
+            });
+        }
+        Err(_) => {}
+        Ok(gpu) => {
+            gpu.context().map_err(super::run::cuda)?;
+        }
+    }
+    let path = job.model.path().ok_or_else(|| Error::Option {
+        backend: loaded.product.backend().into(),
+        option: "model".into(),
+        reason: "it parses ONNX files, and this model is not one".into(),
+    })?;
+    drop(core.take_messages());
+    loaded.preload_builder_resources(gpu.ok().map(|g| g.facts().compute_capability));
+
+    let mut notes = Vec::new();
+    let builder = Builder::new(core)?;
+    builder.set_max_threads(settings.threads.unwrap_or_else(default_threads))?;
+    let typing = if choices.weak.is_some() {
+        NetworkTyping::Weak
+    } else {
+        NetworkTyping::Strong
+    };
+    let network = builder.network(typing)?;
+    let parser = Parser::new(&network)?;
+    watch.event(Event::Begin {
+        step: "parsing the model",
+        total: None,
+    });
+    parser
+        .parse_file(path)?
+        .map_err(|errors| refused(loaded.product, job.model, errors))?;
+    watch.event(Event::End);
+    tell(core, watch);
+
+    let config = builder.config()?;
+    set_flags(&config, &choices, job.model, &mut notes)?;
+    set_limits(&config, &choices)?;
+    set_profile(&builder, &config, &network.inputs()?, job.profile)?;
+    if choices.refit == Refit::Individual {
+        mark(&network, job.model, settings, &mut notes)?;
+    }
+    let cache_file = settings.timing_cache.as_deref();
+    let cache = match cache_file
+        .map(|p| timing_cache(&config, p, &mut notes))
+        .transpose()
+    {
+        Ok(cache) => cache.flatten(),
+        Err(e) => {
+            notes.push(format!("built without a timing cache: {e}"));
+            None
+        }
+    };
+    drop(core.take_messages());
+
+    let slots = if keeps_refit || !builder.can_stream() {
+        let plan = builder.build(&network, &config, watch)?;
+        tell(core, watch);
+        out.write_all(plan.bytes())?;
+        match gpu {
+            Ok(gpu) if keeps_refit => {
+                listed(core, gpu, plan.bytes(), &network, job.model, &mut notes)?
+            }
+            _ => of_model(job.model, |_| Ok(false))?,
+        }
+    } else {
+        builder.build_to(&network, &config, out, watch)?;
+        tell(core, watch);
+        of_model(job.model, |_| Ok(false))?
+    };
+    if let (Some(cache), Some(path)) = (cache, cache_file)
+        && let Err(e) = cache
+            .serialize()
+            .and_then(|bytes| save(path, bytes.bytes()))
+    {
+        notes.push(format!("the timing cache was not kept: {e}"));
+    }
+    if choices.strip {
+        notes.push("the plan is stripped: refit it before it runs".into());
+    }
+    Ok(BuildNotes { notes, slots })
+}
+
+/// Compute capability × 10 of the GPU here, for TensorRT-RTX.
+fn own_capability(gpu: Result<&Gpu, &str>) -> Result<u32, Error> {
+    let refuse = |reason: String| Error::Option {
+        backend: Product::Rtx.backend().into(),
+        option: "compute-capability".into(),
+        reason: format!("{reason}; say which GPUs to compile for, e.g. `--compute-capability 8.9`"),
+    };
+    let (major, minor) = gpu
+        .map_err(|reason| refuse(format!("it is needed here, because {reason}")))?
+        .facts()
+        .compute_capability;
+    let own = major * 10 + minor;
+    match own {
+        75 | 80 | 86 | 89 | 120 | 121 => Ok(own),
+        _ => Err(refuse(format!(
+            "TensorRT-RTX does not compile for this GPU's {major}.{minor}"
+        ))),
+    }
+}
+
+/// What the parser could not do, with names from the model where this version of the parser gives none.
+fn refused(product: Product, model: &Model, errors: Vec<ParseError>) -> Error {
+    let nodes = &model.proto().graph.node;
+    let refusals = errors
+        .into_iter()
+        .map(|e| {
+            let node = usize::try_from(e.node).ok().and_then(|i| nodes.get(i));
+            let name = e.name.or_else(|| {
+                let node = node?;
+                Some(node.name.clone())
+                    .filter(|n| !n.is_empty())
+                    .or_else(|| node.output.first().cloned())
+            });
+            let operator = e.operator.or_else(|| {
+                let node = node?;
+                Some(match node.domain.as_str() {
+                    "" | "ai.onnx" => node.op_type.clone(),
+                    domain => format!("{domain}::{}", node.op_type),
+                })
+            });
+            Refusal {
+                node: name.unwrap_or_else(|| "(whole model)".into()),
+                operator: operator.unwrap_or_else(|| "the parser".into()),
+                reason: e.reason,
+            }
+        })
+        .collect();
+    Error::Refused {
+        backend: product.backend().into(),
+        refusals,
+    }
+}
+
+/// Passes warnings on; they are many and mostly about speed, so only who asks for details sees them.
+fn tell(core: &Core, watch: &dyn Watch) {
+    for message in core.take_messages() {
+        if message.severity <= Severity::Warning {
+            watch.event(Event::Note(&message.text));
+        }
+    }
+}
+
+fn set_flags(
+    config: &Config,
+    choices: &Choices,
+    model: &Model,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    config.set(Flag::Tf32, choices.tf32)?;
+    match choices.refit {
+        Refit::Full => config.set(Flag::Refit, true)?,
+        Refit::Identical => config.set(Flag::RefitIdentical, true)?,
+        Refit::Individual => config.set(Flag::RefitIndividual, true)?,
+        Refit::None => {}
+    }
+    for (on, flag) in [
+        (choices.strip, Flag::StripPlan),
+        (choices.sparsity, Flag::SparseWeights),
+        (choices.version_compatible, Flag::VersionCompatible),
+    ] {
+        if on {
+            config.set(flag, true)?;
+        }
+    }
+    let Some(weak) = choices.weak else {
+        return Ok(());
+    };
+    let holds = |dtype| {
+        model.weights().iter().any(|w| w.dtype == dtype)
+            || model.inputs().iter().any(|i| i.dtype == dtype)
+    };
+    let mut allow = |on: bool, dtype: Dtype, flag: Flag| -> Result<(), Error> {
+        if on || weak.by_model && holds(dtype) && config.has(flag) {
+            config.set(flag, true)?;
+            if !on {
+                notes.push(format!(
+                    "{dtype} is allowed because the model holds {dtype} tensors"
+                ));
+            }
+        }
+        Ok(())
+    };
+    allow(weak.fp16, Dtype::F16, Flag::Fp16)?;
+    allow(weak.bf16, Dtype::Bf16, Flag::Bf16)?;
+    if weak.int8 {
+        config.set(Flag::Int8, true)?;
+    }
+    Ok(())
+}
+
+fn set_limits(config: &Config, choices: &Choices) -> Result<(), Error> {
+    if let Some(bytes) = choices.workspace {
+        config.set_workspace(bytes)?;
+    }
+    if let Some(level) = choices.opt_level {
+        config.set_optimization_level(level)?;
+    }
+    if let Some(level) = choices.hardware {
+        config.set_hardware_level(level)?;
+    }
+    if let Some(verbosity) = choices.verbosity {
+        config.set_verbosity(verbosity)?;
+    }
+    if let Some(all) = &choices.compute_capabilities {
+        config.set_compute_capabilities(all)?;
+    }
+    Ok(())
+}
+
+/// One profile for all dynamic inputs; a network without any needs none.
+fn set_profile(
+    builder: &Rc<Builder>,
+    config: &Config,
+    inputs: &[NetworkInput],
+    ranges: &Profile,
+) -> Result<(), Error> {
+    let dynamic: Vec<_> = inputs
+        .iter()
+        .filter(|i| i.dims.as_ref().is_none_or(|d| d.iter().any(|&e| e < 0)))
+        .collect();
+    if let Some(input) = inputs.iter().find(|i| i.shape_tensor) {
+        return Err(Error::Input {
+            name: input.name.clone(),
+            reason:
+                "its values decide shapes inside the model, and a shape spec has no values for it; \
+                     make them constants of the model"
+                    .into(),
+        });
+    }
+    if dynamic.is_empty() {
+        return Ok(());
+    }
+    let profile = builder.profile()?;
+    for input in dynamic {
+        let range = ranges
+            .inputs
+            .iter()
+            .find(|r| r.name == input.name)
+            .ok_or_else(|| Error::Input {
+                name: input.name.clone(),
+                reason: "the shape profile does not have it".into(),
+            })?;
+        check_range(input, range)?;
+        for selector in Selector::ALL {
+            let shape: Vec<usize> = range
+                .axes
+                .iter()
+                .map(|a| match selector {
+                    Selector::Min => a.min,
+                    Selector::Opt => a.opt,
+                    // `check_range` found every axis bounded.
+                    Selector::Max => a.max.unwrap_or(a.opt),
+                })
+                .collect();
+            profile.set(&input.name, selector, &shape)?;
+        }
+    }
+    config.add_profile(&profile)
+}
+
+fn check_range(input: &NetworkInput, range: &ProfileInput) -> Result<(), Error> {
+    let fail = |reason| {
+        Err(Error::Input {
+            name: input.name.clone(),
+            reason,
+        })
+    };
+    let unbounded: Vec<_> = range
+        .axes
+        .iter()
+        .enumerate()
+        .filter(|(_, a)| a.max.is_none())
+        .map(|(i, _)| i.to_string())
+        .collect();
+    if !unbounded.is_empty() {
+        return fail(format!(
+            "axis {} has no upper bound, and TensorRT needs one; give it with `--dim NAME=min:opt:max`",
+            unbounded.join(", ")
+        ));
+    }
+    let Some(dims) = &input.dims else {
+        return Ok(());
+    };
+    if dims.len() != range.axes.len() {
+        return fail(format!(
+            "the network has {} axes, and the shape profile {}",
+            dims.len(),
+            range.axes.len()
+        ));
+    }
+    let fixed = dims
+        .iter()
+        .zip(&range.axes)
+        .enumerate()
+        .find(|(_, (d, a))| usize::try_from(**d).is_ok_and(|d| (a.min, a.max) != (d, Some(d))));
+    match fixed {
+        Some((axis, (d, a))) => fail(format!(
+            "axis {axis} is {d} in the network, and the shape profile has {} to {}",
+            a.min,
+            a.max.unwrap_or(a.min)
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Marks weights for `refit=individual`.
+fn mark(
+    network: &Network,
+    model: &Model,
+    settings: &Settings,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    let wanted = model.weights().iter().filter(|w| {
+        w.role == Role::Weight
+            && settings
+                .mark
+                .as_ref()
+                .is_none_or(|names| names.contains(&w.name))
+    });
+    let (mut marked, mut baked) = (0, 0);
+    for weight in wanted {
+        if network.mark_refittable(&weight.name)? {
+            marked += 1;
+        } else {
+            baked += 1;
+        }
+    }
+    notes.push(format!(
+        "{marked} weights are marked refittable; {baked} are baked in by the parser"
+    ));
+    Ok(())
+}
+
+/// The timing cache of `path`, or an empty one where there is none yet or it is of another library or GPU.
+fn timing_cache<'c>(
+    config: &'c Config,
+    path: &Path,
+    notes: &mut Vec<String>,
+) -> Result<Option<super::api::TimingCache<'c>>, Error> {
+    if let Ok(bytes) = std::fs::read(path) {
+        if let Some(cache) = config.set_timing_cache(&bytes)? {
+            return Ok(Some(cache));
+        }
+        notes.push(format!(
+            "`{}` is a timing cache of another library or GPU; starting afresh",
+            path.display()
+        ));
+    }
+    config.set_timing_cache(&[])
+}
+
+fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    fsx::write_atomic(path, |out| out.write_all(bytes).map_err(Error::Write))
+}
+
+/// The slots of a plan that was just built, by opening it.
+fn listed(
+    core: &Arc<Core>,
+    gpu: &Gpu,
+    plan: &[u8],
+    network: &Network,
+    model: &Model,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Slot>, Error> {
+    let known = Known {
+        slots: of_model(model, |_| Ok(true))?,
+        ..Known::default()
+    };
+    match deserialize(core, gpu, plan) {
+        Ok(engine) => list_slots(&engine, &known),
+        // Compiled for other GPUs. The network still tells which names it has weights for.
+        Err(e) if network.can_mark() => {
+            notes.push(format!("the engine cannot be opened here, so its weights are listed as the network has them ({e})"));
+            of_model(model, |name| network.mark_refittable(name))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// The model's constants as slots; `refittable` is asked for those that are weights. No version has f64: the parser narrows it.
+fn of_model(
+    model: &Model,
+    refittable: impl Fn(&str) -> Result<bool, Error>,
+) -> Result<Vec<Slot>, Error> {
+    model
+        .weights()
+        .iter()
+        .filter(|w| w.role != Role::Unused)
+        .map(|w| {
+            let can = w.role == Role::Weight && refittable(&w.name)?;
+            let dtype = if w.dtype == Dtype::F64 {
+                Dtype::F32
+            } else {
+                w.dtype
+            };
+            Ok(Slot {
+                name: w.name.clone(),
+                dtype,
+                count: element_count(&w.shape).unwrap_or(0),
+                shape: Some(w.shape.clone()),
+                refittable: can,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,163 @@
+//! The GPU through the driver's own API: what is there, and the memory, streams and events that a run needs.
+
+use cudarc::driver::{CudaContext, DriverError, sys};
+use serde::Serialize;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+/// What is known of a GPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// Its name.
+    pub name: String,
+    /// Major and minor compute capability.
+    pub compute_capability: (u32, u32),
+    /// Driver version, e.g. `580.82.07`; where the system does not tell, the CUDA version that it supports.
+    pub driver: String,
+    /// CUDA version that the driver supports, e.g. `13.0`.
+    pub cuda: String,
+    /// Memory in bytes.
+    pub memory: u64,
+}
+
+/// The first GPU, its primary context held and current on the thread that opened it.
+#[derive(Debug, Clone)]
+pub struct Gpu {
+    context: Arc<CudaContext>,
+    facts: Facts,
+}
+
+/// Once opened, the primary context is kept until the process ends: TensorRT's own CUDA runtime lives in it, and would not
+/// survive its being torn down and set up again.
+static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
+
+impl Gpu {
+    /// Opens the first GPU, once in a process.
+    ///
+    /// # Errors
+    /// Why there is none, in one fragment.
+    pub fn open() -> Result<Gpu, String> {
+        GPU.get_or_init(Gpu::try_open).clone()
+    }
+
+    fn try_open() -> Result<Gpu, String> {
+        #[allow(unsafe_code)]
+        // SAFETY: it only tries to open the driver's library, which has no load-time side effects to break.
+        let present = unsafe { sys::is_culib_present() };
+        if !present {
+            return Err("no NVIDIA driver is installed (libcuda.so.1 cannot be opened)".into());
+        }
+        let context = CudaContext::new(0).map_err(|e| match e.0 {
+            sys::CUresult::CUDA_ERROR_NO_DEVICE => "the driver finds no GPU".to_owned(),
+            _ => format!("the GPU cannot be used: {}", describe(e)),
+        })?;
+        let facts =
+            Facts::of(&context).map_err(|e| format!("the GPU cannot be asked: {}", describe(e)))?;
+        Ok(Gpu { context, facts })
+    }
+
+    /// What is known of it.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// The CUDA context, made current on this thread.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn context(&self) -> Result<&Arc<CudaContext>, DriverError> {
+        self.context.bind_to_thread()?;
+        Ok(&self.context)
+    }
+
+    /// Free and total memory in bytes.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn memory(&self) -> Result<(usize, usize), DriverError> {
+        self.context.mem_get_info()
+    }
+}
+
+impl Facts {
+    fn of(context: &CudaContext) -> Result<Facts, DriverError> {
+        let (major, minor) = context.compute_capability()?;
+        let mut version = 0;
+        #[allow(unsafe_code)]
+        // SAFETY: it writes one int, which is ours.
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+        let cuda = format!("{}.{}", version / 1000, version % 1000 / 10);
+        let text =
+            std::fs::read_to_string(Path::new("/proc/driver/nvidia/version")).unwrap_or_default();
+        Ok(Facts {
+            name: context.name()?,
+            compute_capability: (major as u32, minor as u32),
+            driver: driver_version(&text).unwrap_or_else(|| format!("CUDA {cuda}")),
+            cuda,
+            memory: context.total_mem()? as u64,
+        })
+    }
+
+    /// `9.0`.
+    pub fn capability(&self) -> String {
+        format!(
+            "{}.{}",
+            self.compute_capability.0, self.compute_capability.1
+        )
+    }
+}
+
+/// The version in `/proc/driver/nvidia/version`: the first word of its first line that is numbers joined by dots.
+fn driver_version(text: &str) -> Option<String> {
+    text.lines()
+        .next()?
+        .split_whitespace()
+        .find(|w| {
+            w.contains('.')
+                && w.split('.')
+                    .all(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_digit()))
+        })
+        .map(ToOwned::to_owned)
+}
+
+/// What the driver says of an error, with its name.
+pub(super) fn describe(e: DriverError) -> String {
+    let name = e
+        .error_name()
+        .ok()
+        .map(|s| s.to_string_lossy().into_owned());
+    let text = e
+        .error_string()
+        .ok()
+        .map(|s| s.to_string_lossy().into_owned());
+    match (text, name) {
+        (Some(text), Some(name)) => format!("{text} ({name})"),
+        _ => format!("CUDA error {:?}", e.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_driver_version_is_found_in_both_forms_of_the_line() {
+        let closed = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\nGCC version:  12.2.0\n";
+        let open =
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build\n";
+        assert_eq!(driver_version(closed).as_deref(), Some("550.54.15"));
+        assert_eq!(driver_version(open).as_deref(), Some("580.82.07"));
+        assert_eq!(driver_version(""), None);
+    }
+
+    #[test]
+    fn without_a_driver_there_is_a_reason_and_no_panic() {
+        match Gpu::open() {
+            Ok(gpu) => assert!(!gpu.facts().name.is_empty()),
+            Err(reason) => assert!(
+                reason.contains("driver") || reason.contains("GPU"),
+                "{reason}"
+            ),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! TensorRT and TensorRT-RTX, whichever is installed, without headers or a C++ compiler.
+//!
+//! | module | purpose |
+//! |---|---|
+//! | [`loader`] | find a library, open it, tell its version |
+//! | [`abi`] | slot numbers, enumerators and structs of the five families, as data |
+//! | [`api`] | the library's objects as safe types |
+//! | [`options`] | build options by name |
+//! | `build`, `refit`, `run` | the three things that engines are for |
+//! | [`gpu`] | the GPU, its memory and streams |
+//! | [`header`] | what a plan says of itself without any library |
+//! | [`doctor`] | what is here and what it can do |
+//!
+//! `unsafe` is confined to `loader`, `api` and the few lines of `gpu` and `run` that the driver's API asks for.
+
+pub mod abi;
+pub mod api;
+mod build;
+pub mod doctor;
+pub mod gpu;
+pub mod header;
+mod io;
+pub mod loader;
+pub mod options;
+mod refit;
+mod run;
+
+pub use abi::Product;
+pub use refit::{list_slots, refit_engine};
+pub use run::TensorRtEngine;
+
+use super::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, Slot};
+use crate::fsx::Map;
+use crate::tensor::TensorDecl;
+use crate::watch::Watch;
+use api::{Core, Runtime};
+use gpu::Gpu;
+use loader::{Loaded, Search};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Choices that do not change what is compiled, and so are no [`super::Options`].
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Where to keep what builds measured; one file per library and GPU.
+    pub timing_cache: Option<PathBuf>,
+    /// Threads for builds and refits; `None` takes what the machine has.
+    pub threads: Option<usize>,
+    /// With `refit=individual`: the weights to mark; `None` marks every weight of the model.
+    pub mark: Option<BTreeSet<String>>,
+    /// Replay runs as a CUDA graph.
+    pub cuda_graph: bool,
+}
+
+/// What a plan's manifest knows and the plan does not say.
+///
+/// TensorRT 8 tells the names of an engine's weights but neither their types nor their counts, and no version tells the types
+/// that the ONNX model declares where they differ from the engine's (64-bit integers before TensorRT 10).
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// The slots as [`BuildNotes::slots`] gave them after the build.
+    pub slots: Vec<Slot>,
+    /// The model's inputs.
+    pub inputs: Vec<TensorDecl>,
+    /// The model's outputs.
+    pub outputs: Vec<TensorDecl>,
+}
+
+/// The backend.
+pub struct TensorRt {
+    core: Arc<Core>,
+    gpu: OnceCell<Result<Rc<Gpu>, String>>,
+    settings: Settings,
+    known: Known,
+}
+
+impl TensorRt {
+    /// Opens the first library of `product` that the search finds.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] with everything that was tried.
+    pub fn find(product: Product, search: &Search) -> Result<TensorRt, Error> {
+        Ok(TensorRt::with(loader::find(product, search)?))
+    }
+
+    /// A backend on a library that is open already.
+    pub fn with(loaded: Arc<Loaded>) -> TensorRt {
+        TensorRt {
+            core: Core::new(loaded),
+            gpu: OnceCell::new(),
+            settings: Settings::default(),
+            known: Known::default(),
+        }
+    }
+
+    /// The library.
+    pub fn loaded(&self) -> &Loaded {
+        self.core.loaded()
+    }
+
+    /// Replaces the settings.
+    #[must_use]
+    pub fn settings(mut self, settings: Settings) -> TensorRt {
+        self.settings = settings;
+        self
+    }
+
+    /// Says what the manifest knows of the plans that are opened from now on.
+    pub fn set_known(&mut self, known: Known) {
+        self.known = known;
+    }
+
+    /// The GPU.
+    ///
+    /// # Errors
+    /// Why there is none, in one fragment.
+    pub fn gpu(&self) -> Result<&Rc<Gpu>, &str> {
+        self.gpu
+            .get_or_init(|| Gpu::open().map(Rc::new))
+            .as_ref()
+            .map_err(String::as_str)
+    }
+
+    /// As [`Backend::open`], with the type that has more to offer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open_plan(&self, path: &Path) -> Result<TensorRtEngine, Error> {
+        let header = header::read(path)?;
+        let loaded = self.core.loaded();
+        let here = loaded.title();
+        if header.product != loaded.product {
+            return Err(Error::Plan {
+                path: path.display().to_string(),
+                reason: format!(
+                    "it was written by {} {}, and this is {here}",
+                    header.product.title(),
+                    header.version
+                ),
+            });
+        }
+        let gpu = Rc::clone(
+            self.gpu()
+                .map_err(|reason| no_gpu(loaded, "opening an engine", reason))?,
+        );
+        let map = Map::open(path)?;
+        let engine = deserialize(&self.core, &gpu, &map).map_err(|e| match e {
+            Error::Library { library, message } => Error::Library {
+                library,
+                message: format!(
+                    "`{}` cannot be opened: it was written by {} {}; this is {here} on {} (compute capability {}): {message}",
+                    path.display(),
+                    header.product.title(),
+                    header.version,
+                    gpu.facts().name,
+                    gpu.facts().capability(),
+                ),
+            },
+            other => other,
+        })?;
+        TensorRtEngine::new(engine, gpu, self.known.clone(), &self.settings)
+    }
+}
+
+/// Opens plan bytes, with the GPU's context current.
+fn deserialize(core: &Arc<Core>, gpu: &Gpu, plan: &[u8]) -> Result<api::CudaEngine, Error> {
+    gpu.context().map_err(run::cuda)?;
+    drop(core.take_messages());
+    Runtime::new(core)?.deserialize(plan)
+}
+
+fn no_gpu(loaded: &Loaded, what: &str, reason: &str) -> Error {
+    Error::Unavailable {
+        backend: loaded.product.backend().into(),
+        reason: format!(
+            "{what} with {} needs a CUDA device, and {reason}",
+            loaded.title()
+        ),
+        hints: vec!["use a machine with an NVIDIA GPU, or `--backend cpu`".into()],
+    }
+}
+
+impl Backend for TensorRt {
+    fn identity(&self) -> Identity {
+        let device = self.gpu().map_or_else(
+            |_| BTreeMap::new(),
+            |gpu| {
+                let f = gpu.facts();
+                BTreeMap::from([
+                    ("gpu".into(), f.name.clone()),
+                    ("driver".into(), f.driver.clone()),
+                    ("compute_capability".into(), f.capability()),
+                ])
+            },
+        );
+        let loaded = self.core.loaded();
+        Identity {
+            backend: loaded.product.backend().into(),
+            library: loaded.title(),
+            device,
+        }
+    }
+
+    fn build(
+        &self,
+        job: &BuildJob<'_>,
+        out: &mut dyn Write,
+        watch: &dyn Watch,
+    ) -> Result<BuildNotes, Error> {
+        build::build(
+            &self.core,
+            self.gpu().map(|g| &**g),
+            &self.settings,
+            job,
+            out,
+            watch,
+        )
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {
+        Ok(Box::new(self.open_plan(path)?))
+    }
+}
+
+/// Threads to use where nothing else is said.
+fn default_threads() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(16)
+}

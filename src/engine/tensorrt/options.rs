@@ -1,0 +1,517 @@
+//! Build options by name, as choices that a given library version can make.
+
+use super::abi::{Family, Product, Version};
+use super::api::{HardwareLevel, Verbosity};
+use crate::engine::{Error, Options};
+
+/// Which weights stay replaceable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refit {
+    /// All; some fusions are not done.
+    Full,
+    /// All, but only with the build's own values (to fill a stripped plan).
+    Identical,
+    /// Those that are marked.
+    Individual,
+    /// None.
+    None,
+}
+
+/// Everything that can be chosen.
+///
+/// | option | values | default |
+/// |---|---|---|
+/// | `refit` | `full`, `identical` (10.0), `individual` (10.3), `none` | `full` |
+/// | `strip` | `true`, `false`: leave refittable weights out (10.0) | `false` |
+/// | `precision` | `model` (strongly typed: the model's own types, 10.0), or a list of `fp32`, `fp16`, `bf16` (10.0), `int8`: what a weakly typed network may compute in (8.x, 10.x) | `model`; 8.x: `fp32`, with `fp16` when the model has fp16 tensors |
+/// | `tf32` | `true`, `false` | `false`: torch multiplies matrices in full f32 too |
+/// | `opt-level` | `0` … `5` (8.6) | the library's |
+/// | `workspace` | bytes, or with `K`, `M`, `G` | the library's |
+/// | `hardware-compat` | `none`, `ampere-plus` (8.6), `same-compute-capability` (10.13) | `none` |
+/// | `version-compatible` | `true`, `false` (8.6) | `false` |
+/// | `sparsity` | `true`, `false` | `false` |
+/// | `compute-capability` | list as `8.9,12.0` (TensorRT-RTX) | that of the GPU here |
+/// | `profiling-verbosity` | `none`, `layer-names`, `detailed` | the library's |
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choices {
+    /// Replaceable weights.
+    pub refit: Refit,
+    /// Leave refittable weights out.
+    pub strip: bool,
+    /// `None` is strongly typed.
+    pub weak: Option<Precisions>,
+    /// Allow TF32.
+    pub tf32: bool,
+    /// Search effort.
+    pub opt_level: Option<i32>,
+    /// Scratch memory limit in bytes.
+    pub workspace: Option<usize>,
+    /// Other GPUs.
+    pub hardware: Option<HardwareLevel>,
+    /// Later versions.
+    pub version_compatible: bool,
+    /// Look for 2:4 sparsity.
+    pub sparsity: bool,
+    /// Compute capabilities × 10, sorted.
+    pub compute_capabilities: Option<Vec<u32>>,
+    /// What the plan says of its layers.
+    pub verbosity: Option<Verbosity>,
+}
+
+/// What a weakly typed network may compute in, beside fp32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Precisions {
+    /// Nothing was asked for, so the model's tensors decide.
+    pub by_model: bool,
+    /// fp16.
+    pub fp16: bool,
+    /// bf16.
+    pub bf16: bool,
+    /// int8.
+    pub int8: bool,
+}
+
+/// Compute capabilities × 10 that some TensorRT-RTX compiles for.
+const RTX_CAPABILITIES: &[u32] = &[75, 80, 86, 89, 120, 121];
+
+impl Choices {
+    /// Reads `options` for a library.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a name or value that this version does not take.
+    pub fn parse(product: Product, version: Version, options: &Options) -> Result<Choices, Error> {
+        let family = Family::of(product, version);
+        let title = format!("{} {version}", product.title());
+        let weakly_typed = matches!(family, Some(Family::V8 | Family::V10));
+        let strongly_typed = family != Some(Family::V8);
+        let mut c = Choices {
+            refit: Refit::Full,
+            strip: false,
+            weak: (!strongly_typed).then(|| Precisions {
+                by_model: true,
+                ..Precisions::default()
+            }),
+            tf32: false,
+            opt_level: None,
+            workspace: None,
+            hardware: None,
+            version_compatible: false,
+            sparsity: false,
+            compute_capabilities: None,
+            verbosity: None,
+        };
+        // (major, minor) from which TensorRT has it; TensorRT-RTX has all of these from its first supported release.
+        let since = |major, minor, what: &str| -> Result<(), String> {
+            if product == Product::TensorRt && version < Version::new(major, minor, 0) {
+                return Err(format!(
+                    "{title} has no {what}; it came with {major}.{minor}"
+                ));
+            }
+            Ok(())
+        };
+        for (name, value) in options {
+            let result = (|| -> Result<(), String> {
+                match name.as_str() {
+                    "refit" => {
+                        c.refit = one_of(
+                            value,
+                            &[
+                                ("full", Refit::Full),
+                                ("identical", Refit::Identical),
+                                ("individual", Refit::Individual),
+                                ("none", Refit::None),
+                            ],
+                        )?;
+                        match c.refit {
+                            Refit::Identical => since(10, 0, "identical refit")?,
+                            Refit::Individual => since(10, 3, "refit of single weights")?,
+                            Refit::Full | Refit::None => {}
+                        }
+                    }
+                    "strip" => {
+                        c.strip = boolean(value)?;
+                        if c.strip {
+                            since(10, 0, "stripped plans")?;
+                        }
+                    }
+                    "precision" if value == "model" => {
+                        if !strongly_typed {
+                            return Err(format!(
+                                "{title} has no strongly typed networks; they came with 10.0"
+                            ));
+                        }
+                    }
+                    "precision" => {
+                        if !weakly_typed {
+                            return Err(format!(
+                                "{title} computes in the model's own types; convert the model, or pass `model`"
+                            ));
+                        }
+                        let p = precisions(value)?;
+                        if p.bf16 {
+                            since(10, 0, "bf16")?;
+                        }
+                        c.weak = Some(p);
+                    }
+                    "tf32" => c.tf32 = boolean(value)?,
+                    "opt-level" => {
+                        since(8, 6, "optimization level")?;
+                        let level: i32 = value.parse().unwrap_or(-1);
+                        if !(0..=5).contains(&level) {
+                            return Err("it is a number from 0 to 5".into());
+                        }
+                        c.opt_level = Some(level);
+                    }
+                    "workspace" => c.workspace = Some(bytes(value)?),
+                    "hardware-compat" => {
+                        c.hardware = one_of(
+                            value,
+                            &[
+                                ("none", None),
+                                ("ampere-plus", Some(HardwareLevel::AmperePlus)),
+                                (
+                                    "same-compute-capability",
+                                    Some(HardwareLevel::SameComputeCapability),
+                                ),
+                            ],
+                        )?;
+                        match c.hardware {
+                            Some(HardwareLevel::AmperePlus) => {
+                                since(8, 6, "hardware compatibility")?;
+                            }
+                            Some(HardwareLevel::SameComputeCapability) => {
+                                since(10, 13, "compatibility within a compute capability")?;
+                            }
+                            None => {}
+                        }
+                    }
+                    "version-compatible" => {
+                        c.version_compatible = boolean(value)?;
+                        if c.version_compatible {
+                            since(8, 6, "version compatibility")?;
+                        }
+                    }
+                    "sparsity" => c.sparsity = boolean(value)?,
+                    "compute-capability" => {
+                        if product != Product::Rtx {
+                            return Err(format!("{title} compiles for the GPU that it runs on"));
+                        }
+                        c.compute_capabilities = Some(capabilities(value)?);
+                    }
+                    "profiling-verbosity" => {
+                        c.verbosity = Some(one_of(
+                            value,
+                            &[
+                                ("none", Verbosity::None),
+                                ("layer-names", Verbosity::LayerNames),
+                                ("detailed", Verbosity::Detailed),
+                            ],
+                        )?);
+                    }
+                    _ => return Err("there is no such option".into()),
+                }
+                Ok(())
+            })();
+            result.map_err(|reason| refuse(product, name, value, reason))?;
+        }
+        c.consistent(family, options).map_err(|(name, reason)| {
+            refuse(
+                product,
+                name,
+                options.get(name).map_or("full", String::as_str),
+                reason,
+            )
+        })?;
+        Ok(c)
+    }
+
+    /// Choices that exclude each other.
+    fn consistent(
+        &self,
+        family: Option<Family>,
+        options: &Options,
+    ) -> Result<(), (&'static str, String)> {
+        if family == Some(Family::V8) && self.version_compatible && self.refit != Refit::None {
+            return Err((
+                "version-compatible",
+                "TensorRT 8 cannot refit a version-compatible engine; pass `--refit none`".into(),
+            ));
+        }
+        if self.strip && self.refit == Refit::None && options.contains_key("refit") {
+            return Err((
+                "strip",
+                "a stripped plan is filled by a refit, so `--refit none` excludes it".into(),
+            ));
+        }
+        if !self.strip && self.refit == Refit::Identical {
+            return Err((
+                "refit",
+                "an engine that takes only its own values back is of use with `--strip`; pass `full`".into(),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn refuse(product: Product, name: &str, value: &str, reason: String) -> Error {
+    Error::Option {
+        backend: product.backend().into(),
+        option: format!("{name}={value}"),
+        reason,
+    }
+}
+
+fn one_of<T: Copy>(value: &str, all: &[(&str, T)]) -> Result<T, String> {
+    all.iter()
+        .find(|(name, _)| *name == value)
+        .map(|(_, v)| *v)
+        .ok_or_else(|| {
+            format!(
+                "it is one of {}",
+                all.iter()
+                    .map(|(n, _)| format!("`{n}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            )
+        })
+}
+
+fn boolean(value: &str) -> Result<bool, String> {
+    one_of(value, &[("true", true), ("false", false)])
+}
+
+fn precisions(value: &str) -> Result<Precisions, String> {
+    let mut p = Precisions::default();
+    for part in value.split(',') {
+        match part {
+            "fp32" => {}
+            "fp16" => p.fp16 = true,
+            "bf16" => p.bf16 = true,
+            "int8" => p.int8 = true,
+            _ => return Err("it is `model`, or a list of `fp32`, `fp16`, `bf16`, `int8`".into()),
+        }
+    }
+    Ok(p)
+}
+
+/// `8589934592`, `512M`, `8G`; units are powers of 1024.
+fn bytes(value: &str) -> Result<usize, String> {
+    let (digits, shift) = match value.as_bytes().last() {
+        Some(b'K') => (&value[..value.len() - 1], 10),
+        Some(b'M') => (&value[..value.len() - 1], 20),
+        Some(b'G') => (&value[..value.len() - 1], 30),
+        _ => (value, 0),
+    };
+    digits
+        .parse::<usize>()
+        .ok()
+        .filter(|&n| n > 0)
+        .and_then(|n| n.checked_mul(1 << shift))
+        .ok_or_else(|| "it is a number of bytes, or one with `K`, `M` or `G`".into())
+}
+
+fn capabilities(value: &str) -> Result<Vec<u32>, String> {
+    let known = || {
+        RTX_CAPABILITIES
+            .iter()
+            .map(|c| format!("{}.{}", c / 10, c % 10))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let mut all = value
+        .split(',')
+        .map(|part| {
+            let (major, minor) = part.trim().split_once('.')?;
+            let cc = major
+                .parse::<u32>()
+                .ok()?
+                .checked_mul(10)?
+                .checked_add(minor.parse().ok().filter(|m| *m < 10)?)?;
+            RTX_CAPABILITIES.contains(&cc).then_some(cc)
+        })
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| {
+            format!(
+                "TensorRT-RTX compiles for {}; give a list such as `8.6,8.9`",
+                known()
+            )
+        })?;
+    all.sort_unstable();
+    all.dedup();
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRT: Product = Product::TensorRt;
+
+    fn parse(
+        product: Product,
+        version: (u32, u32, u32),
+        options: &[(&str, &str)],
+    ) -> Result<Choices, Error> {
+        let options = options
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect();
+        Choices::parse(
+            product,
+            Version::new(version.0, version.1, version.2),
+            &options,
+        )
+    }
+
+    #[test]
+    fn defaults_keep_torch_numerics_and_refit() {
+        let v8 = parse(TRT, (8, 6, 0), &[]).unwrap();
+        assert_eq!((v8.refit, v8.tf32, v8.strip), (Refit::Full, false, false));
+        assert!(v8.weak.unwrap().by_model);
+        for (product, version) in [
+            (TRT, (10, 0, 0)),
+            (TRT, (11, 4, 0)),
+            (Product::Rtx, (1, 7, 1)),
+        ] {
+            assert_eq!(parse(product, version, &[]).unwrap().weak, None);
+        }
+    }
+
+    #[test]
+    fn every_option_is_read() {
+        let c = parse(
+            TRT,
+            (10, 13, 0),
+            &[
+                ("refit", "individual"),
+                ("strip", "true"),
+                ("precision", "fp16,bf16"),
+                ("tf32", "true"),
+                ("opt-level", "2"),
+                ("workspace", "2G"),
+                ("hardware-compat", "same-compute-capability"),
+                ("version-compatible", "true"),
+                ("sparsity", "true"),
+                ("profiling-verbosity", "detailed"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            (c.refit, c.strip, c.tf32, c.opt_level),
+            (Refit::Individual, true, true, Some(2))
+        );
+        assert_eq!(
+            c.weak,
+            Some(Precisions {
+                fp16: true,
+                bf16: true,
+                ..Precisions::default()
+            })
+        );
+        assert_eq!(
+            (c.workspace, c.hardware),
+            (Some(2 << 30), Some(HardwareLevel::SameComputeCapability))
+        );
+        assert!(c.version_compatible && c.sparsity && c.verbosity == Some(Verbosity::Detailed));
+        let rtx = parse(
+            Product::Rtx,
+            (1, 7, 1),
+            &[("compute-capability", "12.0, 8.9,8.9")],
+        )
+        .unwrap();
+        assert_eq!(rtx.compute_capabilities.unwrap(), [89, 120]);
+    }
+
+    #[test]
+    fn what_a_version_does_not_take_is_refused_with_the_reason() {
+        type Case<'a> = (Product, (u32, u32, u32), &'a [(&'a str, &'a str)], &'a str);
+        let cases: &[Case<'_>] = &[
+            (TRT, (8, 6, 0), &[("refit", "individual")], "came with 10.3"),
+            (
+                TRT,
+                (10, 0, 0),
+                &[("refit", "individual")],
+                "came with 10.3",
+            ),
+            (TRT, (8, 6, 0), &[("refit", "identical")], "came with 10.0"),
+            (TRT, (11, 0, 0), &[("refit", "identical")], "--strip"),
+            (TRT, (8, 6, 0), &[("strip", "true")], "came with 10.0"),
+            (
+                TRT,
+                (11, 0, 0),
+                &[("strip", "true"), ("refit", "none")],
+                "excludes it",
+            ),
+            (TRT, (8, 6, 0), &[("precision", "model")], "came with 10.0"),
+            (TRT, (8, 6, 0), &[("precision", "bf16")], "came with 10.0"),
+            (
+                TRT,
+                (11, 0, 0),
+                &[("precision", "fp16")],
+                "the model's own types",
+            ),
+            (
+                Product::Rtx,
+                (1, 7, 1),
+                &[("precision", "fp16")],
+                "the model's own types",
+            ),
+            (TRT, (10, 0, 0), &[("precision", "fp8")], "a list of"),
+            (TRT, (8, 5, 3), &[("opt-level", "3")], "came with 8.6"),
+            (TRT, (8, 6, 0), &[("opt-level", "6")], "from 0 to 5"),
+            (TRT, (8, 6, 0), &[("workspace", "0")], "number of bytes"),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("workspace", "99999999999999999999G")],
+                "number of bytes",
+            ),
+            (TRT, (8, 6, 0), &[("workspace", "é")], "number of bytes"),
+            (TRT, (8, 6, 0), &[("tf32", "yes")], "`true`, `false`"),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("compute-capability", "8.9")],
+                "the GPU that it runs on",
+            ),
+            (
+                Product::Rtx,
+                (1, 7, 1),
+                &[("compute-capability", "9.0")],
+                "8.6, 8.9",
+            ),
+            (
+                Product::Rtx,
+                (1, 7, 1),
+                &[("compute-capability", "89")],
+                "8.6, 8.9",
+            ),
+            (
+                TRT,
+                (8, 5, 3),
+                &[("hardware-compat", "ampere-plus")],
+                "came with 8.6",
+            ),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("version-compatible", "true")],
+                "--refit none",
+            ),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("profiling-verbosity", "loud")],
+                "`detailed`",
+            ),
+            (TRT, (8, 6, 0), &[("turbo", "true")], "no such option"),
+        ];
+        for (product, version, options, reason) in cases {
+            let e = parse(*product, *version, options).unwrap_err();
+            assert!(
+                matches!(e, Error::Option { .. }) && e.to_string().contains(reason),
+                "{options:?}: {e}"
+            );
+        }
+    }
+}

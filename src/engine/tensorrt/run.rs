@@ -1,0 +1,446 @@
+//! An open engine: its inputs and outputs, its weights, and running it.
+//!
+//! A run copies inputs to the GPU, enqueues the engine between two events, and copies outputs back. Host memory is not
+//! pinned: callers hold their tensors in ordinary memory, and one copy into pinned memory costs what the driver's own staging
+//! does.
+
+use super::api::{Context, CudaEngine, IoTensor, Selector};
+use super::gpu::{Gpu, describe};
+use super::io::{declaration, narrow, widen};
+use super::{Known, Settings, default_threads, list_slots, refit_engine};
+use crate::engine::{Engine, Error, Feed, Refusal, RunOptions, Slot};
+use crate::tensor::{NamedTensors, Tensor, TensorDecl, element_count, show_shape};
+use crate::watch::Watch;
+use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, sys};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io::Write;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An open TensorRT plan.
+pub struct TensorRtEngine {
+    // Dropped in this order: what runs the engine, the engine, the GPU's context.
+    ready: Option<Ready>,
+    engine: Rc<CudaEngine>,
+    gpu: Rc<Gpu>,
+    io: Vec<IoTensor>,
+    inputs: Vec<TensorDecl>,
+    outputs: Vec<TensorDecl>,
+    known: Known,
+    threads: usize,
+    cuda_graph: bool,
+    device_time: Option<Duration>,
+}
+
+/// What running takes. One execution context, on the plan's only profile.
+struct Ready {
+    graph: Option<Recorded>,
+    context: Context,
+    buffers: HashMap<String, CudaSlice<u8>>,
+    /// Memory of tensors that TensorRT reads and writes on the host; in words, so that any element type is aligned.
+    host: HashMap<String, Vec<u64>>,
+    start: CudaEvent,
+    end: CudaEvent,
+    stream: Arc<CudaStream>,
+}
+
+/// A caller's tensor, and its bytes in the engine's type.
+type Given<'t> = (&'t Tensor, Cow<'t, [u8]>);
+
+/// A CUDA graph and the input shapes that it was recorded for.
+struct Recorded {
+    graph: CudaGraph,
+    shapes: Vec<Vec<usize>>,
+}
+
+impl TensorRtEngine {
+    pub(super) fn new(
+        engine: CudaEngine,
+        gpu: Rc<Gpu>,
+        known: Known,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
+        let io = engine.io()?;
+        let declare = |input: bool, declared: &[TensorDecl]| {
+            io.iter()
+                .filter(|t| t.is_input == input)
+                .map(|t| declaration(t, declared))
+                .collect()
+        };
+        Ok(TensorRtEngine {
+            ready: None,
+            inputs: declare(true, &known.inputs),
+            outputs: declare(false, &known.outputs),
+            engine: Rc::new(engine),
+            gpu,
+            io,
+            known,
+            threads: settings.threads.unwrap_or_else(default_threads),
+            cuda_graph: settings.cuda_graph,
+            device_time: None,
+        })
+    }
+
+    /// How long the GPU took for the last run, copies not counted.
+    pub fn device_time(&self) -> Option<Duration> {
+        self.device_time
+    }
+
+    /// Free and total memory of the GPU, in bytes.
+    ///
+    /// # Errors
+    /// When the driver refuses.
+    pub fn gpu_memory(&self) -> Result<(usize, usize), Error> {
+        self.gpu.memory().map_err(cuda)
+    }
+
+    /// Whether weights can be replaced.
+    ///
+    /// # Errors
+    /// Never for supported versions.
+    pub fn is_refittable(&self) -> Result<bool, Error> {
+        self.engine.is_refittable()
+    }
+
+    /// Number of layers after fusing.
+    ///
+    /// # Errors
+    /// Never for supported versions.
+    pub fn layers(&self) -> Result<usize, Error> {
+        self.engine.layers()
+    }
+
+    /// What the engine inspector says of the layers, as JSON.
+    ///
+    /// # Errors
+    /// With TensorRT's own words.
+    pub fn inspect(&self) -> Result<String, Error> {
+        self.engine.inspect()
+    }
+
+    /// The range of an input's sizes, for messages: `1x4x8x8 to 3x4x32x32`.
+    fn range(&self, input: &str) -> String {
+        let show = |selector| {
+            let shape = self.engine.profile_shape(input, 0, selector).ok()??;
+            Some(show_shape(
+                &shape
+                    .iter()
+                    .map(|&e| usize::try_from(e).unwrap_or(0))
+                    .collect::<Vec<_>>(),
+            ))
+        };
+        match (show(Selector::Min), show(Selector::Max)) {
+            (Some(min), Some(max)) if min == max => min,
+            (Some(min), Some(max)) => format!("{min} to {max}"),
+            _ => "unknown".into(),
+        }
+    }
+
+    /// Inputs in the engine's order and types.
+    fn take_inputs<'t>(&self, inputs: &'t NamedTensors) -> Result<Vec<Given<'t>>, Error> {
+        let fail = |name: &str, reason: String| Error::Input {
+            name: name.into(),
+            reason,
+        };
+        if let Some((name, _)) = inputs
+            .iter()
+            .find(|(n, _)| !self.io.iter().any(|t| t.is_input && t.name == *n))
+        {
+            return Err(fail(name, "the engine has no such input".into()));
+        }
+        self.io
+            .iter()
+            .filter(|t| t.is_input)
+            .map(|t| {
+                let (_, tensor) = inputs
+                    .iter()
+                    .find(|(name, _)| *name == t.name)
+                    .ok_or_else(|| fail(&t.name, "it is not given".into()))?;
+                let expected = element_count(&tensor.shape).and_then(|n| tensor.dtype.bytes_for(n));
+                if expected != Some(tensor.data.len()) {
+                    return Err(fail(
+                        &t.name,
+                        format!(
+                            "{} of {} do not take {} bytes",
+                            show_shape(&tensor.shape),
+                            tensor.dtype,
+                            tensor.data.len()
+                        ),
+                    ));
+                }
+                let bytes = narrow(tensor, t.dtype).map_err(|reason| fail(&t.name, reason))?;
+                Ok((tensor, bytes))
+            })
+            .collect()
+    }
+
+    fn make_ready(&mut self) -> Result<&mut Ready, Error> {
+        if self.ready.is_none() {
+            let context = self.gpu.context().map_err(cuda)?;
+            let stream = context.new_stream().map_err(cuda)?;
+            let event = || {
+                context
+                    .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
+                    .map_err(cuda)
+            };
+            self.ready = Some(Ready {
+                graph: None,
+                context: self.engine.context()?,
+                buffers: HashMap::new(),
+                host: HashMap::new(),
+                start: event()?,
+                end: event()?,
+                stream,
+            });
+        }
+        Ok(self.ready.as_mut().expect("just made"))
+    }
+}
+
+impl Engine for TensorRtEngine {
+    fn inputs(&self) -> &[TensorDecl] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[TensorDecl] {
+        &self.outputs
+    }
+
+    fn slots(&self) -> Result<Vec<Slot>, Error> {
+        self.gpu.context().map_err(cuda)?;
+        list_slots(&self.engine, &self.known)
+    }
+
+    fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error> {
+        self.gpu.context().map_err(cuda)?;
+        drop(self.engine.core().take_messages());
+        // Waits for whatever runs; a recorded graph may hold old weights.
+        self.ready = None;
+        refit_engine(
+            &self.engine,
+            &self.known,
+            feed.as_ref(),
+            self.threads,
+            watch,
+        )
+    }
+
+    fn serialize(&self, out: &mut dyn Write) -> Result<(), Error> {
+        self.gpu.context().map_err(cuda)?;
+        // Old messages would be taken for the reasons of new failures.
+        drop(self.engine.core().take_messages());
+        out.write_all(self.engine.serialize()?.bytes())?;
+        Ok(())
+    }
+
+    fn prepare(&mut self, _options: &RunOptions) -> Result<(), Error> {
+        self.make_ready().map(|_| ())
+    }
+
+    fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error> {
+        let given = self.take_inputs(inputs)?;
+        self.make_ready()?;
+        let mut ready = self.ready.take().expect("just made");
+        let result = self.run_with(&mut ready, &given);
+        if result.is_ok() {
+            self.ready = Some(ready);
+        }
+        result
+    }
+}
+
+impl TensorRtEngine {
+    fn run_with(&mut self, ready: &mut Ready, given: &[Given<'_>]) -> Result<NamedTensors, Error> {
+        self.gpu.context().map_err(cuda)?;
+        // Old messages would be taken for the reasons of new failures.
+        drop(self.engine.core().take_messages());
+        let inputs = || self.io.iter().filter(|t| t.is_input).zip(given);
+        for (io, (tensor, bytes)) in inputs() {
+            if !ready.context.set_input_shape(&io.name, &tensor.shape)? {
+                return Err(Error::Input {
+                    name: io.name.clone(),
+                    reason: format!(
+                        "{} is outside what the engine was built for ({})",
+                        show_shape(&tensor.shape),
+                        self.range(&io.name)
+                    ),
+                });
+            }
+            ready.place(io, bytes.len())?;
+            ready.upload(io, bytes)?;
+        }
+        ready.context.infer_shapes()?;
+        let mut shapes = Vec::new();
+        for io in self.io.iter().filter(|t| !t.is_input) {
+            let shape = ready.context.shape(&io.name)?;
+            let shape: Option<Vec<usize>> =
+                shape.iter().map(|&e| usize::try_from(e).ok()).collect();
+            let shape = shape.ok_or_else(|| Error::Refused {
+                backend: self.engine.core().loaded().product.backend().into(),
+                refusals: vec![Refusal {
+                    node: io.name.clone(),
+                    operator: "output".into(),
+                    reason: "its shape depends on values, not only on the shapes of the inputs"
+                        .into(),
+                }],
+            })?;
+            let size = element_count(&shape)
+                .and_then(|n| io.dtype.bytes_for(n))
+                .ok_or_else(|| Error::Input {
+                    name: io.name.clone(),
+                    reason: format!("{} is too large for memory", show_shape(&shape)),
+                })?;
+            ready.place(io, size)?;
+            shapes.push((shape, size));
+        }
+        let sizes: Vec<Vec<usize>> = given.iter().map(|(t, _)| t.shape.clone()).collect();
+        ready.start.record(&ready.stream).map_err(cuda)?;
+        ready.compute(&sizes, self.cuda_graph)?;
+        ready.end.record(&ready.stream).map_err(cuda)?;
+        ready.stream.synchronize().map_err(cuda)?;
+        let ms = ready.start.elapsed_ms(&ready.end).map_err(cuda)?;
+        self.device_time = Some(Duration::from_secs_f32(ms.max(0.0) / 1000.0));
+        self.io
+            .iter()
+            .filter(|t| !t.is_input)
+            .zip(shapes)
+            .zip(&self.outputs)
+            .map(|((io, (shape, size)), declared)| {
+                let data = ready.download(io, size)?;
+                let data =
+                    widen(data, io.dtype, declared.dtype).map_err(|reason| Error::Input {
+                        name: io.name.clone(),
+                        reason,
+                    })?;
+                Ok((
+                    io.name.clone(),
+                    Tensor {
+                        dtype: declared.dtype,
+                        shape,
+                        data,
+                    },
+                ))
+            })
+            .collect()
+    }
+}
+
+impl Ready {
+    /// Gives a tensor memory of at least `size` bytes. What is recorded as a graph has the old addresses in it.
+    #[allow(unsafe_code)]
+    fn place(&mut self, io: &IoTensor, size: usize) -> Result<(), Error> {
+        // TensorRT wants an address even for tensors without elements.
+        let size = size.max(1);
+        let address = if io.on_host {
+            let words = size.div_ceil(size_of::<u64>());
+            let memory = self.host.entry(io.name.clone()).or_default();
+            if memory.len() < words {
+                memory.resize(words, 0);
+                self.graph = None;
+            }
+            memory.as_mut_ptr() as u64
+        } else {
+            if self.buffers.get(&io.name).is_none_or(|b| b.len() < size) {
+                // The old one first: there may not be room for both.
+                self.buffers.remove(&io.name);
+                self.graph = None;
+                let buffer = self.stream.alloc_zeros::<u8>(size).map_err(cuda)?;
+                self.buffers.insert(io.name.clone(), buffer);
+            }
+            self.buffers[&io.name].device_ptr(&self.stream).0
+        };
+        // SAFETY: device memory, or host memory for tensors on the host, of `size` bytes or more; it is only replaced by
+        // another call of this function, which sets the new address, and freed after the context (see the order of fields:
+        // a run is always waited for before anything is dropped).
+        unsafe {
+            self.context
+                .set_address(&io.name, address as *mut std::ffi::c_void)
+        }
+    }
+
+    fn upload(&mut self, io: &IoTensor, bytes: &[u8]) -> Result<(), Error> {
+        if io.on_host {
+            let memory = self.host.get_mut(&io.name).expect("placed before");
+            bytemuck::cast_slice_mut::<u64, u8>(memory)[..bytes.len()].copy_from_slice(bytes);
+        } else if !bytes.is_empty() {
+            let memory = self.buffers.get_mut(&io.name).expect("placed before");
+            self.stream.memcpy_htod(bytes, memory).map_err(cuda)?;
+        }
+        Ok(())
+    }
+
+    fn download(&self, io: &IoTensor, size: usize) -> Result<Vec<u8>, Error> {
+        if io.on_host {
+            return Ok(bytemuck::cast_slice::<u64, u8>(&self.host[&io.name])[..size].to_vec());
+        }
+        let mut data = vec![0; size];
+        if size > 0 {
+            let view = self.buffers[&io.name].slice(..size);
+            self.stream.memcpy_dtoh(&view, &mut data).map_err(cuda)?;
+        }
+        Ok(data)
+    }
+
+    /// Enqueues the engine, or replays it.
+    fn compute(&mut self, shapes: &[Vec<usize>], as_graph: bool) -> Result<(), Error> {
+        if let Some(recorded) = self
+            .graph
+            .as_ref()
+            .filter(|g| as_graph && g.shapes == shapes)
+        {
+            return recorded.graph.launch().map_err(cuda);
+        }
+        self.graph = None;
+        self.enqueue()?;
+        if as_graph {
+            // Only after one plain run at these shapes: the first one sets things up that cannot be recorded.
+            self.stream.synchronize().map_err(cuda)?;
+            self.graph = self.record(shapes);
+        }
+        Ok(())
+    }
+
+    /// `None` where the engine does something that cannot be recorded; it then goes on running plainly.
+    fn record(&self, shapes: &[Vec<usize>]) -> Option<Recorded> {
+        // Another thread's work does not disturb this one.
+        self.stream
+            .begin_capture(sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
+            .ok()?;
+        let enqueued = self.enqueue();
+        let graph = self
+            .stream
+            .end_capture(sys::CUgraphInstantiate_flags(0))
+            .ok()
+            .flatten()?;
+        enqueued.ok()?;
+        Some(Recorded {
+            graph,
+            shapes: shapes.to_vec(),
+        })
+    }
+
+    #[allow(unsafe_code)]
+    fn enqueue(&self) -> Result<(), Error> {
+        // SAFETY: the stream is alive and of the engine's device; every tensor has its memory (`place`). A run waits for the
+        // stream, and so does dropping `self`, without which the engine is neither refitted nor dropped.
+        unsafe { self.context.enqueue(self.stream.cu_stream().cast()) }
+    }
+}
+
+impl Drop for Ready {
+    /// Waits, so that nothing that is still being computed loses its memory.
+    fn drop(&mut self) {
+        // A failure here is one that a run has already told.
+        let _ = self.stream.synchronize();
+    }
+}
+
+/// A driver error as the engine's.
+pub(super) fn cuda(e: DriverError) -> Error {
+    Error::Library {
+        library: "CUDA".into(),
+        message: describe(e),
+    }
+}

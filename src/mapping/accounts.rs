@@ -1,0 +1,140 @@
+//! Completeness: what of a checkpoint feeds nothing, and what of an engine finds no source.
+
+use super::decide::{Case, names_of};
+use super::row::{Evidence, Grade, Row};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+
+/// Why a checkpoint tensor feeds no weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "kebab-case")]
+pub enum Why {
+    /// A counter of training steps (`num_batches_tracked`): inference does not read it.
+    Counter,
+    /// Integers or booleans (`position_ids`): part of a graph's structure, if anything.
+    NotFloat,
+    /// The same bytes as a tensor that does feed a weight: tied weights, written twice.
+    Duplicate {
+        /// The other tensor.
+        of: String,
+    },
+    /// Nothing in the engine is known to take it.
+    Unreached,
+}
+
+/// A checkpoint tensor that feeds no weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leftover {
+    /// Its name.
+    pub name: String,
+    /// Why.
+    #[serde(flatten)]
+    pub why: Why,
+}
+
+/// A weight whose source the checkpoint does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    /// ONNX name.
+    pub weight: String,
+    /// Names that were looked for.
+    pub names: Vec<String>,
+}
+
+/// What of a checkpoint and an engine did not meet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Accounts {
+    /// Weights without their source, in the model's order.
+    pub missing: Vec<Missing>,
+    /// Checkpoint tensors that feed nothing, by name.
+    pub leftovers: Vec<Leftover>,
+}
+
+impl Accounts {
+    /// Leftovers that cannot be explained: a change of them would be lost.
+    pub fn unreached(&self) -> impl Iterator<Item = &str> {
+        (self.leftovers.iter())
+            .filter(|l| l.why == Why::Unreached)
+            .map(|l| l.name.as_str())
+    }
+
+    /// Whether every weight has its source and every tensor its weight, so that a refit from this checkpoint leaves nothing
+    /// out.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.unreached().next().is_none()
+    }
+}
+
+/// `settled_missing`: rows settled earlier whose sources this checkpoint lacks.
+pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> Accounts {
+    let mut reached: HashMap<&str, ()> = HashMap::new();
+    for row in rows {
+        for name in names_of(row) {
+            reached.insert(name, ());
+        }
+    }
+    let mut missing: Vec<(usize, Missing)> = Vec::new();
+    for r in settled_missing {
+        let has = |n: &&str| case.sources.binary_search_by(|s| s.name.cmp(n)).is_err();
+        missing.push((
+            r,
+            Missing {
+                weight: rows[r].name.clone(),
+                names: names_of(&rows[r])
+                    .filter(has)
+                    .map(ToOwned::to_owned)
+                    .collect(),
+            },
+        ));
+    }
+    for (r, row) in rows.iter().enumerate() {
+        let names = row.evidence.iter().find_map(|e| match e {
+            Evidence::SourceMissing { names } => Some(names.clone()),
+            _ => None,
+        });
+        if let (Some(names), Grade::Unproven) = (names, row.grade) {
+            let weight = row.name.clone();
+            missing.push((r, Missing { weight, names }));
+        }
+    }
+    missing.sort_by_key(|(r, _)| *r);
+    missing.dedup_by_key(|(r, _)| *r);
+    // Fingerprints of reached tensors, to tell duplicates.
+    let mut by_print = HashMap::new();
+    for (s, source) in case.sources.iter().enumerate() {
+        if let (true, Some(print)) = (
+            reached.contains_key(source.name),
+            case.equal.print(s, source.view.dtype),
+        ) && print.informative
+        {
+            by_print.insert((source.view.dtype, print.flat), source.name);
+        }
+    }
+    let leftovers = (case.sources.iter().enumerate())
+        .filter(|(_, source)| !reached.contains_key(source.name))
+        .map(|(s, source)| {
+            let dtype = source.view.dtype;
+            let print = case.equal.print(s, dtype);
+            let twin = print.and_then(|p| by_print.get(&(dtype, p.flat)));
+            let why = if source.name.rsplit('.').next() == Some("num_batches_tracked") {
+                Why::Counter
+            } else if !dtype.is_float() {
+                Why::NotFloat
+            } else if let Some(of) = twin {
+                Why::Duplicate {
+                    of: (*of).to_owned(),
+                }
+            } else {
+                Why::Unreached
+            };
+            Leftover {
+                name: source.name.to_owned(),
+                why,
+            }
+        })
+        .collect();
+    Accounts {
+        missing: missing.into_iter().map(|(_, m)| m).collect(),
+        leftovers,
+    }
+}

@@ -1,0 +1,278 @@
+//! What a refit from a checkpoint would do to every weight, decided before anything is written.
+
+use super::apply::{apply, apply_recipe};
+use super::equal::held_bytes;
+use super::row::{Evidence, Grade, Recipe, Row};
+use super::value::as_type;
+use super::{Checkpoint, Error, Held, Mapping};
+use crate::tensor::{Digest, Dtype};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// Why a changed weight must not be written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "refusal", rename_all = "kebab-case")]
+pub enum Refusal {
+    /// Only a name speaks for the source: `--trust-names` allows it.
+    Unproven {
+        /// The named source.
+        source: String,
+    },
+    /// Evidence speaks against the source, or for a fold that could not be recognised: nothing allows it but a mapping by
+    /// hand or the base weights.
+    Contradicted {
+        /// Sources that were considered.
+        sources: Vec<String>,
+    },
+    /// Several sources fit and give different bytes.
+    Ambiguous {
+        /// The sources.
+        sources: Vec<String>,
+    },
+    /// Some of a fold's sources are in the checkpoint and others are not.
+    PartialFold {
+        /// Those that are not.
+        missing: Vec<String>,
+    },
+    /// The source has another shape or a type that does not convert: the architecture differs.
+    Misfit {
+        /// The source.
+        source: String,
+        /// Its element type.
+        dtype: Dtype,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+}
+
+/// What happens to one weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "kebab-case")]
+pub enum Change {
+    /// No checkpoint tensor feeds it: it keeps its value.
+    Constant,
+    /// The checkpoint does not hold its source: it keeps (or gets back) its base value.
+    NotGiven,
+    /// The same bytes.
+    Unchanged,
+    /// The checkpoint stores it in a narrower type, and at that type it is the same: it keeps the wider value.
+    UnchangedAfterCast,
+    /// Other bytes, and the mapping is sure.
+    Changed {
+        /// Digest of the bytes that it gets.
+        digest: Digest,
+    },
+    /// Other bytes, and the mapping is not sure (or they do not fit).
+    Refused {
+        /// Why.
+        #[serde(flatten)]
+        why: Refusal,
+    },
+}
+
+/// What happens to every weight, in the order of [`Mapping::rows`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Assessment {
+    /// By row.
+    pub changes: Vec<Change>,
+}
+
+impl Assessment {
+    /// Indices of rows that get new bytes.
+    pub fn changed(&self) -> impl Iterator<Item = usize> + '_ {
+        (self.changes.iter().enumerate())
+            .filter(|(_, c)| matches!(c, Change::Changed { .. }))
+            .map(|(r, _)| r)
+    }
+
+    /// Rows that must not be written, and why.
+    pub fn refused(&self) -> impl Iterator<Item = (usize, &Refusal)> {
+        (self.changes.iter().enumerate()).filter_map(|(r, c)| match c {
+            Change::Refused { why } => Some((r, why)),
+            _ => None,
+        })
+    }
+}
+
+/// Decides for every row of a resolved `mapping` what `new` does to it. `held` are the base values. With `trust_names`,
+/// unproven rows against which nothing speaks are written.
+///
+/// # Errors
+/// [`Error::NotHeld`]; everything about sources is a [`Refusal`].
+pub fn assess(
+    mapping: &Mapping,
+    held: &dyn Held,
+    new: &dyn Checkpoint,
+    trust_names: bool,
+) -> Result<Assessment, Error> {
+    let changes = mapping
+        .rows
+        .par_iter()
+        .map(|row| of_row(row, held, new, trust_names))
+        .collect::<Result<_, Error>>()?;
+    Ok(Assessment { changes })
+}
+
+fn of_row(
+    row: &Row,
+    held: &dyn Held,
+    new: &dyn Checkpoint,
+    trust_names: bool,
+) -> Result<Change, Error> {
+    if row.grade == Grade::Constant {
+        return Ok(Change::Constant);
+    }
+    let recipes: Vec<&Recipe> = row.recipe.iter().chain(&row.alternatives).collect();
+    let sources = || -> Vec<String> {
+        let mut all: Vec<String> = (recipes.iter())
+            .flat_map(|r| r.sources())
+            .map(ToOwned::to_owned)
+            .collect();
+        all.sort();
+        all.dedup();
+        all
+    };
+    let mut outcomes: Vec<Change> = Vec::new();
+    for recipe in &recipes {
+        let outcome = of_recipe(row, recipe, held, new)?;
+        if !outcomes.contains(&outcome) {
+            outcomes.push(outcome);
+        }
+    }
+    let Some(first) = outcomes.first().cloned() else {
+        return Ok(Change::NotGiven);
+    };
+    if outcomes.len() > 1 {
+        let given = (outcomes.iter())
+            .filter(|o| **o != Change::NotGiven)
+            .count();
+        // Of tied tensors a checkpoint may hold one only; that one speaks for both when the row is proven.
+        if given == 1 && row.grade.is_writable() {
+            let only = outcomes.into_iter().find(|o| *o != Change::NotGiven);
+            return Ok(only.unwrap_or(Change::NotGiven));
+        }
+        return Ok(Change::Refused {
+            why: Refusal::Ambiguous { sources: sources() },
+        });
+    }
+    if !matches!(first, Change::Changed { .. }) || row.grade.is_writable() {
+        return Ok(first);
+    }
+    let why = match (row.grade, &row.recipe) {
+        (Grade::Ambiguous, _) => Refusal::Ambiguous { sources: sources() },
+        (_, Some(Recipe::Tensor { source, .. })) if !is_contradicted(row) => {
+            if trust_names {
+                return Ok(first);
+            }
+            Refusal::Unproven {
+                source: source.clone(),
+            }
+        }
+        _ => Refusal::Contradicted { sources: sources() },
+    };
+    Ok(Change::Refused { why })
+}
+
+/// Whether something speaks against what the name says.
+fn is_contradicted(row: &Row) -> bool {
+    row.evidence.iter().any(|e| {
+        matches!(
+            e,
+            Evidence::OtherCloser { .. }
+                | Evidence::Proportional { .. }
+                | Evidence::Disagree { .. }
+                | Evidence::FoldSuspected { .. }
+                | Evidence::NormUnaccounted { .. }
+                | Evidence::ShapeMisfit { .. }
+        )
+    })
+}
+
+fn of_recipe(
+    row: &Row,
+    recipe: &Recipe,
+    held: &dyn Held,
+    new: &dyn Checkpoint,
+) -> Result<Change, Error> {
+    let wanted = recipe.sources();
+    let missing: Vec<&str> = (wanted.iter().copied())
+        .filter(|n| new.get(n).is_none())
+        .collect();
+    if missing.len() == wanted.len() {
+        return Ok(Change::NotGiven);
+    }
+    if !missing.is_empty() {
+        return Ok(Change::Refused {
+            why: Refusal::PartialFold {
+                missing: missing.into_iter().map(ToOwned::to_owned).collect(),
+            },
+        });
+    }
+    let Ok(bytes) = apply_recipe(row, recipe, new) else {
+        let source = wanted[0];
+        let view = new.get(source).expect("none of the sources is missing");
+        return Ok(Change::Refused {
+            why: Refusal::Misfit {
+                source: source.to_owned(),
+                dtype: view.dtype,
+                shape: view.shape.to_vec(),
+            },
+        });
+    };
+    let own = held_bytes(row, held)?;
+    if own == bytes {
+        return Ok(Change::Unchanged);
+    }
+    if same_at_storage_type(row, recipe, &own, &bytes, new) {
+        return Ok(Change::UnchangedAfterCast);
+    }
+    let digest = Digest::of(&bytes);
+    let as_recorded = row
+        .rounding
+        .as_ref()
+        .is_some_and(|r| r.recomputed == digest);
+    Ok(if as_recorded {
+        Change::Unchanged
+    } else {
+        Change::Changed { digest }
+    })
+}
+
+/// Whether both are the same once rounded to the narrower type that the checkpoint stores.
+fn same_at_storage_type(
+    row: &Row,
+    recipe: &Recipe,
+    own: &[u8],
+    bytes: &[u8],
+    new: &dyn Checkpoint,
+) -> bool {
+    let Recipe::Tensor { source, .. } = recipe else {
+        return false;
+    };
+    let Some(stored) = new.get(source).map(|v| v.dtype) else {
+        return false;
+    };
+    if stored.bits() >= row.dtype.bits() || !stored.is_float() || !row.dtype.is_float() {
+        return false;
+    }
+    let narrow = |data| as_type(row.dtype, stored, std::borrow::Cow::Borrowed(data)).ok();
+    match (narrow(own), narrow(bytes)) {
+        (Some(a), Some(b)) => a == b,
+        _ => false,
+    }
+}
+
+/// The new bytes of a row that [`assess`] found changed.
+///
+/// # Errors
+/// As [`apply`]; for an ambiguous row none of whose recipes was chosen, the first that can be computed is used, since they
+/// were found to agree.
+pub fn bytes_of<'a>(
+    row: &Row,
+    new: &'a dyn Checkpoint,
+) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
+    match (&row.recipe, row.alternatives.first()) {
+        (None, Some(recipe)) => apply_recipe(row, recipe, new),
+        _ => apply(row, new),
+    }
+}

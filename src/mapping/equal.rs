@@ -1,0 +1,212 @@
+//! Which sources equal which weights: fingerprints of every tensor once, then exact comparison of the few that agree.
+
+use super::row::Row;
+use super::value::{self, Print, Relation, as_type, common, relations, squeezed};
+use super::{Error, Held};
+use crate::tensor::{Dtype, TensorView};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// A tensor of the checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub name: &'a str,
+    pub view: TensorView<'a>,
+}
+
+impl Source<'_> {
+    pub fn count(&self) -> usize {
+        self.view.shape.iter().product()
+    }
+}
+
+/// One source whose values are a weight's.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Equal {
+    pub source: usize,
+    /// The type in which they are equal.
+    pub dtype: Dtype,
+    /// How; more than one when the values do not tell.
+    pub relations: Vec<Relation>,
+    /// The orientation is against what the consumer says, where the shape leaves the choice.
+    pub contrary: bool,
+}
+
+/// Fingerprints and equalities of all rows against all sources.
+pub(super) struct Equalities {
+    /// By row: sources with its values.
+    pub of_row: Vec<Vec<Equal>>,
+    /// By row: whether equality with it means something.
+    pub informative: Vec<bool>,
+    prints: HashMap<(usize, Dtype), Print>,
+}
+
+impl Equalities {
+    /// The fingerprint of a source in its own type, where it was taken.
+    pub fn print(&self, source: usize, dtype: Dtype) -> Option<&Print> {
+        self.prints.get(&(source, dtype))
+    }
+}
+
+/// What the ONNX file holds for `row`.
+pub(super) fn held_bytes<'h>(row: &Row, held: &'h dyn Held) -> Result<Cow<'h, [u8]>, Error> {
+    let bytes = held.held(&row.name).ok_or_else(|| Error::NotHeld {
+        weight: row.name.clone(),
+    })?;
+    if row.dtype.bytes_for(row.count()) != Some(bytes.len()) {
+        return Err(Error::length(row, row.dtype, &[bytes.len()]));
+    }
+    Ok(bytes)
+}
+
+/// Compares `rows` (those in `open`) with every source.
+pub(super) fn equalities(
+    rows: &[Row],
+    open: &[usize],
+    sources: &[Source<'_>],
+    held: &dyn Held,
+) -> Result<Equalities, Error> {
+    let counts: HashSet<usize> = open.iter().map(|&r| rows[r].count()).collect();
+    let mut row_types: BTreeSet<(usize, Dtype)> = BTreeSet::new();
+    let mut source_types: BTreeSet<(usize, Dtype)> = BTreeSet::new();
+    let mut kinds: HashMap<usize, BTreeSet<Dtype>> = HashMap::new();
+    for (s, source) in sources.iter().enumerate() {
+        if counts.contains(&source.count()) {
+            kinds
+                .entry(source.count())
+                .or_default()
+                .insert(source.view.dtype);
+            source_types.insert((s, source.view.dtype));
+        }
+    }
+    for &r in open {
+        row_types.insert((r, rows[r].dtype));
+        for &kind in kinds.get(&rows[r].count()).into_iter().flatten() {
+            if let Some(dtype) = common(rows[r].dtype, kind) {
+                row_types.insert((r, dtype));
+            }
+        }
+    }
+    let wanted: HashSet<(usize, Dtype, Dtype)> = open
+        .iter()
+        .flat_map(|&r| {
+            let row = &rows[r];
+            kinds
+                .get(&row.count())
+                .into_iter()
+                .flatten()
+                .filter_map(|&kind| Some((row.count(), kind, common(row.dtype, kind)?)))
+        })
+        .collect();
+    for (s, source) in sources.iter().enumerate() {
+        for &(count, kind, dtype) in &wanted {
+            if count == source.count() && kind == source.view.dtype {
+                source_types.insert((s, dtype));
+            }
+        }
+    }
+    let prints = source_types
+        .into_par_iter()
+        .map(|(s, dtype)| {
+            let view = sources[s].view;
+            let bytes = as_type(view.dtype, dtype, Cow::Borrowed(view.data));
+            bytes.ok().map(|b| ((s, dtype), Print::of(dtype, &b)))
+        })
+        .flatten()
+        .collect::<HashMap<_, _>>();
+    let row_prints = row_types
+        .into_par_iter()
+        .map(|(r, dtype)| {
+            let bytes = as_type(rows[r].dtype, dtype, held_bytes(&rows[r], held)?)
+                .map_err(|cause| Error::convert(&rows[r], cause))?;
+            Ok(((r, dtype), Print::of(dtype, &bytes)))
+        })
+        .collect::<Result<HashMap<_, _>, Error>>()?;
+    let mut buckets: HashMap<(usize, Dtype, u64), Vec<usize>> = HashMap::new();
+    for (&(s, dtype), print) in &prints {
+        let key = (sources[s].count(), dtype, print.bag);
+        buckets.entry(key).or_default().push(s);
+    }
+    buckets.values_mut().for_each(|b| b.sort_unstable());
+    let found = open
+        .par_iter()
+        .map(|&r| {
+            let row = &rows[r];
+            let mut equal = Vec::new();
+            let types: BTreeSet<Dtype> = (kinds.get(&row.count()).into_iter().flatten())
+                .filter_map(|&kind| common(row.dtype, kind))
+                .collect();
+            for dtype in types {
+                let print = &row_prints[&(r, dtype)];
+                let key = (row.count(), dtype, print.bag);
+                for &s in buckets.get(&key).map_or(&[][..], Vec::as_slice) {
+                    if common(row.dtype, sources[s].view.dtype) == Some(dtype) {
+                        equal.extend(compare(row, print, sources, s, &prints, dtype, held)?);
+                    }
+                }
+            }
+            equal.sort_by_key(|e: &Equal| e.source);
+            Ok((r, equal))
+        })
+        .collect::<Result<Vec<_>, Error>>()?;
+    let mut of_row = vec![Vec::new(); rows.len()];
+    for (r, equal) in found {
+        of_row[r] = equal;
+    }
+    let informative = (0..rows.len())
+        .map(|r| (row_prints.get(&(r, rows[r].dtype))).is_some_and(|p| p.informative))
+        .collect();
+    Ok(Equalities {
+        of_row,
+        informative,
+        prints,
+    })
+}
+
+fn compare(
+    row: &Row,
+    row_print: &Print,
+    sources: &[Source<'_>],
+    s: usize,
+    prints: &HashMap<(usize, Dtype), Print>,
+    dtype: Dtype,
+    held: &dyn Held,
+) -> Result<Option<Equal>, Error> {
+    let view = sources[s].view;
+    let print = &prints[&(s, dtype)];
+    let (from, to) = (squeezed(view.shape), squeezed(&row.shape));
+    let found = if from.len() < 2 && to.len() < 2 {
+        // Vectors: the digests say it all.
+        let order = Relation::Order((0..from.len()).collect());
+        if print.flat == row_print.flat {
+            vec![order]
+        } else {
+            Vec::new()
+        }
+    } else {
+        let source = as_type(view.dtype, dtype, Cow::Borrowed(view.data))
+            .map_err(|cause| Error::convert(row, cause))?;
+        let own = as_type(row.dtype, dtype, held_bytes(row, held)?)
+            .map_err(|cause| Error::convert(row, cause))?;
+        let of = |shape, data| TensorView { dtype, shape, data };
+        relations(
+            of(view.shape, &source),
+            print,
+            of(&row.shape, &own),
+            row_print,
+            row.layout,
+        )
+    };
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let free = value::is_square(&row.shape) && value::is_square(view.shape);
+    let contrary = free && !found.iter().any(|relation| relation.fits(row.layout));
+    Ok(Some(Equal {
+        source: s,
+        dtype,
+        relations: found,
+        contrary,
+    }))
+}

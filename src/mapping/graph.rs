@@ -1,0 +1,379 @@
+//! What a graph alone says about its weights: presumed source names, orientation, and signs of folded normalisations.
+//!
+//! Names and paths as torch's two exporters write them: TorchScript keeps parameter names, gives folded constants anonymous
+//! ones (`onnx::MatMul_1618`) and writes the module path into node names (`/m/blocks.0/to_q/MatMul`); the dynamo exporter
+//! keeps parameter names, calls folded constants `val_167`, and names nodes after operators (`node_linear_3`).
+
+use super::attention;
+use super::row::{Clue, FoldSign, Grade, Hint, Layout, Row};
+use crate::onnx::{Role, Weight};
+use onnx_protobuf::{GraphProto, NodeProto};
+use std::collections::{HashMap, HashSet};
+
+/// One use of a value: which node, which of its inputs, and what stands between.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Use<'a> {
+    pub node: &'a NodeProto,
+    pub input: usize,
+    /// A `Transpose` of the two axes stands between.
+    pub transposed: bool,
+}
+
+/// The nodes of a graph and of its subgraphs, indexed by the values they read and write.
+pub(super) struct Nodes<'a> {
+    nodes: Vec<&'a NodeProto>,
+    uses: HashMap<&'a str, Vec<(usize, usize)>>,
+    producer: HashMap<&'a str, usize>,
+    /// Initializers and outputs of `Constant` nodes, with their dims.
+    constants: HashMap<&'a str, &'a [i64]>,
+    /// Names that more than one graph defines: nothing is concluded from them.
+    repeated: HashSet<&'a str>,
+}
+
+/// Operators that pass a value on, element by element, in the same order.
+const PASSING: [&str; 5] = ["Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"];
+
+impl<'a> Nodes<'a> {
+    pub fn of(graph: &'a GraphProto) -> Nodes<'a> {
+        let mut all = Nodes {
+            nodes: Vec::new(),
+            uses: HashMap::new(),
+            producer: HashMap::new(),
+            constants: HashMap::new(),
+            repeated: HashSet::new(),
+        };
+        all.add(graph);
+        all
+    }
+
+    fn add(&mut self, graph: &'a GraphProto) {
+        for tensor in &graph.initializer {
+            if self.constants.insert(&tensor.name, &tensor.dims).is_some() {
+                self.repeated.insert(&tensor.name);
+            }
+        }
+        for node in &graph.node {
+            let at = self.nodes.len();
+            self.nodes.push(node);
+            for (i, name) in node.input.iter().enumerate() {
+                if !name.is_empty() {
+                    self.uses.entry(name).or_default().push((at, i));
+                }
+            }
+            for name in &node.output {
+                if self.producer.insert(name, at).is_some() {
+                    self.repeated.insert(name);
+                }
+            }
+            for attribute in &node.attribute {
+                if let (true, Some(value), Some(output)) = (
+                    node.op_type == "Constant",
+                    attribute.t.as_ref(),
+                    node.output.first(),
+                ) && self.constants.insert(output, &value.dims).is_some()
+                {
+                    self.repeated.insert(output);
+                }
+                if let Some(inner) = attribute.g.as_ref() {
+                    self.add(inner);
+                }
+                for inner in &attribute.graphs {
+                    self.add(inner);
+                }
+            }
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &'a NodeProto> + '_ {
+        self.nodes.iter().copied()
+    }
+
+    pub fn is_constant(&self, name: &str) -> bool {
+        self.constants.contains_key(name)
+    }
+
+    pub fn dims(&self, name: &str) -> Option<&'a [i64]> {
+        self.constants.get(name).copied()
+    }
+
+    /// The node that computes `name`; none for graph inputs, constants and names that several graphs define.
+    pub fn producer(&self, name: &str) -> Option<&'a NodeProto> {
+        if self.is_constant(name) || self.repeated.contains(name) {
+            return None;
+        }
+        self.producer.get(name).map(|&at| self.nodes[at])
+    }
+
+    pub fn direct_uses(&self, name: &str) -> impl Iterator<Item = (&'a NodeProto, usize)> + '_ {
+        let at = self.uses.get(name).map_or(&[][..], Vec::as_slice);
+        at.iter().map(|&(node, input)| (self.nodes[node], input))
+    }
+
+    /// The uses of `name` that compute something, through transposes and operators that only pass the value on.
+    pub fn uses(&self, name: &str) -> Vec<Use<'a>> {
+        let mut found = Vec::new();
+        let mut open = vec![(name.to_owned(), false, 0)];
+        while let Some((name, transposed, depth)) = open.pop() {
+            for (node, input) in self.direct_uses(&name) {
+                let passes = input == 0 && depth < 8;
+                let swaps = node.op_type == "Transpose" && swaps_two_axes(node);
+                let next = match node.op_type.as_str() {
+                    op if passes && (PASSING.contains(&op) || op == "DequantizeLinear") => {
+                        Some(transposed)
+                    }
+                    "Transpose" if passes && swaps => Some(!transposed),
+                    _ => None,
+                };
+                match (next, node.output.first()) {
+                    (Some(turned), Some(output)) => {
+                        open.push((output.clone(), turned, depth + 1));
+                    }
+                    _ => found.push(Use {
+                        node,
+                        input,
+                        transposed,
+                    }),
+                }
+            }
+        }
+        found
+    }
+}
+
+fn swaps_two_axes(node: &NodeProto) -> bool {
+    match node.attribute.iter().find(|a| a.name == "perm") {
+        Some(perm) => perm.ints == [1, 0],
+        None => true,
+    }
+}
+
+fn int(node: &NodeProto, name: &str) -> i64 {
+    (node.attribute.iter().find(|a| a.name == name)).map_or(0, |a| a.i)
+}
+
+/// Whether an exporter made this name up: it says nothing about the source.
+pub(super) fn is_anonymous(name: &str) -> bool {
+    let numbered = |prefix: &str| {
+        name.strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    name.starts_with("onnx::") || name.starts_with('/') || numbered("val_") || numbered("")
+}
+
+/// The module path in a TorchScript node name: `/m/layers/layers.0/conv1/Conv` is `m.layers.0.conv1`. A container that is
+/// called itself appears twice, once in its child's name.
+pub(super) fn module_path(node: &str) -> Option<String> {
+    let (path, _operator) = node.strip_prefix('/')?.rsplit_once('/')?;
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        let repeats = parts.last().is_some_and(|last| {
+            part.strip_prefix(last)
+                .is_some_and(|rest| rest.starts_with('.'))
+        });
+        if repeats {
+            parts.pop();
+        }
+        parts.push(part);
+    }
+    Some(parts.join("."))
+}
+
+/// The parameter of a module that an operator reads at an input.
+fn leaf(operator: &str, input: usize) -> Option<&'static str> {
+    Some(match (operator, input) {
+        ("Conv" | "ConvTranspose" | "Gemm" | "PRelu", 1)
+        | ("LayerNormalization" | "InstanceNormalization" | "GroupNormalization", 1)
+        | ("RMSNormalization" | "BatchNormalization", 1)
+        | ("MatMul" | "Mul", _)
+        | ("Gather", 0) => "weight",
+        ("Conv" | "ConvTranspose" | "Gemm", 2)
+        | ("LayerNormalization" | "InstanceNormalization" | "GroupNormalization", 2)
+        | ("BatchNormalization", 2)
+        | ("Add", _) => "bias",
+        ("BatchNormalization", 3) => "running_mean",
+        ("BatchNormalization", 4) => "running_var",
+        _ => return None,
+    })
+}
+
+/// How a two-dimensional weight stands, as one of its uses sees it.
+fn orientation(name: &str, one: Use<'_>) -> Layout {
+    let turned = |as_is: bool| {
+        if as_is == one.transposed {
+            Layout::Transposed
+        } else {
+            Layout::AsIs
+        }
+    };
+    match (one.node.op_type.as_str(), one.input) {
+        ("Gemm", 1) => turned(int(one.node, "transB") != 0),
+        // A parameter that keeps its name may be multiplied as it is (`x @ self.projection`) or have been transposed by a
+        // rewriter that kept the name: the graph cannot tell these apart.
+        ("MatMul", 1) if is_anonymous(name) || one.transposed => turned(false),
+        ("MatMul" | "Gemm", _) => Layout::Unknown,
+        _ if one.transposed || is_anonymous(name) => Layout::Unknown,
+        _ => Layout::AsIs,
+    }
+}
+
+/// Signs that a normalisation was folded into the convolution (or Gemm) `node`.
+fn fold_signs(node: &NodeProto) -> Vec<FoldSign> {
+    let convolution = matches!(node.op_type.as_str(), "Conv" | "ConvTranspose");
+    let mut signs = Vec::new();
+    let (Some(kernel), true) = (node.input.get(1), convolution || node.op_type == "Gemm") else {
+        return signs;
+    };
+    if convolution && is_anonymous(kernel) {
+        signs.push(FoldSign::AnonymousKernel);
+    }
+    if let (Some(bias), false) = (node.input.get(2), is_anonymous(kernel)) {
+        let own = kernel.strip_suffix("weight").map(|m| format!("{m}bias"));
+        let derived = bias.starts_with(kernel.as_str())
+            || (convolution && own.is_some_and(|own| own != *bias) && is_anonymous(bias));
+        if derived && !bias.is_empty() {
+            signs.push(FoldSign::DerivedBias { bias: bias.clone() });
+        }
+    }
+    if node.name.starts_with(&format!("node_{}_", node.op_type)) && convolution {
+        signs.push(FoldSign::RewrittenNode {
+            node: node.name.clone(),
+        });
+    }
+    signs
+}
+
+/// The module whose named bias is added to the product `node`: `x.to_q` for `MatMul` + `Add(x.to_q.bias)`.
+fn bias_partner(nodes: &Nodes<'_>, node: &NodeProto, columns: i64) -> Option<(String, String)> {
+    let product = node.output.first()?;
+    let mut uses = nodes.direct_uses(product);
+    let (add, input) = uses.next()?;
+    if uses.next().is_some() || add.op_type != "Add" || add.input.len() != 2 {
+        return None;
+    }
+    let bias = &add.input[1 - input];
+    let module = bias.strip_suffix(".bias")?;
+    (nodes.dims(bias) == Some(&[columns])).then(|| (bias.clone(), format!("{module}.weight")))
+}
+
+/// The rows of every `Role::Weight` tensor, with what the graph says and nothing more: no recipe yet.
+pub(super) fn outline(graph: &GraphProto, weights: &[Weight]) -> Vec<Row> {
+    let nodes = Nodes::of(graph);
+    let mut rows: Vec<Row> = weights
+        .iter()
+        .filter(|w| w.role == Role::Weight)
+        .map(|w| row(&nodes, w))
+        .collect();
+    attention::add_roles(&nodes, &mut rows);
+    rows
+}
+
+fn row(nodes: &Nodes<'_>, weight: &Weight) -> Row {
+    let name = weight.name.as_str();
+    let mut row = Row {
+        name: name.to_owned(),
+        dtype: weight.dtype,
+        shape: weight.shape.clone(),
+        grade: Grade::Unproven,
+        recipe: None,
+        alternatives: Vec::new(),
+        hints: Vec::new(),
+        layout: Layout::Unknown,
+        fold_signs: Vec::new(),
+        partner: None,
+        operators: Vec::new(),
+        evidence: Vec::new(),
+        rounding: None,
+    };
+    if !is_anonymous(name) {
+        row.hints.push(Hint {
+            clue: Clue::Name,
+            names: vec![name.to_owned()],
+        });
+    }
+    if nodes.repeated.contains(name) {
+        return row;
+    }
+    let uses = nodes.uses(name);
+    let mut layouts = HashSet::new();
+    for one in &uses {
+        let operator = one.node.op_type.as_str();
+        if !row.operators.iter().any(|o| o == operator) {
+            row.operators.push(operator.to_owned());
+        }
+        layouts.insert(orientation(name, *one));
+        let pairs = matches!(operator, "Conv" | "ConvTranspose" | "Gemm");
+        if let (true, 1 | 2) = (pairs, one.input) {
+            let other = one.node.input.get(3 - one.input);
+            row.partner = other.filter(|o| nodes.is_constant(o)).cloned();
+        }
+        if matches!(one.input, 1 | 2) {
+            for sign in fold_signs(one.node) {
+                if !row.fold_signs.contains(&sign) {
+                    row.fold_signs.push(sign);
+                }
+            }
+        }
+        let by_path = module_path(&one.node.name).zip(leaf(operator, one.input));
+        if let Some((module, leaf)) = by_path {
+            push_hint(
+                &mut row,
+                Clue::NodePath {
+                    node: one.node.name.clone(),
+                },
+                vec![format!("{module}.{leaf}")],
+            );
+        }
+        let columns = weight.shape.get(1).and_then(|&c| i64::try_from(c).ok());
+        if let (true, 1, Some(columns)) = (
+            operator == "MatMul" && weight.shape.len() == 2,
+            one.input,
+            columns,
+        ) && let Some((bias, source)) = bias_partner(nodes, one.node, columns)
+        {
+            push_hint(&mut row, Clue::BiasPartner { bias }, vec![source]);
+        }
+    }
+    row.layout = match (layouts.len(), layouts.into_iter().next()) {
+        (1, Some(layout)) => layout,
+        _ => Layout::Unknown,
+    };
+    row
+}
+
+/// Adds a hint unless one of the same names is there.
+pub(super) fn push_hint(row: &mut Row, clue: Clue, names: Vec<String>) {
+    if !row.hints.iter().any(|h| h.names == names) {
+        row.hints.push(Hint { clue, names });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_is_called_appears_once() {
+        let path = |s: &str| module_path(s);
+        assert_eq!(
+            path("/m/down_blocks.0/ff/net.0/proj/MatMul").as_deref(),
+            Some("m.down_blocks.0.ff.net.0.proj")
+        );
+        assert_eq!(
+            path("/layers/layers.0/downsample/downsample.1/Conv").as_deref(),
+            Some("layers.0.downsample.1")
+        );
+        assert_eq!(path("/a/a.0/a.0.1/Conv").as_deref(), Some("a.0.1"));
+        assert_eq!(path("Conv_12"), None);
+        assert_eq!(path("/Add"), None);
+    }
+
+    #[test]
+    fn made_up_names_are_told_from_parameters() {
+        for name in ["onnx::MatMul_1618", "val_9", "/m/Constant_output_0", "271"] {
+            assert!(is_anonymous(name), "{name}");
+        }
+        for name in ["m.conv1.weight", "val_norm.weight", "pos_embed", "val_"] {
+            assert!(!is_anonymous(name), "{name}");
+        }
+    }
+}

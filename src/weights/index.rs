@@ -1,0 +1,273 @@
+//! Indexes of shards: `*.safetensors.index.json`, as `huggingface_hub` writes them
+//! (<https://huggingface.co/docs/safetensors/metadata_parsing>).
+
+use super::error::{Error, IndexProblem};
+use super::source::{self, SourceFile};
+use crate::fsx::{self, Map};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+/// How the name of an index ends.
+pub(super) const SUFFIX: &str = ".safetensors.index.json";
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Pairs,
+}
+
+/// A JSON object of strings with its repetitions, which a map would hide.
+struct Pairs(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct V;
+        impl<'de> Visitor<'de> for V {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object from tensor names to shard file names")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        d.deserialize_map(V)
+    }
+}
+
+/// Opens every shard of the index at `path` and proves that index and shards say the same.
+pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
+    let bytes = Map::open(path)?;
+    let index: Index = serde_json::from_slice(&bytes).map_err(|source| Error::IndexSyntax {
+        path: path.to_owned(),
+        source,
+    })?;
+    let mut problems = Vec::new();
+    let mut placed: BTreeMap<&str, &str> = BTreeMap::new();
+    for (tensor, shard) in &index.weight_map.0 {
+        if placed.insert(tensor, shard).is_some() {
+            problems.push(IndexProblem::Repeated {
+                tensor: tensor.clone(),
+            });
+        }
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut shards: BTreeMap<&str, SourceFile> = BTreeMap::new();
+    let mut names: Vec<&str> = placed.values().copied().collect();
+    names.sort_unstable();
+    names.dedup();
+    for shard in names {
+        let inside = !shard.is_empty()
+            && Path::new(shard)
+                .components()
+                .all(|c| matches!(c, Component::Normal(_)));
+        if !inside {
+            problems.push(IndexProblem::Escapes {
+                shard: shard.into(),
+            });
+            continue;
+        }
+        match source::open_file(&folder.join(shard)) {
+            Ok(file) => {
+                shards.insert(shard, file);
+            }
+            Err(Error::File(fsx::Error::Read { source, .. }))
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                problems.push(IndexProblem::Missing {
+                    shard: shard.into(),
+                });
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    for (&tensor, &shard) in &placed {
+        let lacks = |s: &str| shards.get(s).is_some_and(|f| !f.holds(tensor));
+        if lacks(shard) {
+            problems.push(IndexProblem::Absent {
+                tensor: tensor.into(),
+                shard: shard.into(),
+            });
+        }
+    }
+    for (&shard, file) in &shards {
+        for tensor in file.names() {
+            match placed.get(tensor) {
+                Some(&home) if home == shard => {}
+                Some(&home) => problems.push(IndexProblem::Twice {
+                    tensor: tensor.into(),
+                    shard: home.into(),
+                    other: shard.into(),
+                }),
+                None => problems.push(IndexProblem::Unlisted {
+                    tensor: tensor.into(),
+                    shard: shard.into(),
+                }),
+            }
+        }
+    }
+    if problems.is_empty() {
+        Ok(shards.into_values().collect())
+    } else {
+        Err(Error::Index {
+            path: path.to_owned(),
+            problems,
+        })
+    }
+}
+
+/// The one index, or else the one safetensors file, that `folder` holds.
+pub(super) fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
+    let read = |e| fsx::Error::read(folder, e);
+    let (mut indexes, mut files) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        let Ok(name) = entry.map_err(read)?.file_name().into_string() else {
+            continue;
+        };
+        if name.ends_with(SUFFIX) {
+            indexes.push(name);
+        } else if Path::new(&name)
+            .extension()
+            .is_some_and(|e| e == "safetensors")
+        {
+            files.push(name);
+        }
+    }
+    let mut found = if indexes.is_empty() { files } else { indexes };
+    found.sort_unstable();
+    match found.as_slice() {
+        [] => Err(Error::NothingInFolder {
+            path: folder.to_owned(),
+        }),
+        [one] => Ok(folder.join(one)),
+        _ => Err(Error::SeveralInFolder {
+            path: folder.to_owned(),
+            found,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Source;
+    use super::*;
+    use crate::weights::source::tests::write_safetensors;
+    use std::fs;
+
+    fn index(dir: &Path, map: &str) -> PathBuf {
+        let path = dir.join(format!("model{SUFFIX}"));
+        fs::write(
+            &path,
+            format!("{{\"metadata\": {{}}, \"weight_map\": {map}}}"),
+        )
+        .unwrap();
+        path
+    }
+
+    fn problems(path: &Path) -> Vec<IndexProblem> {
+        match Source::open(path) {
+            Err(Error::Index { problems, .. }) => problems,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn shards_join_into_one_source() {
+        let dir = tempfile::tempdir().unwrap();
+        write_safetensors(
+            &dir.path().join("1.safetensors"),
+            &[("a", &[2], &[1.0, 2.0])],
+        );
+        write_safetensors(&dir.path().join("2.safetensors"), &[("b", &[1], &[3.0])]);
+        let path = index(
+            dir.path(),
+            r#"{"a": "1.safetensors", "b": "2.safetensors"}"#,
+        );
+        for given in [path.as_path(), dir.path()] {
+            let source = Source::open(given).unwrap();
+            assert_eq!(source.names().collect::<Vec<_>>(), ["a", "b"]);
+            assert_eq!(source.files().len(), 2);
+            assert_eq!(source.get("b").unwrap().data, 3f32.to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn every_contradiction_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        write_safetensors(
+            &dir.path().join("1.safetensors"),
+            &[
+                ("a", &[1], &[1.0]),
+                ("c", &[1], &[1.0]),
+                ("d", &[1], &[1.0]),
+            ],
+        );
+        write_safetensors(&dir.path().join("2.safetensors"), &[("a", &[1], &[3.0])]);
+        let path = index(
+            dir.path(),
+            r#"{"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors", "c": "1.safetensors",
+                "e": "3.safetensors", "f": "../1.safetensors", "g": "/etc/x.safetensors", "h": ""}"#,
+        );
+        let found = problems(&path);
+        let s = |x: &str| x.to_string();
+        for expected in [
+            IndexProblem::Repeated { tensor: s("c") },
+            IndexProblem::Escapes {
+                shard: s("../1.safetensors"),
+            },
+            IndexProblem::Escapes {
+                shard: s("/etc/x.safetensors"),
+            },
+            IndexProblem::Escapes { shard: s("") },
+            IndexProblem::Missing {
+                shard: s("3.safetensors"),
+            },
+            IndexProblem::Absent {
+                tensor: s("b"),
+                shard: s("2.safetensors"),
+            },
+            IndexProblem::Twice {
+                tensor: s("a"),
+                shard: s("1.safetensors"),
+                other: s("2.safetensors"),
+            },
+            IndexProblem::Unlisted {
+                tensor: s("d"),
+                shard: s("1.safetensors"),
+            },
+        ] {
+            assert!(found.contains(&expected), "{expected} not in {found:?}");
+        }
+        assert_eq!(found.len(), 8);
+    }
+
+    #[test]
+    fn what_is_no_index_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        for map in ["[]", "{\"a\": 1}", "null"] {
+            let path = index(dir.path(), map);
+            assert!(matches!(Source::open(path), Err(Error::IndexSyntax { .. })));
+        }
+    }
+
+    #[test]
+    fn a_folder_must_be_clear() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Source::open(dir.path());
+        assert!(matches!(open(), Err(Error::NothingInFolder { .. })));
+        write_safetensors(&dir.path().join("1.safetensors"), &[("a", &[1], &[1.0])]);
+        assert_eq!(open().unwrap().len(), 1);
+        write_safetensors(&dir.path().join("2.safetensors"), &[("b", &[1], &[1.0])]);
+        assert!(matches!(open(), Err(Error::SeveralInFolder { found, .. }) if found.len() == 2));
+        index(dir.path(), r#"{"a": "1.safetensors"}"#);
+        assert_eq!(open().unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,395 @@
+//! LoRAs: reading them in every format that is in use, finding the weights that they mean, and fusing them.
+//!
+//! A key that no weight of the model answers to is an error, and so is a weight that two keys answer to: a LoRA is fused
+//! whole or not at all. Parts for other components of a pipeline (text encoders beside a UNet) are left out and named.
+
+mod build;
+mod change;
+mod config;
+mod error;
+mod flux;
+mod fuse;
+mod keys;
+mod kinds;
+mod kohya_names;
+mod place;
+mod resolve;
+
+pub use error::{Error, Problem};
+pub use fuse::{Fuse, Fusion, Recipe};
+pub use keys::{Component, Format};
+pub use resolve::Targets;
+
+use super::Source;
+use crate::tensor::Digest;
+use change::{Change, Parts};
+use config::Config;
+use keys::{Key, Role};
+use resolve::{Found, Index};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// How many nearest names an unmatched module is shown with.
+const NEAREST: usize = 3;
+
+/// A LoRA that fits a model.
+#[derive(Debug)]
+pub struct Lora {
+    source: Source,
+    path: PathBuf,
+    digest: Digest,
+    formats: BTreeSet<Format>,
+    skipped: BTreeMap<Component, usize>,
+    changes: Vec<Change>,
+    targets: BTreeMap<String, Target>,
+}
+
+/// A weight that a LoRA changes.
+#[derive(Debug)]
+struct Target {
+    shape: Vec<usize>,
+    parts: Vec<Part>,
+}
+
+/// Rows of a change and where they go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Part {
+    change: usize,
+    /// First row of the change.
+    from: usize,
+    /// First row of the weight.
+    to: usize,
+    rows: usize,
+}
+
+impl Lora {
+    /// Opens the LoRA at `path` (a safetensors file, or the folder that PEFT saved an adapter in) and finds what of
+    /// `targets` it changes.
+    ///
+    /// # Errors
+    /// See [`Error`]; all problems of the file are reported at once.
+    pub fn open(path: impl AsRef<Path>, targets: &dyn Targets) -> Result<Lora, Error> {
+        Self::open_component(path, targets, None)
+    }
+
+    /// As [`Lora::open`], for one component of a file that holds several.
+    ///
+    /// # Errors
+    /// As [`Lora::open`].
+    pub fn open_component(
+        path: impl AsRef<Path>,
+        targets: &dyn Targets,
+        component: Option<Component>,
+    ) -> Result<Lora, Error> {
+        let mut path = path.as_ref().to_owned();
+        let inner = path.join("adapter_model.safetensors");
+        if inner.is_file() {
+            path = inner;
+        }
+        let source = Source::open(&path)?;
+        let mut problems = Vec::new();
+        let modules = read(&source, &path, &mut problems)?;
+        if modules.is_empty() && problems.is_empty() {
+            return Err(Error::NoLora { path });
+        }
+        let index = Index::new(targets);
+        let mut by_component: BTreeMap<Component, Vec<Resolved>> = BTreeMap::new();
+        for (name, module) in modules {
+            let key_path = keys::path(&name);
+            let found = index.find(&key_path);
+            (by_component.entry(key_path.component).or_default()).push(Resolved {
+                name,
+                path: key_path,
+                module,
+                found,
+            });
+        }
+        let chosen = choose(&path, &source, &index, by_component, component)?;
+        problems.extend(chosen.problems);
+        if !problems.is_empty() {
+            return Err(Error::Problems { path, problems });
+        }
+        let mut digests = source.files().iter().map(super::SourceFile::digest);
+        let digest = match (digests.next(), source.files().len()) {
+            (Some(one), 1) => one,
+            (first, _) => {
+                let mut h = crate::tensor::LabelledHasher::new("trtmut.files/1");
+                for d in first.into_iter().chain(digests) {
+                    h.field("file", &d.0);
+                }
+                h.finish()
+            }
+        };
+        Ok(Lora {
+            formats: source.names().map(Format::of).collect(),
+            source,
+            path,
+            digest,
+            skipped: chosen.skipped,
+            changes: chosen.changes,
+            targets: chosen.targets,
+        })
+    }
+
+    /// The weights and biases that it changes, sorted.
+    pub fn targets(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.targets.keys().map(String::as_str)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Digest of the whole file.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Who writes keys like the file's.
+    pub fn formats(&self) -> impl Iterator<Item = Format> {
+        self.formats.iter().copied()
+    }
+
+    /// Components of the file that are for other models, with the number of modules of each.
+    pub fn skipped(&self) -> impl Iterator<Item = (Component, usize)> {
+        self.skipped.iter().map(|(c, n)| (*c, *n))
+    }
+
+    /// The largest rank of the factors that change `target`; `None` when it is changed by a full tensor, or not at all.
+    /// The delta's rank is at most this (its square for LoHa; for LoKr it says nothing).
+    pub fn rank(&self, target: &str) -> Option<usize> {
+        self.changes_of(target).filter_map(|c| c.rank).max()
+    }
+
+    /// The alpha that the file or its configuration states for `target`.
+    pub fn alpha(&self, target: &str) -> Option<f64> {
+        self.changes_of(target).find_map(|c| c.alpha)
+    }
+
+    /// The factor that `alpha` and rank give for `target`, without the user's scale.
+    pub fn scaling(&self, target: &str) -> Option<f64> {
+        self.changes_of(target).map(|c| c.scaling).next()
+    }
+
+    fn changes_of(&self, target: &str) -> impl Iterator<Item = &Change> {
+        let parts = self.targets.get(target).into_iter().flat_map(|t| &t.parts);
+        parts.map(|p| &self.changes[p.change])
+    }
+}
+
+/// A module of the file with its configuration and what it was found to be.
+struct Resolved {
+    name: String,
+    path: keys::Path,
+    module: ModuleParts,
+    found: Found,
+}
+
+/// The tensors of a module and where its configuration is.
+struct ModuleParts {
+    parts: Parts,
+    config: Option<(Config, String)>,
+}
+
+/// What was made of a set of modules.
+#[derive(Default)]
+struct Chosen {
+    problems: Vec<Problem>,
+    skipped: BTreeMap<Component, usize>,
+    changes: Vec<Change>,
+    targets: BTreeMap<String, Target>,
+}
+
+/// Groups the keys by module. Configurations come from the metadata, or for PEFT's keys from beside the file.
+fn read(
+    source: &Source,
+    path: &Path,
+    problems: &mut Vec<Problem>,
+) -> Result<BTreeMap<String, ModuleParts>, Error> {
+    const PEFT: &str = "base_model.model.";
+    let metadata = source
+        .files()
+        .iter()
+        .find_map(|f| f.metadata().get(config::METADATA));
+    let by_prefix = match metadata {
+        Some(text) => Config::from_metadata(text, path)?,
+        None => BTreeMap::new(),
+    };
+    let adapter = if by_prefix.is_empty() && source.names().any(|n| n.starts_with(PEFT)) {
+        let beside = path.with_file_name("adapter_config.json");
+        if !beside.is_file() {
+            return Err(Error::NoConfig {
+                path: path.to_owned(),
+            });
+        }
+        Some(Config::open(&beside)?)
+    } else {
+        None
+    };
+    let config_of = |module: &str| -> Option<(Config, String)> {
+        if let (Some(config), Some(inner)) = (&adapter, module.strip_prefix(PEFT)) {
+            return Some((config.clone(), inner.to_owned()));
+        }
+        let bare = module.strip_prefix(PEFT).unwrap_or(module);
+        if let Some((first, rest)) = bare.split_once('.')
+            && let Some(config) = by_prefix.get(first)
+        {
+            return Some((config.clone(), rest.to_owned()));
+        }
+        by_prefix.get("").map(|c| (c.clone(), bare.to_owned()))
+    };
+    let mut modules: BTreeMap<String, ModuleParts> = BTreeMap::new();
+    let mut plain = Vec::new();
+    let mut any = false;
+    for key in source.names() {
+        let (module, role) = match keys::parse(key) {
+            Key::Part { module, role } => {
+                any = true;
+                (module, role)
+            }
+            Key::Plain { module, role } => {
+                plain.push((key, module, role));
+                continue;
+            }
+            Key::Refused(kind) => {
+                any = true;
+                problems.push(Problem::Unsupported {
+                    key: key.to_owned(),
+                    kind,
+                });
+                continue;
+            }
+            Key::Unknown => {
+                problems.push(Problem::UnknownKey {
+                    key: key.to_owned(),
+                });
+                continue;
+            }
+        };
+        insert(&mut modules, module, role, key, &config_of, problems);
+    }
+    for (key, module, role) in plain {
+        let declared = config_of(&module)
+            .is_some_and(|(c, inner)| c.saves(&inner) || (c.bias && role == Role::BiasReplacement));
+        if declared {
+            any = true;
+            insert(&mut modules, module, role, key, &config_of, problems);
+        } else {
+            problems.push(Problem::UnknownKey {
+                key: key.to_owned(),
+            });
+        }
+    }
+    if !any {
+        return Err(Error::NoLora {
+            path: path.to_owned(),
+        });
+    }
+    Ok(modules)
+}
+
+fn insert(
+    modules: &mut BTreeMap<String, ModuleParts>,
+    module: String,
+    role: Role,
+    key: &str,
+    config_of: &dyn Fn(&str) -> Option<(Config, String)>,
+    problems: &mut Vec<Problem>,
+) {
+    let entry = modules.entry(module).or_insert_with_key(|m| ModuleParts {
+        parts: Parts::new(),
+        config: config_of(m),
+    });
+    if let Some(other) = entry.parts.insert(role, key.to_owned()) {
+        problems.push(Problem::Value {
+            key: key.to_owned(),
+            what: format!("says the same as `{other}`"),
+        });
+    }
+}
+
+/// Chooses the components that are for this model. Two that fit the same weights cannot both be meant: the one without
+/// problems counts, and if that does not decide it, the user has to.
+fn choose(
+    path: &Path,
+    source: &Source,
+    index: &Index,
+    mut all: BTreeMap<Component, Vec<Resolved>>,
+    wanted: Option<Component>,
+) -> Result<Chosen, Error> {
+    let mut skipped = BTreeMap::new();
+    let fits = |modules: &[Resolved]| modules.iter().any(|m| m.found != Found::Nothing);
+    let any = all.values().any(|m| fits(m));
+    all.retain(|component, modules| {
+        let keep = match wanted {
+            Some(w) => *component == w,
+            None => !any || fits(modules),
+        };
+        if !keep {
+            skipped.insert(*component, modules.len());
+        }
+        keep
+    });
+    if all.is_empty() {
+        return Err(Error::NoLora {
+            path: path.to_owned(),
+        });
+    }
+    let mut placed: BTreeMap<Component, Chosen> = (all.iter())
+        .map(|(component, modules)| (*component, place::place(source, index, modules)))
+        .collect();
+    let text = |c: &Component| matches!(c, Component::TextEncoder(_));
+    let rivals: BTreeSet<Component> = (placed.iter())
+        .flat_map(|(a, one)| {
+            let others = placed.iter().filter(move |(b, _)| *b != a);
+            let same = others.filter(move |(b, two)| {
+                // A text encoder of other widths finds its modules by name and fits none of them.
+                let misfit = |c: &Chosen| c.targets.is_empty();
+                (text(a) && text(b) && (misfit(one) || misfit(two)))
+                    || two.targets.keys().any(|t| one.targets.contains_key(t))
+            });
+            same.map(|(b, _)| *b)
+        })
+        .collect();
+    if !rivals.is_empty() {
+        let clean: Vec<Component> = (rivals.iter().copied())
+            .filter(|c| placed[c].problems.is_empty())
+            .collect();
+        match clean.as_slice() {
+            [one] => {
+                placed.retain(|c, _| c == one || !rivals.contains(c));
+                for loser in rivals.iter().filter(|c| *c != one) {
+                    skipped.insert(*loser, all[loser].len());
+                }
+            }
+            // None fits: the problems of all of them say why.
+            [] => {}
+            _ => {
+                return Err(Error::Components {
+                    path: path.to_owned(),
+                    components: rivals.iter().map(|c| c.name()).collect(),
+                });
+            }
+        }
+    }
+    let mut chosen = Chosen {
+        skipped,
+        ..Chosen::default()
+    };
+    for (_, one) in placed {
+        let offset = chosen.changes.len();
+        chosen.problems.extend(one.problems);
+        chosen.changes.extend(one.changes);
+        for (name, mut target) in one.targets {
+            for part in &mut target.parts {
+                part.change += offset;
+            }
+            chosen.targets.insert(name, target);
+        }
+    }
+    Ok(chosen)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! Puts the changes of a LoRA's modules onto the rows of the model's parameters, and checks that they fit there.
+
+use super::super::Source;
+use super::build;
+use super::change::{Axis, Change};
+use super::error::Problem;
+use super::resolve::{Found, Index, Parameter};
+use super::{Chosen, NEAREST, Part, Resolved, Target};
+
+/// Where rows of a change go.
+struct Stretch<'a> {
+    parameter: &'a Parameter,
+    from: usize,
+    to: usize,
+    rows: usize,
+}
+
+/// Builds and places every module; what does not fit becomes a problem.
+pub(super) fn place(source: &Source, index: &Index, modules: &[Resolved]) -> Chosen {
+    let mut chosen = Chosen::default();
+    for resolved in modules {
+        match &resolved.found {
+            Found::Nothing => {
+                // Nearness costs a comparison with every module; more than a few say nothing new.
+                let show = chosen.problems.len() < 20;
+                chosen.problems.push(Problem::Unmatched {
+                    module: resolved.name.clone(),
+                    nearest: if show {
+                        index.nearest(&resolved.path, NEAREST)
+                    } else {
+                        Vec::new()
+                    },
+                });
+                continue;
+            }
+            Found::Ambiguous(candidates) => {
+                chosen.problems.push(Problem::Ambiguous {
+                    module: resolved.name.clone(),
+                    candidates: candidates.clone(),
+                });
+                continue;
+            }
+            _ => {}
+        }
+        let config = resolved
+            .module
+            .config
+            .as_ref()
+            .map(|(c, inner)| (c, inner.as_str()));
+        let changes = match build::build(source, &resolved.name, &resolved.module.parts, config) {
+            Ok(changes) => changes,
+            Err(problem) => {
+                chosen.problems.push(problem);
+                continue;
+            }
+        };
+        for (bias, list) in [(false, changes.weight), (true, changes.bias)] {
+            for change in list {
+                if let Err(problem) = put(&mut chosen, index, &resolved.found, change, bias) {
+                    chosen.problems.push(problem);
+                }
+            }
+        }
+    }
+    overlaps(&mut chosen);
+    chosen
+}
+
+fn put(
+    chosen: &mut Chosen,
+    index: &Index,
+    found: &Found,
+    mut change: Change,
+    bias: bool,
+) -> Result<(), Problem> {
+    let parameter = |module: usize| {
+        let module = index.module(module);
+        let parameter = if bias { &module.bias } else { &module.weight };
+        parameter.as_ref().ok_or_else(|| Problem::Unmatched {
+            module: format!("{}.{}", change.module, if bias { "bias" } else { "weight" }),
+            nearest: vec![module.name.clone()],
+        })
+    };
+    let misfit = |change: &Change, parameter: &Parameter| Problem::Shape {
+        module: change.module.clone(),
+        target: parameter.name.clone(),
+        lora: change.shape.clone(),
+        weight: parameter.shape.clone(),
+    };
+    let stretches = match found {
+        Found::Whole(module) => {
+            let parameter = parameter(*module)?;
+            let mut fits = same(&change.shape, &parameter.shape);
+            if !fits && change.straight() {
+                fits = same(&change.shape, &parameter.shape);
+            }
+            if !fits {
+                return Err(misfit(&change, parameter));
+            }
+            let rows = change.rows();
+            vec![Stretch {
+                parameter,
+                from: 0,
+                to: 0,
+                rows,
+            }]
+        }
+        Found::Split { modules, swapped } => {
+            let mut from = 0;
+            let mut stretches = Vec::new();
+            for &module in modules {
+                let parameter = parameter(module)?;
+                let rows = parameter.shape.first().copied().unwrap_or(1);
+                if !same(inner(&change.shape), inner(&parameter.shape)) {
+                    return Err(misfit(&change, parameter));
+                }
+                stretches.push(Stretch {
+                    parameter,
+                    from,
+                    to: 0,
+                    rows,
+                });
+                from += rows;
+            }
+            if from != change.rows() {
+                return Err(misfit(&change, stretches[0].parameter));
+            }
+            halves(stretches, *swapped)
+        }
+        Found::Place {
+            module,
+            part,
+            of,
+            swapped,
+        } => {
+            let parameter = parameter(*module)?;
+            let (rows, whole) = (change.rows(), parameter.shape.first().copied().unwrap_or(1));
+            let hidden = parameter.shape.get(1).copied().unwrap_or(1);
+            let (to, exact) = match (*of, *part) {
+                (1, _) => (0, rows == whole),
+                (3, part) => (part * rows, 3 * rows == whole),
+                // `linear1` is q, k and v, each as long as the input is wide, and the MLP.
+                (_, 3) => (3 * hidden, 3 * hidden + rows == whole),
+                (_, part) => (part * rows, rows == hidden && 3 * rows < whole),
+            };
+            let columns = same(inner(&change.shape), inner(&parameter.shape));
+            if !exact || !columns {
+                return Err(misfit(&change, parameter));
+            }
+            let one = Stretch {
+                parameter,
+                from: 0,
+                to,
+                rows,
+            };
+            halves(vec![one], *swapped)
+        }
+        Found::Ambiguous(_) | Found::Nothing => return Ok(()),
+    };
+    let whole = matches!(found, Found::Whole(_));
+    if !whole && change.dora.as_ref().is_some_and(|d| d.axis != Axis::Rows) {
+        return Err(Problem::Incomplete {
+            module: change.module,
+            what: "has a DoRA scale per input, which cannot be taken apart by rows".into(),
+        });
+    }
+    let index = chosen.changes.len();
+    for s in stretches {
+        let target = (chosen.targets)
+            .entry(s.parameter.name.clone())
+            .or_insert_with(|| Target {
+                shape: s.parameter.shape.clone(),
+                parts: Vec::new(),
+            });
+        target.parts.push(Part {
+            change: index,
+            from: s.from,
+            to: s.to,
+            rows: s.rows,
+        });
+    }
+    chosen.changes.push(change);
+    Ok(())
+}
+
+/// Exchanges the two halves of a single stretch where the two namings disagree on their order.
+fn halves(stretches: Vec<Stretch<'_>>, swapped: bool) -> Vec<Stretch<'_>> {
+    if !swapped {
+        return stretches;
+    }
+    let halved = stretches.into_iter().flat_map(|s| {
+        let half = s.rows / 2;
+        let upper = s.rows - half;
+        [
+            Stretch {
+                parameter: s.parameter,
+                from: s.from,
+                to: s.to + upper,
+                rows: half,
+            },
+            Stretch {
+                parameter: s.parameter,
+                from: s.from + half,
+                to: s.to,
+                rows: upper,
+            },
+        ]
+    });
+    halved.collect()
+}
+
+/// All extents but the first.
+fn inner(shape: &[usize]) -> &[usize] {
+    shape.get(1..).unwrap_or(&[])
+}
+
+/// Equal but for trailing ones (a 1×1 conv is a linear layer), or the same rows with all else flattened.
+fn same(a: &[usize], b: &[usize]) -> bool {
+    let trimmed = |s: &[usize]| s[..s.iter().rposition(|&e| e != 1).map_or(0, |i| i + 1)].to_vec();
+    let flattened = |s: &[usize]| s.get(1..).map_or(1, |rest| rest.iter().product::<usize>());
+    trimmed(a) == trimmed(b)
+        || (a.len() == 2 && b.len() > 2 && a[0] == b[0] && a[1] == flattened(b))
+}
+
+/// Two modules must not change the same rows; a replacement and a delta of one module may.
+fn overlaps(chosen: &mut Chosen) {
+    for (name, target) in &chosen.targets {
+        let mut parts: Vec<_> = target.parts.iter().collect();
+        parts.sort_by_key(|p| (chosen.changes[p.change].replaces(), p.to));
+        let clash = parts.windows(2).find(|w| {
+            let (a, b) = (&chosen.changes[w[0].change], &chosen.changes[w[1].change]);
+            a.replaces() == b.replaces() && w[0].to + w[0].rows > w[1].to
+        });
+        if let Some(w) = clash {
+            let module = |p: &Part| chosen.changes[p.change].module.clone();
+            chosen.problems.push(Problem::Overlap {
+                target: name.clone(),
+                modules: vec![module(w[0]), module(w[1])],
+            });
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Weights in safetensors files: one file, several, or an index of shards; names that other tools decorate; LoRAs.
+//!
+//! It refuses what it cannot read exactly: pickles, damaged headers, element types without a number, a name that two files
+//! hold, an index that its shards contradict.
+
+mod error;
+mod index;
+pub mod lora;
+mod names;
+mod source;
+
+pub use error::{Error, IndexProblem};
+pub use names::{NameError, Normalised, RULES, Rule, normalise};
+pub use source::{Source, SourceFile};

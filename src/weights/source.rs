@@ -1,0 +1,339 @@
+//! Named tensors of one or several memory-mapped safetensors files; checked once, then views cannot fail.
+
+use super::error::Error;
+use super::index;
+use crate::fsx::Map;
+use crate::tensor::{Digest, Dtype, TensorView};
+use crate::watch::{Event, Watch};
+use rayon::prelude::*;
+use safetensors::{SafeTensorError, SafeTensors};
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+/// Longest header that is read, in bytes; the same limit as in the format's reference implementation.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// Named tensors. Every tensor is a view into a memory map: opening reads headers only.
+#[derive(Debug)]
+pub struct Source {
+    files: Vec<SourceFile>,
+    // Name to file.
+    home: BTreeMap<String, usize>,
+}
+
+/// One safetensors file.
+#[derive(Debug)]
+pub struct SourceFile {
+    map: Map,
+    metadata: BTreeMap<String, String>,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    range: Range<usize>,
+}
+
+impl Source {
+    /// Opens `path`: a safetensors file, an index of shards (`*.safetensors.index.json`), or a folder that holds exactly one
+    /// index or, without an index, exactly one safetensors file.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Source, Error> {
+        Self::open_all(&[path.as_ref()])
+    }
+
+    /// Opens several paths as one source, each as [`Source::open`] does.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when two of them hold the same name, and see [`Error`].
+    pub fn open_all<P: AsRef<Path>>(paths: &[P]) -> Result<Source, Error> {
+        if paths.is_empty() {
+            return Err(Error::None);
+        }
+        let mut files = Vec::new();
+        for path in paths {
+            files.extend(open_path(path.as_ref())?);
+        }
+        let mut home: BTreeMap<String, usize> = BTreeMap::new();
+        let mut twice = Vec::new();
+        for (i, file) in files.iter().enumerate() {
+            for name in file.names() {
+                if let Some(&first) = home.get(name) {
+                    let path = |i: usize| files[i].path().to_owned();
+                    twice.push((name.to_owned(), path(first), path(i)));
+                } else {
+                    home.insert(name.to_owned(), i);
+                }
+            }
+        }
+        if !twice.is_empty() {
+            return Err(Error::Duplicate { names: twice });
+        }
+        Ok(Source { files, home })
+    }
+
+    /// Every tensor's name, sorted.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
+        self.home.keys().map(String::as_str)
+    }
+
+    /// Number of tensors.
+    pub fn len(&self) -> usize {
+        self.home.len()
+    }
+
+    /// Whether there is no tensor at all.
+    pub fn is_empty(&self) -> bool {
+        self.home.is_empty()
+    }
+
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.files[*self.home.get(name)?].get(name)
+    }
+
+    /// The files, in the order given; shards of an index sorted by name.
+    pub fn files(&self) -> &[SourceFile] {
+        &self.files
+    }
+
+    /// The file that holds `name`.
+    pub fn file_of(&self, name: &str) -> Option<&SourceFile> {
+        self.home.get(name).map(|&i| &self.files[i])
+    }
+
+    /// The digest of every tensor's bytes, computed on all cores. Events are in bytes.
+    pub fn digests(&self, watch: &dyn Watch) -> BTreeMap<String, Digest> {
+        // In file order, so that a cold disk is read forwards.
+        let mut order: Vec<(usize, usize, &str)> = Vec::with_capacity(self.len());
+        for (name, &file) in &self.home {
+            order.push((file, self.files[file].entries[name].range.start, name));
+        }
+        order.sort_unstable();
+        let views: Vec<(&str, TensorView<'_>)> = order
+            .into_iter()
+            .filter_map(|(_, _, name)| Some((name, self.get(name)?)))
+            .collect();
+        let total = views.iter().map(|(_, v)| v.data.len() as u64).sum();
+        watch.event(Event::Begin {
+            step: "hashing weights",
+            total: Some(total),
+        });
+        let digests = views
+            .par_iter()
+            .map(|(name, view)| {
+                let digest = Digest::of(view.data);
+                watch.event(Event::Advance(view.data.len() as u64));
+                ((*name).to_owned(), digest)
+            })
+            .collect();
+        watch.event(Event::End);
+        digests
+    }
+}
+
+impl SourceFile {
+    /// The path it was opened with; for a shard, the index's folder and the shard's name.
+    pub fn path(&self) -> &Path {
+        self.map.path()
+    }
+
+    /// Its free-form metadata (`__metadata__`).
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Its length in bytes.
+    pub fn byte_len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// The digest of the whole file, header included; reads all of it.
+    pub fn digest(&self) -> Digest {
+        Digest::of(&self.map)
+    }
+
+    /// Names of its tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        let e = self.entries.get(name)?;
+        Some(TensorView {
+            dtype: e.dtype,
+            shape: &e.shape,
+            data: &self.map[e.range.clone()],
+        })
+    }
+}
+
+fn open_path(path: &Path) -> Result<Vec<SourceFile>, Error> {
+    if path.is_dir() {
+        return open_path(&index::in_folder(path)?);
+    }
+    if path.to_string_lossy().ends_with(index::SUFFIX) {
+        return index::open(path);
+    }
+    Ok(vec![open_file(path)?])
+}
+
+/// Maps one safetensors file and checks its header against its length.
+pub(super) fn open_file(path: &Path) -> Result<SourceFile, Error> {
+    let map = Map::open(path)?;
+    if map.is_empty() {
+        return Err(Error::Empty {
+            path: path.to_owned(),
+        });
+    }
+    let header = check_length(path, &map)?;
+    let (length, metadata) =
+        SafeTensors::read_metadata(&map).map_err(|e| header_error(path, &map, e))?;
+    let names = repeated(header);
+    if !names.is_empty() {
+        return Err(Error::Repeated {
+            path: path.to_owned(),
+            names,
+        });
+    }
+    let start = 8 + length;
+    let (mut entries, mut foreign) = (BTreeMap::new(), Vec::new());
+    for (name, info) in metadata.tensors() {
+        let Some(dtype) = Dtype::from_safetensors(&info.dtype.to_string()) else {
+            foreign.push((name, info.dtype.to_string()));
+            continue;
+        };
+        let (from, to) = info.data_offsets;
+        let entry = Entry {
+            dtype,
+            shape: info.shape.clone(),
+            range: start + from..start + to,
+        };
+        entries.insert(name, entry);
+    }
+    if !foreign.is_empty() {
+        foreign.sort_unstable();
+        return Err(Error::Dtype {
+            path: path.to_owned(),
+            tensors: foreign,
+        });
+    }
+    let metadata = metadata.metadata().clone().unwrap_or_default();
+    Ok(SourceFile {
+        map,
+        metadata: metadata.into_iter().collect(),
+        entries,
+    })
+}
+
+/// The header's bytes, when the file is long enough to hold a header of the stated length.
+fn check_length<'a>(path: &Path, map: &'a [u8]) -> Result<&'a [u8], Error> {
+    let refuse = |source| header_error(path, map, source);
+    let Some((length, rest)) = map.split_first_chunk::<8>() else {
+        return Err(refuse(SafeTensorError::HeaderTooSmall));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER {
+        return Err(refuse(SafeTensorError::HeaderTooLarge));
+    }
+    rest.get(..length as usize).ok_or_else(|| {
+        let cut = Error::Length {
+            path: path.to_owned(),
+            expected: 8 + length,
+            actual: map.len() as u64,
+        };
+        other_format(path, map).unwrap_or(cut)
+    })
+}
+
+fn header_error(path: &Path, map: &[u8], source: SafeTensorError) -> Error {
+    if let Some(e) = other_format(path, map) {
+        return e;
+    }
+    if let SafeTensorError::MetadataIncompleteBuffer = source
+        && let Some(expected) = described_length(map)
+    {
+        return Error::Length {
+            path: path.to_owned(),
+            expected,
+            actual: map.len() as u64,
+        };
+    }
+    Error::Header {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// How long the file would be if its data ended where the last tensor ends.
+fn described_length(map: &[u8]) -> Option<u64> {
+    let (length, rest) = map.split_first_chunk::<8>()?;
+    let length = u64::from_le_bytes(*length);
+    let header: safetensors::tensor::Metadata =
+        serde_json::from_slice(rest.get(..length as usize)?).ok()?;
+    Some(8 + length + header.data_len() as u64)
+}
+
+/// Recognises files that are mistaken for safetensors by their first bytes.
+fn other_format(path: &Path, map: &[u8]) -> Option<Error> {
+    let kinds: [(&[u8], &str); 6] = [
+        (b"PK\x03\x04", "a PyTorch pickle (zip)"),
+        (b"\x80\x02", "a PyTorch pickle"),
+        (b"\x80\x04", "a Python pickle"),
+        (b"GGUF", "a GGUF file"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x93NUMPY", "a NumPy array"),
+    ];
+    let (_, kind) = kinds
+        .into_iter()
+        .find(|(magic, _)| map.starts_with(magic))?;
+    Some(Error::OtherFormat {
+        path: path.to_owned(),
+        kind,
+    })
+}
+
+/// Names that stand more than once in a header. The format forbids them, and the parser keeps the last.
+fn repeated(header: &[u8]) -> Vec<String> {
+    struct V;
+    impl<'de> Visitor<'de> for V {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
+            let mut names: Vec<String> = Vec::new();
+            while let Some((name, IgnoredAny)) = map.next_entry()? {
+                names.push(name);
+            }
+            names.sort_unstable();
+            let mut twice: Vec<String> = names
+                .windows(2)
+                .filter(|w| w[0] == w[1])
+                .map(|w| w[0].clone())
+                .collect();
+            twice.dedup();
+            Ok(twice)
+        }
+    }
+    // The header has been parsed already, so this cannot fail on its syntax.
+    serde_json::Deserializer::from_slice(header)
+        .deserialize_map(V)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,43 @@
+//! TensorRT without a GPU: the real TensorRT-RTX, which builds ahead of time on any machine, and a fake library whose
+//! answers are ours, for everything that a real one only does when it is broken.
+
+#![allow(clippy::unnecessary_wraps, reason = "all trials have one type")]
+
+mod fake;
+mod rtx;
+
+use libtest_mimic::{Arguments, Trial};
+use std::path::{Path, PathBuf};
+use trtmut::onnx::Model;
+use trtmut::shapes::{Overrides, Profile, ShapeSpec};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials: Vec<Trial> = Vec::new();
+    trials.extend(fake::trials());
+    trials.extend(rtx::trials());
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn fixture(name: &str) -> PathBuf {
+    root().join("fixtures").join(name)
+}
+
+/// A fixture's model and the profile of its shape spec.
+fn model(name: &str, exporter: &str) -> (Model, Profile) {
+    let folder = fixture(name);
+    let model =
+        Model::open(folder.join(format!("model.{exporter}.onnx"))).expect("the fixture is a model");
+    let json = std::fs::read_to_string(folder.join(format!("shapes.{exporter}.json")))
+        .expect("it has a spec");
+    let spec = ShapeSpec::parse(&json, "shapes.json").expect("the spec is right");
+    let profile = spec
+        .resolve(model.inputs(), &Overrides::default())
+        .expect("it fits the model")
+        .profile();
+    (model, profile)
+}
