@@ -71,7 +71,10 @@ mod tests {
 
     #[test]
     fn blocks_end_at_the_first_number() {
-        assert_eq!(block("down_blocks.0.attentions.1.to_q.weight"), "down_blocks.0");
+        assert_eq!(
+            block("down_blocks.0.attentions.1.to_q.weight"),
+            "down_blocks.0"
+        );
         assert_eq!(block("encoder.layers.11.mlp.fc1.bias"), "encoder.layers.11");
         assert_eq!(block("conv_in.weight"), "conv_in");
         assert_eq!(block("scale"), "scale");

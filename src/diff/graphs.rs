@@ -72,7 +72,12 @@ fn interface(port: Port, old: &[TensorDecl], new: &[TensorDecl], reasons: &mut V
         match new.iter().find(|d| d.name == was.name) {
             None => details.push(format!("{} is gone", show(was))),
             Some(is) if is != was => {
-                details.push(format!("{} is {} {} now", show(was), is.dtype, is.show_dims()));
+                details.push(format!(
+                    "{} is {} {} now",
+                    show(was),
+                    is.dtype,
+                    is.show_dims()
+                ));
             }
             Some(_) => {}
         }
@@ -93,7 +98,9 @@ type Place<'a> = (Digest, &'a str);
 fn places(nodes: &[NodeFact]) -> BTreeMap<Place<'_>, Vec<&NodeFact>> {
     let mut all: BTreeMap<Place<'_>, Vec<&NodeFact>> = BTreeMap::new();
     for node in nodes {
-        all.entry((node.place, &node.operator)).or_default().push(node);
+        all.entry((node.place, &node.operator))
+            .or_default()
+            .push(node);
     }
     all
 }
@@ -101,7 +108,9 @@ fn places(nodes: &[NodeFact]) -> BTreeMap<Place<'_>, Vec<&NodeFact>> {
 fn nodes(old: &[NodeFact], new: &[NodeFact], reasons: &mut Vec<Reason>) {
     let (was, is) = (places(old), places(new));
     let same = was.len() == is.len()
-        && was.iter().all(|(place, nodes)| is.get(place).is_some_and(|n| n.len() == nodes.len()));
+        && was
+            .iter()
+            .all(|(place, nodes)| is.get(place).is_some_and(|n| n.len() == nodes.len()));
     if same {
         for (place, before) in &was {
             attributes(before, &is[place], reasons);

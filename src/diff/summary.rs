@@ -207,12 +207,7 @@ impl Walk {
         }
     }
 
-    fn node(
-        &mut self,
-        node: &NodeProto,
-        nodes: &mut Vec<NodeFact>,
-        metadata: &mut LabelledHasher,
-    ) {
+    fn node(&mut self, node: &NodeProto, nodes: &mut Vec<NodeFact>, metadata: &mut LabelledHasher) {
         if node.op_type == "Constant" {
             // A constant is a constant, whether a node or an initializer holds it; its value is the weights' affair.
             let value = node.attribute.iter().find(|a| a.name == "value");

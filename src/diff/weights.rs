@@ -16,7 +16,11 @@ pub fn compare_weights(old: &[WeightFact], new: &[WeightFact]) -> Diff {
     let compared = old.len().max(new.len());
     let mut reasons = Vec::new();
     let mut unchanged = 0;
-    let both: Vec<String> = old.keys().filter(|n| new.contains_key(*n)).cloned().collect();
+    let both: Vec<String> = old
+        .keys()
+        .filter(|n| new.contains_key(*n))
+        .cloned()
+        .collect();
     for name in both {
         if let (Some(was), Some(is)) = (old.remove(&name), new.remove(&name)) {
             let before = reasons.len();
@@ -25,7 +29,10 @@ pub fn compare_weights(old: &[WeightFact], new: &[WeightFact]) -> Diff {
         }
     }
     unchanged += renamed(&mut old, &mut new, &mut reasons);
-    reasons.extend(old.into_keys().map(|weight| Reason::WeightRemoved { weight }));
+    reasons.extend(
+        old.into_keys()
+            .map(|weight| Reason::WeightRemoved { weight }),
+    );
     reasons.extend(new.into_keys().map(|weight| Reason::WeightAdded { weight }));
     Diff::of(reasons, unchanged, compared)
 }

@@ -112,10 +112,12 @@ pub(super) fn doubt(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
 
 /// A normalisation that feeds nothing, beside a fold of as many channels: the base may have left it out.
 fn strange_norms(case: &Case<'_>, rows: &mut [Row]) {
-    let used: HashSet<String> =
-        (rows.iter().flat_map(names_of)).map(ToOwned::to_owned).collect();
-    let strangers: Vec<_> =
-        (norms(case).into_iter()).filter(|n| !used.contains(&n.norm.mean)).collect();
+    let used: HashSet<String> = (rows.iter().flat_map(names_of))
+        .map(ToOwned::to_owned)
+        .collect();
+    let strangers: Vec<_> = (norms(case).into_iter())
+        .filter(|n| !used.contains(&n.norm.mean))
+        .collect();
     for row in rows {
         let Some(fold @ Recipe::BatchNorm { axis, .. }) = row.recipe.clone() else {
             continue;
@@ -155,13 +157,20 @@ fn own_names(case: &Case<'_>, rows: &mut [Row], open: &HashSet<usize>) {
 /// is then a candidate too.
 fn twins(case: &Case<'_>, rows: &mut [Row]) {
     for r in 0..rows.len() {
-        let by_name = rows[r].evidence.iter().any(|e| matches!(e, Evidence::Hinted { .. }));
+        let by_name = rows[r]
+            .evidence
+            .iter()
+            .any(|e| matches!(e, Evidence::Hinted { .. }));
         if by_name || names_of(&rows[r]).next().is_none() {
             continue;
         }
         let mut others: Vec<usize> = (0..rows.len())
             .filter(|&o| o != r && case.equal.alike(r, o) && rows[o].count() == rows[r].count())
-            .flat_map(|o| names_of(&rows[o]).map(ToOwned::to_owned).collect::<Vec<_>>())
+            .flat_map(|o| {
+                names_of(&rows[o])
+                    .map(ToOwned::to_owned)
+                    .collect::<Vec<_>>()
+            })
             .filter(|name| names_of(&rows[r]).all(|own| own != name))
             .filter_map(|name| case.sources.binary_search_by(|s| s.name.cmp(&name)).ok())
             .collect();
@@ -325,7 +334,8 @@ fn by_name(
     if clear && !oriented {
         row.grade = Grade::Ambiguous;
         for relation in presumed_relations(row, shape) {
-            row.alternatives.push(case.recipe(row, own.source, &relation));
+            row.alternatives
+                .push(case.recipe(row, own.source, &relation));
         }
     } else if clear {
         row.recipe = Some(recipe);
@@ -438,7 +448,10 @@ fn tied_to_strangers(case: &Case<'_>, rows: &mut [Row], open: &HashSet<usize>) {
         .filter(|&s| !uses.contains_key(case.sources[s].name))
         .collect();
     for (r, row) in rows.iter_mut().enumerate() {
-        let named = row.evidence.iter().any(|e| matches!(e, Evidence::Hinted { .. }));
+        let named = row
+            .evidence
+            .iter()
+            .any(|e| matches!(e, Evidence::Hinted { .. }));
         let tied = names_of(row).any(|n| uses.get(n).is_some_and(|&u| u > 1));
         if open.contains(&r) || named || !tied || row.grade == Grade::Given {
             continue;

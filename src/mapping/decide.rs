@@ -220,13 +220,7 @@ fn by_both<'a>(
 
 /// Decides a row by its equalities; false when they do not decide it. Where the graph shows signs of a fold, a value alone
 /// decides only when no fold was found (`unfolded`): β is a fold's bias where the mean is zero.
-fn by_value(
-    case: &Case<'_>,
-    rows: &mut [Row],
-    r: usize,
-    open: &[usize],
-    unfolded: bool,
-) -> bool {
+fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize], unfolded: bool) -> bool {
     let named = &case.named[r];
     let equal: Vec<&Equal> = case.equal.of_row[r]
         .iter()
@@ -309,11 +303,10 @@ fn by_value(
 /// Whether the kernel that a bias belongs to is a tensor of the checkpoint as it is, so that the bias is none of a fold.
 fn beside_plain(case: &Case<'_>, rows: &[Row], r: usize) -> bool {
     let partner = rows[r].partner.as_deref();
-    (rows.iter().position(|k| Some(k.name.as_str()) == partner))
-        .is_some_and(|k| {
-            let exact = |e: &Equal| e.dtype == rows[k].dtype;
-            case.equal.informative[k] && case.equal.of_row[k].iter().any(exact)
-        })
+    (rows.iter().position(|k| Some(k.name.as_str()) == partner)).is_some_and(|k| {
+        let exact = |e: &Equal| e.dtype == rows[k].dtype;
+        case.equal.informative[k] && case.equal.of_row[k].iter().any(exact)
+    })
 }
 
 /// An embedding and the projection that shares its weights, which exporters write twice: one is gathered, the other

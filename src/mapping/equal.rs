@@ -162,7 +162,9 @@ pub(super) fn equalities(
         of_row[r] = equal;
     }
     let own = |r: usize| row_prints.get(&(r, rows[r].dtype));
-    let informative = (0..rows.len()).map(|r| own(r).is_some_and(|p| p.informative)).collect();
+    let informative = (0..rows.len())
+        .map(|r| own(r).is_some_and(|p| p.informative))
+        .collect();
     let bags = (0..rows.len()).map(|r| own(r).map(|p| p.bag)).collect();
     Ok(Equalities {
         of_row,

@@ -127,7 +127,12 @@ impl Found {
         // A kernel of zeros is both the fold and the tensor itself.
         let plain = (case.equal.of_row[r].iter())
             .map(|same| case.recipe(row, same.source, &same.relations[0]));
-        let mut recipes = self.recipes.into_iter().chain(plain).collect::<Vec<_>>().into_iter();
+        let mut recipes = self
+            .recipes
+            .into_iter()
+            .chain(plain)
+            .collect::<Vec<_>>()
+            .into_iter();
         let (first, rest) = (recipes.next(), recipes.collect::<Vec<_>>());
         if rest.is_empty() {
             row.grade = Grade::Proven;

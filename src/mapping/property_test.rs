@@ -21,9 +21,17 @@ use std::collections::BTreeMap;
 /// How the exporter made a weight.
 #[derive(Debug, Clone)]
 enum Made {
-    Copied { source: String },
-    Turned { source: String },
-    Folded { part: Part, kernel: String, norm: String },
+    Copied {
+        source: String,
+    },
+    Turned {
+        source: String,
+    },
+    Folded {
+        part: Part,
+        kernel: String,
+        norm: String,
+    },
     /// No source.
     Own,
 }
@@ -68,13 +76,20 @@ impl Gen {
 
     fn values(&mut self, shape: &[usize]) -> Tensor {
         let n: usize = shape.iter().product();
-        let same: Vec<Tensor> = self.base.values().filter(|t| t.shape == shape).cloned().collect();
+        let same: Vec<Tensor> = self
+            .base
+            .values()
+            .filter(|t| t.shape == shape)
+            .cloned()
+            .collect();
         match self.rng.random_range(0..12) {
             0 => tensor(shape, &vec![0.0; n]),
             1 => tensor(shape, &vec![1.0; n]),
             2 | 3 if !same.is_empty() => same[self.rng.random_range(0..same.len())].clone(),
             4 if shape.len() == 2 && shape[0] == shape[1] => {
-                let mut v: Vec<f32> = (0..n).map(|_| StandardNormal.sample(&mut self.rng)).collect();
+                let mut v: Vec<f32> = (0..n)
+                    .map(|_| StandardNormal.sample(&mut self.rng))
+                    .collect();
                 for i in 0..shape[0] {
                     for j in 0..i {
                         v[i * shape[0] + j] = v[j * shape[0] + i];
@@ -83,7 +98,9 @@ impl Gen {
                 tensor(shape, &v)
             }
             _ => {
-                let v: Vec<f32> = (0..n).map(|_| StandardNormal.sample(&mut self.rng)).collect();
+                let v: Vec<f32> = (0..n)
+                    .map(|_| StandardNormal.sample(&mut self.rng))
+                    .collect();
                 tensor(shape, &v)
             }
         }
@@ -94,7 +111,13 @@ impl Gen {
         let n: usize = shape.iter().product();
         let fill = [0.0, 1.0, 0.125][self.rng.random_range(0..3)];
         let v: Vec<f32> = (0..n)
-            .map(|i| if fill == 0.125 { fill * (i + 1) as f32 } else { fill })
+            .map(|i| {
+                if fill == 0.125 {
+                    fill * (i + 1) as f32
+                } else {
+                    fill
+                }
+            })
             .collect();
         tensor(shape, &v)
     }
@@ -130,11 +153,21 @@ impl Gen {
         self.weight(name, &shape, Made::Copied { source })
     }
 
-    fn node(&mut self, op: &str, module: &str, inputs: Vec<String>, attribute: Option<(&str, i64)>) {
+    fn node(
+        &mut self,
+        op: &str,
+        module: &str,
+        inputs: Vec<String>,
+        attribute: Option<(&str, i64)>,
+    ) {
         self.serial += 1;
         let output = format!("v{}", self.serial);
         let name = if self.torchscript && self.paths {
-            format!("/{}{}/{op}", self.wrapper.replace('.', "/"), module.replace('.', "/"))
+            format!(
+                "/{}{}/{op}",
+                self.wrapper.replace('.', "/"),
+                module.replace('.', "/")
+            )
         } else {
             format!("node_{}_{}", op.to_lowercase(), self.serial)
         };
@@ -158,10 +191,15 @@ impl Gen {
 
     fn linear(&mut self, module: &str) {
         let sizes = [4, 8, 8, 8, 12];
-        let (i, o) = (sizes[self.rng.random_range(0..5)], sizes[self.rng.random_range(0..5)]);
+        let (i, o) = (
+            sizes[self.rng.random_range(0..5)],
+            sizes[self.rng.random_range(0..5)],
+        );
         let weight = self.source(&format!("{module}.weight"), &[o, i]);
         let x = self.flow.clone();
-        let bias = self.chance(0.7).then(|| self.source(&format!("{module}.bias"), &[o]));
+        let bias = self
+            .chance(0.7)
+            .then(|| self.source(&format!("{module}.bias"), &[o]));
         match self.rng.random_range(0..4) {
             0 => {
                 let w = self.parameter(weight);
@@ -213,8 +251,10 @@ impl Gen {
             let norm = format!("{module}_bn");
             for leaf in ["weight", "bias", "running_mean", "running_var"] {
                 let name = self.source(&format!("{norm}.{leaf}"), &[8]);
-                let positive: Vec<f32> =
-                    numbers(&self.base[&name]).iter().map(|v| v.abs() + 0.5).collect();
+                let positive: Vec<f32> = numbers(&self.base[&name])
+                    .iter()
+                    .map(|v| v.abs() + 0.5)
+                    .collect();
                 if leaf == "running_var" || (leaf == "weight" && self.chance(0.5)) {
                     self.base.insert(name, tensor(&[8], &positive));
                 }
@@ -478,8 +518,9 @@ fn odd(checkpoint: &mut BTreeMap<String, Tensor>, rng: &mut ChaCha8Rng) {
             }
         }
         4 => {
-            let renamed: BTreeMap<String, Tensor> =
-                (checkpoint.iter()).map(|(n, t)| (format!("unet.{n}"), t.clone())).collect();
+            let renamed: BTreeMap<String, Tensor> = (checkpoint.iter())
+                .map(|(n, t)| (format!("unet.{n}"), t.clone()))
+                .collect();
             *checkpoint = renamed;
         }
         _ => {}
@@ -569,9 +610,20 @@ fn most_generated_refits_go_through() {
         .filter_map(|seed| check(seed, &mut tally).err())
         .map(|e| e.to_string())
         .collect();
-    assert!(failures.is_empty(), "{}: {:#?}", failures.len(), &failures[..failures.len().min(8)]);
+    assert!(
+        failures.is_empty(),
+        "{}: {:#?}",
+        failures.len(),
+        &failures[..failures.len().min(8)]
+    );
     // Refusing everything would be safe and useless.
-    assert!(tally.complete > 90 && tally.changed > 200, "{} {} {}", tally.complete, tally.changed, tally.refused);
+    assert!(
+        tally.complete > 90 && tally.changed > 200,
+        "{} {} {}",
+        tally.complete,
+        tally.changed,
+        tally.refused
+    );
 }
 
 #[test]
@@ -579,5 +631,8 @@ fn floats_survive_the_manifest() {
     let factor = Factor::new(0.1);
     let text = serde_json::to_string(&factor).unwrap();
     assert_eq!(serde_json::from_str::<Factor>(&text).unwrap(), factor);
-    assert_eq!(from_f32(Dtype::F32, &[factor.get()]).unwrap(), 0.1f32.to_le_bytes());
+    assert_eq!(
+        from_f32(Dtype::F32, &[factor.get()]).unwrap(),
+        0.1f32.to_le_bytes()
+    );
 }
