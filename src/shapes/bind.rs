@@ -70,12 +70,13 @@ impl Resolved {
             };
             match first.get(a.expr.root.as_str()) {
                 Some(first) if first.value != value => {
-                    solution.conflicts.push(Conflict::Disagree {
+                    let conflict = Conflict::Disagree {
                         dim: a.expr.root.clone(),
                         nearest: a.expr.eval(first.value).into_iter().collect(),
                         first: first.clone(),
                         second: witness,
-                    })
+                    };
+                    solution.conflicts.push(conflict);
                 }
                 Some(_) => {}
                 None => {

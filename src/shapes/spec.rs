@@ -19,7 +19,7 @@ use std::path::Path;
 
 /// Largest spec that is read, in bytes. Real ones have a few thousand.
 const MAX_BYTES: u64 = 1 << 20;
-/// Largest size or bound: what fits in ONNX's and TensorRT's signed 64 bits.
+/// Largest size or bound: what fits in the signed 64 bits of ONNX and `TensorRT`.
 pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// A shape spec as it was written, not yet tied to a model.

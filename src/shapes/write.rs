@@ -335,21 +335,15 @@ impl ShapeSpec {
 
     fn as_args(&self, inputs: &[TensorDecl], resolved: &Resolved) -> String {
         let leaf = |i: usize| {
-            let axes = resolved.inputs[i].axes.iter().enumerate();
-            let is_fixed = |axis: usize| {
-                matches!(
-                    inputs[i].dims.as_ref().map(|d| &d[axis]),
-                    Some(Extent::Fixed(_))
-                )
+            let axes = resolved.inputs[i].axes.iter();
+            let Some(extents) = &inputs[i].dims else {
+                return Value::Array(axes.map(axis_json).collect());
             };
-            if inputs[i].dims.is_none() {
-                return Value::Array(axes.map(|(_, a)| axis_json(a)).collect());
-            }
-            sparse(
-                axes.filter(|(axis, _)| !is_fixed(*axis))
-                    .map(|(axis, a)| (axis, axis_json(a)))
-                    .collect(),
-            )
+            let dynamic = axes
+                .zip(extents)
+                .enumerate()
+                .filter(|(_, (_, e))| !matches!(e, Extent::Fixed(_)));
+            sparse(dynamic.map(|(axis, (a, _))| (axis, axis_json(a))).collect())
         };
         let dims = resolved.dims_json();
         let Body::Tree { args, kwargs, .. } = &self.body else {
