@@ -1,7 +1,8 @@
 //! `--dim NAME=min:opt:max` and `--opt NAME=value,…`.
 
-use super::error::{ArgumentFault, Error, show_range};
+use super::error::Error;
 use super::expr::is_identifier;
+use super::faults::{ArgumentFault, show_range};
 use super::spec::{DimDecl, MAX_SIZE};
 use std::collections::BTreeMap;
 

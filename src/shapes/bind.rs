@@ -1,7 +1,8 @@
 //! Concrete shapes against a range: the values of all roots, or everything that does not fit.
 
-use super::error::{ArgumentFault, Conflict, Error, Witness, nearest};
+use super::error::Error;
 use super::expr::Affine;
+use super::faults::{ArgumentFault, Conflict, Witness, nearest};
 use super::resolved::{Axis, Resolved, Root};
 use std::collections::{BTreeMap, BTreeSet};
 

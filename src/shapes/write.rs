@@ -2,10 +2,11 @@
 
 use super::args::Overrides;
 use super::compare::Relation;
+use super::draft::entry_of;
 use super::error::Error;
 use super::expr::Affine;
 use super::leaves::assign;
-use super::resolve::{axis_name, entry_of, identifier, model_symbol};
+use super::names::{axis_name, default_opt, identifier, model_symbol};
 use super::resolved::{Axis, Resolved};
 use super::spec::{Body, DimDecl, Entry, ShapeSpec, Tree};
 use crate::tensor::{Extent, TensorDecl};
@@ -305,7 +306,7 @@ impl ShapeSpec {
             Form::Args => vec![self.as_args(inputs, &resolved)],
             Form::Torch => {
                 for (name, root) in &resolved.dims {
-                    if root.opt != super::resolve::default_opt(root.min, root.max) {
+                    if root.opt != default_opt(root.min, root.max) {
                         lost.push(format!(
                             "torch's dump has no place for the opt {} of `{name}`",
                             root.opt
