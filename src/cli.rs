@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{build, refit, run};
+use crate::commands::{build, map, refit, run};
 use crate::ui::Verbosity;
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -20,6 +20,11 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+
+    /// The TensorRT library, or a folder that holds it (default: `TRTMUT_TENSORRT`, the loader's path, python3's packages, the
+    /// system's folders)
+    #[arg(long, global = true, value_name = "PATH")]
+    pub tensorrt: Option<std::path::PathBuf>,
 
     /// Print one JSON document on stdout instead of a table, errors included
     #[arg(long, global = true)]
@@ -41,6 +46,8 @@ pub enum Command {
     Build(Box<build::Args>),
     /// Give a plan other weights: a checkpoint, LoRAs, or its base
     Refit(Box<refit::Args>),
+    /// Show which checkpoint tensor fills which weight of a plan, and how that is known
+    Map(Box<map::Args>),
     /// Run a plan: outputs, latencies, comparison
     Run(Box<run::Args>),
 }

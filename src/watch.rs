@@ -14,6 +14,8 @@ pub enum Event<'a> {
     Advance(u64),
     /// The current step is over.
     End,
+    /// What was done, worth knowing unless `-q`.
+    Status(&'a str),
     /// Worth knowing with `-v`.
     Note(&'a str),
     /// Worth knowing always.

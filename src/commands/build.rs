@@ -1,6 +1,7 @@
 //! `trtmut build`: compile an ONNX model into a plan.
 
 use super::UsageError;
+use super::engine_args::EngineArgs;
 use crate::engine::{Identity, Options};
 use crate::exit::Exit;
 use crate::onnx::Model;
@@ -53,6 +54,9 @@ pub struct Args {
     /// Who compiles it
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     backend: BackendChoice,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 
     /// Overwrite a plan of another model, or a file that is no plan
     #[arg(long)]
@@ -168,8 +172,9 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     for warning in resolved.warnings() {
         ui.event(Event::Warn(warning));
     }
-    let options = Options::new();
-    let backend = pipeline::choose(args.backend, &model, environment, ui)?;
+    let options = args.engine.options();
+    let settings = args.engine.settings(args.threads.map(usize::from));
+    let backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
     let built = pipeline::build(
         &BuildRequest {
             model: &model,

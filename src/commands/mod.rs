@@ -1,6 +1,8 @@
 //! One file per command: `Args`, `run()` and the `Report` that it prints.
 
 pub mod build;
+mod engine_args;
+pub mod map;
 mod overlay;
 pub mod refit;
 pub mod run;
@@ -20,6 +22,7 @@ pub use crate::pipeline::Environment;
 pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     match command {
         Command::Build(args) => build::run(args, ui, environment),
+        Command::Map(args) => map::run(args, ui, environment),
         Command::Refit(args) => refit::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),
     }

@@ -102,10 +102,22 @@ mod tests {
 
     #[test]
     fn scales_stand_behind_the_last_colon() {
-        assert_eq!(lora("a.safetensors:0.8").unwrap(), ("a.safetensors".into(), 0.8));
-        assert_eq!(lora("a.safetensors").unwrap(), ("a.safetensors".into(), 1.0));
-        assert_eq!(lora("a:b.safetensors:-1").unwrap(), ("a:b.safetensors".into(), -1.0));
-        assert_eq!(lora("a:b.safetensors").unwrap(), ("a:b.safetensors".into(), 1.0));
+        assert_eq!(
+            lora("a.safetensors:0.8").unwrap(),
+            ("a.safetensors".into(), 0.8)
+        );
+        assert_eq!(
+            lora("a.safetensors").unwrap(),
+            ("a.safetensors".into(), 1.0)
+        );
+        assert_eq!(
+            lora("a:b.safetensors:-1").unwrap(),
+            ("a:b.safetensors".into(), -1.0)
+        );
+        assert_eq!(
+            lora("a:b.safetensors").unwrap(),
+            ("a:b.safetensors".into(), 1.0)
+        );
         assert!(lora("a.safetensors:inf").is_err());
     }
 }

@@ -7,6 +7,7 @@ use crate::pipeline::{self, Environment, WeightChange};
 use crate::plan::Recipe;
 use crate::tensor::Digest;
 use crate::ui::{self, Report, Ui};
+use crate::watch::{Event, Watch};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -14,12 +15,14 @@ use std::time::{Duration, Instant};
 
 /// Arguments of `trtmut refit`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A refit is a pure function of the base weights (those of the ONNX file) and what is given here: what was \
+#[command(
+    after_help = "A refit is a pure function of the base weights (those of the ONNX file) and what is given here: what was \
     refitted before leaves no trace, and a LoRA given twice in two refits is applied once.\n\n\
     Examples:\n  \
     trtmut refit engine.plan fused.safetensors\n  \
     trtmut refit engine.plan --lora style.safetensors:0.8 --lora detail.safetensors:0.3\n  \
-    trtmut refit engine.plan --base")]
+    trtmut refit engine.plan --base"
+)]
 pub struct Args {
     /// The plan
     plan: PathBuf,
@@ -38,9 +41,26 @@ pub struct Args {
     #[arg(short, long, value_name = "PLAN")]
     output: Option<PathBuf>,
 
+    /// Compare what the refitted engine computes with a reference engine on drawn inputs; write nothing where it differs
+    #[arg(long)]
+    verify: bool,
+
+    /// What to do where a refit is not enough, or fails
+    #[arg(long, value_enum, default_value_t = Fallback::None)]
+    fallback: Fallback,
+
     /// Find out what would be done, and write nothing
     #[arg(long)]
     dry_run: bool,
+}
+
+/// `--fallback`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Fallback {
+    /// Fail
+    None,
+    /// Compile the model with these weights
+    Rebuild,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +69,7 @@ struct RefitReport {
     output: PathBuf,
     verdict: &'static str,
     written: bool,
+    rebuilt: bool,
     digest: Digest,
     weights: usize,
     changed: Vec<String>,
@@ -56,6 +77,12 @@ struct RefitReport {
     resolve_ns: u64,
     apply_ns: u64,
     write_ns: u64,
+    /// Reference that the result was verified against.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reference: Option<String>,
+    /// Largest relative L2 error of an output against the reference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<f64>,
 }
 
 impl Report for RefitReport {
@@ -71,6 +98,12 @@ impl Report for RefitReport {
         match (self.verdict, self.written) {
             ("LIVE", false) => writeln!(out, "LIVE  the plan holds exactly these weights"),
             (verdict, false) => writeln!(out, "{verdict}  {what}; nothing was written"),
+            (_, true) if self.rebuilt => writeln!(
+                out,
+                "rebuilt {}  {what}; compiled in {}",
+                self.output.display(),
+                show(self.apply_ns)
+            ),
             (_, true) => {
                 writeln!(
                     out,
@@ -79,7 +112,14 @@ impl Report for RefitReport {
                     show(self.resolve_ns),
                     show(self.apply_ns),
                     show(self.write_ns)
-                )
+                )?;
+                match (&self.reference, self.error) {
+                    (Some(reference), Some(error)) => writeln!(
+                        out,
+                        "  verified against {reference}: largest relative L2 error {error:.1e}"
+                    ),
+                    _ => Ok(()),
+                }
             }
         }
     }
@@ -92,7 +132,8 @@ pub struct NotEnough {
     fixed: Vec<WeightChange>,
 }
 
-fn list(fixed: &[WeightChange]) -> String {
+/// The changes that a refit cannot make, for a message.
+pub(super) fn list(fixed: &[WeightChange]) -> String {
     const SHOWN: usize = 5;
     let mut text = fixed
         .iter()
@@ -133,18 +174,20 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     crate::fsx::check_output(output)?;
     let start = Instant::now();
     let request = args.overlay.request(args.weights.clone());
-    let prepared = pipeline::prepare(&args.plan, &request, environment, ui)?;
+    let mut prepared = pipeline::prepare(&args.plan, &request, environment, ui)?;
     let resolve = start.elapsed();
     let fixed: Vec<WeightChange> = prepared.fixed().cloned().collect();
-    if !fixed.is_empty() {
-        return Err(NotEnough { fixed }.into());
-    }
     let live = prepared.is_live();
     let mut report = RefitReport {
         plan: args.plan.clone(),
         output: output.clone(),
-        verdict: if live { "LIVE" } else { "NEEDS_REFIT" },
+        verdict: match (live, fixed.is_empty()) {
+            (true, _) => "LIVE",
+            (false, true) => "NEEDS_REFIT",
+            (false, false) => "NEEDS_RECOMPILE",
+        },
         written: false,
+        rebuilt: false,
         digest: prepared.plan.manifest.plan.digest,
         weights: prepared.plan.manifest.weights.len(),
         changed: prepared.changes.iter().map(|c| c.name.clone()).collect(),
@@ -152,14 +195,54 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         resolve_ns: resolve.as_nanos() as u64,
         apply_ns: 0,
         write_ns: 0,
+        reference: None,
+        error: None,
     };
+    let rebuild_allowed = args.fallback == Fallback::Rebuild;
+    if !fixed.is_empty() && !rebuild_allowed {
+        return Err(NotEnough { fixed }.into());
+    }
     // A plan that already holds these weights is left alone, unless it is wanted under another name.
-    if !args.dry_run && (!live || args.output.is_some()) {
-        let done = prepared.commit(output, ui)?;
-        report.written = true;
+    if args.dry_run || (live && args.output.is_none()) {
+        ui.result(&report)?;
+        return Ok(Exit::Done);
+    }
+    let refitted = if fixed.is_empty() {
+        match prepared.commit(output, args.verify, environment, ui) {
+            Ok(done) => Some(done),
+            Err(e) if rebuild_allowed => {
+                ui.event(Event::Warn(&format!(
+                    "the refit failed, so the model is compiled with these weights: {e}"
+                )));
+                None
+            }
+            Err(e) => return Err(e.into()),
+        }
+    } else {
+        ui.event(Event::Warn(&format!(
+            "a refit is not enough, so the model is compiled with these weights: {}",
+            list(&fixed)
+        )));
+        None
+    };
+    report.written = true;
+    if let Some(done) = refitted {
         report.digest = done.manifest.plan.digest;
         report.apply_ns = done.apply.as_nanos() as u64;
         report.write_ns = done.write.as_nanos() as u64;
+        if let Some(v) = done.verification {
+            report.error = v
+                .outputs
+                .iter()
+                .map(|o| o.difference.relative_l2)
+                .reduce(f64::max);
+            report.reference = Some(v.reference);
+        }
+    } else {
+        let (manifest, time) = prepared.rebuild(output, environment, ui)?;
+        report.rebuilt = true;
+        report.digest = manifest.plan.digest;
+        report.apply_ns = time.as_nanos() as u64;
     }
     ui.result(&report)?;
     Ok(Exit::Done)

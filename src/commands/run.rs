@@ -1,6 +1,7 @@
 //! `trtmut run`: outputs, latencies, comparison.
 
 use super::UsageError;
+use super::overlay::OverlayArgs;
 use crate::arrays;
 use crate::engine::{Engine, RunOptions};
 use crate::exit::Exit;
@@ -43,6 +44,13 @@ pub struct Args {
     /// One input from a file that holds one tensor: NAME=FILE.npy (repeatable)
     #[arg(long, value_name = "NAME=FILE", value_parser = super::build::name_value)]
     input: Vec<(String, String)>,
+
+    /// Run with these weights: the plan is refitted (or recompiled where that is not enough) if it holds others (repeatable)
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
+
+    #[command(flatten)]
+    overlay: OverlayArgs,
 
     /// Shape of an input that no file gives: NAME=2x4x64x64 (repeatable)
     #[arg(long, value_name = "NAME=SHAPE", value_parser = super::build::name_value)]
@@ -102,6 +110,9 @@ enum OnRange {
 struct RunReport {
     plan: PathBuf,
     backend: String,
+    /// What was done to the plan before it ran, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    transitions: Vec<Transition>,
     dims: BTreeMap<String, u64>,
     inputs: Vec<TensorLine>,
     outputs: Vec<OutputLine>,
@@ -111,6 +122,17 @@ struct RunReport {
     comparison: Option<Comparison>,
     #[serde(skip_serializing_if = "Option::is_none")]
     saved: Option<PathBuf>,
+}
+
+/// One step of the state machine.
+#[derive(Debug, Serialize)]
+struct Transition {
+    /// `LIVE`, `NEEDS_REFIT`, `NEEDS_RECOMPILE`.
+    state: &'static str,
+    /// `run`, `refit`, `recompile`.
+    action: &'static str,
+    reason: String,
+    ns: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -320,6 +342,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         arrays::check_name(path)?;
         crate::fsx::check_output(path)?;
     }
+    let transitions = bring_weights(args, ui, environment)?;
     let mut plan = pipeline::open(&args.plan, environment)?;
     let range = match args.on_range {
         OnRange::Error => plan.manifest.shapes.clone(),
@@ -383,6 +406,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let report = RunReport {
         plan: args.plan.clone(),
         backend: plan.manifest.backend.library.clone(),
+        transitions,
         dims: inputs.dims,
         inputs: inputs
             .tensors
@@ -410,6 +434,62 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     ui.result(&report)?;
     Ok(if equal { Exit::Done } else { Exit::Differs })
+}
+
+/// Brings the plan to the weights that are asked for: nothing, a refit, or a recompile where a refit is not enough or fails.
+fn bring_weights(
+    args: &Args,
+    ui: &Ui,
+    environment: &Environment,
+) -> anyhow::Result<Vec<Transition>> {
+    let mut transitions = Vec::new();
+    if args.weights.is_empty() && args.overlay.lora.is_empty() {
+        return Ok(transitions);
+    }
+    let mut step = |state, action, reason: String, time: Duration| {
+        let shown = ui::duration(time);
+        ui.event(Event::Status(&format!(
+            "{state}: {action} in {shown} ({reason})"
+        )));
+        transitions.push(Transition {
+            state,
+            action,
+            reason,
+            ns: time.as_nanos() as u64,
+        });
+    };
+    let start = Instant::now();
+    let request = args.overlay.request(args.weights.clone());
+    let mut prepared = pipeline::prepare(&args.plan, &request, environment, ui)?;
+    let differ = format!(
+        "{} of {} differ",
+        prepared.changes.len(),
+        ui::count(prepared.plan.manifest.weights.len(), "weight")
+    );
+    if prepared.is_live() {
+        step(
+            "LIVE",
+            "run",
+            "the plan holds exactly these weights".into(),
+            start.elapsed(),
+        );
+        return Ok(transitions);
+    }
+    let fixed: Vec<_> = prepared.fixed().cloned().collect();
+    let mut recompile = None;
+    if fixed.is_empty() {
+        match prepared.commit(&args.plan, false, environment, ui) {
+            Ok(_) => step("NEEDS_REFIT", "refit", differ, start.elapsed()),
+            Err(e) => recompile = Some(format!("the refit failed: {e}")),
+        }
+    } else {
+        recompile = Some(super::refit::list(&fixed));
+    }
+    if let Some(reason) = recompile {
+        prepared.rebuild(&args.plan, environment, ui)?;
+        step("NEEDS_RECOMPILE", "recompile", reason, start.elapsed());
+    }
+    Ok(transitions)
 }
 
 /// The range to recompile for, where the inputs are outside of the one that was built.

@@ -17,15 +17,17 @@ mod environment;
 mod inputs;
 mod open;
 mod overlay;
+mod rebuild;
 mod recompile;
 mod refit;
 
-pub use backends::{BackendChoice, choose, reopen};
+pub use backends::{BackendChoice, choose, onnxruntime, reopen, search};
 pub use build::{BuildRequest, Built, MappingSource, build};
 pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
 pub use open::{OpenPlan, open};
 pub use overlay::{Overlay, OverlayRequest};
+pub use rebuild::{Verification, Verified};
 pub use recompile::{SourceModel, recompile, source_model};
 pub use refit::{Prepared, Refitted, WeightChange, prepare};
 
@@ -70,6 +72,9 @@ pub enum Error {
         /// How to fix them.
         hints: Vec<String>,
     },
+    /// A refitted engine computes something else than the reference; it was not written.
+    #[error("the refitted engine differs from {}: {}", .0.reference, differing(.0))]
+    Unverified(Verification),
     /// A mapping file cannot be used.
     #[error("`{path}` cannot be used", path = .path.display())]
     MappingFile {
@@ -118,12 +123,28 @@ pub enum Error {
     File(#[from] fsx::Error),
 }
 
+fn differing(verification: &Verification) -> String {
+    let all: Vec<String> = verification
+        .outputs
+        .iter()
+        .filter(|o| !o.equal)
+        .map(|o| {
+            format!(
+                "output `{}` by {:.2e} (relative L2)",
+                o.output, o.difference.relative_l2
+            )
+        })
+        .collect();
+    all.join(", ")
+}
+
 impl Error {
     fn part(&self) -> Option<&dyn Explain> {
         Some(match self {
             Error::Occupied { .. }
             | Error::Inputs { .. }
             | Error::Overlay { .. }
+            | Error::Unverified(_)
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::Onnx(e) => e,
@@ -145,13 +166,17 @@ impl Explain for Error {
             Error::Occupied { .. } => "output-occupied",
             Error::Inputs { .. } => "inputs",
             Error::Overlay { .. } => "overlay-misfit",
+            Error::Unverified(_) => "unverified",
             Error::Source { .. } => "model-gone",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
 
     fn class(&self) -> Class {
-        self.part().map_or(Class::Input, Explain::class)
+        match self {
+            Error::Unverified(_) => Class::Differs,
+            _ => self.part().map_or(Class::Input, Explain::class),
+        }
     }
 
     fn hints(&self) -> Vec<String> {
@@ -160,6 +185,9 @@ impl Explain for Error {
                 vec!["choose another name with -o, or overwrite it with --force".into()]
             }
             Error::Inputs { hints, .. } | Error::Overlay { hints, .. } => hints.clone(),
+            Error::Unverified(_) => vec![
+                "the plan is as it was; build it again from the model with these weights (`refit --fallback rebuild`)".into(),
+            ],
             Error::Source { .. } => vec![
                 "put the model back where the manifest says, or build the plan again from the model that is there now"
                     .into(),

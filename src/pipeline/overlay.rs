@@ -6,7 +6,8 @@
 use super::{Error, SourceModel, source_model};
 use crate::fsx::Map;
 use crate::mapping::{
-    self, Accounts, Assessment, Change, Checkpoint, Held, Mapping, ModelValues, Override, Recipe as How, Refusal, Row,
+    self, Accounts, Assessment, Change, Checkpoint, Held, Mapping, ModelValues, Override,
+    Recipe as How, Refusal, Row,
 };
 use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
@@ -86,7 +87,11 @@ impl Overlay {
         let held = ModelValues::of(&source.model);
         let mut mapping = Mapping {
             against_base: manifest.base.is_some(),
-            rows: manifest.weights.iter().filter_map(|w| w.mapping.clone()).collect(),
+            rows: manifest
+                .weights
+                .iter()
+                .filter_map(|w| w.mapping.clone())
+                .collect(),
         };
         if let Some(file) = &request.mapping {
             let text = Map::open(file)?;
@@ -159,13 +164,18 @@ impl Overlay {
         Ok(Some(match from {
             From::Base => {
                 let model = &self.source.model;
-                let found = model.weight(weight).ok_or_else(|| mapping::Error::NotHeld {
-                    weight: weight.to_owned(),
-                })?;
+                let found = model
+                    .weight(weight)
+                    .ok_or_else(|| mapping::Error::NotHeld {
+                        weight: weight.to_owned(),
+                    })?;
                 model.bytes(found)
             }
             From::Checkpoint => {
-                let new = self.checkpoint.as_ref().expect("only a checkpoint gives rows of this kind");
+                let new = self
+                    .checkpoint
+                    .as_ref()
+                    .expect("only a checkpoint gives rows of this kind");
                 mapping::bytes_of(&self.mapping.rows[row], new)?
             }
             From::Lora => Cow::Owned(self.fuse(row)?),
@@ -195,7 +205,11 @@ impl Overlay {
             loras.push((Lora::open(path, &shapes)?, *scale));
         }
         let fusion = Fusion::new(loras, request.fuse)?;
-        self.fused = fusion.targets().into_iter().map(ToOwned::to_owned).collect();
+        self.fused = fusion
+            .targets()
+            .into_iter()
+            .map(ToOwned::to_owned)
+            .collect();
         let wanted: Vec<(String, Vec<usize>)> = self
             .fused
             .iter()
@@ -214,7 +228,8 @@ impl Overlay {
         for row in touched {
             let bytes = self.fuse(row)?;
             let name = self.mapping.rows[row].name.clone();
-            self.weights.insert(name, (row, From::Lora, Digest::of(&bytes)));
+            self.weights
+                .insert(name, (row, From::Lora, Digest::of(&bytes)));
             if bytes.len() <= budget {
                 budget -= bytes.len();
                 self.keep().insert(row, bytes);
@@ -227,7 +242,9 @@ impl Overlay {
 
     fn keep(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<u8>>> {
         // Entries are whole or absent: a panic elsewhere leaves nothing inconsistent.
-        self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.kept
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The bytes of a row one or more of whose sources a LoRA changes.
@@ -235,7 +252,10 @@ impl Overlay {
         if let Some(bytes) = self.keep().get(&row) {
             return Ok(bytes.clone());
         }
-        let fusion = self.fusion.as_ref().expect("only LoRAs give rows of this kind");
+        let fusion = self
+            .fusion
+            .as_ref()
+            .expect("only LoRAs give rows of this kind");
         let row = &self.mapping.rows[row];
         let over = self.checkpoint.as_ref().or(self.base.as_ref());
         let mut changed = Patched {
@@ -252,7 +272,9 @@ impl Overlay {
                 None => self.torch_tensor(row)?,
             };
             let data = fusion.fuse(name, base.view())?;
-            changed.tensors.insert(name.to_owned(), Tensor { data, ..base });
+            changed
+                .tensors
+                .insert(name.to_owned(), Tensor { data, ..base });
         }
         Ok(mapping::apply(row, &changed)?.into_owned())
     }
@@ -260,9 +282,11 @@ impl Overlay {
     /// The base tensor of a row as torch holds it, from the ONNX file.
     fn torch_tensor(&self, row: &Row) -> Result<Tensor, Error> {
         let held = ModelValues::of(&self.source.model);
-        let bytes = held.held(&row.name).ok_or_else(|| mapping::Error::NotHeld {
-            weight: row.name.clone(),
-        })?;
+        let bytes = held
+            .held(&row.name)
+            .ok_or_else(|| mapping::Error::NotHeld {
+                weight: row.name.clone(),
+            })?;
         Ok(mapping::inverse(row, &bytes, &row.source_shape())?)
     }
 
@@ -347,8 +371,12 @@ fn initial(
     mapping: &Mapping,
     assessment: Option<&Assessment>,
 ) -> HashMap<String, (usize, From, Digest)> {
-    let rows: HashMap<&str, usize> =
-        mapping.rows.iter().enumerate().map(|(i, r)| (r.name.as_str(), i)).collect();
+    let rows: HashMap<&str, usize> = mapping
+        .rows
+        .iter()
+        .enumerate()
+        .map(|(i, r)| (r.name.as_str(), i))
+        .collect();
     manifest
         .weights
         .iter()
@@ -372,7 +400,12 @@ fn check_complete(
     accounts: &Accounts,
     assessment: &Assessment,
 ) -> Result<(), Error> {
-    let file = request.checkpoint.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+    let file = request
+        .checkpoint
+        .iter()
+        .map(|p| p.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ");
     let reached = assessment
         .changes
         .iter()
@@ -380,7 +413,9 @@ fn check_complete(
     let mut problems = Vec::new();
     let mut hints = Vec::new();
     if !reached {
-        problems.push(format!("no tensor of `{file}` maps to a weight of the plan"));
+        problems.push(format!(
+            "no tensor of `{file}` maps to a weight of the plan"
+        ));
         hints.push("the file may belong to another model".to_owned());
         return Err(Error::Overlay { problems, hints });
     }
@@ -389,18 +424,29 @@ fn check_complete(
     }
     if !problems.is_empty() {
         hints.push("give the checkpoint that the model was exported from with `--base-weights FILE` (or `--weights FILE` at build): it proves the mapping by value".into());
-        if assessment.refused().any(|(_, w)| matches!(w, Refusal::Unproven { .. })) {
+        if assessment
+            .refused()
+            .any(|(_, w)| matches!(w, Refusal::Unproven { .. }))
+        {
             hints.push("or take the names' word for it with `--trust-names`".into());
         }
     }
     if !request.partial {
         let lost: Vec<&str> = accounts.unreached().collect();
         if !lost.is_empty() {
-            problems.push(format!("{} of `{file}` map to no weight: {}", crate_count(lost.len(), "tensor"), some(&lost)));
+            problems.push(format!(
+                "{} of `{file}` map to no weight: {}",
+                crate_count(lost.len(), "tensor"),
+                some(&lost)
+            ));
         }
         let missing: Vec<&str> = accounts.missing.iter().map(|m| m.weight.as_str()).collect();
         if !missing.is_empty() {
-            problems.push(format!("{} of the plan find no tensor in `{file}`: {}", crate_count(missing.len(), "weight"), some(&missing)));
+            problems.push(format!(
+                "{} of the plan find no tensor in `{file}`: {}",
+                crate_count(missing.len(), "weight"),
+                some(&missing)
+            ));
         }
         if !lost.is_empty() || !missing.is_empty() {
             hints.push("if the file is meant to hold only some of the weights, say `--partial`: the others then have their base values".into());
@@ -414,12 +460,21 @@ fn check_complete(
 }
 
 fn crate_count(n: usize, noun: &str) -> String {
-    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+    if n == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{n} {noun}s")
+    }
 }
 
 fn some(names: &[&str]) -> String {
     const SHOWN: usize = 8;
-    let mut text = names.iter().take(SHOWN).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let mut text = names
+        .iter()
+        .take(SHOWN)
+        .map(|n| format!("`{n}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
     if names.len() > SHOWN {
         text.push_str(&format!(" and {} more", names.len() - SHOWN));
     }
@@ -427,14 +482,24 @@ fn some(names: &[&str]) -> String {
 }
 
 fn refusal(weight: &str, why: &Refusal) -> String {
-    let list = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let list = |names: &[String]| {
+        names
+            .iter()
+            .map(|n| format!("`{n}`"))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match why {
         Refusal::Unproven { source } => format!(
             "weight `{weight}` changes, but only its name says that it comes from `{source}`"
         ),
         Refusal::Contradicted { sources } => format!(
             "weight `{weight}` changes, and evidence speaks against its presumed source{}",
-            if sources.is_empty() { String::new() } else { format!(" ({})", list(sources)) }
+            if sources.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", list(sources))
+            }
         ),
         Refusal::Ambiguous { sources } => format!(
             "weight `{weight}` changes, and several tensors fit it: {}",
@@ -444,7 +509,11 @@ fn refusal(weight: &str, why: &Refusal) -> String {
             "weight `{weight}` is computed from several tensors, and {} are missing",
             list(missing)
         ),
-        Refusal::Misfit { source, dtype, shape } => format!(
+        Refusal::Misfit {
+            source,
+            dtype,
+            shape,
+        } => format!(
             "weight `{weight}` cannot be filled from `{source}`, which is {dtype} {}",
             crate::tensor::show_shape(shape)
         ),

@@ -1,6 +1,7 @@
 //! A plan gets other weights: verified, mapped, proven complete, applied, and only then put in place.
 
-use super::{Environment, Error, Overlay, OverlayRequest, OpenPlan, open};
+use super::rebuild::{self, Verification};
+use super::{Environment, Error, OpenPlan, Overlay, OverlayRequest, open};
 use crate::engine::{self, Feed, Slot};
 use crate::plan::{self, Manifest, Recipe, WeightRow};
 use crate::tensor::{Digest, cast};
@@ -40,6 +41,8 @@ pub struct Refitted {
     pub apply: Duration,
     /// Writing the plan.
     pub write: Duration,
+    /// What the check against a reference found, where it was asked for.
+    pub verification: Option<Verification>,
 }
 
 /// Resolves `request` against the plan at `plan`. What it finds is all that a refit would do.
@@ -110,7 +113,7 @@ impl Prepared {
     }
 
     /// The manifest as it will be, but for the plan's own digest.
-    fn manifest(&self) -> Manifest {
+    pub(super) fn manifest(&self) -> Manifest {
         let mut manifest = self.plan.manifest.clone();
         for row in &mut manifest.weights {
             let to = self.overlay.0.digest(&row.name).unwrap_or(row.digest);
@@ -138,19 +141,30 @@ impl Prepared {
         manifest.weights.iter().all(|w| w.base.is_none())
     }
 
-    /// Applies the overlay and writes plan and manifest to `output`, both or neither.
+    /// Applies the overlay and writes plan and manifest to `output`, both or neither. With `verify`, what the refitted engine
+    /// computes is first compared with a reference, and nothing is written where it differs.
     ///
     /// # Errors
-    /// See [`Error`]; what was there is then untouched.
-    pub fn commit(mut self, output: &Path, watch: &dyn Watch) -> Result<Refitted, Error> {
+    /// See [`Error`], [`Error::Unverified`] among them; what was there is then untouched.
+    pub fn commit(
+        &mut self,
+        output: &Path,
+        verify: bool,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<Refitted, Error> {
         crate::fsx::check_output(output)?;
         let apply = self.apply(watch)?;
+        let verification = verify
+            .then(|| self.verify(output, environment, watch))
+            .transpose()?;
         let start = Instant::now();
         watch.event(Event::Begin {
             step: "writing the plan",
             total: None,
         });
-        let (staged, written) = plan::stage::<Error>(output, |out| Ok(self.plan.engine.serialize(out)?))?;
+        let (staged, written) =
+            plan::stage::<Error>(output, |out| Ok(self.plan.engine.serialize(out)?))?;
         let mut manifest = self.manifest();
         manifest.plan = written;
         plan::replace(output, staged, &manifest)?;
@@ -159,7 +173,33 @@ impl Prepared {
             manifest,
             apply,
             write: start.elapsed(),
+            verification,
         })
+    }
+
+    fn verify(
+        &mut self,
+        output: &Path,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<Verification, Error> {
+        watch.event(Event::Begin {
+            step: "verifying",
+            total: None,
+        });
+        let found = rebuild::verify(
+            self.plan.engine.as_mut(),
+            &self.plan.manifest,
+            &self.overlay.0,
+            output,
+            environment,
+        )?;
+        watch.event(Event::End);
+        if found.is_equal() {
+            Ok(found)
+        } else {
+            Err(Error::Unverified(found))
+        }
     }
 }
 

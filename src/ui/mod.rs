@@ -142,6 +142,11 @@ impl Watch for Ui {
     fn event(&self, event: Event<'_>) {
         match event {
             Event::Warn(text) => self.say(failure::WARNING, "warning", text),
+            Event::Status(text) => {
+                if self.verbosity > Verbosity::Quiet {
+                    self.say(failure::NOTE, "trtmut", text);
+                }
+            }
             Event::Note(text) => {
                 if self.verbosity == Verbosity::Verbose {
                     self.say(failure::NOTE, "note", text);

@@ -11,6 +11,8 @@ mod proto;
 mod rewrite;
 mod rten;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use self::ort::{ONNXRUNTIME, OnnxRuntime};
 

@@ -70,7 +70,7 @@ pub fn rewrite(original: &NodeProto, site: &mut Site<'_>) -> Rewritten {
 }
 
 /// ONNX wants the first of equal extremes, the engine gives the last: looked for in the reversed axis,
-/// `first = extent - 1 - last_of_reversed`. The same holds for NaN, which both count as the extreme.
+/// `first = extent - 1 - last_of_reversed`. (A NaN counts as the extreme, as in NumPy; which one of several is not defined.)
 fn arg_reduce(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     let mut inner = original.clone();
     remove(&mut inner, "select_last_index");
@@ -167,7 +167,7 @@ fn cast(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     }
 }
 
-/// The engine divides by a single float by multiplying with its reciprocal, so that 49 / 49 is a little less than 1. That is
+/// The engine divides by a single float by multiplying with its reciprocal, so that 41 / 41 is a little less than 1. That is
 /// a rounding error like others, except before a step function.
 fn div(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     let divisor = site.facts.input(original, 1);

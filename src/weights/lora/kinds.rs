@@ -2,7 +2,7 @@
 //!
 //! A weight of shape `[out, in, kernel…]` is seen as a matrix of `out` rows; a row is `in` times the kernel's elements long.
 //! Sources of the formulas: PEFT 0.21 `tuners/lora/layer.py` (`get_delta_weight`), `tuners/loha`, `tuners/lokr`; kohya
-//! sd-scripts `networks/lora.py` (`merge_to`); `LyCORIS` 4 `functional/{general,loha,lokr}.py`.
+//! sd-scripts `networks/lora.py` (`merge_to`); LyCORIS 4 `functional/{general,loha,lokr}.py`.
 
 use crate::tensor::{Dtype, TensorView, to_f32};
 use ndarray::{ArrayView2, linalg::general_mat_mul};

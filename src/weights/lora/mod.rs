@@ -3,6 +3,7 @@
 //! A key that no weight of the model answers to is an error, and so is a weight that two keys answer to: a LoRA is fused
 //! whole or not at all. Parts for other components of a pipeline (text encoders beside a UNet) are left out and named.
 
+mod build;
 mod change;
 mod config;
 mod error;
@@ -156,7 +157,7 @@ impl Lora {
     }
 
     /// The largest rank of the factors that change `target`; `None` when it is changed by a full tensor, or not at all.
-    /// The delta's rank is at most this (its square for `LoHa`; for `LoKr` it says nothing).
+    /// The delta's rank is at most this (its square for LoHa; for LoKr it says nothing).
     pub fn rank(&self, target: &str) -> Option<usize> {
         self.changes_of(target).filter_map(|c| c.rank).max()
     }

@@ -1,7 +1,8 @@
 //! Puts the changes of a LoRA's modules onto the rows of the model's parameters, and checks that they fit there.
 
 use super::super::Source;
-use super::change::{self, Axis, Change};
+use super::build;
+use super::change::{Axis, Change};
 use super::error::Problem;
 use super::resolve::{Found, Index, Parameter};
 use super::{Chosen, NEAREST, Part, Resolved, Target};
@@ -46,7 +47,7 @@ pub(super) fn place(source: &Source, index: &Index, modules: &[Resolved]) -> Cho
             .config
             .as_ref()
             .map(|(c, inner)| (c, inner.as_str()));
-        let changes = match change::build(source, &resolved.name, &resolved.module.parts, config) {
+        let changes = match build::build(source, &resolved.name, &resolved.module.parts, config) {
             Ok(changes) => changes,
             Err(problem) => {
                 chosen.problems.push(problem);

@@ -131,7 +131,7 @@ impl Index {
     /// Resnets in the first down block: counted, or one less than the number of the first downsampler's block.
     fn find_layers(&self) -> Option<usize> {
         let has = |k: &str| self.flat.contains_key(k);
-        let counted = (0..)
+        let counted = (0..64)
             .take_while(|n| has(&format!("down_blocks_0_resnets_{n}_conv1")))
             .count();
         if counted > 0 {

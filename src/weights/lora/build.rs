@@ -1,0 +1,453 @@
+//! Builds a module's changes from its tensors: which kind it is, whether the factors fit each other, and its scale.
+
+use super::super::Source;
+use super::change::{Axis, Change, Changes, Dora, Factor, Kind, Parts};
+use super::config::Config;
+use super::error::Problem;
+use super::keys::Role;
+use super::kinds::{is_fusible, wide};
+
+/// Builds the changes of `module`. `config` and the module's path inside it, where there is a configuration.
+pub(super) fn build(
+    source: &Source,
+    module: &str,
+    parts: &Parts,
+    config: Option<(&Config, &str)>,
+) -> Result<Changes, Problem> {
+    Builder {
+        source,
+        module,
+        parts,
+        config,
+    }
+    .build()
+}
+
+struct Builder<'a> {
+    source: &'a Source,
+    module: &'a str,
+    parts: &'a Parts,
+    config: Option<(&'a Config, &'a str)>,
+}
+
+impl Builder<'_> {
+    fn build(&self) -> Result<Changes, Problem> {
+        for key in self.parts.values() {
+            let view = self.view(key);
+            if !is_fusible(view.dtype) {
+                return Err(value(
+                    key,
+                    format!(
+                        "is {}; only f64, f32, f16 and bf16 can be fused",
+                        view.dtype
+                    ),
+                ));
+            }
+        }
+        let families: [(&[Role], &'static str); 5] = [
+            (
+                &[Role::Down, Role::Up, Role::Mid, Role::UpBias],
+                "low-rank factors",
+            ),
+            (&[Role::EmbeddingA, Role::EmbeddingB], "embedding factors"),
+            (
+                &[
+                    Role::HadaW1A,
+                    Role::HadaW1B,
+                    Role::HadaW2A,
+                    Role::HadaW2B,
+                    Role::HadaT1,
+                    Role::HadaT2,
+                ],
+                "LoHa factors",
+            ),
+            (
+                &[
+                    Role::LokrW1,
+                    Role::LokrW1A,
+                    Role::LokrW1B,
+                    Role::LokrW2,
+                    Role::LokrW2A,
+                    Role::LokrW2B,
+                    Role::LokrT2,
+                ],
+                "LoKr factors",
+            ),
+            (&[Role::Difference], "a difference"),
+        ];
+        let present: Vec<usize> = (0..families.len())
+            .filter(|&f| families[f].0.iter().any(|r| self.parts.contains_key(r)))
+            .collect();
+        if present.len() > 1 {
+            let all: Vec<_> = present.iter().map(|&f| families[f].1).collect();
+            return Err(self.incomplete(format!("has {} at once", all.join(" and "))));
+        }
+        let mut changes = Changes::default();
+        match present.first() {
+            Some(0) => {
+                changes.weight.push(self.low_rank()?);
+                changes.bias.extend(self.up_bias(&changes.weight[0]));
+            }
+            Some(1) => changes.weight.push(self.embedding()?),
+            Some(2) => changes.weight.push(self.hadamard()?),
+            Some(3) => changes.weight.push(self.kronecker()?),
+            Some(_) => changes.weight.push(self.full(Role::Difference)?),
+            None => {}
+        }
+        let scaled = matches!(present.first(), Some(0..=3));
+        for (role, what) in [
+            (Role::Alpha, "an alpha"),
+            (Role::DoraScale, "a DoRA scale"),
+            (Role::Magnitude, "a magnitude vector"),
+        ] {
+            if !scaled && self.parts.contains_key(&role) {
+                return Err(self.incomplete(format!("has {what} and no factors")));
+            }
+        }
+        if self.parts.contains_key(&Role::Replacement) {
+            changes.weight.push(self.full(Role::Replacement)?);
+        }
+        for role in [Role::BiasDifference, Role::BiasReplacement] {
+            if self.parts.contains_key(&role) {
+                changes.bias.push(self.full(role)?);
+            }
+        }
+        Ok(changes)
+    }
+
+    fn low_rank(&self) -> Result<Change, Problem> {
+        let (up, down) = (self.key(Role::Up)?, self.key(Role::Down)?);
+        let mid = self.parts.get(&Role::Mid).cloned();
+        let (u, d) = (self.shape(&up), self.shape(&down));
+        let m = mid.as_deref().map(|k| self.shape(k));
+        let fits = match (u, d, m) {
+            ([_, r, ones @ ..], [rank, _, ..], None) => r == rank && flat(ones),
+            ([_, r, ones @ ..], [n, _, down_ones @ ..], Some([i, j, ..])) => {
+                r == i && n == j && flat(ones) && flat(down_ones)
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(self.factors(&[Role::Up, Role::Down, Role::Mid]));
+        }
+        let rank = d[0];
+        let mut shape = vec![u[0], d[1]];
+        shape.extend(&m.unwrap_or(d)[2..]);
+        let transposed =
+            mid.is_none() && shape.len() == 2 && self.config.is_some_and(|(c, _)| c.fan_in_fan_out);
+        let dora = self.dora(&shape, transposed)?;
+        if transposed {
+            shape.reverse();
+        }
+        let kind = Kind::LowRank {
+            up,
+            down,
+            mid,
+            transposed,
+        };
+        self.scaled(kind, Some(rank), shape, dora)
+    }
+
+    /// `lora_B · lora_A` is `[width, entries]`; the table is `[entries, width]`.
+    fn embedding(&self) -> Result<Change, Problem> {
+        let (up, down) = (self.key(Role::EmbeddingB)?, self.key(Role::EmbeddingA)?);
+        let ([width, r], [rank, entries]) = (self.shape(&up), self.shape(&down)) else {
+            return Err(self.factors(&[Role::EmbeddingA, Role::EmbeddingB]));
+        };
+        if r != rank {
+            return Err(self.factors(&[Role::EmbeddingA, Role::EmbeddingB]));
+        }
+        let (rank, shape) = (*rank, vec![*entries, *width]);
+        let dora = self.dora(&[*width, *entries], true)?;
+        let kind = Kind::LowRank {
+            up,
+            down,
+            mid: None,
+            transposed: true,
+        };
+        self.scaled(kind, Some(rank), shape, dora)
+    }
+
+    fn hadamard(&self) -> Result<Change, Problem> {
+        let roles = [Role::HadaW1A, Role::HadaW1B, Role::HadaW2A, Role::HadaW2B];
+        let [w1a, w1b, w2a, w2b] = roles.map(|r| self.key(r));
+        let (w1, w2) = ([w1a?, w1b?], [w2a?, w2b?]);
+        let cores = match (self.parts.get(&Role::HadaT1), self.parts.get(&Role::HadaT2)) {
+            (None, None) => None,
+            (Some(a), Some(b)) => Some([a.clone(), b.clone()]),
+            _ => return Err(self.incomplete("has one of two Tucker cores".into())),
+        };
+        let half = |w: &[String; 2], core: Option<&String>| {
+            pair_shape(
+                self.shape(&w[0]),
+                self.shape(&w[1]),
+                core.map(|c| self.shape(c)),
+            )
+        };
+        let first = half(&w1, cores.as_ref().map(|c| &c[0]));
+        let shape = match first {
+            Some(shape) if first == half(&w2, cores.as_ref().map(|c| &c[1])) => shape,
+            _ => return Err(self.factors(&[&roles[..], &[Role::HadaT1, Role::HadaT2]].concat())),
+        };
+        let rank = self.shape(&w1[1])[0];
+        let dora = self.dora(&shape, false)?;
+        self.scaled(Kind::Hadamard { w1, w2, cores }, Some(rank), shape, dora)
+    }
+
+    fn kronecker(&self) -> Result<Change, Problem> {
+        let factor = |whole, a, b| match self.parts.get(&whole) {
+            Some(k) if !self.parts.contains_key(&a) && !self.parts.contains_key(&b) => {
+                Ok(Factor::Whole(k.clone()))
+            }
+            Some(_) => Err(self.incomplete("has a LoKr factor both whole and as a product".into())),
+            None => Ok(Factor::Product(self.key(a)?, self.key(b)?)),
+        };
+        let w1 = factor(Role::LokrW1, Role::LokrW1A, Role::LokrW1B)?;
+        let w2 = factor(Role::LokrW2, Role::LokrW2A, Role::LokrW2B)?;
+        let core = self.parts.get(&Role::LokrT2).cloned();
+        let roles = [
+            Role::LokrW1,
+            Role::LokrW1A,
+            Role::LokrW1B,
+            Role::LokrW2,
+            Role::LokrW2A,
+            Role::LokrW2B,
+            Role::LokrT2,
+        ];
+        let wrong = || self.factors(&roles);
+        let shape_of = |f: &Factor, core: Option<&str>| match (f, core) {
+            (Factor::Whole(k), None) => (self.shape(k).len() >= 2).then(|| self.shape(k).to_vec()),
+            (Factor::Whole(_), Some(_)) => None,
+            (Factor::Product(a, b), c) => {
+                pair_shape(self.shape(a), self.shape(b), c.map(|c| self.shape(c)))
+            }
+        };
+        let (Some(a), Some(b)) = (shape_of(&w1, None), shape_of(&w2, core.as_deref())) else {
+            return Err(wrong());
+        };
+        if !flat(&a[2..]) {
+            return Err(wrong());
+        }
+        let mut shape = vec![a[0] * b[0], a[1] * b[1]];
+        shape.extend(&b[2..]);
+        let ranks: Vec<usize> = [&w1, &w2]
+            .iter()
+            .filter_map(|f| match f {
+                Factor::Product(_, b) => Some(self.shape(b)[0]),
+                Factor::Whole(_) => None,
+            })
+            .collect();
+        if ranks.windows(2).any(|w| w[0] != w[1]) {
+            return Err(wrong());
+        }
+        let dora = self.dora(&shape, false)?;
+        self.scaled(
+            Kind::Kronecker { w1, w2, core },
+            ranks.first().copied(),
+            shape,
+            dora,
+        )
+    }
+
+    fn full(&self, role: Role) -> Result<Change, Problem> {
+        let key = self.key(role)?;
+        let shape = self.shape(&key).to_vec();
+        let kind = match role {
+            Role::Replacement | Role::BiasReplacement => Kind::Replacement(key),
+            _ => Kind::Difference(key),
+        };
+        Ok(Change {
+            module: self.module.to_owned(),
+            kind,
+            scaling: 1.0,
+            rank: None,
+            alpha: None,
+            dora: None,
+            shape,
+            embedding: false,
+        })
+    }
+
+    /// PEFT's `lora_bias`: the up projection's bias goes to the module's, with the same scale.
+    fn up_bias(&self, weight: &Change) -> Option<Change> {
+        let key = self.parts.get(&Role::UpBias)?;
+        Some(Change {
+            module: self.module.to_owned(),
+            kind: Kind::Difference(key.clone()),
+            scaling: weight.scaling,
+            rank: None,
+            alpha: weight.alpha,
+            dora: None,
+            shape: self.shape(key).to_vec(),
+            embedding: false,
+        })
+    }
+
+    /// With a configuration `alpha / r` (or `alpha / √r`). Without one, kohya's rule: `alpha / rank`, where a missing or zero
+    /// alpha is the rank (`networks/lora.py:41`), and 1 for a LoKr of two whole factors (`modules/lokr.py`).
+    fn scaled(
+        &self,
+        kind: Kind,
+        rank: Option<usize>,
+        shape: Vec<usize>,
+        dora: Option<Dora>,
+    ) -> Result<Change, Problem> {
+        let stated = match self.parts.get(&Role::Alpha) {
+            None => None,
+            Some(key) => match self.values(key).as_slice() {
+                [v] if v.is_finite() => Some(*v),
+                _ => return Err(value(key, "is not one finite number".into())),
+            },
+        };
+        if rank == Some(0) {
+            return Err(self.incomplete("has rank 0".into()));
+        }
+        let (scaling, alpha) = if let Some((config, path)) = self.config {
+            let (r, alpha) = config.of(path);
+            let conflict = |what, file, config| Problem::Config {
+                module: self.module.to_owned(),
+                what,
+                file,
+                config,
+            };
+            if let Some(rank) = rank
+                && rank as f64 != r
+            {
+                return Err(conflict("rank", rank as f64, r));
+            }
+            if let Some(stated) = stated
+                && stated != alpha
+            {
+                return Err(conflict("alpha", stated, alpha));
+            }
+            if config.dora && dora.is_none() {
+                return Err(self
+                    .incomplete("has no DoRA magnitude, which the configuration promises".into()));
+            }
+            (
+                alpha / if config.rslora { r.sqrt() } else { r },
+                Some(alpha),
+            )
+        } else {
+            let scaling = match (stated, rank) {
+                (Some(alpha), Some(rank)) if alpha != 0.0 => alpha / rank as f64,
+                _ => 1.0,
+            };
+            (scaling, stated)
+        };
+        Ok(Change {
+            module: self.module.to_owned(),
+            kind,
+            scaling,
+            rank,
+            alpha,
+            dora,
+            shape,
+            embedding: self.parts.contains_key(&Role::EmbeddingA),
+        })
+    }
+
+    /// `shape` is `[out, in, kernel…]` before a transposition.
+    fn dora(&self, shape: &[usize], transposed: bool) -> Result<Option<Dora>, Problem> {
+        let (out, input) = (shape[0], shape[1]);
+        let kernel: usize = shape[2..].iter().product();
+        match (
+            self.parts.get(&Role::Magnitude),
+            self.parts.get(&Role::DoraScale),
+        ) {
+            (None, None) => Ok(None),
+            (Some(_), Some(_)) => Err(self.incomplete("has two DoRA magnitudes".into())),
+            (Some(key), None) => {
+                if self.shape(key).iter().product::<usize>() != out {
+                    return Err(self.factors(&[Role::Up, Role::Down, Role::Magnitude]));
+                }
+                Ok(Some(Dora {
+                    key: key.clone(),
+                    axis: if transposed {
+                        Axis::Columns(1)
+                    } else {
+                        Axis::Rows
+                    },
+                    epsilon: 0.0,
+                }))
+            }
+            (None, Some(key)) => {
+                // `[out, 1…]` or `[1, in, 1…]`: where both could be meant, the tensor's own first extent decides.
+                let axis = match self.shape(key) {
+                    [n, rest @ ..]
+                        if *n == out && flat(rest) && (!rest.is_empty() || out != input) =>
+                    {
+                        Axis::Rows
+                    }
+                    [1, n, rest @ ..] if *n == input && flat(rest) => Axis::Columns(kernel),
+                    _ => return Err(self.factors(&[Role::Up, Role::Down, Role::DoraScale])),
+                };
+                Ok(Some(Dora {
+                    key: key.clone(),
+                    axis,
+                    epsilon: f64::from(f32::EPSILON),
+                }))
+            }
+        }
+    }
+
+    fn view(&self, key: &str) -> crate::tensor::TensorView<'_> {
+        self.source
+            .get(key)
+            .expect("the keys came from this source")
+    }
+
+    fn shape(&self, key: &str) -> &[usize] {
+        self.view(key).shape
+    }
+
+    fn values(&self, key: &str) -> Vec<f64> {
+        let view = self.view(key);
+        wide(view.dtype, view.data)
+    }
+
+    fn key(&self, role: Role) -> Result<String, Problem> {
+        let missing = || self.incomplete(format!("has no {}", role.name()));
+        self.parts.get(&role).cloned().ok_or_else(missing)
+    }
+
+    fn incomplete(&self, what: String) -> Problem {
+        Problem::Incomplete {
+            module: self.module.to_owned(),
+            what,
+        }
+    }
+
+    fn factors(&self, roles: &[Role]) -> Problem {
+        let keys = roles.iter().filter_map(|r| self.parts.get(r));
+        Problem::Factors {
+            module: self.module.to_owned(),
+            shapes: keys.map(|k| (k.clone(), self.shape(k).to_vec())).collect(),
+        }
+    }
+}
+
+/// Shape of `a · b` with `a` `[out, r]` and `b` `[r, in, kernel…]`, or with a core `[r, r, kernel…]` of
+/// `einsum("i j ..., i p, j q -> p q ...")`.
+fn pair_shape(a: &[usize], b: &[usize], core: Option<&[usize]>) -> Option<Vec<usize>> {
+    match (a, b, core) {
+        ([out, r], [rank, rest @ ..], None) if r == rank && !rest.is_empty() => {
+            Some([&[*out], rest].concat())
+        }
+        ([i, out], [j, input], Some([ci, cj, kernel @ ..])) if i == ci && j == cj => {
+            Some([&[*out, *input], kernel].concat())
+        }
+        _ => None,
+    }
+}
+
+fn flat(extents: &[usize]) -> bool {
+    extents.iter().all(|&e| e == 1)
+}
+
+fn value(key: &str, what: String) -> Problem {
+    Problem::Value {
+        key: key.to_owned(),
+        what,
+    }
+}
