@@ -114,13 +114,20 @@ impl EngineArgs {
             }
         };
         let flag = |given: bool| given.then(|| "true".to_owned());
-        let precision: Vec<&str> = [(self.fp16, "fp16"), (self.bf16, "bf16"), (self.int8, "int8")]
-            .into_iter()
-            .filter_map(|(given, name)| given.then_some(name))
-            .collect();
+        let precision: Vec<&str> = [
+            (self.fp16, "fp16"),
+            (self.bf16, "bf16"),
+            (self.int8, "int8"),
+        ]
+        .into_iter()
+        .filter_map(|(given, name)| given.then_some(name))
+        .collect();
         set("refit", self.refit.map(name));
         set("strip", flag(self.strip));
-        set("precision", (!precision.is_empty()).then(|| precision.join(",")));
+        set(
+            "precision",
+            (!precision.is_empty()).then(|| precision.join(",")),
+        );
         set("tf32", flag(self.tf32));
         set("opt-level", self.opt_level.map(|n| n.to_string()));
         set("workspace", self.workspace.clone());

@@ -85,7 +85,7 @@ pub(super) fn resolve(
     let mut left = Vec::new();
     for (r, found) in kernels {
         match found {
-            Some(found) => found.settle(&mut rows[r]),
+            Some(found) => found.settle(case, &mut rows[r], r),
             None => left.push(r),
         }
     }
@@ -96,7 +96,7 @@ pub(super) fn resolve(
     let mut left = Vec::new();
     for (r, found) in biases {
         match found {
-            Some(found) => found.settle(&mut rows[r]),
+            Some(found) => found.settle(case, &mut rows[r], r),
             None => left.push(r),
         }
     }
@@ -119,12 +119,20 @@ struct Found {
 }
 
 impl Found {
-    fn settle(self, row: &mut Row) {
+    fn settle(self, case: &Case<'_>, row: &mut Row, r: usize) {
         row.evidence.push(Evidence::FoldEqual {
             max_ulp: self.rounding.max_ulp,
         });
         row.rounding = Some(self.rounding);
-        let mut recipes = self.recipes.into_iter();
+        // A kernel of zeros is both the fold and the tensor itself.
+        let plain = (case.equal.of_row[r].iter())
+            .map(|same| case.recipe(row, same.source, &same.relations[0]));
+        let mut recipes = self
+            .recipes
+            .into_iter()
+            .chain(plain)
+            .collect::<Vec<_>>()
+            .into_iter();
         let (first, rest) = (recipes.next(), recipes.collect::<Vec<_>>());
         if rest.is_empty() {
             row.grade = Grade::Proven;
@@ -134,6 +142,12 @@ impl Found {
             row.alternatives = first.into_iter().chain(rest).collect();
         }
     }
+}
+
+/// Whether agreement with a fold means something: against the base always, against another checkpoint only when the values
+/// could not agree by chance (a γ of zero makes every kernel zero).
+fn tells(case: &Case<'_>, r: usize) -> bool {
+    case.against == Against::Base || case.equal.informative[r]
 }
 
 fn rounding(dtype: Dtype, values: &[f32], max_ulp: u32) -> Option<Rounding> {
@@ -157,7 +171,7 @@ fn find_kernel(
     let fitting: Vec<&NormModule> = (norms.iter())
         .filter(|n| n.channels == row.shape[axis])
         .collect();
-    if fitting.is_empty() {
+    if fitting.is_empty() || !tells(case, r) {
         return Ok(None);
     }
     let mut kernels: Vec<usize> = (case.named[r].iter())
@@ -222,7 +236,7 @@ fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, E
     let Some(kernel_row) = rows.iter().find(|k| Some(k.name.as_str()) == partner) else {
         return Ok(None);
     };
-    if row.dtype != Dtype::F32 {
+    if row.dtype != Dtype::F32 || !tells(case, r) {
         return Ok(None);
     }
     let bytes = held_bytes(row, case.held)?;
@@ -291,7 +305,9 @@ fn scaled(case: &Case<'_>, row: &mut Row, r: usize) -> Result<bool, Error> {
     };
     let view = case.sources[source].view;
     let relations = super::decide::presumed_relations(row, view.shape);
-    if row.dtype != Dtype::F32 || !case.equal.informative[r] || view.dtype != Dtype::F32 {
+    // Equal channels of a normalisation look like one factor.
+    let plain = row.dtype == Dtype::F32 && view.dtype == Dtype::F32 && row.fold_signs.is_empty();
+    if !plain || !case.equal.informative[r] {
         return Ok(false);
     }
     let bytes = held_bytes(row, case.held)?;
