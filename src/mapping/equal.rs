@@ -135,7 +135,9 @@ pub(super) fn equalities(
         let key = (sources[s].count(), dtype, print.bag);
         buckets.entry(key).or_default().push(s);
     }
-    buckets.values_mut().for_each(|b| b.sort_unstable());
+    for bucket in buckets.values_mut() {
+        bucket.sort_unstable();
+    }
     let found = open
         .par_iter()
         .map(|&r| {

@@ -7,6 +7,7 @@ use super::row::{Evidence, Factor, Norm, Part, Recipe, Rounding, Row, Step};
 use super::{Against, Error, Grade};
 use crate::tensor::{Digest, Dtype, from_f32, to_f32};
 use rayon::prelude::*;
+use std::collections::{HashMap, HashSet};
 
 /// A normalisation of the checkpoint with its four tensors.
 pub(super) struct NormModule {
@@ -100,6 +101,7 @@ pub(super) fn resolve(
             None => left.push(r),
         }
     }
+    one_kernel_each(rows);
     if case.against == Against::New {
         return Ok(left);
     }
@@ -110,6 +112,28 @@ pub(super) fn resolve(
         }
     }
     Ok(rest)
+}
+
+/// A module normalises one convolution. Where two kernels claim the same, one of them has another with equal values that the
+/// checkpoint lacks, and nobody can say which.
+fn one_kernel_each(rows: &mut [Row]) {
+    let mut kernels: HashMap<String, HashSet<String>> = HashMap::new();
+    for row in rows.iter() {
+        if let Some(Recipe::BatchNorm { kernel, norm, .. }) = &row.recipe {
+            let all = kernels.entry(norm.scale.clone()).or_default();
+            all.insert(kernel.clone());
+        }
+    }
+    for row in rows {
+        let shared = match &row.recipe {
+            Some(Recipe::BatchNorm { norm, .. }) => kernels[&norm.scale].len() > 1,
+            _ => false,
+        };
+        if shared {
+            row.grade = Grade::Ambiguous;
+            row.alternatives.extend(row.recipe.take());
+        }
+    }
 }
 
 /// Folds that reproduce a weight: more than one when modules are equal.

@@ -20,6 +20,7 @@ mod attention;
 mod changed;
 mod close;
 mod decide;
+mod doubt;
 mod equal;
 mod error;
 mod file;
@@ -32,7 +33,11 @@ mod row;
 mod value;
 
 #[cfg(test)]
+mod adversary_test;
+#[cfg(test)]
 mod fixtures_test;
+#[cfg(test)]
+mod planted_test;
 #[cfg(test)]
 mod property_test;
 
