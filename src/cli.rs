@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{build, doctor, inspect, map, refit, run};
+use crate::commands::{build, diff, doctor, inspect, map, refit, run};
 use crate::ui::Verbosity;
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -44,6 +44,8 @@ pub struct Cli {
 pub enum Command {
     /// Compile an ONNX model into a plan
     Build(Box<build::Args>),
+    /// Tell whether a change needs nothing, a refit or a recompile, and why
+    Diff(Box<diff::Args>),
     /// Give a plan other weights: a checkpoint, LoRAs, or its base
     Refit(Box<refit::Args>),
     /// Show what a plan is, without running it

@@ -167,7 +167,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     let spec = read_spec(args.shapes.as_deref())?;
     let resolved = spec
-        .resolve(model.inputs(), &overrides(args)?)
+        .resolve(model.inputs(), &overrides(&args.dim, &args.opt)?)
         .with_context(|| spec_context(args))?;
     for warning in resolved.warnings() {
         ui.event(Event::Warn(warning));
@@ -216,7 +216,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     Ok(Exit::Done)
 }
 
-fn read_spec(path: Option<&Path>) -> anyhow::Result<ShapeSpec> {
+pub(super) fn read_spec(path: Option<&Path>) -> anyhow::Result<ShapeSpec> {
     let Some(path) = path else {
         return Ok(ShapeSpec::none());
     };
@@ -235,9 +235,12 @@ fn spec_context(args: &Args) -> String {
     }
 }
 
-fn overrides(args: &Args) -> Result<Overrides, UsageError> {
+pub(super) fn overrides(
+    dims: &[(String, String)],
+    opts: &[(String, String)],
+) -> Result<Overrides, UsageError> {
     let mut overrides = Overrides::default();
-    for (name, range) in &args.dim {
+    for (name, range) in dims {
         if overrides.dims.insert(name.clone(), range.clone()).is_some() {
             return Err(UsageError::new(
                 format!("--dim gives `{name}` twice"),
@@ -245,7 +248,7 @@ fn overrides(args: &Args) -> Result<Overrides, UsageError> {
             ));
         }
     }
-    for (name, value) in &args.opt {
+    for (name, value) in opts {
         let size = value.parse().map_err(|_| {
             UsageError::new(
                 format!("--opt {name}={value}: `{value}` is not a size"),

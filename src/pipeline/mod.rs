@@ -13,6 +13,7 @@
 
 mod backends;
 mod build;
+mod compare;
 mod environment;
 mod inputs;
 mod open;
@@ -23,10 +24,11 @@ mod refit;
 
 pub use backends::{BackendChoice, choose, onnxruntime, reopen, search};
 pub use build::{BuildRequest, Built, MappingSource, build};
+pub use compare::{CompareRequest, Compared, Measured, compare};
 pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
 pub use open::{OpenPlan, open};
-pub use overlay::{Overlay, OverlayRequest};
+pub use overlay::{Overlay, OverlayRequest, refusal};
 pub use rebuild::{Verification, Verified};
 pub use recompile::{SourceModel, recompile, source_model};
 pub use refit::{Prepared, Refitted, WeightChange, prepare};

@@ -70,11 +70,28 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Resolves `request` against the plan at `plan`.
+    /// Resolves `request` against the plan at `plan`, and makes sure that nothing is left out and nothing guessed.
     ///
     /// # Errors
     /// Everything that would make a refit wrong or incomplete, all of it; see [`Error`].
     pub fn resolve(
+        plan: &Path,
+        manifest: &Manifest,
+        request: &OverlayRequest,
+        watch: &dyn Watch,
+    ) -> Result<Overlay, Error> {
+        let overlay = Overlay::survey(plan, manifest, request, watch)?;
+        if let Some(found) = &overlay.assessment {
+            check_complete(request, &overlay.mapping, &overlay.accounts, found)?;
+        }
+        Ok(overlay)
+    }
+
+    /// As [`Overlay::resolve`], but what is missing or unsure is only recorded: in `accounts` and `assessment`.
+    ///
+    /// # Errors
+    /// What cannot be read; LoRAs that do not fit.
+    pub fn survey(
         plan: &Path,
         manifest: &Manifest,
         request: &OverlayRequest,
@@ -115,7 +132,6 @@ impl Overlay {
             let resolved = mapping::corroborate(&mapping, &held, new)?;
             let found = mapping::assess(&resolved.mapping, &held, new, request.trust_names)?;
             watch.event(Event::End);
-            check_complete(request, &resolved.mapping, &resolved.accounts, &found)?;
             mapping = resolved.mapping;
             accounts = resolved.accounts;
             assessment = Some(found);
@@ -134,7 +150,7 @@ impl Overlay {
             fused: Vec::new(),
         };
         overlay.add_loras(request, watch)?;
-        overlay.recipe = overlay.ingredients(plan, request);
+        overlay.recipe = overlay.ingredients(plan);
         Ok(overlay)
     }
 
@@ -290,7 +306,7 @@ impl Overlay {
         Ok(mapping::inverse(row, &bytes, &row.source_shape())?)
     }
 
-    fn ingredients(&self, plan: &Path, request: &OverlayRequest) -> Recipe {
+    fn ingredients(&self, plan: &Path) -> Recipe {
         let mut ingredients = Vec::new();
         for file in self.checkpoint.iter().flat_map(Source::files) {
             ingredients.push(Ingredient::Checkpoint {
@@ -309,7 +325,6 @@ impl Overlay {
                 scale,
             });
         }
-        let _ = request;
         Recipe { ingredients }
     }
 }
@@ -481,7 +496,8 @@ fn some(names: &[&str]) -> String {
     text
 }
 
-fn refusal(weight: &str, why: &Refusal) -> String {
+/// Why a changed weight is refused, in one sentence.
+pub fn refusal(weight: &str, why: &Refusal) -> String {
     let list = |names: &[String]| {
         names
             .iter()
