@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod fixtures;
+
 use onnx_protobuf::TensorProto;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
