@@ -91,8 +91,8 @@ impl Built {
     fn new(backend: &dyn Backend, fixture: &Fixture, base: &[PathBuf]) -> Result<Built, Failed> {
         let folder = tempfile::tempdir()?;
         let model = Model::open(&fixture.model)?;
-        let shapes = ShapeSpec::open(&fixture.shapes())?
-            .resolve(model.inputs(), &Overrides::default())?;
+        let shapes =
+            ShapeSpec::open(&fixture.shapes())?.resolve(model.inputs(), &Overrides::default())?;
         let built = pipeline::build(
             &BuildRequest {
                 model: &model,

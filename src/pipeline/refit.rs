@@ -177,7 +177,12 @@ impl Prepared {
         })
     }
 
-    fn verify(
+    /// Compares what the open engine computes with a reference that compiles the model with the overlay's weights. Meant for after
+    /// [`Prepared::apply`], or for a plan that is live.
+    ///
+    /// # Errors
+    /// [`Error::Unverified`] where they differ; what either engine fails with.
+    pub fn verify(
         &mut self,
         output: &Path,
         environment: &Environment,

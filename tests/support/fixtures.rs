@@ -40,7 +40,8 @@ impl Fixture {
 /// Every `fixtures/<name>/model.<exporter>.onnx`, by name.
 pub fn all() -> Vec<Fixture> {
     let mut found = Vec::new();
-    for folder in fs::read_dir(super::root().join("fixtures")).expect("the fixtures can be listed") {
+    for folder in fs::read_dir(super::root().join("fixtures")).expect("the fixtures can be listed")
+    {
         let folder = folder.expect("the fixtures can be listed").path();
         for exporter in ["ts", "dynamo"] {
             let model = folder.join(format!("model.{exporter}.onnx"));
