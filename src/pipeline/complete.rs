@@ -1,7 +1,11 @@
 //! Whether a checkpoint and a plan meet completely, and how to say where they do not.
 
 use super::{Error, OverlayRequest};
-use crate::mapping::{Accounts, Assessment, Change, Mapping, Refusal};
+use crate::mapping::{
+    Accounts, Assessment, Change, Checkpoint, Evidence, Mapping, Missing, Refusal, Row,
+};
+use crate::tensor::show_shape;
+use crate::weights::Source;
 
 /// A refit must leave nothing out and guess nothing.
 pub(super) fn check_complete(
@@ -9,6 +13,7 @@ pub(super) fn check_complete(
     mapping: &Mapping,
     accounts: &Accounts,
     assessment: &Assessment,
+    new: &Source,
 ) -> Result<(), Error> {
     let file = request
         .checkpoint
@@ -47,8 +52,14 @@ pub(super) fn check_complete(
         .count();
     let listed = listed(mapping, &refused);
     // One architecture with some tensors of other shapes; a foreign file fits nowhere, and leaves most weights without a tensor.
-    if misfits == refused.len() && misfits > 0 && fed > missing.len() + misfits {
-        return Err(Error::Reshaped { problems: listed });
+    if misfits == refused.len() && fed > missing.len() + misfits {
+        let apart = reshaped(mapping, &accounts.missing, &lost, new);
+        if misfits > 0 || apart.is_some() {
+            let problems = listed.into_iter().chain(apart.into_iter().flatten());
+            return Err(Error::Reshaped {
+                problems: problems.collect(),
+            });
+        }
     }
     if !request.partial {
         if !lost.is_empty() {
@@ -93,7 +104,7 @@ fn listed(mapping: &Mapping, refused: &[(usize, &Refusal)]) -> Vec<String> {
     let mut lines: Vec<String> = refused
         .iter()
         .take(SHOWN)
-        .map(|(row, why)| refusal(&mapping.rows[*row].name, why))
+        .map(|(row, why)| refusal(&mapping.rows[*row], why))
         .collect();
     if refused.len() > SHOWN {
         lines.push(format!(
@@ -138,7 +149,8 @@ fn some(names: &[&str]) -> String {
     text
 }
 
-fn refusal(weight: &str, why: &Refusal) -> String {
+fn refusal(row: &Row, why: &Refusal) -> String {
+    let weight = &row.name;
     let list = |names: &[String]| {
         names
             .iter()
@@ -150,14 +162,18 @@ fn refusal(weight: &str, why: &Refusal) -> String {
         Refusal::Unproven { source } => format!(
             "weight `{weight}` changes, but only its name says that it comes from `{source}`"
         ),
-        Refusal::Contradicted { sources } => format!(
-            "weight `{weight}` changes, and evidence speaks against its presumed source{}",
-            if sources.is_empty() {
-                String::new()
-            } else {
-                format!(" ({})", list(sources))
-            }
-        ),
+        Refusal::Contradicted { sources } => {
+            let against = row
+                .evidence
+                .iter()
+                .find_map(speaks_against)
+                .unwrap_or_else(|| "nothing in the graph or the values says from where".into());
+            let sources = match sources[..] {
+                [] => String::new(),
+                _ => format!(" (presumably from {})", list(sources)),
+            };
+            format!("weight `{weight}` changes{sources}, but {against}")
+        }
         Refusal::Ambiguous { sources } => format!(
             "weight `{weight}` changes, and several tensors fit it: {}",
             list(sources)
@@ -172,7 +188,68 @@ fn refusal(weight: &str, why: &Refusal) -> String {
             shape,
         } => format!(
             "weight `{weight}` cannot be filled from `{source}`, which is {dtype} {}",
-            crate::tensor::show_shape(shape)
+            show_shape(shape)
         ),
     }
+}
+
+/// What a piece of evidence says against the presumed source of a weight.
+fn speaks_against(evidence: &Evidence) -> Option<String> {
+    Some(match evidence {
+        Evidence::OtherCloser {
+            source, transposed, ..
+        } => {
+            let turned = if *transposed { ", transposed," } else { "" };
+            format!("the values of `{source}`{turned} are closer to those of the ONNX file")
+        }
+        Evidence::Proportional { .. } => {
+            "it changes by one factor per channel, as when a normalisation was folded in".into()
+        }
+        Evidence::Disagree { valued, .. } => format!("its values are those of `{valued}`"),
+        Evidence::FoldSuspected { .. } => {
+            "the graph shows signs of a normalisation that was folded in".into()
+        }
+        Evidence::NormUnaccounted { module } => {
+            format!("the normalisation `{module}`, which the graph does not have, may be folded in")
+        }
+        _ => return None,
+    })
+}
+
+/// Weights and tensors that the names bring together and the shapes keep apart, as sentences; `None` where anything else is
+/// missing or lost.
+fn reshaped(
+    mapping: &Mapping,
+    missing: &[Missing],
+    lost: &[&str],
+    new: &Source,
+) -> Option<Vec<String>> {
+    if missing.is_empty() || missing.len() != lost.len() {
+        return None;
+    }
+    missing
+        .iter()
+        .map(|m| {
+            let row = mapping.row(&m.weight)?;
+            let same = |n: &&&str| m.names.iter().any(|looked| same_name(looked, n));
+            let name = lost.iter().find(same)?;
+            let tensor = Checkpoint::get(new, name)?;
+            Some(format!(
+                "weight `{}` is {} and cannot be filled from `{name}`, which is {} {}",
+                m.weight,
+                show_shape(&row.shape),
+                tensor.dtype,
+                show_shape(tensor.shape)
+            ))
+        })
+        .collect()
+}
+
+/// Whether two names are one, but for what wraps the module.
+fn same_name(a: &str, b: &str) -> bool {
+    let ends = |long: &str, short: &str| {
+        long.strip_suffix(short)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    ends(a, b) || ends(b, a)
 }

@@ -116,7 +116,7 @@ impl Overlay {
             let resolved = mapping::corroborate(&mapping, &held, new)?;
             let found = mapping::assess(&resolved.mapping, &held, new, request.trust_names)?;
             watch.event(Event::End);
-            check_complete(request, &resolved.mapping, &resolved.accounts, &found)?;
+            check_complete(request, &resolved.mapping, &resolved.accounts, &found, new)?;
             mapping = resolved.mapping;
             accounts = resolved.accounts;
             assessment = Some(found);
