@@ -23,9 +23,19 @@ pub struct Args {
     plan: PathBuf,
 
     /// Only rows of this grade
-    #[arg(long, value_name = "GRADE")]
+    #[arg(long, value_name = "GRADE", value_parser = GRADES)]
     grade: Option<String>,
 }
+
+/// What [`Grade::name`] gives, best first.
+const GRADES: [&str; 6] = [
+    "given",
+    "proven",
+    "corroborated",
+    "constant",
+    "ambiguous",
+    "unproven",
+];
 
 #[derive(Debug, Serialize)]
 struct MapReport {

@@ -1,12 +1,12 @@
 //! What a refit from a checkpoint would do to every weight, decided before anything is written.
 
 use super::apply::{apply, apply_recipe};
+use super::crowd::each;
 use super::equal::held_bytes;
 use super::row::{Evidence, Grade, Recipe, Row};
 use super::value::as_type;
 use super::{Checkpoint, Error, Held, Mapping};
 use crate::tensor::{Digest, Dtype};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Why a changed weight must not be written.
@@ -105,11 +105,8 @@ pub fn assess(
     new: &dyn Checkpoint,
     trust_names: bool,
 ) -> Result<Assessment, Error> {
-    let changes = mapping
-        .rows
-        .par_iter()
-        .map(|row| of_row(row, held, new, trust_names))
-        .collect::<Result<_, Error>>()?;
+    let of = |row: &Row| of_row(row, held, new, trust_names);
+    let changes = each(&mapping.rows, Row::bytes, of)?;
     Ok(Assessment { changes })
 }
 

@@ -2,6 +2,7 @@
 //! ONNX file holds, and is no other candidate nearer, the transposed one included?
 
 use super::close::{CLEARLY, FEWEST, LEAD, Measure, cosine, sample};
+use super::crowd::each;
 use super::decide::{Case, add_fold_evidence, names_of, presumed_relations};
 use super::equal::held_bytes;
 use super::folds::{channel_axis, norms};
@@ -82,18 +83,16 @@ pub(super) fn resolve(
         })
         .collect::<Result<HashMap<usize, Vec<Candidate>>, Error>>()?;
     let presumed: HashSet<usize> = case.named.iter().flatten().map(|n| n.source).collect();
-    let decisions = pending
-        .par_iter()
-        .map(|&r| {
-            let mut row = rows[r].clone();
-            if case.named[r].is_empty() {
-                unnamed(case, &mut row, r, &judged, &presumed, &absent[r])?;
-            } else {
-                by_name(case, &mut row, r, &judged[&r], &unaccounted)?;
-            }
-            Ok((r, row))
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+    let decide = |&r: &usize| {
+        let mut row = rows[r].clone();
+        if case.named[r].is_empty() {
+            unnamed(case, &mut row, r, &judged, &presumed, &absent[r])?;
+        } else {
+            by_name(case, &mut row, r, &judged[&r], &unaccounted)?;
+        }
+        Ok::<_, Error>((r, row))
+    };
+    let decisions = each(pending, |&r| rows[r].bytes(), decide)?;
     for (r, row) in decisions {
         rows[r] = row;
     }
@@ -323,16 +322,15 @@ fn unnamed(
 /// Looks at rows that were settled before: a square matrix that is clearly closer transposed was turned by mistake.
 pub(super) fn recheck(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Result<(), Error> {
     let open: HashSet<usize> = open.iter().copied().collect();
-    let turned = (0..rows.len())
-        .into_par_iter()
+    let settled: Vec<usize> = (0..rows.len())
         .filter(|r| !open.contains(r) && rows[*r].grade != Grade::Given)
-        .filter_map(|r| {
-            turned_by_mistake(case, &rows[r])
-                .map(|e| e.map(|e| (r, e)))
-                .transpose()
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    for (r, evidence) in turned {
+        .collect();
+    let turned = each(
+        &settled,
+        |&r| rows[r].bytes(),
+        |&r| Ok::<_, Error>(turned_by_mistake(case, &rows[r])?.map(|e| (r, e))),
+    )?;
+    for (r, evidence) in turned.into_iter().flatten() {
         let row = &mut rows[r];
         row.grade = Grade::Unproven;
         row.alternatives.extend(row.recipe.take());

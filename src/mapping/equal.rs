@@ -1,10 +1,10 @@
 //! Which sources equal which weights: fingerprints of every tensor once, then exact comparison of the few that agree.
 
+use super::crowd::each;
 use super::row::Row;
 use super::value::{self, Print, Relation, as_type, common, relations, squeezed};
 use super::{Error, Held};
 use crate::tensor::{Dtype, TensorView};
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -106,50 +106,57 @@ pub(super) fn equalities(
             }
         }
     }
-    let prints = source_types
-        .into_par_iter()
-        .map(|(s, dtype)| {
-            let view = sources[s].view;
-            let bytes = as_type(view.dtype, dtype, Cow::Borrowed(view.data));
-            bytes.ok().map(|b| ((s, dtype), Print::of(dtype, &b)))
-        })
-        .flatten()
-        .collect::<HashMap<_, _>>();
-    let row_prints = row_types
-        .into_par_iter()
-        .map(|(r, dtype)| {
-            let bytes = as_type(rows[r].dtype, dtype, held_bytes(&rows[r], held)?)
-                .map_err(|cause| Error::convert(&rows[r], cause))?;
-            Ok(((r, dtype), Print::of(dtype, &bytes)))
-        })
-        .collect::<Result<HashMap<_, _>, Error>>()?;
+    let source_types: Vec<_> = source_types.into_iter().collect();
+    let copied = |&(s, dtype): &(usize, Dtype)| {
+        let view = sources[s].view;
+        if view.dtype == dtype {
+            0
+        } else {
+            view.data.len()
+        }
+    };
+    let prints = each(&source_types, copied, |&(s, dtype)| {
+        let view = sources[s].view;
+        let bytes = as_type(view.dtype, dtype, Cow::Borrowed(view.data)).ok();
+        Ok::<_, Error>(bytes.map(|b| ((s, dtype), Print::of(dtype, &b))))
+    })?;
+    let prints: HashMap<_, _> = prints.into_iter().flatten().collect();
+    let row_types: Vec<_> = row_types.into_iter().collect();
+    let copied = |&(r, dtype): &(usize, Dtype)| {
+        let row = &rows[r];
+        if row.dtype == dtype { 0 } else { row.bytes() }
+    };
+    let row_prints = each(&row_types, copied, |&(r, dtype)| {
+        let bytes = as_type(rows[r].dtype, dtype, held_bytes(&rows[r], held)?)
+            .map_err(|cause| Error::convert(&rows[r], cause))?;
+        Ok::<_, Error>(((r, dtype), Print::of(dtype, &bytes)))
+    })?;
+    let row_prints: HashMap<_, _> = row_prints.into_iter().collect();
     let mut buckets: HashMap<(usize, Dtype, u64), Vec<usize>> = HashMap::new();
     for (&(s, dtype), print) in &prints {
         let key = (sources[s].count(), dtype, print.bag);
         buckets.entry(key).or_default().push(s);
     }
     buckets.values_mut().for_each(|b| b.sort_unstable());
-    let found = open
-        .par_iter()
-        .map(|&r| {
-            let row = &rows[r];
-            let mut equal = Vec::new();
-            let types: BTreeSet<Dtype> = (kinds.get(&row.count()).into_iter().flatten())
-                .filter_map(|&kind| common(row.dtype, kind))
-                .collect();
-            for dtype in types {
-                let print = &row_prints[&(r, dtype)];
-                let key = (row.count(), dtype, print.bag);
-                for &s in buckets.get(&key).map_or(&[][..], Vec::as_slice) {
-                    if common(row.dtype, sources[s].view.dtype) == Some(dtype) {
-                        equal.extend(compare(row, print, sources, s, &prints, dtype, held)?);
-                    }
+    let find = |&r: &usize| {
+        let row = &rows[r];
+        let mut equal = Vec::new();
+        let types: BTreeSet<Dtype> = (kinds.get(&row.count()).into_iter().flatten())
+            .filter_map(|&kind| common(row.dtype, kind))
+            .collect();
+        for dtype in types {
+            let print = &row_prints[&(r, dtype)];
+            let key = (row.count(), dtype, print.bag);
+            for &s in buckets.get(&key).map_or(&[][..], Vec::as_slice) {
+                if common(row.dtype, sources[s].view.dtype) == Some(dtype) {
+                    equal.extend(compare(row, print, sources, s, &prints, dtype, held)?);
                 }
             }
-            equal.sort_by_key(|e: &Equal| e.source);
-            Ok((r, equal))
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+        }
+        equal.sort_by_key(|e: &Equal| e.source);
+        Ok::<_, Error>((r, equal))
+    };
+    let found = each(open, |&r| rows[r].bytes(), find)?;
     let mut of_row = vec![Vec::new(); rows.len()];
     for (r, equal) in found {
         of_row[r] = equal;

@@ -1,5 +1,6 @@
 //! Recognising folds by value: a normalisation folded into a convolution, a scale folded into a weight.
 
+use super::crowd::each;
 use super::decide::Case;
 use super::equal::held_bytes;
 use super::fold::{self, Affine, EPSILONS};
@@ -78,10 +79,11 @@ pub(super) fn resolve(
     pending: &[usize],
 ) -> Result<Vec<usize>, Error> {
     let norms = norms(case);
-    let kernels: Vec<(usize, Option<Found>)> = pending
-        .par_iter()
-        .map(|&r| Ok((r, find_kernel(case, &rows[r], r, &norms)?)))
-        .collect::<Result<_, Error>>()?;
+    let kernels = each(
+        pending,
+        |&r| rows[r].bytes(),
+        |&r| Ok::<_, Error>((r, find_kernel(case, &rows[r], r, &norms)?)),
+    )?;
     let mut left = Vec::new();
     for (r, found) in kernels {
         match found {

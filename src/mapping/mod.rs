@@ -19,6 +19,7 @@ mod assess;
 mod attention;
 mod changed;
 mod close;
+mod crowd;
 mod decide;
 mod equal;
 mod error;

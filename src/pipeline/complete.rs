@@ -22,7 +22,14 @@ pub(super) fn check_complete(
         .collect::<Vec<_>>()
         .join(", ");
     let lost: Vec<&str> = accounts.unreached().collect();
-    let missing: Vec<&str> = accounts.missing.iter().map(|m| m.weight.as_str()).collect();
+    let missing: Vec<String> = accounts
+        .missing
+        .iter()
+        .map(|m| match m.names.first() {
+            Some(name) if *name != m.weight => format!("`{}` (from `{name}`)", m.weight),
+            _ => format!("`{}`", m.weight),
+        })
+        .collect();
     let fed = assessment
         .changes
         .iter()
@@ -52,9 +59,9 @@ pub(super) fn check_complete(
         .count();
     let listed = listed(mapping, &refused);
     // One architecture with some tensors of other shapes; a foreign file fits nowhere, and leaves most weights without a tensor.
-    if misfits == refused.len() && fed > missing.len() + misfits {
+    if misfits == refused.len() && fed > 0 {
         let apart = reshaped(mapping, &accounts.missing, &lost, new);
-        if misfits > 0 || apart.is_some() {
+        if (misfits > 0 && missing.is_empty()) || apart.is_some() {
             let problems = listed.into_iter().chain(apart.into_iter().flatten());
             return Err(Error::Reshaped {
                 problems: problems.collect(),
@@ -66,7 +73,7 @@ pub(super) fn check_complete(
             problems.push(format!(
                 "{} of `{file}` map to no weight: {}",
                 counted(lost.len(), "tensor"),
-                some(&lost)
+                some(&quoted(&lost))
             ));
         }
         if !missing.is_empty() {
@@ -136,28 +143,22 @@ fn counted(n: usize, noun: &str) -> String {
     }
 }
 
-fn some(names: &[&str]) -> String {
-    let mut text = names
-        .iter()
-        .take(SHOWN)
-        .map(|n| format!("`{n}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    if names.len() > SHOWN {
-        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+/// The first few of a list.
+fn some(items: &[String]) -> String {
+    let mut text = items[..items.len().min(SHOWN)].join(", ");
+    if items.len() > SHOWN {
+        text.push_str(&format!(" and {} more", items.len() - SHOWN));
     }
     text
 }
 
+fn quoted<S: AsRef<str>>(names: &[S]) -> Vec<String> {
+    names.iter().map(|n| format!("`{}`", n.as_ref())).collect()
+}
+
 fn refusal(row: &Row, why: &Refusal) -> String {
     let weight = &row.name;
-    let list = |names: &[String]| {
-        names
-            .iter()
-            .map(|n| format!("`{n}`"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
+    let list = |names: &[String]| quoted(names).join(", ");
     match why {
         Refusal::Unproven { source } => format!(
             "weight `{weight}` changes, but only its name says that it comes from `{source}`"

@@ -643,27 +643,52 @@ fn the_map_is_printed_with_grades() {
 #[test]
 fn rows_said_by_hand_are_taken_and_checked() {
     let scene = built();
-    scene.write("map.json", "{");
-    scene.refuses(
-        &[
+    refit(&scene, &["fused.safetensors"]).exits(0);
+    let whole = plan(&scene);
+    // A name and values that nothing ties to the weight.
+    altered(&scene, "odd.safetensors", |t| {
+        let tensor = t.remove("transformer_blocks.0.attn1.to_q.weight").unwrap();
+        t.insert("w17".into(), tensor);
+    });
+    let weight = manifest(&scene, "engine.plan")["weights"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|w| w["mapping"]["recipe"]["source"] == "transformer_blocks.0.attn1.to_q.weight")
+        .unwrap()["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    for file in ["engine.plan", "engine.plan.json"] {
+        fs::remove_file(scene.file(file)).unwrap();
+    }
+    let build = ["build", "model.ts.onnx", "--shapes", "shapes.ts.json"];
+    scene.run(&build).exits(0);
+    let by_hand = |source: &str| {
+        let recipe = json!({"kind": "tensor", "source": source, "steps": [{"step": "permute", "order": [1, 0]}]});
+        let document =
+            json!({"schema": "trtmut.mapping-override/1", "weights": {weight.clone(): recipe}});
+        scene.write("map.json", document.to_string());
+        [
             "refit",
             "engine.plan",
-            "fused.safetensors",
+            "odd.safetensors",
             "--mapping",
             "map.json",
-        ],
-        1,
-        &["map.json"],
-    );
+        ]
+    };
+    scene.run(&by_hand("w17")).exits(0);
+    assert!(plan(&scene) == whole);
+    // A tensor that is not there, one that does not fit, a document that is none.
+    scene.refuses(&by_hand("w18"), 1, &["w18"]);
     scene.refuses(
-        &[
-            "refit",
-            "engine.plan",
-            "fused.safetensors",
-            "--mapping",
-            "none.json",
-        ],
-        1,
-        &["none.json"],
+        &by_hand("pos_embed.proj.weight"),
+        20,
+        &["pos_embed.proj.weight"],
     );
+    let args = by_hand("w17");
+    scene.write("map.json", "{");
+    scene.refuses(&args, 1, &["map.json"]);
+    fs::remove_file(scene.file("map.json")).unwrap();
+    scene.refuses(&args, 1, &["map.json", "check the path"]);
 }

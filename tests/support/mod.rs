@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod fixtures;
+pub mod net;
 
 use onnx_protobuf::TensorProto;
 use std::collections::BTreeMap;
