@@ -128,7 +128,7 @@ fn killed_at_any_moment_it_is_the_old_plan_or_the_new_one() {
     println!("{killed} killed, {changed} of them after the change; a refit takes {shortest:?}");
     assert_eq!(killed, KILLS, "too few were killed before their end");
     // What they left is removed by the next one, once it is old enough for nobody to be about to lock it.
-    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    let old = std::time::SystemTime::now() - Duration::from_hours(1);
     for name in place.names().difference(&clean) {
         let file = fs::File::open(place.dir.path().join(name)).unwrap();
         file.set_modified(old).unwrap();

@@ -298,7 +298,7 @@ fn same_manifest(back: &Manifest, first: &Manifest, learnt: bool) -> Result<(), 
     }
 }
 
-/// Another checkpoint of a model with folded BatchNorms: without the base nothing tells which tensors a kernel comes from.
+/// Another checkpoint of a model with folded normalisations: without the base nothing tells which tensors a kernel comes from.
 fn unproven(backend: &dyn Backend, fixture: &Fixture) -> Result<(), Failed> {
     let built = Built::new(backend, fixture, &[])?;
     let first = built.bytes();

@@ -438,7 +438,7 @@ fn all_mapped() {
     assert_eq!(sources, weights.keys().collect::<Vec<_>>());
 }
 
-/// A convolution and the BatchNorm after it, as one convolution under the first one's names.
+/// A convolution and the normalisation after it, as one convolution under the first one's names.
 fn fold(w: &Weights) -> Weights {
     let of = |name: &str| &w[name].1;
     let factor: Vec<f32> = of("bn.weight")
@@ -464,7 +464,9 @@ fn norm_weights(seed: u64) -> Weights {
     {
         let (shape, mut values) = random(seed + 1 + i as u64, &[6]);
         if *name != "bias" {
-            values.iter_mut().for_each(|v| *v = v.abs() + 0.5);
+            for v in &mut values {
+                *v = v.abs() + 0.5;
+            }
         }
         w.insert(format!("bn.{name}"), (shape, values));
     }
@@ -556,7 +558,7 @@ fn runtimes() {
         let mut command = scene.command(args);
         command.env("ORT_DYLIB_PATH", &library);
         let output = command.output().unwrap();
-        scene.done(&command, output).exits(0).json()
+        scene.done(&command, &output).exits(0).json()
     };
     for backend in backends {
         let plan = format!("{backend}.plan");

@@ -77,13 +77,15 @@ fn source(row: &Row) -> String {
         Some(Recipe::Tensor { source, steps }) => {
             let mut text = source.clone();
             for step in steps {
-                text.push_str(&match step {
-                    Step::Permute { order } if order == &[1, 0] => " | transpose".into(),
-                    Step::Permute { order } => format!(" | permute {order:?}"),
-                    Step::Reshape { shape } => format!(" | reshape {}", show_shape(shape)),
-                    Step::Cast { dtype } => format!(" | cast {dtype}"),
-                    Step::Scale { factor } => format!(" | scale {}", factor.get()),
-                });
+                let step = match step {
+                    Step::Permute { order } if order == &[1, 0] => "transpose".into(),
+                    Step::Permute { order } => format!("permute {order:?}"),
+                    Step::Reshape { shape } => format!("reshape {}", show_shape(shape)),
+                    Step::Cast { dtype } => format!("cast {dtype}"),
+                    Step::Scale { factor } => format!("scale {}", factor.get()),
+                };
+                text.push_str(" | ");
+                text.push_str(&step);
             }
             text
         }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 pub(super) const PREFIX: &str = ".trtmut-";
 
 /// A temporary file is created first and locked then; younger ones may be between the two.
-const YOUNG: Duration = Duration::from_secs(60);
+const YOUNG: Duration = Duration::from_mins(1);
 
 pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {

@@ -145,11 +145,11 @@ fn counted(n: usize, noun: &str) -> String {
 
 /// The first few of a list.
 fn some(items: &[String]) -> String {
-    let mut text = items[..items.len().min(SHOWN)].join(", ");
-    if items.len() > SHOWN {
-        text.push_str(&format!(" and {} more", items.len() - SHOWN));
+    let shown = items[..items.len().min(SHOWN)].join(", ");
+    match items.len() {
+        0..=SHOWN => shown,
+        all => format!("{shown} and {} more", all - SHOWN),
     }
-    text
 }
 
 fn quoted<S: AsRef<str>>(names: &[S]) -> Vec<String> {
