@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{build, map, refit, run};
+use crate::commands::{build, diff, doctor, inspect, map, refit, run};
 use crate::ui::Verbosity;
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -21,6 +21,11 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
 
+    /// The TensorRT library, or a folder that holds it (default: `TRTMUT_TENSORRT`, the loader's path, python3's packages, the
+    /// system's folders)
+    #[arg(long, global = true, value_name = "PATH")]
+    pub tensorrt: Option<std::path::PathBuf>,
+
     /// Print one JSON document on stdout instead of a table, errors included
     #[arg(long, global = true)]
     pub json: bool,
@@ -39,8 +44,14 @@ pub struct Cli {
 pub enum Command {
     /// Compile an ONNX model into a plan
     Build(Box<build::Args>),
+    /// Tell whether a change needs nothing, a refit or a recompile, and why
+    Diff(Box<diff::Args>),
     /// Give a plan other weights: a checkpoint, LoRAs, or its base
     Refit(Box<refit::Args>),
+    /// Show what a plan is, without running it
+    Inspect(Box<inspect::Args>),
+    /// Show what is on this machine, and what each backend can do with it
+    Doctor(Box<doctor::Args>),
     /// Show which checkpoint tensor fills which weight of a plan, and how that is known
     Map(Box<map::Args>),
     /// Run a plan: outputs, latencies, comparison

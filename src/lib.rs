@@ -16,6 +16,7 @@
 pub mod arrays;
 pub mod cli;
 pub mod commands;
+pub mod diff;
 pub mod engine;
 pub mod exit;
 pub mod fault;

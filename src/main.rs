@@ -8,7 +8,10 @@ use trtmut::ui::Ui;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let environment = Environment::from_process();
+    let mut environment = Environment::from_process();
+    if let Some(path) = &cli.tensorrt {
+        environment.tensorrt = Some(path.clone());
+    }
     let ui = Ui::new(cli.json, cli.verbosity(), environment.progress);
     match commands::dispatch(&cli.command, &ui, &environment) {
         Ok(exit) => exit.into(),

@@ -1,6 +1,7 @@
 //! `trtmut build`: compile an ONNX model into a plan.
 
 use super::UsageError;
+use super::engine_args::EngineArgs;
 use crate::engine::{Identity, Options};
 use crate::exit::Exit;
 use crate::onnx::Model;
@@ -53,6 +54,9 @@ pub struct Args {
     /// Who compiles it
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     backend: BackendChoice,
+
+    #[command(flatten)]
+    engine: EngineArgs,
 
     /// Overwrite a plan of another model, or a file that is no plan
     #[arg(long)]
@@ -163,13 +167,14 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     let spec = read_spec(args.shapes.as_deref())?;
     let resolved = spec
-        .resolve(model.inputs(), &overrides(args)?)
+        .resolve(model.inputs(), &overrides(&args.dim, &args.opt)?)
         .with_context(|| spec_context(args))?;
     for warning in resolved.warnings() {
         ui.event(Event::Warn(warning));
     }
-    let options = Options::new();
-    let backend = pipeline::choose(args.backend, &model, environment, ui)?;
+    let options = args.engine.options();
+    let settings = args.engine.settings(args.threads.map(usize::from));
+    let backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
     let built = pipeline::build(
         &BuildRequest {
             model: &model,
@@ -211,7 +216,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     Ok(Exit::Done)
 }
 
-fn read_spec(path: Option<&Path>) -> anyhow::Result<ShapeSpec> {
+pub(super) fn read_spec(path: Option<&Path>) -> anyhow::Result<ShapeSpec> {
     let Some(path) = path else {
         return Ok(ShapeSpec::none());
     };
@@ -230,9 +235,12 @@ fn spec_context(args: &Args) -> String {
     }
 }
 
-fn overrides(args: &Args) -> Result<Overrides, UsageError> {
+pub(super) fn overrides(
+    dims: &[(String, String)],
+    opts: &[(String, String)],
+) -> Result<Overrides, UsageError> {
     let mut overrides = Overrides::default();
-    for (name, range) in &args.dim {
+    for (name, range) in dims {
         if overrides.dims.insert(name.clone(), range.clone()).is_some() {
             return Err(UsageError::new(
                 format!("--dim gives `{name}` twice"),
@@ -240,7 +248,7 @@ fn overrides(args: &Args) -> Result<Overrides, UsageError> {
             ));
         }
     }
-    for (name, value) in &args.opt {
+    for (name, value) in opts {
         let size = value.parse().map_err(|_| {
             UsageError::new(
                 format!("--opt {name}={value}: `{value}` is not a size"),

@@ -1,6 +1,10 @@
 //! One file per command: `Args`, `run()` and the `Report` that it prints.
 
 pub mod build;
+pub mod diff;
+pub mod doctor;
+mod engine_args;
+pub mod inspect;
 pub mod map;
 mod overlay;
 pub mod refit;
@@ -21,6 +25,9 @@ pub use crate::pipeline::Environment;
 pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     match command {
         Command::Build(args) => build::run(args, ui, environment),
+        Command::Inspect(args) => inspect::run(args, ui, environment),
+        Command::Doctor(args) => doctor::run(args, ui, environment),
+        Command::Diff(args) => diff::run(args, ui, environment),
         Command::Map(args) => map::run(args, ui, environment),
         Command::Refit(args) => refit::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),

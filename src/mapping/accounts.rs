@@ -3,7 +3,7 @@
 use super::decide::{Case, names_of};
 use super::row::{Evidence, Grade, Row};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Why a checkpoint tensor feeds no weight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,12 +67,7 @@ impl Accounts {
 
 /// `settled_missing`: rows settled earlier whose sources this checkpoint lacks.
 pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> Accounts {
-    let mut reached: HashMap<&str, ()> = HashMap::new();
-    for row in rows {
-        for name in names_of(row) {
-            reached.insert(name, ());
-        }
-    }
+    let reached: HashSet<&str> = rows.iter().flat_map(names_of).collect();
     let mut missing: Vec<(usize, Missing)> = Vec::new();
     for r in settled_missing {
         let has = |n: &&str| case.sources.binary_search_by(|s| s.name.cmp(n)).is_err();
@@ -88,13 +83,19 @@ pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> 
         ));
     }
     for (r, row) in rows.iter().enumerate() {
-        let names = row.evidence.iter().find_map(|e| match e {
-            Evidence::SourceMissing { names } => Some(names.clone()),
-            _ => None,
-        });
-        if let (Some(names), Grade::Unproven) = (names, row.grade) {
-            let weight = row.name.clone();
-            missing.push((r, Missing { weight, names }));
+        if row.grade == Grade::Unproven && names_of(row).next().is_none() {
+            let listed = row.evidence.iter().find_map(|e| match e {
+                Evidence::SourceMissing { names } => Some(names.clone()),
+                _ => None,
+            });
+            let presumed = || row.hints.iter().flat_map(|h| h.names.clone()).collect();
+            missing.push((
+                r,
+                Missing {
+                    weight: row.name.clone(),
+                    names: listed.unwrap_or_else(presumed),
+                },
+            ));
         }
     }
     missing.sort_by_key(|(r, _)| *r);
@@ -103,7 +104,7 @@ pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> 
     let mut by_print = HashMap::new();
     for (s, source) in case.sources.iter().enumerate() {
         if let (true, Some(print)) = (
-            reached.contains_key(source.name),
+            reached.contains(source.name),
             case.equal.print(s, source.view.dtype),
         ) && print.informative
         {
@@ -111,7 +112,7 @@ pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> 
         }
     }
     let leftovers = (case.sources.iter().enumerate())
-        .filter(|(_, source)| !reached.contains_key(source.name))
+        .filter(|(_, source)| !reached.contains(source.name))
         .map(|(s, source)| {
             let dtype = source.view.dtype;
             let print = case.equal.print(s, dtype);

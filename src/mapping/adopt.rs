@@ -5,7 +5,7 @@
 //! weight, its orientation and shape, and no sign of a fold. What lacks one of these is refused.
 
 use super::decide::presumed_relations;
-use super::names::{align, wrapper};
+use super::names::{Prefixes, align, wrapper};
 use super::row::{Evidence, FoldSign, Grade, Layout, Part, Recipe, Row, Step};
 use super::value::{is_square, squeezed};
 use super::{Error, Mapping};
@@ -142,11 +142,10 @@ impl Row {
     pub fn source_shape(&self) -> Vec<usize> {
         let steps = match &self.recipe {
             Some(Recipe::Tensor { steps, .. }) => steps,
-            Some(Recipe::BatchNorm { .. }) => return self.shape.clone(),
             None if self.layout == Layout::Transposed && self.shape.len() == 2 => {
                 return vec![self.shape[1], self.shape[0]];
             }
-            None => return self.shape.clone(),
+            Some(Recipe::BatchNorm { .. }) | None => return self.shape.clone(),
         };
         let mut shape = self.shape.clone();
         for step in steps.iter().rev() {
@@ -238,6 +237,13 @@ impl Mapping {
             wanted.iter().map(|(n, _)| (n.as_str(), None)),
             by_name.keys().map(|n| (*n, None)),
         );
+        // Without values nothing would notice that the encoder's names were taken for the decoder's: only a prefix that one
+        // side has and the other lacks is bridged.
+        let prefixes = if prefixes.graph.is_empty() || prefixes.checkpoint.is_empty() {
+            prefixes
+        } else {
+            Prefixes::default()
+        };
         let mut tied: HashMap<usize, &str> = HashMap::new();
         for (name, shape) in wanted {
             let known = prefixes

@@ -1,6 +1,6 @@
 //! What a refit from a checkpoint would do to every weight, decided before anything is written.
 
-use super::apply::{apply, apply_recipe};
+use super::apply::apply_recipe;
 use super::crowd::each;
 use super::equal::held_bytes;
 use super::row::{Evidence, Grade, Recipe, Row};
@@ -259,17 +259,22 @@ fn same_at_storage_type(
     }
 }
 
-/// The new bytes of a row that [`assess`] found changed.
+/// The new bytes of a row that [`assess`] found changed: by the first of its recipes whose sources are there, since all of
+/// those were found to agree.
 ///
 /// # Errors
-/// As [`apply`]; for an ambiguous row none of whose recipes was chosen, the first that can be computed is used, since they
-/// were found to agree.
+/// As [`super::apply`].
 pub fn bytes_of<'a>(
     row: &Row,
     new: &'a dyn Checkpoint,
 ) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
-    match (&row.recipe, row.alternatives.first()) {
-        (None, Some(recipe)) => apply_recipe(row, recipe, new),
-        _ => apply(row, new),
+    let given = |r: &&Recipe| r.sources().iter().all(|n| new.get(n).is_some());
+    let mut recipes = row.recipe.iter().chain(&row.alternatives);
+    match recipes.find(given).or(row.recipe.as_ref()) {
+        Some(recipe) => apply_recipe(row, recipe, new),
+        None => Err(Error::NoRecipe {
+            weight: row.name.clone(),
+            grade: row.grade,
+        }),
     }
 }

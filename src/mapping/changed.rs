@@ -237,11 +237,21 @@ fn by_name(
     }
     let recipe = case.recipe(row, own.source, &own.relation);
     let clear = row.fold_signs.is_empty() && against.is_empty();
+    // Where no consumer says how a square matrix stands, only one that clearly stands as it is will do: one that is nearer
+    // transposed may have been turned by the exporter or, by mistake, in the checkpoint.
+    let plain = matches!(&own.relation, Relation::Order(o) if o.is_sorted());
     let oriented = row.layout != Layout::Unknown
         || !is_square(&row.shape)
-        || runner_up.is_none_or(|o| own.source != o.source || o.cosine + LEAD <= own.cosine);
+        || (plain
+            && runner_up.is_none_or(|o| own.source != o.source || o.cosine + LEAD <= own.cosine));
     row.evidence.extend(against);
-    if clear && oriented {
+    if clear && !oriented {
+        row.grade = Grade::Ambiguous;
+        for relation in presumed_relations(row, shape) {
+            row.alternatives
+                .push(case.recipe(row, own.source, &relation));
+        }
+    } else if clear {
         row.recipe = Some(recipe);
         if close {
             row.grade = Grade::Corroborated;
@@ -295,7 +305,8 @@ fn unnamed(
                     .filter(|c| c.source == best.source)
                     .all(|c| c.cosine + LEAD <= best.cosine)
         });
-        let oriented = !is_square(&row.shape) || best.relation.fits(row.layout);
+        let oriented = !is_square(&row.shape)
+            || (row.layout != Layout::Unknown && best.relation.fits(row.layout));
         if leads && mutual && oriented && absent.is_empty() {
             let measure = measure(case, row, best)?;
             if measure.is_close() {

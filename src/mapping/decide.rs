@@ -5,7 +5,7 @@ use super::equal::{Equal, Equalities, Source, equalities};
 use super::names::{Prefixes, align};
 use super::row::{Clue, Evidence, FoldSign, Grade, Layout, Recipe, Row};
 use super::value::{Relation, is_square, orders, squeezed};
-use super::{Against, Checkpoint, Error, Held, Mapping, Resolved, changed, folds};
+use super::{Against, Checkpoint, Error, Held, Mapping, Resolved, changed, doubt, folds};
 use std::collections::{HashMap, HashSet};
 
 /// At most so many names are listed in one piece of evidence.
@@ -89,7 +89,7 @@ pub(super) fn resolve(
         row.evidence.clear();
     }
     let missing_settled = settle_names(&mut rows, &open, &sources);
-    let (named, absent) = presume(&rows, &open, &sources);
+    let (named, absent) = presume(&rows, &sources);
     let equal = equalities(&rows, &open, &sources, held)?;
     let owned = open
         .iter()
@@ -105,11 +105,12 @@ pub(super) fn resolve(
     };
     let mut pending = Vec::new();
     for &r in &open {
-        if !by_value(&case, &mut rows, r, &open) {
+        if !by_value(&case, &mut rows, r, &open, false) {
             pending.push(r);
         }
     }
-    let pending = folds::resolve(&case, &mut rows, &pending)?;
+    let mut pending = folds::resolve(&case, &mut rows, &pending)?;
+    pending.retain(|&r| !by_value(&case, &mut rows, r, &open, true));
     match against {
         Against::Base => {
             for r in pending {
@@ -125,6 +126,9 @@ pub(super) fn resolve(
         orientation_evidence(&mut rows[r]);
     }
     let accounts = accounts::of(&rows, &case, missing_settled);
+    if against == Against::New {
+        doubt::add(&case, &mut rows, &open);
+    }
     Ok(Resolved {
         mapping: Mapping {
             against_base: mapping.against_base || against == Against::Base,
@@ -165,19 +169,15 @@ fn settle_names(rows: &mut [Row], open: &[usize], sources: &[Source<'_>]) -> Vec
         .collect()
 }
 
-/// The presumed sources of every open row, and by row those names that the checkpoint does not have.
-fn presume(
-    rows: &[Row],
-    open: &[usize],
-    sources: &[Source<'_>],
-) -> (Vec<Vec<Named>>, Vec<Vec<String>>) {
-    let prefixes = hint_prefixes(rows, open, sources);
+/// The presumed sources of every row, and by row those names that the checkpoint does not have.
+fn presume(rows: &[Row], sources: &[Source<'_>]) -> (Vec<Vec<Named>>, Vec<Vec<String>>) {
+    let prefixes = hint_prefixes(rows, sources);
     let index: HashMap<&str, usize> = (sources.iter().enumerate())
         .map(|(i, s)| (s.name, i))
         .collect();
     let mut named = vec![Vec::new(); rows.len()];
     let mut absent = vec![Vec::new(); rows.len()];
-    for &r in open {
+    for r in 0..rows.len() {
         for hint in &rows[r].hints {
             for name in &hint.names {
                 let translated = prefixes.translate(name);
@@ -198,10 +198,10 @@ fn presume(
     (named, absent)
 }
 
-fn hint_prefixes(rows: &[Row], open: &[usize], sources: &[Source<'_>]) -> Prefixes {
-    let presumed = open.iter().flat_map(|&r| {
-        let count = rows[r].count();
-        (rows[r].hints.iter().flat_map(|h| &h.names)).map(move |n| (n.as_str(), Some(count)))
+fn hint_prefixes(rows: &[Row], sources: &[Source<'_>]) -> Prefixes {
+    let presumed = rows.iter().flat_map(|row| {
+        let count = row.count();
+        (row.hints.iter().flat_map(|h| &h.names)).map(move |n| (n.as_str(), Some(count)))
     });
     align(presumed, sources.iter().map(|s| (s.name, Some(s.count()))))
 }
@@ -218,14 +218,23 @@ fn by_both<'a>(
     })
 }
 
-/// Decides a row by its equalities; false when they do not decide it.
-fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize]) -> bool {
+/// Decides a row by its equalities; false when they do not decide it. Where the graph shows signs of a fold, a value alone
+/// decides only when no fold was found (`unfolded`): β is a fold's bias where the mean is zero.
+fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize], unfolded: bool) -> bool {
     let named = &case.named[r];
     let equal: Vec<&Equal> = case.equal.of_row[r]
         .iter()
         .filter(|e| !e.contrary)
         .collect();
     let agreed: Vec<(&Named, &Equal)> = by_both(named, &case.equal.of_row[r]).collect();
+    if !rows[r].fold_signs.is_empty() {
+        // A factor near 1 is lost in a half type, and zeros stay zeros.
+        let narrow = equal.iter().any(|e| e.dtype != rows[r].dtype);
+        let tells = case.equal.informative[r] && !narrow;
+        if !tells || (!unfolded && agreed.is_empty()) {
+            return false;
+        }
+    }
     if let Some(&(first, same)) = agreed.first() {
         let row = &mut rows[r];
         row.evidence.push(Evidence::Hinted {
@@ -241,6 +250,9 @@ fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize]) -> bool
             }
         }
         return true;
+    }
+    if !rows[r].fold_signs.is_empty() && rows[r].shape.len() == 1 && !beside_plain(case, rows, r) {
+        return false;
     }
     // Sources that their own row has claimed by name are not free for others, unless the values could not be chance.
     let informative = case.equal.informative[r];
@@ -275,7 +287,7 @@ fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize]) -> bool
         ambiguous(case, &mut rows[r], &equal);
         return true;
     }
-    if !informative && free.is_empty() && rows[r].hints.is_empty() {
+    if !informative && free.is_empty() && rows[r].hints.is_empty() && !rows[r].is_parameter() {
         // Every tensor of these values has its own weight; this one is the exporter's (ones, zeros, a scalar).
         rows[r].grade = Grade::Constant;
         rows[r].evidence.push(Evidence::NoCandidate);
@@ -286,6 +298,15 @@ fn by_value(case: &Case<'_>, rows: &mut [Row], r: usize, open: &[usize]) -> bool
     }
     ambiguous(case, &mut rows[r], &equal);
     true
+}
+
+/// Whether the kernel that a bias belongs to is a tensor of the checkpoint as it is, so that the bias is none of a fold.
+fn beside_plain(case: &Case<'_>, rows: &[Row], r: usize) -> bool {
+    let partner = rows[r].partner.as_deref();
+    (rows.iter().position(|k| Some(k.name.as_str()) == partner)).is_some_and(|k| {
+        let exact = |e: &Equal| e.dtype == rows[k].dtype;
+        case.equal.informative[k] && case.equal.of_row[k].iter().any(exact)
+    })
 }
 
 /// An embedding and the projection that shares its weights, which exporters write twice: one is gathered, the other
@@ -308,11 +329,14 @@ fn take(case: &Case<'_>, row: &mut Row, same: &Equal, equal: usize) {
         unique: equal == 1,
     });
     let chosen = same.relations.iter().find(|x| x.fits(row.layout));
-    let undecided = same.relations.len() > 1 && row.layout == Layout::Unknown;
-    if undecided {
-        // A symmetric matrix whose consumer does not say how it stands.
+    let shape = case.sources[same.source].view.shape;
+    let plain = (same.relations.iter()).all(|x| matches!(x, Relation::Order(o) if o.is_sorted()));
+    if row.layout == Layout::Unknown && is_square(shape) && is_square(&row.shape) && !plain {
+        // A symmetric matrix, or one that is equal only transposed, and no consumer to say how it should stand: the
+        // exporter may have turned it, or somebody the checkpoint's.
         row.grade = Grade::Ambiguous;
-        row.alternatives = (same.relations.iter())
+        row.alternatives = presumed_relations(row, shape)
+            .iter()
             .map(|relation| case.recipe(row, same.source, relation))
             .collect();
         return;
@@ -350,8 +374,11 @@ fn unmatched_in_base(case: &Case<'_>, row: &mut Row, r: usize) {
         return;
     }
     let Some(first) = case.named[r].first() else {
-        row.grade = Grade::Constant;
         row.evidence.push(Evidence::NoCandidate);
+        add_fold_evidence(row);
+        if row.fold_signs.is_empty() {
+            row.grade = Grade::Constant;
+        }
         return;
     };
     let shape = case.sources[first.source].view.shape;

@@ -39,10 +39,17 @@ pub(super) struct Equalities {
     pub of_row: Vec<Vec<Equal>>,
     /// By row: whether equality with it means something.
     pub informative: Vec<bool>,
+    /// By row: the bag of its values in its own type, where it was taken.
+    bags: Vec<Option<u64>>,
     prints: HashMap<(usize, Dtype), Print>,
 }
 
 impl Equalities {
+    /// Whether two rows may hold the same values, in some order.
+    pub fn alike(&self, a: usize, b: usize) -> bool {
+        self.bags[a].is_some() && self.bags[a] == self.bags[b]
+    }
+
     /// The fingerprint of a source in its own type, where it was taken.
     pub fn print(&self, source: usize, dtype: Dtype) -> Option<&Print> {
         self.prints.get(&(source, dtype))
@@ -137,7 +144,9 @@ pub(super) fn equalities(
         let key = (sources[s].count(), dtype, print.bag);
         buckets.entry(key).or_default().push(s);
     }
-    buckets.values_mut().for_each(|b| b.sort_unstable());
+    for bucket in buckets.values_mut() {
+        bucket.sort_unstable();
+    }
     let find = |&r: &usize| {
         let row = &rows[r];
         let mut equal = Vec::new();
@@ -161,12 +170,15 @@ pub(super) fn equalities(
     for (r, equal) in found {
         of_row[r] = equal;
     }
+    let own = |r: usize| row_prints.get(&(r, rows[r].dtype));
     let informative = (0..rows.len())
-        .map(|r| (row_prints.get(&(r, rows[r].dtype))).is_some_and(|p| p.informative))
+        .map(|r| own(r).is_some_and(|p| p.informative))
         .collect();
+    let bags = (0..rows.len()).map(|r| own(r).map(|p| p.bag)).collect();
     Ok(Equalities {
         of_row,
         informative,
+        bags,
         prints,
     })
 }

@@ -8,6 +8,7 @@ use super::row::{Evidence, Factor, Norm, Part, Recipe, Rounding, Row, Step};
 use super::{Against, Error, Grade};
 use crate::tensor::{Digest, Dtype, from_f32, to_f32};
 use rayon::prelude::*;
+use std::collections::{HashMap, HashSet};
 
 /// A normalisation of the checkpoint with its four tensors.
 pub(super) struct NormModule {
@@ -87,7 +88,7 @@ pub(super) fn resolve(
     let mut left = Vec::new();
     for (r, found) in kernels {
         match found {
-            Some(found) => found.settle(&mut rows[r]),
+            Some(found) => found.settle(case, &mut rows[r], r),
             None => left.push(r),
         }
     }
@@ -98,10 +99,11 @@ pub(super) fn resolve(
     let mut left = Vec::new();
     for (r, found) in biases {
         match found {
-            Some(found) => found.settle(&mut rows[r]),
+            Some(found) => found.settle(case, &mut rows[r], r),
             None => left.push(r),
         }
     }
+    one_kernel_each(rows);
     if case.against == Against::New {
         return Ok(left);
     }
@@ -114,6 +116,28 @@ pub(super) fn resolve(
     Ok(rest)
 }
 
+/// A module normalises one convolution. Where two kernels claim the same, one of them has another with equal values that the
+/// checkpoint lacks, and nobody can say which.
+fn one_kernel_each(rows: &mut [Row]) {
+    let mut kernels: HashMap<String, HashSet<String>> = HashMap::new();
+    for row in rows.iter() {
+        if let Some(Recipe::BatchNorm { kernel, norm, .. }) = &row.recipe {
+            let all = kernels.entry(norm.scale.clone()).or_default();
+            all.insert(kernel.clone());
+        }
+    }
+    for row in rows {
+        let shared = match &row.recipe {
+            Some(Recipe::BatchNorm { norm, .. }) => kernels[&norm.scale].len() > 1,
+            _ => false,
+        };
+        if shared {
+            row.grade = Grade::Ambiguous;
+            row.alternatives.extend(row.recipe.take());
+        }
+    }
+}
+
 /// Folds that reproduce a weight: more than one when modules are equal.
 struct Found {
     recipes: Vec<Recipe>,
@@ -121,12 +145,20 @@ struct Found {
 }
 
 impl Found {
-    fn settle(self, row: &mut Row) {
+    fn settle(self, case: &Case<'_>, row: &mut Row, r: usize) {
         row.evidence.push(Evidence::FoldEqual {
             max_ulp: self.rounding.max_ulp,
         });
         row.rounding = Some(self.rounding);
-        let mut recipes = self.recipes.into_iter();
+        // A kernel of zeros is both the fold and the tensor itself.
+        let plain = (case.equal.of_row[r].iter())
+            .map(|same| case.recipe(row, same.source, &same.relations[0]));
+        let mut recipes = self
+            .recipes
+            .into_iter()
+            .chain(plain)
+            .collect::<Vec<_>>()
+            .into_iter();
         let (first, rest) = (recipes.next(), recipes.collect::<Vec<_>>());
         if rest.is_empty() {
             row.grade = Grade::Proven;
@@ -136,6 +168,12 @@ impl Found {
             row.alternatives = first.into_iter().chain(rest).collect();
         }
     }
+}
+
+/// Whether agreement with a fold means something: against the base always, against another checkpoint only when the values
+/// could not agree by chance (a γ of zero makes every kernel zero).
+fn tells(case: &Case<'_>, r: usize) -> bool {
+    case.against == Against::Base || case.equal.informative[r]
 }
 
 fn rounding(dtype: Dtype, values: &[f32], max_ulp: u32) -> Option<Rounding> {
@@ -159,7 +197,7 @@ fn find_kernel(
     let fitting: Vec<&NormModule> = (norms.iter())
         .filter(|n| n.channels == row.shape[axis])
         .collect();
-    if fitting.is_empty() {
+    if fitting.is_empty() || !tells(case, r) {
         return Ok(None);
     }
     let mut kernels: Vec<usize> = (case.named[r].iter())
@@ -224,7 +262,7 @@ fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, E
     let Some(kernel_row) = rows.iter().find(|k| Some(k.name.as_str()) == partner) else {
         return Ok(None);
     };
-    if row.dtype != Dtype::F32 {
+    if row.dtype != Dtype::F32 || !tells(case, r) {
         return Ok(None);
     }
     let bytes = held_bytes(row, case.held)?;
@@ -293,7 +331,9 @@ fn scaled(case: &Case<'_>, row: &mut Row, r: usize) -> Result<bool, Error> {
     };
     let view = case.sources[source].view;
     let relations = super::decide::presumed_relations(row, view.shape);
-    if row.dtype != Dtype::F32 || !case.equal.informative[r] || view.dtype != Dtype::F32 {
+    // Equal channels of a normalisation look like one factor.
+    let plain = row.dtype == Dtype::F32 && view.dtype == Dtype::F32 && row.fold_signs.is_empty();
+    if !plain || !case.equal.informative[r] {
         return Ok(false);
     }
     let bytes = held_bytes(row, case.held)?;

@@ -21,6 +21,7 @@ mod changed;
 mod close;
 mod crowd;
 mod decide;
+mod doubt;
 mod equal;
 mod error;
 mod file;
@@ -33,7 +34,11 @@ mod row;
 mod value;
 
 #[cfg(test)]
+mod adversary_test;
+#[cfg(test)]
 mod fixtures_test;
+#[cfg(test)]
+mod planted_test;
 #[cfg(test)]
 mod property_test;
 

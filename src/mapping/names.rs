@@ -22,10 +22,18 @@ impl Prefixes {
     }
 }
 
-/// Every way to cut leading components off: (prefix with its dot, rest).
+/// Every way to cut leading components off: (prefix with its dot, rest). A number is no prefix: it tells one layer from
+/// the next.
 fn cuts(name: &str) -> impl Iterator<Item = (&str, &str)> {
-    let dots = name.match_indices('.').map(|(i, _)| i + 1).take(DEEPEST);
-    std::iter::once(0).chain(dots).map(|i| name.split_at(i))
+    let numeric = |end: usize| {
+        let part = name[..end].rsplit('.').next().unwrap_or_default();
+        part.bytes().all(|b| b.is_ascii_digit())
+    };
+    let dots = name.match_indices('.').map(|(i, _)| i);
+    let ends = dots.take_while(move |&i| !numeric(i)).take(DEEPEST);
+    std::iter::once(0)
+        .chain(ends.map(|i| i + 1))
+        .map(|i| name.split_at(i))
 }
 
 /// The pair of prefixes under which most of `presumed` names are in `actual` with the same element count. A count that is
@@ -116,6 +124,12 @@ mod tests {
             "blocks.1.proj_out.weight",
         ];
         assert_eq!(align(known(&names), known(&names)), Prefixes::default());
+    }
+
+    #[test]
+    fn one_layer_is_never_taken_for_another() {
+        let p = align(known(&["blocks.0.weight"]), known(&["blocks.1.weight"]));
+        assert_eq!(p, Prefixes::default());
     }
 
     #[test]

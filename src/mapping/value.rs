@@ -76,11 +76,11 @@ pub(super) fn common(weight: Dtype, source: Dtype) -> Option<Dtype> {
 }
 
 /// `data` as `to`, without copying when it is that already.
-pub(super) fn as_type<'a>(
+pub(super) fn as_type(
     from: Dtype,
     to: Dtype,
-    data: Cow<'a, [u8]>,
-) -> Result<Cow<'a, [u8]>, ConvertError> {
+    data: Cow<'_, [u8]>,
+) -> Result<Cow<'_, [u8]>, ConvertError> {
     if from == to {
         return Ok(data);
     }

@@ -2,24 +2,30 @@
 
 use super::{Environment, Error};
 use crate::engine::cpu::{self, CPU, Cpu, ONNXRUNTIME, OnnxRuntime};
-use crate::engine::{self, Backend, Identity};
+use crate::engine::tensorrt::gpu::Gpu;
+use crate::engine::tensorrt::loader::Search;
+use crate::engine::tensorrt::{Known, Product, Settings, TensorRt};
+use crate::engine::{self, Backend, Slot};
 use crate::onnx::Model;
+use crate::plan::{Manifest, WeightRow};
+use crate::tensor::element_count;
 use crate::watch::{Event, Watch};
 
 /// `--backend`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BackendChoice {
-    /// The embedded engine where it computes the model right, else onnxruntime where it is installed
+    /// TensorRT where there is a GPU and the library; else the embedded engine where it computes the model right; else
+    /// onnxruntime where it is installed
     Auto,
     /// The embedded engine: nothing to install
     Cpu,
-    /// onnxruntime's CPU provider, from ORT_DYLIB_PATH or python3's packages
+    /// onnxruntime's CPU provider, from `ORT_DYLIB_PATH` or python3's packages
     #[value(name = "onnxruntime")]
     OnnxRuntime,
-    /// NVIDIA TensorRT
+    /// NVIDIA TensorRT, any of 8.5, 8.6, 10.x, 11.x
     #[value(name = "tensorrt")]
     TensorRt,
-    /// NVIDIA TensorRT for RTX
+    /// NVIDIA TensorRT for RTX, 1.3 to 1.7
     #[value(name = "tensorrt-rtx")]
     TensorRtRtx,
 }
@@ -32,11 +38,22 @@ pub enum BackendChoice {
 pub fn choose(
     choice: BackendChoice,
     model: &Model,
+    settings: &Settings,
     environment: &Environment,
     watch: &dyn Watch,
 ) -> Result<Box<dyn Backend>, Error> {
+    let tensorrt = |product| -> Result<Box<dyn Backend>, Error> {
+        let found = TensorRt::find(product, &search(environment))?;
+        Ok(Box::new(found.settings(settings.clone())))
+    };
     match choice {
         BackendChoice::Auto => {
+            // Looking for a library means starting Python and opening gigabytes: only where a GPU makes it worth while.
+            if Gpu::open().is_ok()
+                && let Ok(backend) = tensorrt(Product::TensorRt).or_else(|_| tensorrt(Product::Rtx))
+            {
+                return Ok(backend);
+            }
             let (backend, refusals) = cpu::auto(model, || onnxruntime(environment))?;
             if let Some(first) = refusals.first() {
                 watch.event(Event::Warn(&format!(
@@ -48,20 +65,63 @@ pub fn choose(
         }
         BackendChoice::Cpu => Ok(Box::new(Cpu)),
         BackendChoice::OnnxRuntime => Ok(Box::new(onnxruntime(environment)?)),
-        BackendChoice::TensorRt => Err(not_here("tensorrt")),
-        BackendChoice::TensorRtRtx => Err(not_here("tensorrt-rtx")),
+        BackendChoice::TensorRt => tensorrt(Product::TensorRt),
+        BackendChoice::TensorRtRtx => tensorrt(Product::Rtx),
     }
 }
 
-/// The backend that compiled a plan, to open it again.
+/// The backend that compiled a plan, to open it or compile it again.
 ///
 /// # Errors
 /// As [`choose`].
-pub fn reopen(identity: &Identity, environment: &Environment) -> Result<Box<dyn Backend>, Error> {
-    match identity.backend.as_str() {
-        CPU => Ok(Box::new(Cpu)),
-        ONNXRUNTIME => Ok(Box::new(onnxruntime(environment)?)),
-        other => Err(not_here(other)),
+pub fn reopen(manifest: &Manifest, environment: &Environment) -> Result<Box<dyn Backend>, Error> {
+    let product = match manifest.backend.backend.as_str() {
+        CPU => return Ok(Box::new(Cpu)),
+        ONNXRUNTIME => return Ok(Box::new(onnxruntime(environment)?)),
+        b if b == Product::TensorRt.backend() => Product::TensorRt,
+        b if b == Product::Rtx.backend() => Product::Rtx,
+        other => {
+            return Err(engine::Error::Unavailable {
+                backend: other.into(),
+                reason: "this version of trtmut does not know it".into(),
+                hints: vec!["use the version that the manifest names as its tool".into()],
+            }
+            .into());
+        }
+    };
+    let mut backend = TensorRt::find(product, &search(environment))?;
+    backend.set_known(Known {
+        slots: slots_of(manifest),
+        inputs: manifest.inputs.clone(),
+        outputs: manifest.outputs.clone(),
+    });
+    Ok(Box::new(backend))
+}
+
+/// The slots as the build told them: recorded apart only where they differ from the graph's weights.
+fn slots_of(manifest: &Manifest) -> Vec<Slot> {
+    if !manifest.slots.is_empty() {
+        return manifest.slots.clone();
+    }
+    let of_row = |row: &WeightRow| Slot {
+        name: row.name.clone(),
+        dtype: row.dtype,
+        count: element_count(&row.shape).unwrap_or(0),
+        shape: Some(row.shape.clone()),
+        refittable: row.fixed.is_none(),
+    };
+    manifest.weights.iter().map(of_row).collect()
+}
+
+/// Where TensorRT is looked for.
+pub fn search(environment: &Environment) -> Search {
+    Search {
+        explicit: environment.tensorrt.clone(),
+        site_packages: match environment.tensorrt {
+            Some(_) => Vec::new(),
+            None => environment.site_packages().to_vec(),
+        },
+        system: true,
     }
 }
 
@@ -74,13 +134,4 @@ pub fn onnxruntime(environment: &Environment) -> Result<OnnxRuntime, engine::Err
         Some(explicit) => OnnxRuntime::locate(Some(explicit), &[]),
         None => OnnxRuntime::locate(None, environment.site_packages()),
     }
-}
-
-fn not_here(backend: &str) -> Error {
-    engine::Error::Unavailable {
-        backend: backend.into(),
-        reason: "it is not in this build of trtmut yet".into(),
-        hints: vec!["use `--backend cpu` or `--backend onnxruntime`".into()],
-    }
-    .into()
 }

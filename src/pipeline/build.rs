@@ -84,6 +84,7 @@ pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Err
     watch.event(Event::End);
     let notes = notes.expect("a staged plan was built");
     let weights = weight_rows(model, &notes.slots, mapping, watch);
+    let slots = own_slots(model, notes.slots);
     let manifest = Manifest {
         format: FORMAT.into(),
         tool: concat!("trtmut ", env!("CARGO_PKG_VERSION")).into(),
@@ -100,6 +101,7 @@ pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Err
         options: request.options.clone(),
         inputs: model.inputs().to_vec(),
         outputs: model.outputs().to_vec(),
+        slots,
         notes: notes.notes,
         weights,
         base,
@@ -155,6 +157,16 @@ fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
         Ok(_) => occupied("holds a plan of another model"),
         Err(_) => occupied("exists and is not a plan that trtmut made"),
     }
+}
+
+/// The engine's slots, unless they are the graph's weights by name, type and shape.
+pub(super) fn own_slots(model: &Model, slots: Vec<Slot>) -> Vec<Slot> {
+    let same = slots.iter().all(|s| {
+        model
+            .weight(&s.name)
+            .is_some_and(|w| w.dtype == s.dtype && s.shape.as_ref() == Some(&w.shape))
+    });
+    if same { Vec::new() } else { slots }
 }
 
 /// Digest of every constant tensor by name, on all cores.

@@ -2,7 +2,7 @@
 
 use super::{Error, OverlayRequest};
 use crate::mapping::{
-    Accounts, Assessment, Change, Checkpoint, Evidence, Mapping, Missing, Refusal, Row,
+    Accounts, Assessment, Change, Checkpoint, Evidence, Mapping, Missing, Refusal,
 };
 use crate::tensor::show_shape;
 use crate::weights::Source;
@@ -111,7 +111,15 @@ fn listed(mapping: &Mapping, refused: &[(usize, &Refusal)]) -> Vec<String> {
     let mut lines: Vec<String> = refused
         .iter()
         .take(SHOWN)
-        .map(|(row, why)| refusal(&mapping.rows[*row], why))
+        .map(|(row, why)| {
+            let row = &mapping.rows[*row];
+            let text = refusal(&row.name, why);
+            let against = row.evidence.iter().find_map(speaks_against);
+            match against.filter(|_| matches!(why, Refusal::Contradicted { .. })) {
+                Some(against) => format!("{text}: {against}"),
+                None => text,
+            }
+        })
         .collect();
     if refused.len() > SHOWN {
         lines.push(format!(
@@ -156,24 +164,21 @@ fn quoted<S: AsRef<str>>(names: &[S]) -> Vec<String> {
     names.iter().map(|n| format!("`{}`", n.as_ref())).collect()
 }
 
-fn refusal(row: &Row, why: &Refusal) -> String {
-    let weight = &row.name;
+/// Why a changed weight is refused, in one sentence.
+pub fn refusal(weight: &str, why: &Refusal) -> String {
     let list = |names: &[String]| quoted(names).join(", ");
     match why {
         Refusal::Unproven { source } => format!(
             "weight `{weight}` changes, but only its name says that it comes from `{source}`"
         ),
         Refusal::Contradicted { sources } => {
-            let against = row
-                .evidence
-                .iter()
-                .find_map(speaks_against)
-                .unwrap_or_else(|| "nothing in the graph or the values says from where".into());
             let sources = match sources[..] {
                 [] => String::new(),
-                _ => format!(" (presumably from {})", list(sources)),
+                _ => format!(" ({})", list(sources)),
             };
-            format!("weight `{weight}` changes{sources}, but {against}")
+            format!(
+                "weight `{weight}` changes, and evidence speaks against its presumed source{sources}"
+            )
         }
         Refusal::Ambiguous { sources } => format!(
             "weight `{weight}` changes, and several tensors fit it: {}",

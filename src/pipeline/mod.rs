@@ -13,6 +13,7 @@
 
 mod backends;
 mod build;
+mod compare;
 mod complete;
 mod environment;
 mod inputs;
@@ -22,8 +23,10 @@ mod rebuild;
 mod recompile;
 mod refit;
 
-pub use backends::{BackendChoice, choose, onnxruntime, reopen};
+pub use backends::{BackendChoice, choose, onnxruntime, reopen, search};
 pub use build::{BuildRequest, Built, MappingSource, build};
+pub use compare::{CompareRequest, Compared, Measured, compare};
+pub use complete::refusal;
 pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
 pub use open::{OpenPlan, open};

@@ -19,6 +19,6 @@ pub struct OpenPlan {
 /// See [`Error`].
 pub fn open(plan: &Path, environment: &Environment) -> Result<OpenPlan, Error> {
     let manifest = plan::open(plan)?;
-    let engine = reopen(&manifest.backend, environment)?.open(plan)?;
+    let engine = reopen(&manifest, environment)?.open(plan)?;
     Ok(OpenPlan { manifest, engine })
 }

@@ -71,11 +71,28 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Resolves `request` against the plan at `plan`.
+    /// Resolves `request` against the plan at `plan`, and makes sure that nothing is left out and nothing guessed.
     ///
     /// # Errors
     /// Everything that would make a refit wrong or incomplete, all of it; see [`Error`].
     pub fn resolve(
+        plan: &Path,
+        manifest: &Manifest,
+        request: &OverlayRequest,
+        watch: &dyn Watch,
+    ) -> Result<Overlay, Error> {
+        let overlay = Overlay::survey(plan, manifest, request, watch)?;
+        if let (Some(found), Some(new)) = (&overlay.assessment, &overlay.checkpoint) {
+            check_complete(request, &overlay.mapping, &overlay.accounts, found, new)?;
+        }
+        Ok(overlay)
+    }
+
+    /// As [`Overlay::resolve`], but what is missing or unsure is only recorded: in `accounts` and `assessment`.
+    ///
+    /// # Errors
+    /// What cannot be read; LoRAs that do not fit.
+    pub fn survey(
         plan: &Path,
         manifest: &Manifest,
         request: &OverlayRequest,
@@ -116,7 +133,6 @@ impl Overlay {
             let resolved = mapping::corroborate(&mapping, &held, new)?;
             let found = mapping::assess(&resolved.mapping, &held, new, request.trust_names)?;
             watch.event(Event::End);
-            check_complete(request, &resolved.mapping, &resolved.accounts, &found, new)?;
             mapping = resolved.mapping;
             accounts = resolved.accounts;
             assessment = Some(found);

@@ -1,5 +1,6 @@
 //! The model with other weights, written out: to compile it again where a refit is not enough, and to check a refit against.
 
+use super::build::own_slots;
 use super::{Environment, Error, Overlay, Prepared, inputs, onnxruntime, reopen};
 use crate::engine::cpu::{self, Cpu};
 use crate::engine::{Backend, BuildJob, Engine, Options, RunOptions};
@@ -112,9 +113,10 @@ pub(super) fn verify(
     )?;
     engine.prepare(&RunOptions::default())?;
     let actual = engine.run(&drawn.tensors)?;
-    let half = ["fp16", "bf16"]
-        .iter()
-        .any(|p| manifest.options.contains_key(*p));
+    let half = manifest
+        .options
+        .get("precision")
+        .is_some_and(|p| p.contains("16") || p.contains("int8"));
     let limit = if half { HALF_TOLERANCE } else { TOLERANCE };
     let mut outputs = Vec::new();
     for ((name, a), (_, e)) in actual.iter().zip(&expected) {
@@ -188,7 +190,7 @@ impl Prepared {
         fsx::check_output(output)?;
         let written = write_model(self.overlay(), output)?;
         let mut manifest = self.manifest();
-        let backend = reopen(&manifest.backend, environment)?;
+        let backend = reopen(&manifest, environment)?;
         let job = BuildJob {
             model: &written.model,
             profile: &manifest.profile,
@@ -199,12 +201,14 @@ impl Prepared {
             total: None,
         });
         let start = Instant::now();
+        let mut notes = None;
         let (staged, bytes) = plan::stage::<Error>(output, |out| {
-            backend.build(&job, out, watch)?;
+            notes = Some(backend.build(&job, out, watch)?);
             Ok(())
         })?;
         watch.event(Event::End);
         manifest.plan = bytes;
+        manifest.slots = notes.map_or_else(Vec::new, |n| own_slots(&written.model, n.slots));
         manifest.backend = backend.identity();
         plan::replace(output, staged, &manifest)?;
         Ok((manifest, start.elapsed()))

@@ -49,7 +49,7 @@ pub fn recompile(
     watch: &dyn Watch,
 ) -> Result<Built, Error> {
     let source = source_model(plan, manifest)?;
-    let backend = reopen(&manifest.backend, environment)?;
+    let backend = reopen(manifest, environment)?;
     build(
         &BuildRequest {
             model: &source.model,

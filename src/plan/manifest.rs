@@ -3,7 +3,7 @@
 //! It holds no weights and no absolute paths: paths are relative to the folder that the manifest stands in, so that a
 //! folder can be moved as a whole.
 
-use crate::engine::{Identity, Options};
+use crate::engine::{Identity, Options, Slot};
 use crate::mapping::Row;
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
@@ -38,6 +38,9 @@ pub struct Manifest {
     /// What the backend decided on the way.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// The engine's own list of what it holds, where its names or types are not the graph's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<Slot>,
     /// One row per constant tensor of the graph.
     pub weights: Vec<WeightRow>,
     /// Checkpoint that the mapping was proven against, where one was given.

@@ -1,0 +1,139 @@
+//! `trtmut doctor`: what is on this machine, and what each backend can do with it.
+
+use crate::engine::Backend;
+use crate::engine::cpu::Cpu;
+use crate::engine::tensorrt::doctor::{Survey, look};
+use crate::exit::Exit;
+use crate::pipeline::{self, Environment};
+use crate::ui::{self, Report, Ui};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Arguments of `trtmut doctor`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Libraries are looked for, in this order: --tensorrt or TRTMUT_TENSORRT; python3's packages; the loader's \
+    path; the system's folders. ORT_DYLIB_PATH names the onnxruntime library."
+)]
+pub struct Args {
+    /// Also list every place that was tried in vain
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct DoctorReport {
+    version: &'static str,
+    cpu: String,
+    onnxruntime: Runtime,
+    #[serde(flatten)]
+    tensorrt: Survey,
+    #[serde(skip)]
+    all: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Runtime {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+impl Report for DoctorReport {
+    const SCHEMA: &'static str = "trtmut.doctor/1";
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "trtmut       {}", self.version)?;
+        match (&self.tensorrt.gpu, &self.tensorrt.gpu_problem) {
+            (Some(gpu), _) => writeln!(
+                out,
+                "GPU          {}, compute capability {}.{}, {}; driver {}, CUDA {}",
+                gpu.name,
+                gpu.compute_capability.0,
+                gpu.compute_capability.1,
+                ui::bytes(gpu.memory),
+                gpu.driver,
+                gpu.cuda
+            )?,
+            (None, why) => writeln!(
+                out,
+                "GPU          none: {}",
+                why.as_deref().unwrap_or("not looked for")
+            )?,
+        }
+        writeln!(out, "cpu          {}: build, refit, run", self.cpu)?;
+        match (&self.onnxruntime.version, &self.onnxruntime.problem) {
+            (Some(version), _) => writeln!(
+                out,
+                "onnxruntime  {version}: build, refit, run ({})",
+                self.onnxruntime
+                    .path
+                    .as_deref()
+                    .unwrap_or("".as_ref())
+                    .display()
+            )?,
+            (None, why) => writeln!(
+                out,
+                "onnxruntime  {}",
+                why.as_deref().unwrap_or("not found")
+            )?,
+        }
+        if self.tensorrt.libraries.is_empty() {
+            writeln!(out, "TensorRT     not found")?;
+        }
+        for library in &self.tensorrt.libraries {
+            writeln!(
+                out,
+                "{:<12} {} ({})",
+                library.product.title(),
+                library.version,
+                library.path.display()
+            )?;
+            for ability in &library.can {
+                let word = ability
+                    .problem
+                    .as_deref()
+                    .map_or("yes".into(), |p| format!("no: {p}"));
+                writeln!(out, "  {:<23} {word}", ability.what)?;
+            }
+        }
+        if self.all {
+            writeln!(out, "\ntried in vain:")?;
+            for tried in &self.tensorrt.tried {
+                writeln!(out, "  {}: {}", tried.place, tried.reason)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Only where stdout cannot be written.
+pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    let onnxruntime = match pipeline::onnxruntime(environment) {
+        Ok(found) => Runtime {
+            version: Some(found.version().to_owned()),
+            path: Some(found.library().to_owned()),
+            problem: None,
+        },
+        Err(e) => Runtime {
+            version: None,
+            path: None,
+            problem: Some(e.to_string()),
+        },
+    };
+    ui.result(&DoctorReport {
+        version: env!("CARGO_PKG_VERSION"),
+        cpu: Cpu.identity().library,
+        onnxruntime,
+        tensorrt: look(&pipeline::search(environment)),
+        all: args.all,
+    })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,150 @@
+//! `trtmut inspect`: what a plan is, without running it and without a GPU.
+
+use crate::engine::tensorrt::header::{self, Header};
+use crate::exit::Exit;
+use crate::pipeline::Environment;
+use crate::plan::{self, Ingredient, Manifest};
+use crate::ui::{self, Align, Report, Table, Ui};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Arguments of `trtmut inspect`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The plan: one that trtmut made, or any TensorRT plan
+    plan: PathBuf,
+
+    /// Also list every weight
+    #[arg(long)]
+    weights: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct InspectReport {
+    plan: PathBuf,
+    /// What a TensorRT plan's header says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    header: Option<Header>,
+    /// Absent for a plan that stands alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest: Option<Manifest>,
+    #[serde(skip)]
+    list_weights: bool,
+}
+
+impl Report for InspectReport {
+    const SCHEMA: &'static str = "trtmut.inspect/1";
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        if let Some(h) = &self.header {
+            writeln!(
+                out,
+                "{} plan, written by {} {}, {}",
+                self.plan.display(),
+                h.product.title(),
+                h.version,
+                ui::bytes(h.size)
+            )?;
+            if let Some(cc) = &h.compute_capabilities {
+                writeln!(out, "  compiled for compute capability {}", cc.join(", "))?;
+            }
+        }
+        let Some(m) = &self.manifest else {
+            return writeln!(out, "  no manifest: what it was built from is not known");
+        };
+        writeln!(
+            out,
+            "{} is {}, {} by {}",
+            self.plan.display(),
+            ui::bytes(m.plan.bytes),
+            m.backend.library,
+            m.tool
+        )?;
+        writeln!(out, "  plan       {}", m.plan.digest)?;
+        writeln!(
+            out,
+            "  model      {} (structure {})",
+            m.model.path,
+            m.model.structure.short()
+        )?;
+        let refittable = m.weights.iter().filter(|w| w.fixed.is_none()).count();
+        let refitted = m.weights.iter().filter(|w| w.base.is_some()).count();
+        writeln!(
+            out,
+            "  weights    {}, {refittable} refittable, {refitted} not at their base values",
+            m.weights.len()
+        )?;
+        for ingredient in &m.recipe.ingredients {
+            match ingredient {
+                Ingredient::Checkpoint { file } => writeln!(out, "  over base  {}", file.path)?,
+                Ingredient::Lora { file, scale } => {
+                    writeln!(out, "  over base  LoRA {} at {scale}", file.path)?;
+                }
+            }
+        }
+        for (name, value) in &m.options {
+            writeln!(out, "  option     {name} = {value}")?;
+        }
+        writeln!(out)?;
+        let mut table = Table::new(&[
+            ("", Align::Left),
+            ("name", Align::Left),
+            ("type", Align::Left),
+            ("dims", Align::Left),
+        ]);
+        for (side, all) in [("input", &m.inputs), ("output", &m.outputs)] {
+            for t in all {
+                table.row([
+                    side.into(),
+                    t.name.clone(),
+                    t.dtype.to_string(),
+                    t.show_dims(),
+                ]);
+            }
+        }
+        table.write(out, 2)?;
+        if self.list_weights {
+            writeln!(out)?;
+            let mut table = Table::new(&[
+                ("weight", Align::Left),
+                ("type", Align::Left),
+                ("shape", Align::Left),
+                ("digest", Align::Left),
+                ("", Align::Left),
+            ]);
+            for w in &m.weights {
+                table.row([
+                    w.name.clone(),
+                    w.dtype.to_string(),
+                    crate::tensor::show_shape(&w.shape),
+                    w.digest.short(),
+                    w.fixed.clone().unwrap_or_default(),
+                ]);
+            }
+            table.write(out, 2)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that `commands::explain` knows.
+pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<Exit> {
+    let header = header::read(&args.plan);
+    let manifest = match plan::open(&args.plan) {
+        Ok(m) => Some(m),
+        // Plans of other tools have no manifest; their header is all there is to say.
+        Err(plan::Error::NoManifest { .. }) if header.is_ok() => None,
+        Err(e) => return Err(e.into()),
+    };
+    ui.result(&InspectReport {
+        plan: args.plan.clone(),
+        header: header.ok(),
+        manifest,
+        list_weights: args.weights,
+    })?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,185 @@
+//! What differs between two graphs. The structure digests decide; the summaries say what it was.
+
+use super::{Graph, NodeFact, Port, Reason, Side, Summary};
+use crate::tensor::{Digest, TensorDecl};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// At most so many nodes are listed.
+const LISTED: usize = 64;
+
+/// Adds the differences of `built` and `wanted` to `reasons`, which hold those of the weights already.
+pub(super) fn compare(built: &Graph, wanted: &Graph, reasons: &mut Vec<Reason>) {
+    let (Some(old), Some(new)) = (&built.summary, &wanted.summary) else {
+        let explained = reasons.iter().any(explains);
+        if built.structure != wanted.structure && !explained {
+            reasons.push(Reason::StructureChanged);
+        }
+        return;
+    };
+    if built.structure == wanted.structure {
+        if old.metadata != new.metadata {
+            reasons.push(Reason::MetadataChanged);
+        }
+        return;
+    }
+    let before = reasons.len();
+    opsets(old, new, reasons);
+    interface(Port::Inputs, &old.inputs, &new.inputs, reasons);
+    interface(Port::Outputs, &old.outputs, &new.outputs, reasons);
+    nodes(&old.nodes, &new.nodes, reasons);
+    if reasons.len() == before && !reasons.iter().any(explains) {
+        reasons.push(Reason::StructureChanged);
+    }
+}
+
+/// Differences of weights that change the structure digest by themselves.
+fn explains(reason: &Reason) -> bool {
+    matches!(
+        reason,
+        Reason::BakedChanged { .. }
+            | Reason::ShapeLikeChanged { .. }
+            | Reason::DtypeChanged { .. }
+            | Reason::ShapeChanged { .. }
+            | Reason::WeightAdded { .. }
+            | Reason::WeightRemoved { .. }
+    )
+}
+
+fn opsets(old: &Summary, new: &Summary, reasons: &mut Vec<Reason>) {
+    let domains: BTreeSet<&String> = old.opsets.keys().chain(new.opsets.keys()).collect();
+    for domain in domains {
+        let (was, is) = (old.opsets.get(domain), new.opsets.get(domain));
+        if was != is {
+            reasons.push(Reason::OpsetChanged {
+                domain: domain.clone(),
+                old: was.copied(),
+                new: is.copied(),
+            });
+        }
+    }
+}
+
+fn show(decl: &TensorDecl) -> String {
+    format!("`{}` {} {}", decl.name, decl.dtype, decl.show_dims())
+}
+
+fn interface(port: Port, old: &[TensorDecl], new: &[TensorDecl], reasons: &mut Vec<Reason>) {
+    if old == new {
+        return;
+    }
+    let mut details = Vec::new();
+    for was in old {
+        match new.iter().find(|d| d.name == was.name) {
+            None => details.push(format!("{} is gone", show(was))),
+            Some(is) if is != was => {
+                details.push(format!(
+                    "{} is {} {} now",
+                    show(was),
+                    is.dtype,
+                    is.show_dims()
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    for is in new {
+        if !old.iter().any(|d| d.name == is.name) {
+            details.push(format!("{} is new", show(is)));
+        }
+    }
+    if details.is_empty() {
+        details.push("the order differs".into());
+    }
+    reasons.push(Reason::InterfaceChanged { port, details });
+}
+
+type Place<'a> = (Digest, &'a str);
+
+fn places(nodes: &[NodeFact]) -> BTreeMap<Place<'_>, Vec<&NodeFact>> {
+    let mut all: BTreeMap<Place<'_>, Vec<&NodeFact>> = BTreeMap::new();
+    for node in nodes {
+        all.entry((node.place, &node.operator))
+            .or_default()
+            .push(node);
+    }
+    all
+}
+
+fn nodes(old: &[NodeFact], new: &[NodeFact], reasons: &mut Vec<Reason>) {
+    let (was, is) = (places(old), places(new));
+    let same = was.len() == is.len()
+        && was
+            .iter()
+            .all(|(place, nodes)| is.get(place).is_some_and(|n| n.len() == nodes.len()));
+    if same {
+        for (place, before) in &was {
+            attributes(before, &is[place], reasons);
+        }
+        return;
+    }
+    let count = |nodes: &[NodeFact]| {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for node in nodes {
+            *counts.entry(node.operator.clone()).or_default() += 1;
+        }
+        counts
+    };
+    let (before, after) = (count(old), count(new));
+    let more = |a: &BTreeMap<String, usize>, b: &BTreeMap<String, usize>| {
+        (a.iter())
+            .filter_map(|(op, n)| {
+                let extra = n.saturating_sub(b.get(op).copied().unwrap_or_default());
+                (extra > 0).then(|| (op.clone(), extra))
+            })
+            .collect()
+    };
+    reasons.push(Reason::TopologyChanged {
+        added: more(&after, &before),
+        removed: more(&before, &after),
+    });
+}
+
+/// Compares nodes in the same place: those with equal attributes pair up, the rest are reported.
+fn attributes(before: &[&NodeFact], after: &[&NodeFact], reasons: &mut Vec<Reason>) {
+    let mut left: Vec<&NodeFact> = after.to_vec();
+    let mut changed = Vec::new();
+    for node in before {
+        match left.iter().position(|n| n.attributes == node.attributes) {
+            Some(at) => {
+                left.swap_remove(at);
+            }
+            None => changed.push(*node),
+        }
+    }
+    for (was, is) in changed.into_iter().zip(left).take(LISTED) {
+        let names: BTreeSet<&String> = was.attributes.keys().chain(is.attributes.keys()).collect();
+        reasons.push(Reason::AttributeChanged {
+            operator: was.operator.clone(),
+            node: is.name.clone(),
+            attributes: (names.into_iter())
+                .filter(|n| was.attributes.get(*n) != is.attributes.get(*n))
+                .cloned()
+                .collect(),
+        });
+    }
+}
+
+/// Constants that have other numbers of readers in what is otherwise the same arrangement of nodes.
+pub(super) fn sharing(old: &Side, new: &Side, reasons: &mut Vec<Reason>) {
+    let rearranged = |r: &Reason| matches!(r, Reason::TopologyChanged { .. });
+    if reasons.iter().any(rearranged) {
+        return;
+    }
+    for was in &old.weights {
+        let is = new.weights.iter().find(|w| w.name == was.name);
+        if let Some((before, after)) = was.uses.zip(is.and_then(|w| w.uses))
+            && before != after
+        {
+            reasons.push(Reason::SharingChanged {
+                weight: was.name.clone(),
+                old: before,
+                new: after,
+            });
+        }
+    }
+}

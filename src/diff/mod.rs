@@ -1,0 +1,221 @@
+//! What a change asks for: nothing, a refit or a recompile, with every reason.
+//!
+//! Pure comparison: digests and plain data in, reasons out. Nothing here reads a file, runs a model or looks at a clock.
+//! The verdict is the worst of all reasons ([`Reason::verdict`]), so a further difference never makes it milder.
+//!
+//! | compared | by |
+//! |---|---|
+//! | plan or model against plan or model | [`compare`] over two [`Side`]s |
+//! | plan against a checkpoint | [`of_checkpoint`] over what [`crate::mapping::assess`] found |
+//! | checkpoint against checkpoint | [`compare_weights`] |
+//!
+//! [`change`] measures one changed tensor for the report; it decides nothing.
+
+mod change;
+mod graphs;
+mod reason;
+mod summary;
+#[cfg(test)]
+mod table_test;
+mod weights;
+
+pub use change::{TensorChange, block, change};
+pub use reason::{Port, Reason, Verdict};
+pub use summary::{Graph, Kind, NodeFact, Summary, WeightFact, weight_facts};
+pub use weights::compare_weights;
+
+use crate::mapping::{Accounts, Assessment, Change, Mapping, Recipe};
+use crate::shapes::{Relation, Resolved};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Who compiles: what [`crate::engine::Identity`] holds, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maker {
+    /// Backend.
+    pub backend: String,
+    /// Library and version.
+    pub library: String,
+    /// Properties of the device.
+    #[serde(default)]
+    pub device: BTreeMap<String, String>,
+}
+
+/// One side of a comparison. What is `None` on the new side was not asked for and is not compared; what is `None` on the old
+/// side alone cannot be decided.
+#[derive(Debug, Clone, Default)]
+pub struct Side {
+    /// The graph.
+    pub graph: Option<Graph>,
+    /// Its constant tensors.
+    pub weights: Vec<WeightFact>,
+    /// The shape range: built on the old side, asked for on the new.
+    pub shapes: Option<Resolved>,
+    /// Build options.
+    pub options: Option<BTreeMap<String, String>>,
+    /// Who compiled it, or would.
+    pub maker: Option<Maker>,
+}
+
+/// The outcome of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Diff {
+    /// The worst that any reason asks for; [`Verdict::Live`] without reasons.
+    pub verdict: Verdict,
+    /// Every difference: first what weighs most, in the order found.
+    pub reasons: Vec<Reason>,
+    /// Weights (or tensors) that are the same byte for byte.
+    pub unchanged: usize,
+    /// Weights (or tensors) that were compared.
+    pub compared: usize,
+}
+
+impl Diff {
+    /// The verdict of `reasons`.
+    pub fn of(mut reasons: Vec<Reason>, unchanged: usize, compared: usize) -> Diff {
+        reasons.sort_by_key(|r| std::cmp::Reverse(r.verdict()));
+        Diff {
+            verdict: reasons.first().map_or(Verdict::Live, Reason::verdict),
+            reasons,
+            unchanged,
+            compared,
+        }
+    }
+
+    /// Both together: `self` and what else was compared.
+    #[must_use]
+    pub fn and(mut self, other: Diff) -> Diff {
+        self.reasons.extend(other.reasons);
+        Diff::of(
+            self.reasons,
+            self.unchanged + other.unchanged,
+            self.compared + other.compared,
+        )
+    }
+
+    /// How many reasons there are of each kind, by the kebab-case tag that JSON uses.
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for reason in &self.reasons {
+            let value = serde_json::to_value(reason).unwrap_or_default();
+            if let Some(tag) = value.get("reason").and_then(|t| t.as_str()) {
+                *counts.entry(tag.to_owned()).or_default() += 1;
+            }
+        }
+        counts
+    }
+}
+
+/// Compares what an engine was compiled from (`old`) with what is wanted (`new`).
+pub fn compare(old: &Side, new: &Side) -> Diff {
+    let weights = compare_weights(&old.weights, &new.weights);
+    let mut reasons = weights.reasons;
+    if let Some(wanted) = &new.graph {
+        match &old.graph {
+            Some(built) => graphs::compare(built, wanted, &mut reasons),
+            None => reasons.push(Reason::GraphUnknown),
+        }
+        graphs::sharing(old, new, &mut reasons);
+    }
+    if let Some(wanted) = &new.shapes {
+        match old.shapes.as_ref().map(|built| wanted.compare(built)) {
+            Some(Relation::Equal) => {}
+            Some(Relation::Inside) => reasons.push(Reason::ShapesInside),
+            Some(Relation::Outside { reasons: details }) => {
+                reasons.push(Reason::ShapesOutside { details });
+            }
+            None => reasons.push(Reason::ShapesUnknown),
+        }
+    }
+    if let Some(wanted) = &new.options {
+        let none = BTreeMap::new();
+        let built = old.options.as_ref().unwrap_or(&none);
+        for (option, old, new) in differing(built, wanted) {
+            reasons.push(Reason::OptionChanged { option, old, new });
+        }
+    }
+    if let (Some(built), Some(wanted)) = (&old.maker, &new.maker) {
+        makers(built, wanted, &mut reasons);
+    }
+    Diff::of(reasons, weights.unchanged, weights.compared)
+}
+
+fn makers(built: &Maker, wanted: &Maker, reasons: &mut Vec<Reason>) {
+    if built.backend != wanted.backend {
+        reasons.push(Reason::BackendChanged {
+            old: built.backend.clone(),
+            new: wanted.backend.clone(),
+        });
+    }
+    if built.library != wanted.library {
+        reasons.push(Reason::LibraryChanged {
+            old: built.library.clone(),
+            new: wanted.library.clone(),
+        });
+    }
+    for (property, old, new) in differing(&built.device, &wanted.device) {
+        reasons.push(Reason::DeviceChanged { property, old, new });
+    }
+}
+
+/// Keys whose values differ, with both.
+fn differing(
+    old: &BTreeMap<String, String>,
+    new: &BTreeMap<String, String>,
+) -> Vec<(String, Option<String>, Option<String>)> {
+    let mut keys: Vec<&String> = old.keys().chain(new.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    keys.into_iter()
+        .filter(|k| old.get(*k) != new.get(*k))
+        .map(|k| (k.clone(), old.get(k).cloned(), new.get(k).cloned()))
+        .collect()
+}
+
+/// What a checkpoint asks of an engine, from what the mapping found. `fixed` says why this engine cannot change a weight,
+/// where it cannot.
+pub fn of_checkpoint(
+    mapping: &Mapping,
+    assessment: &Assessment,
+    accounts: &Accounts,
+    fixed: impl Fn(&str) -> Option<String>,
+) -> Diff {
+    let mut reasons = Vec::new();
+    let mut unchanged = 0;
+    for (row, change) in mapping.rows.iter().zip(&assessment.changes) {
+        let weight = row.name.clone();
+        match change {
+            Change::Constant | Change::NotGiven | Change::Unchanged => unchanged += 1,
+            Change::UnchangedAfterCast => reasons.push(Reason::UnchangedAfterCast { weight }),
+            Change::Refused { why } => reasons.push(Reason::Unsure {
+                weight,
+                why: why.clone(),
+            }),
+            Change::Changed { .. } => {
+                let recipe = row.recipe.as_ref().or(row.alternatives.first());
+                let sources = recipe.map(Recipe::sources).unwrap_or_default();
+                let sources: Vec<String> = sources.into_iter().map(ToOwned::to_owned).collect();
+                reasons.push(match (fixed(&row.name), recipe) {
+                    (Some(why), _) => Reason::FixedChanged { weight, why },
+                    (None, Some(Recipe::BatchNorm { .. })) => {
+                        Reason::DerivedChanged { weight, sources }
+                    }
+                    (None, _) => Reason::BytesChanged { weight, sources },
+                });
+            }
+        }
+    }
+    for missing in &accounts.missing {
+        reasons.push(Reason::SourceMissing {
+            weight: missing.weight.clone(),
+            names: missing.names.clone(),
+        });
+    }
+    for leftover in &accounts.leftovers {
+        reasons.push(Reason::NotInEngine {
+            tensor: leftover.name.clone(),
+            why: leftover.why.clone(),
+        });
+    }
+    Diff::of(reasons, unchanged, mapping.rows.len())
+}

@@ -1,0 +1,306 @@
+//! Reasons: every difference that counts, and what it means for an engine.
+
+use crate::mapping::{Refusal, Why};
+use crate::tensor::Dtype;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What a difference asks for. The order is by cost: a difference that is sure to need a recompile settles the matter even
+/// where something else cannot be decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Verdict {
+    /// Nothing: the engine holds this already.
+    Live,
+    /// A refit.
+    NeedsRefit,
+    /// It cannot be decided; treated as a recompile.
+    Unknown,
+    /// A recompile.
+    NeedsRecompile,
+}
+
+impl Verdict {
+    /// As users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Live => "LIVE",
+            Verdict::NeedsRefit => "NEEDS_REFIT",
+            Verdict::Unknown => "UNKNOWN",
+            Verdict::NeedsRecompile => "NEEDS_RECOMPILE",
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which interface of a graph a difference is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Port {
+    /// Inputs.
+    Inputs,
+    /// Outputs.
+    Outputs,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "kebab-case")]
+pub enum Reason {
+    /// A refittable weight has other bytes.
+    BytesChanged {
+        /// ONNX name (or the checkpoint's, where no engine is compared).
+        weight: String,
+        /// The checkpoint tensors that it comes from, where they are known.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        sources: Vec<String>,
+    },
+    /// A refittable weight that is computed from several tensors has other bytes.
+    DerivedChanged {
+        /// ONNX name.
+        weight: String,
+        /// What it is computed from.
+        sources: Vec<String>,
+    },
+    /// The checkpoint stores a weight in a narrower type, at which it is the same.
+    UnchangedAfterCast {
+        /// ONNX name.
+        weight: String,
+    },
+    /// A constant that engines fold in when they are built has another value.
+    BakedChanged {
+        /// ONNX name.
+        weight: String,
+        /// Which operator's input, and why it is baked.
+        why: String,
+    },
+    /// An integer constant that shapes may depend on has another value.
+    ShapeLikeChanged {
+        /// ONNX name.
+        weight: String,
+        /// Which operator's input, and why it is baked.
+        why: String,
+    },
+    /// A weight that this engine cannot change has other bytes.
+    FixedChanged {
+        /// ONNX name.
+        weight: String,
+        /// Why this engine cannot change it.
+        why: String,
+    },
+    /// A weight has another element type.
+    DtypeChanged {
+        /// ONNX name.
+        weight: String,
+        /// Before.
+        old: Dtype,
+        /// After.
+        new: Dtype,
+    },
+    /// A weight has another shape.
+    ShapeChanged {
+        /// ONNX name.
+        weight: String,
+        /// Before.
+        old: Vec<usize>,
+        /// After.
+        new: Vec<usize>,
+    },
+    /// A weight is new.
+    WeightAdded {
+        /// ONNX name.
+        weight: String,
+    },
+    /// A weight is gone.
+    WeightRemoved {
+        /// ONNX name.
+        weight: String,
+    },
+    /// A weight has another name and nothing else.
+    WeightRenamed {
+        /// Name before.
+        old: String,
+        /// Name after.
+        new: String,
+    },
+    /// Nodes that shared one constant have their own now, or the other way round.
+    SharingChanged {
+        /// The constant that is shared on one side.
+        weight: String,
+        /// Its nodes before.
+        old: usize,
+        /// Its nodes after.
+        new: usize,
+    },
+    /// A weight would get other bytes, but the mapping is not sure of them.
+    Unsure {
+        /// ONNX name.
+        weight: String,
+        /// Why not.
+        #[serde(flatten)]
+        why: Refusal,
+    },
+    /// The checkpoint does not hold what a weight comes from.
+    SourceMissing {
+        /// ONNX name.
+        weight: String,
+        /// Names that were looked for.
+        names: Vec<String>,
+    },
+    /// A checkpoint tensor feeds no weight of the engine.
+    NotInEngine {
+        /// Its name.
+        tensor: String,
+        /// Why.
+        #[serde(flatten)]
+        why: Why,
+    },
+    /// Names, documentation or other metadata of the graph differ.
+    MetadataChanged,
+    /// The nodes or how they are connected differ.
+    TopologyChanged {
+        /// Operators that there are more of now, with how many more.
+        added: Vec<(String, usize)>,
+        /// Operators that there are fewer of now, with how many fewer.
+        removed: Vec<(String, usize)>,
+    },
+    /// An attribute of a node differs.
+    AttributeChanged {
+        /// Operator.
+        operator: String,
+        /// Node name, where it has one.
+        node: String,
+        /// Attributes.
+        attributes: Vec<String>,
+    },
+    /// An operator set has another version.
+    OpsetChanged {
+        /// Domain; empty for ONNX's own.
+        domain: String,
+        /// Before.
+        old: Option<i64>,
+        /// After.
+        new: Option<i64>,
+    },
+    /// Declared inputs or outputs differ.
+    InterfaceChanged {
+        /// Which.
+        port: Port,
+        /// One sentence fragment each.
+        details: Vec<String>,
+    },
+    /// The structure differs in something that no summary shows, or of which there is no summary.
+    StructureChanged,
+    /// Nothing is known of one side's graph.
+    GraphUnknown,
+    /// The shapes that are asked for are within what was built.
+    ShapesInside,
+    /// Some shape that is asked for is outside of what was built.
+    ShapesOutside {
+        /// All reasons.
+        details: Vec<String>,
+    },
+    /// The shapes of one side are not known.
+    ShapesUnknown,
+    /// A build option differs.
+    OptionChanged {
+        /// Its name.
+        option: String,
+        /// Before; none where it was not set.
+        old: Option<String>,
+        /// After; none where it is not set.
+        new: Option<String>,
+    },
+    /// Another backend.
+    BackendChanged {
+        /// Before.
+        old: String,
+        /// After.
+        new: String,
+    },
+    /// Another library or version of it.
+    LibraryChanged {
+        /// Before.
+        old: String,
+        /// After.
+        new: String,
+    },
+    /// Another device.
+    DeviceChanged {
+        /// Which property: `gpu`, `compute_capability`, `driver`.
+        property: String,
+        /// Before.
+        old: Option<String>,
+        /// After.
+        new: Option<String>,
+    },
+}
+
+impl Reason {
+    /// What it asks for.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Reason::UnchangedAfterCast { .. }
+            | Reason::WeightRenamed { .. }
+            | Reason::MetadataChanged
+            | Reason::ShapesInside => Verdict::Live,
+            Reason::NotInEngine { why, .. } => match why {
+                Why::Counter | Why::NotFloat | Why::Duplicate { .. } => Verdict::Live,
+                Why::Unreached => Verdict::Unknown,
+            },
+            Reason::BytesChanged { .. } | Reason::DerivedChanged { .. } => Verdict::NeedsRefit,
+            Reason::Unsure { why, .. } => match why {
+                Refusal::Misfit { .. } => Verdict::NeedsRecompile,
+                _ => Verdict::Unknown,
+            },
+            Reason::SourceMissing { .. } | Reason::GraphUnknown | Reason::ShapesUnknown => {
+                Verdict::Unknown
+            }
+            Reason::BakedChanged { .. }
+            | Reason::ShapeLikeChanged { .. }
+            | Reason::FixedChanged { .. }
+            | Reason::DtypeChanged { .. }
+            | Reason::ShapeChanged { .. }
+            | Reason::WeightAdded { .. }
+            | Reason::WeightRemoved { .. }
+            | Reason::SharingChanged { .. }
+            | Reason::TopologyChanged { .. }
+            | Reason::AttributeChanged { .. }
+            | Reason::StructureChanged
+            | Reason::OpsetChanged { .. }
+            | Reason::InterfaceChanged { .. }
+            | Reason::ShapesOutside { .. }
+            | Reason::OptionChanged { .. }
+            | Reason::BackendChanged { .. }
+            | Reason::LibraryChanged { .. }
+            | Reason::DeviceChanged { .. } => Verdict::NeedsRecompile,
+        }
+    }
+
+    /// The weight or tensor that it is about.
+    pub fn subject(&self) -> Option<&str> {
+        match self {
+            Reason::BytesChanged { weight, .. }
+            | Reason::DerivedChanged { weight, .. }
+            | Reason::UnchangedAfterCast { weight }
+            | Reason::BakedChanged { weight, .. }
+            | Reason::ShapeLikeChanged { weight, .. }
+            | Reason::FixedChanged { weight, .. }
+            | Reason::DtypeChanged { weight, .. }
+            | Reason::ShapeChanged { weight, .. }
+            | Reason::WeightAdded { weight }
+            | Reason::WeightRemoved { weight }
+            | Reason::WeightRenamed { new: weight, .. }
+            | Reason::SharingChanged { weight, .. }
+            | Reason::Unsure { weight, .. }
+            | Reason::SourceMissing { weight, .. } => Some(weight),
+            Reason::NotInEngine { tensor, .. } => Some(tensor),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! What a graph is, in few words: enough to say what changed when its structure digest did.
+//!
+//! Names of values and nodes, documentation and the order of nodes do not count. The topology is a digest of how nodes are
+//! connected that leaves attributes out; attributes are digested beside it, node by node, in the same canonical order.
+
+use crate::onnx::{Model, Role};
+use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
+use onnx_protobuf::{AttributeProto, GraphProto, Message, NodeProto};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+
+/// One node: what it does and with which attributes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFact {
+    /// `domain::Operator`, without the domain for ONNX's own.
+    pub operator: String,
+    /// Its name, for messages.
+    pub name: String,
+    /// Digest of where its inputs come from, attributes left out; it orders nodes.
+    pub place: Digest,
+    /// By attribute name: digest of the value.
+    pub attributes: BTreeMap<String, Digest>,
+}
+
+/// A graph's structure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Graph {
+    /// [`Model::structure_digest`]: decides whether anything changed.
+    pub structure: Digest,
+    /// Says what changed; none where the model itself is not at hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<Summary>,
+}
+
+/// What a graph consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Versions of operator sets by domain; empty domain for ONNX's own.
+    pub opsets: BTreeMap<String, i64>,
+    /// Inputs, in graph order.
+    pub inputs: Vec<TensorDecl>,
+    /// Outputs, in graph order.
+    pub outputs: Vec<TensorDecl>,
+    /// Nodes of the graph and its subgraphs, ordered by place and operator.
+    pub nodes: Vec<NodeFact>,
+    /// Digest of names and documentation.
+    pub metadata: Digest,
+}
+
+/// How a constant tensor may change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Kind {
+    /// A refit can change it.
+    Weight,
+    /// Part of the structure.
+    Baked {
+        /// Which operator's input, and why.
+        why: String,
+    },
+    /// A weight that this engine does not let change.
+    Fixed {
+        /// Why.
+        why: String,
+    },
+    /// No node reads it.
+    Unused,
+}
+
+/// One constant tensor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WeightFact {
+    /// ONNX name.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Extents.
+    pub shape: Vec<usize>,
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// How it may change.
+    pub kind: Kind,
+    /// How many nodes read it; none where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uses: Option<usize>,
+    /// Checkpoint tensors that it is computed from, when there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derived_from: Vec<String>,
+}
+
+impl Graph {
+    /// Summarises a model.
+    pub fn of(model: &Model) -> Graph {
+        let proto = model.proto();
+        let opsets = (proto.opset_import.iter())
+            .map(|o| (domain(&o.domain).to_owned(), o.version))
+            .collect();
+        let mut nodes = Vec::new();
+        let mut metadata = LabelledHasher::new("trtmut.metadata/1");
+        metadata.field("producer", proto.producer_name.as_bytes());
+        metadata.field("version", proto.producer_version.as_bytes());
+        metadata.field("doc", proto.doc_string.as_bytes());
+        for p in &proto.metadata_props {
+            metadata.field(&p.key, p.value.as_bytes());
+        }
+        if let Some(graph) = proto.graph.as_ref() {
+            Walk::default().graph(graph, &mut nodes, &mut metadata);
+        }
+        nodes.sort_by(|a, b| (a.place, &a.operator).cmp(&(b.place, &b.operator)));
+        Graph {
+            structure: model.structure_digest(),
+            summary: Some(Summary {
+                opsets,
+                inputs: model.inputs().to_vec(),
+                outputs: model.outputs().to_vec(),
+                nodes,
+                metadata: metadata.finish(),
+            }),
+        }
+    }
+}
+
+/// The constant tensors of a model, with the digests that `digest` gives for each of [`Model::weights`].
+pub fn weight_facts(model: &Model, digest: impl Fn(&str) -> Option<Digest>) -> Vec<WeightFact> {
+    let mut uses: HashMap<&str, usize> = HashMap::new();
+    if let Some(graph) = model.proto().graph.as_ref() {
+        count_uses(graph, &mut uses);
+    }
+    (model.weights().iter())
+        .filter_map(|w| {
+            Some(WeightFact {
+                name: w.name.clone(),
+                dtype: w.dtype,
+                shape: w.shape.clone(),
+                digest: digest(&w.name)?,
+                kind: kind(&w.role),
+                uses: Some(uses.get(w.name.as_str()).copied().unwrap_or_default()),
+                derived_from: Vec::new(),
+            })
+        })
+        .collect()
+}
+
+fn kind(role: &Role) -> Kind {
+    match role {
+        Role::Weight => Kind::Weight,
+        Role::Structural {
+            operator,
+            input,
+            why,
+        } => Kind::Baked {
+            why: format!("input {input} of {operator}: {why}"),
+        },
+        Role::Unused => Kind::Unused,
+    }
+}
+
+fn count_uses<'a>(graph: &'a GraphProto, uses: &mut HashMap<&'a str, usize>) {
+    for node in &graph.node {
+        for input in &node.input {
+            *uses.entry(input).or_default() += 1;
+        }
+        for inner in subgraphs(node) {
+            count_uses(inner, uses);
+        }
+    }
+}
+
+fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
+    (node.attribute.iter()).flat_map(|a| a.g.as_ref().into_iter().chain(&a.graphs))
+}
+
+fn domain(name: &str) -> &str {
+    if name == "ai.onnx" { "" } else { name }
+}
+
+/// Walks nodes in file order (which is topological) and gives every value a digest of how it is computed.
+#[derive(Default)]
+struct Walk {
+    values: HashMap<String, Digest>,
+}
+
+impl Walk {
+    fn graph(
+        &mut self,
+        graph: &GraphProto,
+        nodes: &mut Vec<NodeFact>,
+        metadata: &mut LabelledHasher,
+    ) {
+        metadata.field("graph", graph.name.as_bytes());
+        metadata.field("doc", graph.doc_string.as_bytes());
+        for (i, input) in graph.input.iter().enumerate() {
+            let mut h = LabelledHasher::new("input");
+            h.field("index", &i.to_le_bytes());
+            self.values.insert(input.name.clone(), h.finish());
+        }
+        for tensor in &graph.initializer {
+            metadata.field("initializer", tensor.name.as_bytes());
+            let mut h = LabelledHasher::new("constant");
+            h.field("dtype", &tensor.data_type.to_le_bytes());
+            self.values.insert(tensor.name.clone(), h.finish());
+        }
+        for node in &graph.node {
+            metadata.field("node", node.name.as_bytes());
+            metadata.field("doc", node.doc_string.as_bytes());
+            self.node(node, nodes, metadata);
+        }
+    }
+
+    fn node(&mut self, node: &NodeProto, nodes: &mut Vec<NodeFact>, metadata: &mut LabelledHasher) {
+        if node.op_type == "Constant" {
+            // A constant is a constant, whether a node or an initializer holds it; its value is the weights' affair.
+            let value = node.attribute.iter().find(|a| a.name == "value");
+            let dtype = value.and_then(|a| a.t.as_ref()).map_or(0, |t| t.data_type);
+            let mut h = LabelledHasher::new("constant");
+            h.field("dtype", &dtype.to_le_bytes());
+            for output in &node.output {
+                self.values.insert(output.clone(), h.finish());
+            }
+            return;
+        }
+        let operator = match domain(&node.domain) {
+            "" => node.op_type.clone(),
+            other => format!("{other}::{}", node.op_type),
+        };
+        let mut h = LabelledHasher::new("node");
+        h.field("operator", operator.as_bytes());
+        for input in &node.input {
+            let from = self.values.get(input).map_or(&[][..], |d| &d.0[..]);
+            h.field("input", from);
+        }
+        for inner in subgraphs(node) {
+            self.graph(inner, nodes, metadata);
+            for output in &inner.output {
+                let from = self.values.get(&output.name).map_or(&[][..], |d| &d.0[..]);
+                h.field("inner", from);
+            }
+        }
+        let place = h.finish();
+        for (i, output) in node.output.iter().enumerate() {
+            let mut h = LabelledHasher::new("value");
+            h.field("node", &place.0).field("index", &i.to_le_bytes());
+            self.values.insert(output.clone(), h.finish());
+        }
+        nodes.push(NodeFact {
+            operator,
+            name: node.name.clone(),
+            place,
+            attributes: (node.attribute.iter())
+                .filter(|a| a.g.is_none() && a.graphs.is_empty())
+                .map(|a| (a.name.clone(), attribute(a)))
+                .collect(),
+        });
+    }
+}
+
+fn attribute(a: &AttributeProto) -> Digest {
+    let plain = AttributeProto {
+        name: String::new(),
+        doc_string: String::new(),
+        ..a.clone()
+    };
+    // Writing to memory fails only for a message that lacks required fields; proto3 has none.
+    Digest::of(&plain.write_to_bytes().unwrap_or_default())
+}

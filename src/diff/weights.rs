@@ -1,0 +1,119 @@
+//! Constant tensors, by name and digest.
+
+use super::{Diff, Kind, Reason, WeightFact};
+use crate::tensor::{Digest, Dtype};
+use std::collections::BTreeMap;
+
+/// Compares two lists of constant tensors; those that nothing reads are left out.
+pub fn compare_weights(old: &[WeightFact], new: &[WeightFact]) -> Diff {
+    let index = |facts: &[WeightFact]| -> BTreeMap<String, WeightFact> {
+        (facts.iter())
+            .filter(|w| w.kind != Kind::Unused)
+            .map(|w| (w.name.clone(), w.clone()))
+            .collect()
+    };
+    let (mut old, mut new) = (index(old), index(new));
+    let compared = old.len().max(new.len());
+    let mut reasons = Vec::new();
+    let mut unchanged = 0;
+    let both: Vec<String> = old
+        .keys()
+        .filter(|n| new.contains_key(*n))
+        .cloned()
+        .collect();
+    for name in both {
+        if let (Some(was), Some(is)) = (old.remove(&name), new.remove(&name)) {
+            let before = reasons.len();
+            one(&was, &is, &mut reasons);
+            unchanged += usize::from(reasons.len() == before);
+        }
+    }
+    unchanged += renamed(&mut old, &mut new, &mut reasons);
+    reasons.extend(
+        old.into_keys()
+            .map(|weight| Reason::WeightRemoved { weight }),
+    );
+    reasons.extend(new.into_keys().map(|weight| Reason::WeightAdded { weight }));
+    Diff::of(reasons, unchanged, compared)
+}
+
+fn one(was: &WeightFact, is: &WeightFact, reasons: &mut Vec<Reason>) {
+    let weight = was.name.clone();
+    let baked = match (&was.kind, &is.kind) {
+        (Kind::Baked { why }, _) | (_, Kind::Baked { why }) => Some(why.clone()),
+        _ => None,
+    };
+    if was.dtype != is.dtype {
+        reasons.push(Reason::DtypeChanged {
+            weight: weight.clone(),
+            old: was.dtype,
+            new: is.dtype,
+        });
+    }
+    if was.shape != is.shape {
+        reasons.push(Reason::ShapeChanged {
+            weight: weight.clone(),
+            old: was.shape.clone(),
+            new: is.shape.clone(),
+        });
+    }
+    if was.dtype != is.dtype || was.shape != is.shape || was.digest == is.digest {
+        return;
+    }
+    // The engine at hand, the old side, says what can be changed in it.
+    reasons.push(match (baked, &was.kind) {
+        (Some(why), _) if !was.dtype.is_float() => Reason::ShapeLikeChanged { weight, why },
+        (Some(why), _) => Reason::BakedChanged { weight, why },
+        (None, Kind::Fixed { why }) => Reason::FixedChanged {
+            weight,
+            why: why.clone(),
+        },
+        (None, _) if was.derived_from.len() > 1 => Reason::DerivedChanged {
+            weight,
+            sources: was.derived_from.clone(),
+        },
+        (None, _) => Reason::BytesChanged {
+            weight,
+            sources: was.derived_from.clone(),
+        },
+    });
+}
+
+/// Takes out pairs of a removed and an added tensor that are the same but for the name, where each has only one partner.
+fn renamed(
+    old: &mut BTreeMap<String, WeightFact>,
+    new: &mut BTreeMap<String, WeightFact>,
+    reasons: &mut Vec<Reason>,
+) -> usize {
+    type Key = (Digest, Dtype, Vec<usize>, String);
+    let key = |w: &WeightFact| -> Key {
+        let kind = format!("{:?}", w.kind);
+        (w.digest, w.dtype, w.shape.clone(), kind)
+    };
+    let group = |facts: &BTreeMap<String, WeightFact>| {
+        let mut groups: BTreeMap<Key, Vec<String>> = BTreeMap::new();
+        for (name, w) in facts {
+            groups.entry(key(w)).or_default().push(name.clone());
+        }
+        groups
+    };
+    let (before, after) = (group(old), group(new));
+    let mut pairs = 0;
+    for (key, names) in before {
+        // Several tensors of equal bytes that all changed names are still the same tensors, whichever is which.
+        let others = after.get(&key).map_or(&[][..], Vec::as_slice);
+        if names.len() != others.len() {
+            continue;
+        }
+        for (was, is) in names.into_iter().zip(others) {
+            old.remove(&was);
+            new.remove(is);
+            pairs += 1;
+            reasons.push(Reason::WeightRenamed {
+                old: was,
+                new: is.clone(),
+            });
+        }
+    }
+    pairs
+}

@@ -1,0 +1,478 @@
+//! Two things that users hold (plans, models, checkpoints, LoRAs) become a comparison.
+
+use super::build::digests;
+use super::{Environment, Error, Overlay, OverlayRequest, source_model};
+use crate::diff::{
+    self, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact, weight_facts,
+};
+use crate::engine::Identity;
+use crate::mapping::{self, ModelValues, Recipe as How};
+use crate::onnx::Model;
+use crate::plan::{self, Manifest};
+use crate::shapes::{Overrides, Resolved, ShapeSpec};
+use crate::tensor::{Digest, TensorView};
+use crate::watch::{Event, Watch};
+use crate::weights::{Source, normalise};
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What is compared with what.
+#[derive(Debug, Default)]
+pub struct CompareRequest {
+    /// What there is: a plan, a model or a checkpoint.
+    pub old: PathBuf,
+    /// What is wanted: a plan, a model, or checkpoints.
+    pub new: Vec<PathBuf>,
+    /// LoRAs and options of the mapping, where the old side is a plan or a model.
+    pub overlay: OverlayRequest,
+    /// Shapes that are wanted.
+    pub shapes: Option<(ShapeSpec, Overrides)>,
+    /// How many changed tensors to measure; all of them unless given.
+    pub measure: Option<usize>,
+}
+
+/// A changed tensor, measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// The weight (or tensor).
+    pub name: String,
+    /// Name by which its block is told: the source tensor's, where one is known.
+    pub source: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// How far it moved; none where the old bytes are not at hand.
+    pub change: Option<TensorChange>,
+}
+
+/// What a comparison found.
+#[derive(Debug)]
+pub struct Compared {
+    /// Reasons and verdict.
+    pub diff: Diff,
+    /// Tensors with other bytes, largest relative change first.
+    pub changed: Vec<Measured>,
+    /// Blocks with the number of their tensors that were compared and that changed.
+    pub blocks: BTreeMap<String, (usize, usize)>,
+    /// Rules that were used to bring names in line.
+    pub rules: Vec<&'static str>,
+}
+
+/// What a file is, by what it holds.
+enum Thing {
+    Plan(Box<Manifest>),
+    Model(Box<Model>),
+    Weights,
+}
+
+fn look(path: &Path) -> Result<Thing, Error> {
+    if plan::manifest_path(path).exists() {
+        return Ok(Thing::Plan(Box::new(plan::open(path)?)));
+    }
+    let extension = path.extension().and_then(|e| e.to_str());
+    if path.is_dir() || matches!(extension, Some("safetensors" | "json")) {
+        return Ok(Thing::Weights);
+    }
+    if extension == Some("plan") {
+        // Says that the manifest is missing.
+        return Ok(Thing::Plan(Box::new(plan::open(path)?)));
+    }
+    Ok(Thing::Model(Box::new(Model::open(path)?)))
+}
+
+/// Compares.
+///
+/// # Errors
+/// What cannot be read, or cannot be compared at all; differences are no errors.
+pub fn compare(
+    request: &CompareRequest,
+    environment: &Environment,
+    watch: &dyn Watch,
+) -> Result<Compared, Error> {
+    let _ = environment;
+    let old = look(&request.old)?;
+    let wants_weights = !request.overlay.loras.is_empty();
+    let new = match request.new.first() {
+        Some(first) => Some(look(first)?),
+        None => None,
+    };
+    match (old, new) {
+        (Thing::Plan(m), None) if wants_weights => plan_with(request, &m, Vec::new(), watch),
+        (Thing::Plan(m), Some(Thing::Weights)) => {
+            plan_with(request, &m, request.new.clone(), watch)
+        }
+        (Thing::Plan(m), None) => {
+            let side = plan_side(&request.old, &m);
+            let new = Side {
+                shapes: wanted_shapes(request, &m.inputs)?,
+                ..Side::default()
+            };
+            // Only the shapes are asked about: the weights are their own.
+            let new = Side {
+                weights: side.weights.clone(),
+                ..new
+            };
+            Ok(plain(diff::compare(&side, &new)))
+        }
+        (Thing::Plan(m), Some(Thing::Model(model))) => {
+            let old = plan_side(&request.old, &m);
+            let new = model_side(&model, request, watch)?;
+            Ok(plain(diff::compare(&old, &new)))
+        }
+        (Thing::Plan(a), Some(Thing::Plan(b))) => {
+            let old = plan_side(&request.old, &a);
+            let mut new = plan_side(&request.new[0], &b);
+            new.options = Some(b.options.clone());
+            new.maker = Some(maker(&b.backend));
+            new.shapes = Some(b.shapes.clone());
+            Ok(plain(diff::compare(&old, &new)))
+        }
+        (Thing::Model(a), Some(Thing::Model(b))) => {
+            let old = model_side(&a, request, watch)?;
+            let new = model_side(&b, request, watch)?;
+            Ok(plain(diff::compare(&old, &new)))
+        }
+        (Thing::Model(model), Some(Thing::Weights)) => model_with(&model, request, watch),
+        (Thing::Weights, Some(Thing::Weights)) => checkpoints(request, watch),
+        (Thing::Weights | Thing::Model(_), _) => Err(Error::Overlay {
+            problems: vec![format!(
+                "`{}` cannot be compared with {}",
+                request.old.display(),
+                request.new.first().map_or("nothing".into(), |p| format!("`{}`", p.display()))
+            )],
+            hints: vec!["a plan compares with a plan, a model, checkpoints, LoRAs or shapes; a model with a model or a \
+                         checkpoint; a checkpoint with a checkpoint; the older one comes first"
+                .into()],
+        }),
+    }
+}
+
+fn plain(diff: Diff) -> Compared {
+    Compared {
+        diff,
+        changed: Vec::new(),
+        blocks: BTreeMap::new(),
+        rules: Vec::new(),
+    }
+}
+
+fn maker(identity: &Identity) -> Maker {
+    Maker {
+        backend: identity.backend.clone(),
+        library: identity.library.clone(),
+        device: identity.device.clone(),
+    }
+}
+
+/// What a plan holds: from its model where that is still there, else from its manifest alone.
+fn plan_side(plan: &Path, manifest: &Manifest) -> Side {
+    let model = source_model(plan, manifest).ok().map(|s| s.model);
+    let rows: BTreeMap<&str, &plan::WeightRow> = manifest
+        .weights
+        .iter()
+        .map(|w| (w.name.as_str(), w))
+        .collect();
+    let mut weights = match &model {
+        Some(model) => weight_facts(model, |name| rows.get(name).map(|r| r.digest)),
+        None => manifest.weights.iter().map(fact).collect(),
+    };
+    for fact in &mut weights {
+        let Some(row) = rows.get(fact.name.as_str()) else {
+            continue;
+        };
+        if let (Kind::Weight, Some(why)) = (&fact.kind, &row.fixed) {
+            fact.kind = Kind::Fixed { why: why.clone() };
+        }
+        if let Some(recipe @ How::BatchNorm { .. }) =
+            row.mapping.as_ref().and_then(|m| m.recipe.as_ref())
+        {
+            fact.derived_from = recipe
+                .sources()
+                .into_iter()
+                .map(ToOwned::to_owned)
+                .collect();
+        }
+    }
+    Side {
+        graph: Some(match &model {
+            Some(model) => Graph::of(model),
+            None => Graph {
+                structure: manifest.model.structure,
+                summary: None,
+            },
+        }),
+        weights,
+        shapes: Some(manifest.shapes.clone()),
+        options: Some(manifest.options.clone()),
+        maker: Some(maker(&manifest.backend)),
+    }
+}
+
+fn fact(row: &plan::WeightRow) -> WeightFact {
+    WeightFact {
+        name: row.name.clone(),
+        dtype: row.dtype,
+        shape: row.shape.clone(),
+        digest: row.digest,
+        kind: match &row.fixed {
+            None => Kind::Weight,
+            Some(why) => Kind::Fixed { why: why.clone() },
+        },
+        uses: None,
+        derived_from: Vec::new(),
+    }
+}
+
+fn model_side(model: &Model, request: &CompareRequest, watch: &dyn Watch) -> Result<Side, Error> {
+    let known = digests(model, watch);
+    Ok(Side {
+        graph: Some(Graph::of(model)),
+        weights: weight_facts(model, |name| known.get(name).copied()),
+        shapes: wanted_shapes(request, model.inputs())?,
+        options: None,
+        maker: None,
+    })
+}
+
+fn wanted_shapes(
+    request: &CompareRequest,
+    inputs: &[crate::tensor::TensorDecl],
+) -> Result<Option<Resolved>, Error> {
+    match &request.shapes {
+        Some((spec, overrides)) => Ok(Some(spec.resolve(inputs, overrides)?)),
+        None => Ok(None),
+    }
+}
+
+/// A plan against checkpoints and LoRAs.
+fn plan_with(
+    request: &CompareRequest,
+    manifest: &Manifest,
+    checkpoint: Vec<PathBuf>,
+    watch: &dyn Watch,
+) -> Result<Compared, Error> {
+    let asked = OverlayRequest {
+        checkpoint,
+        ..request.overlay.clone()
+    };
+    let overlay = Overlay::survey(&request.old, manifest, &asked, watch)?;
+    let rows: BTreeMap<&str, &plan::WeightRow> = manifest
+        .weights
+        .iter()
+        .map(|w| (w.name.as_str(), w))
+        .collect();
+    let fixed = |name: &str| rows.get(name).and_then(|r| r.fixed.clone());
+    let mut reasons = match &overlay.assessment {
+        Some(found) => {
+            diff::of_checkpoint(overlay.mapping(), found, &overlay.accounts, fixed).reasons
+        }
+        None => Vec::new(),
+    };
+    // What a checkpoint changes was found against the base weights; what counts is what the engine holds now.
+    reasons.retain(|r| {
+        !matches!(
+            r,
+            Reason::BytesChanged { .. }
+                | Reason::DerivedChanged { .. }
+                | Reason::FixedChanged { .. }
+        )
+    });
+    let mut unchanged = 0;
+    let mut names = Vec::new();
+    for row in &manifest.weights {
+        if overlay.digest(&row.name) == Some(row.digest) {
+            unchanged += 1;
+            continue;
+        }
+        let weight = row.name.clone();
+        let recipe = overlay
+            .mapping()
+            .row(&weight)
+            .and_then(|r| r.recipe.as_ref());
+        let sources: Vec<String> = recipe
+            .map_or_else(Vec::new, How::sources)
+            .into_iter()
+            .map(ToOwned::to_owned)
+            .collect();
+        names.push((weight.clone(), sources.first().cloned()));
+        reasons.push(match (&row.fixed, recipe) {
+            (Some(why), _) => Reason::FixedChanged {
+                weight,
+                why: why.clone(),
+            },
+            (None, Some(How::BatchNorm { .. })) => Reason::DerivedChanged { weight, sources },
+            (None, _) => Reason::BytesChanged { weight, sources },
+        });
+    }
+    if let Some(wanted) = wanted_shapes(request, &manifest.inputs)? {
+        let side = |shapes| Side {
+            shapes: Some(shapes),
+            ..Side::default()
+        };
+        reasons.extend(diff::compare(&side(manifest.shapes.clone()), &side(wanted)).reasons);
+    }
+    let held = ModelValues::of(&overlay.model().model);
+    let measure = |(name, source): &(String, Option<String>)| -> Result<Measured, Error> {
+        let row = rows[name.as_str()];
+        let mut change = None;
+        // Only the base values are at hand; where the engine holds others, the distance from those is not known.
+        if row.base.is_none()
+            && let (Some(old), Some(new)) = (mapping::Held::held(&held, name), overlay.bytes(name)?)
+        {
+            change = measured(row.dtype, &row.shape, &old, &new);
+        }
+        Ok(Measured {
+            name: name.clone(),
+            source: source.clone().unwrap_or_else(|| name.clone()),
+            shape: row.shape.clone(),
+            change,
+        })
+    };
+    watch.event(Event::Begin {
+        step: "measuring",
+        total: None,
+    });
+    let limit = request.measure.unwrap_or(usize::MAX);
+    // One after the other: memory stays at a few tensors.
+    let changed = names
+        .iter()
+        .take(limit)
+        .map(measure)
+        .collect::<Result<Vec<_>, _>>()?;
+    watch.event(Event::End);
+    let all = manifest.weights.iter().filter_map(|w| {
+        let recipe = overlay.mapping().row(&w.name)?.recipe.as_ref()?;
+        Some((
+            w.name.clone(),
+            recipe.sources().first().map(|s| (*s).to_owned()),
+        ))
+    });
+    let blocks = blocks(all, &names);
+    Ok(Compared {
+        diff: Diff::of(reasons, unchanged, manifest.weights.len()),
+        changed: sorted(changed),
+        blocks,
+        rules: Vec::new(),
+    })
+}
+
+/// A model against a checkpoint, without a plan.
+fn model_with(
+    model: &Model,
+    request: &CompareRequest,
+    watch: &dyn Watch,
+) -> Result<Compared, Error> {
+    let new = Source::open_all(&request.new)?;
+    let inferred = mapping::infer(model, None)?.mapping;
+    let held = ModelValues::of(model);
+    watch.event(Event::Begin {
+        step: "mapping the checkpoint",
+        total: None,
+    });
+    let resolved = mapping::corroborate(&inferred, &held, &new)?;
+    let found = mapping::assess(&resolved.mapping, &held, &new, request.overlay.trust_names)?;
+    watch.event(Event::End);
+    let diff = diff::of_checkpoint(&resolved.mapping, &found, &resolved.accounts, |_| None);
+    Ok(plain(diff))
+}
+
+/// A checkpoint against another.
+fn checkpoints(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, Error> {
+    let old = Source::open(&request.old)?;
+    let new = Source::open_all(&request.new)?;
+    let targets: std::collections::BTreeSet<&str> = old.names().collect();
+    let named = normalise(new.names(), &targets).map_err(|e| Error::Overlay {
+        hints: crate::fault::Explain::hints(&e),
+        problems: vec![e.to_string()],
+    })?;
+    let (a, b) = (old.digests(watch), new.digests(watch));
+    let facts =
+        |source: &Source, digests: &BTreeMap<String, Digest>, rename: &dyn Fn(&str) -> String| {
+            let all = source.names().filter_map(|name| {
+                let view = source.get(name)?;
+                Some(WeightFact {
+                    name: rename(name),
+                    dtype: view.dtype,
+                    shape: view.shape.to_vec(),
+                    digest: *digests.get(name)?,
+                    kind: Kind::Weight,
+                    uses: None,
+                    derived_from: Vec::new(),
+                })
+            });
+            all.collect::<Vec<_>>()
+        };
+    let renamed = |n: &str| named.map.get(n).cloned().unwrap_or_else(|| n.to_owned());
+    let new_names: BTreeMap<String, &str> = new.names().map(|n| (renamed(n), n)).collect();
+    let diff = diff::compare_weights(
+        &facts(&old, &a, &ToOwned::to_owned),
+        &facts(&new, &b, &renamed),
+    );
+    let changed: Vec<(String, Option<String>)> = diff
+        .reasons
+        .iter()
+        .filter(|r| r.verdict() == Verdict::NeedsRefit)
+        .filter_map(|r| Some((r.subject()?.to_owned(), None)))
+        .collect();
+    let limit = request.measure.unwrap_or(usize::MAX);
+    let measured: Vec<Measured> = changed
+        .par_iter()
+        .take(limit)
+        .filter_map(|(name, _)| {
+            let was = old.get(name)?;
+            let is = new.get(new_names.get(name)?)?;
+            Some(Measured {
+                name: name.clone(),
+                source: name.clone(),
+                shape: was.shape.to_vec(),
+                change: diff::change(was, is).ok(),
+            })
+        })
+        .collect();
+    let blocks = blocks(old.names().map(|n| (n.to_owned(), None)), &changed);
+    Ok(Compared {
+        diff,
+        changed: sorted(measured),
+        blocks,
+        rules: named.rules,
+    })
+}
+
+fn measured(
+    dtype: crate::tensor::Dtype,
+    shape: &[usize],
+    old: &[u8],
+    new: &[u8],
+) -> Option<TensorChange> {
+    let view = |data| TensorView { dtype, shape, data };
+    diff::change(view(old), view(new)).ok()
+}
+
+fn blocks(
+    all: impl Iterator<Item = (String, Option<String>)>,
+    changed: &[(String, Option<String>)],
+) -> BTreeMap<String, (usize, usize)> {
+    let block = |name: &str, source: &Option<String>| {
+        diff::block(source.as_deref().unwrap_or(name)).to_owned()
+    };
+    let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for (name, source) in all {
+        counts.entry(block(&name, &source)).or_default().0 += 1;
+    }
+    for (name, source) in changed {
+        let entry = counts.entry(block(name, source)).or_default();
+        entry.1 += 1;
+        entry.0 = entry.0.max(entry.1);
+    }
+    counts
+}
+
+fn sorted(mut changed: Vec<Measured>) -> Vec<Measured> {
+    let size = |m: &Measured| m.change.as_ref().map_or(-1.0, |c| c.relative);
+    changed.sort_by(|a, b| {
+        size(b)
+            .total_cmp(&size(a))
+            .then_with(|| a.name.cmp(&b.name))
+    });
+    changed
+}
