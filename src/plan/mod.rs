@@ -8,7 +8,8 @@
 //! A manifest names the digest of its plan, and one that does not match is refused. Two files cannot be renamed in one step,
 //! so a change goes: new manifest to `engine.plan.json.next`, rename of the plan, rename of the manifest. Whoever finds a plan
 //! that `engine.plan.json` does not match but `engine.plan.json.next` does, finishes that last rename; a process killed
-//! at any moment leaves the old pair or the new pair.
+//! at any moment leaves the old pair or the new pair. Both renames are made under a lock of the folder, so that
+//! several processes that refit one plan end in the pair of one of them.
 
 mod manifest;
 mod pair;

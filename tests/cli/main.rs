@@ -2,5 +2,6 @@
 
 mod build;
 mod hostile;
+mod refit;
 mod run;
 mod scene;
