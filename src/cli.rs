@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{build, diff, doctor, inspect, map, refit, run};
+use crate::commands::{build, diff, doctor, inspect, map, refit, run, shapes};
 use crate::ui::Verbosity;
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -56,6 +56,8 @@ pub enum Command {
     Map(Box<map::Args>),
     /// Run a plan: outputs, latencies, comparison
     Run(Box<run::Args>),
+    /// Check, convert or begin a dynamic-shape spec
+    Shapes(Box<shapes::Args>),
 }
 
 impl Cli {

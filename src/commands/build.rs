@@ -1,7 +1,7 @@
 //! `trtmut build`: compile an ONNX model into a plan.
 
-use super::UsageError;
 use super::engine_args::EngineArgs;
+use super::shapes::misfit;
 use crate::engine::{Identity, Options};
 use crate::exit::Exit;
 use crate::onnx::Model;
@@ -10,7 +10,7 @@ use crate::shapes::{self, Overrides, Profile, ShapeSpec};
 use crate::tensor::{Digest, TensorDecl};
 use crate::ui::{self, Align, Report, Table, Ui};
 use crate::watch::{Event, Watch};
-use crate::{fsx, plan};
+use crate::plan;
 use anyhow::Context;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -39,13 +39,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     weights: Vec<PathBuf>,
 
-    /// Range of a named dim: NAME=min:max or NAME=min:opt:max (repeatable)
-    #[arg(long, value_name = "NAME=RANGE", value_parser = name_value)]
-    dim: Vec<(String, String)>,
-
-    /// Size of a named dim to optimise for: NAME=N, several with commas (repeatable)
-    #[arg(long, value_name = "NAME=N", value_delimiter = ',', value_parser = name_value)]
-    opt: Vec<(String, String)>,
+    #[command(flatten)]
+    ranges: ShapeArgs,
 
     /// Where the plan goes; its manifest goes beside it, as PLAN.json
     #[arg(short, long, value_name = "PLAN", default_value = "engine.plan")]
@@ -65,6 +60,33 @@ pub struct Args {
     /// Threads for hashing and compiling (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+}
+
+/// Ranges of dims that the command line gives, for a spec or instead of one.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(super) struct ShapeArgs {
+    /// Range of a named dim: NAME=min:max, NAME=min:opt:max or NAME=size (repeatable)
+    #[arg(long, value_name = "NAME=RANGE")]
+    dim: Vec<String>,
+
+    /// Size of a named dim to optimise for: NAME=N, several with commas (repeatable)
+    #[arg(long, value_name = "NAME=N")]
+    opt: Vec<String>,
+}
+
+impl ShapeArgs {
+    /// Whether none is given.
+    pub fn is_empty(&self) -> bool {
+        self.dim.is_empty() && self.opt.is_empty()
+    }
+
+    /// Reads them.
+    ///
+    /// # Errors
+    /// All that is wrong with them.
+    pub fn overrides(&self) -> Result<Overrides, shapes::Error> {
+        Overrides::from_args(&self.dim, &self.opt)
+    }
 }
 
 /// `NAME=VALUE`.
@@ -167,7 +189,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     let spec = read_spec(args.shapes.as_deref())?;
     let resolved = spec
-        .resolve(model.inputs(), &overrides(&args.dim, &args.opt)?)
+        .resolve(model.inputs(), &args.ranges.overrides()?)
         .with_context(|| spec_context(args))?;
     for warning in resolved.warnings() {
         ui.event(Event::Warn(warning));
@@ -216,46 +238,13 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     Ok(Exit::Done)
 }
 
-pub(super) fn read_spec(path: Option<&Path>) -> anyhow::Result<ShapeSpec> {
-    let Some(path) = path else {
-        return Ok(ShapeSpec::none());
-    };
-    let text = std::fs::read_to_string(path).map_err(|e| fsx::Error::read(path, e))?;
-    Ok(ShapeSpec::parse(&text, &path.display().to_string())?)
+pub(super) fn read_spec(path: Option<&Path>) -> Result<ShapeSpec, shapes::Error> {
+    path.map_or_else(|| Ok(ShapeSpec::none()), ShapeSpec::open)
 }
 
 fn spec_context(args: &Args) -> String {
     match &args.shapes {
-        Some(spec) => format!(
-            "the shape spec `{}` does not fit `{}`",
-            spec.display(),
-            args.model.display()
-        ),
+        Some(spec) => misfit(spec, &args.model),
         None => format!("`{}` needs a shape spec", args.model.display()),
     }
-}
-
-pub(super) fn overrides(
-    dims: &[(String, String)],
-    opts: &[(String, String)],
-) -> Result<Overrides, UsageError> {
-    let mut overrides = Overrides::default();
-    for (name, range) in dims {
-        if overrides.dims.insert(name.clone(), range.clone()).is_some() {
-            return Err(UsageError::new(
-                format!("--dim gives `{name}` twice"),
-                "give each dim once",
-            ));
-        }
-    }
-    for (name, value) in opts {
-        let size = value.parse().map_err(|_| {
-            UsageError::new(
-                format!("--opt {name}={value}: `{value}` is not a size"),
-                format!("write it as --opt {name}=8"),
-            )
-        })?;
-        overrides.opt.insert(name.clone(), size);
-    }
-    Ok(overrides)
 }

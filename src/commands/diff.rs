@@ -1,6 +1,6 @@
 //! `trtmut diff`: what a change asks for, and why.
 
-use super::build::{name_value, overrides, read_spec};
+use super::build::{ShapeArgs, read_spec};
 use super::overlay::OverlayArgs;
 use crate::diff::{Reason, TensorChange, Verdict};
 use crate::exit::Exit;
@@ -38,9 +38,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
 
-    /// Range of a named dim that is wanted: NAME=min:max or NAME=min:opt:max (repeatable)
-    #[arg(long, value_name = "NAME=RANGE", value_parser = name_value)]
-    dim: Vec<(String, String)>,
+    #[command(flatten)]
+    ranges: ShapeArgs,
 
     /// How many changed tensors to list
     #[arg(long, value_name = "N", default_value_t = 10)]
@@ -360,11 +359,8 @@ fn leftover(why: &crate::mapping::Why) -> String {
 /// # Errors
 /// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
-    let shapes = if args.shapes.is_some() || !args.dim.is_empty() {
-        Some((
-            read_spec(args.shapes.as_deref())?,
-            overrides(&args.dim, &[])?,
-        ))
+    let shapes = if args.shapes.is_some() || !args.ranges.is_empty() {
+        Some((read_spec(args.shapes.as_deref())?, args.ranges.overrides()?))
     } else {
         None
     };

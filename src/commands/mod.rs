@@ -9,12 +9,13 @@ pub mod map;
 mod overlay;
 pub mod refit;
 pub mod run;
+pub mod shapes;
 
 use crate::cli::Command;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::ui::{Failure, Ui};
-use crate::{arrays, engine, fsx, mapping, onnx, pipeline, plan, shapes, weights};
+use crate::{arrays, engine, fsx, mapping, onnx, pipeline, plan, weights};
 
 pub use crate::pipeline::Environment;
 
@@ -31,6 +32,7 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Map(args) => map::run(args, ui, environment),
         Command::Refit(args) => refit::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),
+        Command::Shapes(args) => shapes::run(args, ui, environment),
     }
 }
 
@@ -84,7 +86,7 @@ pub fn explain(error: &anyhow::Error) -> Failure {
             pipeline::Error,
             plan::Error,
             engine::Error,
-            shapes::Error,
+            crate::shapes::Error,
             onnx::Error,
             weights::Error,
             weights::lora::Error,

@@ -36,11 +36,13 @@ pub struct OverlayArgs {
 /// `--fuse`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum FuseMode {
-    /// f32 throughout, one rounding at the end; the order of LoRAs does not matter
+    /// f64 throughout, one rounding at the end; the order of LoRAs does not matter
     #[default]
     Exact,
     /// As PEFT's `merge_and_unload` rounds, adapter by adapter
     Peft,
+    /// As PEFT rounds with adapters kept in the weights' own half type, as diffusers' `fuse_lora` does
+    PeftHalf,
 }
 
 impl OverlayArgs {
@@ -56,6 +58,7 @@ impl OverlayArgs {
             fuse: match self.fuse {
                 FuseMode::Exact => Fuse::Exact,
                 FuseMode::Peft => Fuse::Peft,
+                FuseMode::PeftHalf => Fuse::PeftHalf,
             },
         }
     }
