@@ -484,16 +484,17 @@ fn crate_count(n: usize, noun: &str) -> String {
 
 fn some(names: &[&str]) -> String {
     const SHOWN: usize = 8;
-    let mut text = names
+    let shown = names
         .iter()
         .take(SHOWN)
         .map(|n| format!("`{n}`"))
         .collect::<Vec<_>>()
         .join(", ");
     if names.len() > SHOWN {
-        text.push_str(&format!(" and {} more", names.len() - SHOWN));
+        format!("{shown} and {} more", names.len() - SHOWN)
+    } else {
+        shown
     }
-    text
 }
 
 /// Why a changed weight is refused, in one sentence.

@@ -129,16 +129,12 @@ impl Prepared {
                 }
             }
         }
-        manifest.recipe = if self.changes_nothing(&manifest) {
+        manifest.recipe = if changes_nothing(&manifest) {
             Recipe::default()
         } else {
             self.overlay.0.recipe.clone()
         };
         manifest
-    }
-
-    fn changes_nothing(&self, manifest: &Manifest) -> bool {
-        manifest.weights.iter().all(|w| w.base.is_none())
     }
 
     /// Applies the overlay and writes plan and manifest to `output`, both or neither. With `verify`, what the refitted engine
@@ -201,6 +197,10 @@ impl Prepared {
             Err(Error::Unverified(found))
         }
     }
+}
+
+fn changes_nothing(manifest: &Manifest) -> bool {
+    manifest.weights.iter().all(|w| w.base.is_none())
 }
 
 /// Gives an engine the bytes of an overlay.
