@@ -152,7 +152,6 @@ fn imports_point_down() {
 
 #[test]
 fn the_table_of_layers_has_no_cycle() {
-    let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     fn visit<'a>(at: &'a str, table: &BTreeMap<&'a str, &'a [&'a str]>, path: &mut Vec<&'a str>) {
         // `cli` names the arguments of the commands, and `commands` dispatches on them: one layer in two files.
         if at == "cli" {
@@ -165,6 +164,7 @@ fn the_table_of_layers_has_no_cycle() {
         }
         path.pop();
     }
+    let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     for (module, _) in MAY_IMPORT {
         visit(module, &table, &mut Vec::new());
     }

@@ -265,7 +265,7 @@ fn same_at_storage_type(
 /// those were found to agree.
 ///
 /// # Errors
-/// As [`super::apply`].
+/// As [`super::apply()`].
 pub fn bytes_of<'a>(
     row: &Row,
     new: &'a dyn Checkpoint,
