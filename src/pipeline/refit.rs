@@ -204,10 +204,6 @@ impl Prepared {
     }
 }
 
-fn changes_nothing(manifest: &Manifest) -> bool {
-    manifest.weights.iter().all(|w| w.base.is_none())
-}
-
 /// Gives an engine the bytes of an overlay.
 struct OverlayFeed(Overlay);
 
