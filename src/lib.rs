@@ -4,8 +4,8 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 7 | [`cli`], `main` |
-//! | 6 | [`commands`] |
+//! | 7 | `main` |
+//! | 6 | [`cli`], [`commands`] |
 //! | 5 | [`pipeline`]; [`ui`], [`exit`] |
 //! | 4 | [`diff`] |
 //! | 3 | [`plan`] |
