@@ -76,6 +76,12 @@ impl Explain for Error {
 
     fn hints(&self) -> Vec<String> {
         match self {
+            Error::NoManifest { plan, .. } if plan.extension().is_some_and(|e| e == "onnx") => {
+                vec![format!(
+                    "it is a model: `trtmut build {}` makes a plan of it",
+                    plan.display()
+                )]
+            }
             Error::NoManifest { manifest, .. } => vec![format!(
                 "copy `{}` along with the plan, or build it again with `trtmut build`",
                 manifest.display()
