@@ -540,9 +540,10 @@ impl Old {
         engine.refit(feed, &Silent).unwrap();
         let names = old.slots.keys().cloned().collect();
         let refitted = show(engine.as_mut(), &names)?;
-        Some(match refitted == new {
-            true => Verdict::NeedsRefit,
-            false => Verdict::NeedsRecompile,
+        Some(if refitted == new {
+            Verdict::NeedsRefit
+        } else {
+            Verdict::NeedsRecompile
         })
     }
 }
@@ -623,8 +624,8 @@ fn spread(n: usize, seed: u64) -> Vec<f32> {
     (0..n).map(next).collect()
 }
 
-/// Pad → Conv → Mul → Clip → Reshape → MatMul → Add → Gather, from there LayerNormalization, and MatMul → Relu → MatMul →
-/// Softmax with one matrix in both products.
+/// A convolution between constants that engines bake in, then a product, from which one output is normalised and the other
+/// goes through two products with one matrix.
 fn base() -> ModelProto {
     let random = |name: &str, dims: &[i64], seed| {
         f32s(
