@@ -292,11 +292,7 @@ fn convert(args: &ConvertArgs, ui: &Ui) -> anyhow::Result<()> {
     for lost in &converted.lost {
         ui.event(Event::Warn(lost));
     }
-    ui.result(&SpecReport::new(
-        args.to,
-        &converted.text,
-        &converted.lost,
-    )?)?;
+    ui.result(&SpecReport::new(args.to, &converted.text, &converted.lost)?)?;
     Ok(())
 }
 

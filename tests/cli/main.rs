@@ -4,3 +4,4 @@ mod build;
 mod hostile;
 mod run;
 mod scene;
+mod shapes;
