@@ -48,7 +48,7 @@ pub enum Command {
     Diff(Box<diff::Args>),
     /// Give a plan other weights: a checkpoint, LoRAs, or its base
     Refit(Box<refit::Args>),
-    /// Show what a plan is, without running it
+    /// Show what a plan or a model is, without running it
     Inspect(Box<inspect::Args>),
     /// Show what is on this machine, and what each backend can do with it
     Doctor(Box<doctor::Args>),

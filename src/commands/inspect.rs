@@ -1,7 +1,9 @@
-//! `trtmut inspect`: what a plan is, without running it and without a GPU.
+//! `trtmut inspect`: what a plan or a model is, without running it and without a GPU.
 
+use super::inspect_model::{ModelReport, tensors};
 use crate::engine::tensorrt::header::{self, Header};
 use crate::exit::Exit;
+use crate::onnx::Model;
 use crate::pipeline::Environment;
 use crate::plan::{self, Ingredient, Manifest};
 use crate::ui::{self, Align, Report, Table, Ui};
@@ -11,11 +13,14 @@ use std::path::PathBuf;
 
 /// Arguments of `trtmut inspect`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    trtmut inspect engine.plan --weights\n  \
+    trtmut inspect unet.onnx --json")]
 pub struct Args {
-    /// The plan: one that trtmut made, or any TensorRT plan
-    plan: PathBuf,
+    /// A plan that trtmut made, any TensorRT plan, or an ONNX model
+    file: PathBuf,
 
-    /// Also list every weight
+    /// Also list every weight (of a model: every constant)
     #[arg(long)]
     weights: bool,
 }
@@ -87,23 +92,7 @@ impl Report for InspectReport {
             writeln!(out, "  option     {name} = {value}")?;
         }
         writeln!(out)?;
-        let mut table = Table::new(&[
-            ("", Align::Left),
-            ("name", Align::Left),
-            ("type", Align::Left),
-            ("dims", Align::Left),
-        ]);
-        for (side, all) in [("input", &m.inputs), ("output", &m.outputs)] {
-            for t in all {
-                table.row([
-                    side.into(),
-                    t.name.clone(),
-                    t.dtype.to_string(),
-                    t.show_dims(),
-                ]);
-            }
-        }
-        table.write(out, 2)?;
+        tensors(out, &m.inputs, &m.outputs)?;
         if self.list_weights {
             writeln!(out)?;
             let mut table = Table::new(&[
@@ -133,15 +122,22 @@ impl Report for InspectReport {
 /// # Errors
 /// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<Exit> {
-    let header = header::read(&args.plan);
-    let manifest = match plan::open(&args.plan) {
+    let header = header::read(&args.file);
+    let manifest = match plan::open(&args.file) {
         Ok(m) => Some(m),
         // Plans of other tools have no manifest; their header is all there is to say.
         Err(plan::Error::NoManifest { .. }) if header.is_ok() => None,
+        Err(plan::Error::NoManifest { .. })
+            if args.file.extension().is_none_or(|e| e != "plan") =>
+        {
+            let model = Model::open(&args.file)?;
+            ui.result(&ModelReport::new(&args.file, &model, args.weights))?;
+            return Ok(Exit::Done);
+        }
         Err(e) => return Err(e.into()),
     };
     ui.result(&InspectReport {
-        plan: args.plan.clone(),
+        plan: args.file.clone(),
         header: header.ok(),
         manifest,
         list_weights: args.weights,

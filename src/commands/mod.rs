@@ -5,6 +5,7 @@ pub mod diff;
 pub mod doctor;
 mod engine_args;
 pub mod inspect;
+mod inspect_model;
 pub mod map;
 mod overlay;
 pub mod refit;

@@ -84,6 +84,11 @@ pub trait Backend {
     /// Who this is.
     fn identity(&self) -> Identity;
 
+    /// Whether every dynamic axis needs a largest size.
+    fn needs_bounds(&self) -> bool {
+        false
+    }
+
     /// Compiles `job` and writes the plan to `out`.
     ///
     /// # Errors

@@ -59,6 +59,9 @@ pub struct Built {
 pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Error> {
     let BuildRequest { model, output, .. } = request;
     fsx::check_output(output)?;
+    if request.backend.needs_bounds() {
+        request.shapes.require_bounded()?;
+    }
     let structure = model.structure_digest();
     if !request.force {
         refuse_foreign(output, structure)?;
@@ -262,6 +265,63 @@ pub(super) fn relative(from: &Path, to: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::{self, BuildNotes, Engine, Identity};
+    use crate::fault::Explain;
+    use crate::shapes::{Overrides, ShapeSpec};
+    use std::collections::BTreeMap;
+    use std::io::Write;
+
+    /// A backend that wants bounds, and that nothing reaches without them.
+    struct Bounded;
+
+    impl Backend for Bounded {
+        fn identity(&self) -> Identity {
+            unreachable!()
+        }
+
+        fn needs_bounds(&self) -> bool {
+            true
+        }
+
+        fn build(
+            &self,
+            _: &BuildJob<'_>,
+            _: &mut dyn Write,
+            _: &dyn Watch,
+        ) -> Result<BuildNotes, engine::Error> {
+            unreachable!()
+        }
+
+        fn open(&self, _: &Path) -> Result<Box<dyn Engine>, engine::Error> {
+            unreachable!()
+        }
+    }
+
+    #[test]
+    fn a_dim_without_a_max_is_refused_where_the_backend_needs_one() {
+        let path = Path::new(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/fixtures/resnet/model.ts.onnx"
+        ));
+        let model = Model::open(path).unwrap();
+        let ranges = Overrides::from_args(&["B=1:4", "H=16:", "W=16:"], &[]).unwrap();
+        let shapes = ShapeSpec::none().resolve(model.inputs(), &ranges).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let request = BuildRequest {
+            model: &model,
+            model_path: path,
+            shapes: &shapes,
+            mapping: MappingSource::Infer(&[]),
+            options: &BTreeMap::new(),
+            backend: &Bounded,
+            output: &dir.path().join("engine.plan"),
+            force: false,
+        };
+        let error = build(&request, &crate::watch::Silent).err().unwrap();
+        assert_eq!(error.code(), "shapes-unbounded");
+        assert!(error.to_string().contains("`H`, `W`"), "{error}");
+        assert!(error.hints()[0].contains("--dim H=min:opt:max"));
+    }
 
     #[test]
     fn relative_paths_lead_back() {

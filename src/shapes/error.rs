@@ -134,6 +134,17 @@ fn dims(names: &[String]) -> String {
     names.join(", ")
 }
 
+/// Whether a wider range would hold the size: it is below or above the range, and not only between its steps.
+fn is_beyond(conflict: &Conflict) -> bool {
+    match conflict {
+        Conflict::Outside { size, min, max, .. } => {
+            let size = *size as u64;
+            size < *min || max.is_some_and(|max| size > max)
+        }
+        _ => false,
+    }
+}
+
 impl Explain for Error {
     fn code(&self) -> &'static str {
         match self {
@@ -169,7 +180,7 @@ impl Explain for Error {
                 let name = names.first().map_or("NAME", String::as_str);
                 vec![format!("give it one: `--dim {name}=min:opt:max`, or `max` in the spec's `dims`")]
             }
-            Error::Sizes(conflicts) if conflicts.iter().any(|c| matches!(c, Conflict::Outside { .. })) => vec![
+            Error::Sizes(conflicts) if conflicts.iter().any(is_beyond) => vec![
                 "`run --on-range widen` recompiles with the smallest range that covers the old sizes and these".into(),
             ],
             Error::Record(_) => vec!["build the engine again with `trtmut build`".into()],

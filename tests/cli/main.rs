@@ -5,3 +5,4 @@ mod hostile;
 mod refit;
 mod run;
 mod scene;
+mod shapes;

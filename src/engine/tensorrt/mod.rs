@@ -205,6 +205,10 @@ impl Backend for TensorRt {
         }
     }
 
+    fn needs_bounds(&self) -> bool {
+        true
+    }
+
     fn build(
         &self,
         job: &BuildJob<'_>,
