@@ -497,7 +497,7 @@ fn hostile_specs_are_refused_in_little_memory() {
             assert!(start.elapsed() < PATIENCE, "{name} takes too long");
             std::thread::sleep(Duration::from_millis(1));
         }
-        let done = scene.done(&command, child.wait_with_output().unwrap());
+        let done = scene.done(&command, &child.wait_with_output().unwrap());
         done.exits(1);
         assert!(done.stderr.contains(says), "{name}: {}", done.stderr);
         assert!(most < 100_000_000, "{name} took {most} bytes");
