@@ -1,7 +1,7 @@
 //! What `diff` says of a plan and a model, against what engines show: every single change of a list and every pair of them.
 //!
 //! The truth is found without looking at digests or summaries (which constants are slots of the CPU engine does follow their
-//! roles; whether those are TensorRT's is for the tests that have a GPU). The old plan is compiled and run, the new model is
+//! roles, so whether TensorRT bakes the same ones is not shown here). The old plan is compiled and run, the new model is
 //! compiled and run, and the old plan is refitted with the new model's bytes, name by name, and run. What `diff` says must be
 //! equal to what that shows. Where it asks for more on purpose, the change says why; it must never ask for less.
 
