@@ -1,0 +1,194 @@
+//! Storing an entry: written under `tmp/`, synced, renamed into place.
+
+use super::copy::reflink;
+use super::entry::Hit;
+use super::folder::{Folder, MANIFEST, PLAN, RECORD, children, create, make, nanoseconds, remove};
+use super::lock::{BuildLock, Freed};
+use super::record::{Part, Record};
+use super::{CacheFault, hash};
+use crate::tensor::Digest;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Where a plan's bytes come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Plan<'a> {
+    /// Memory.
+    Bytes(&'a [u8]),
+    /// A file, which is reflinked or copied, never linked: it is its owner's to write into.
+    File(&'a Path),
+}
+
+impl BuildLock<'_> {
+    /// Stores a plan and its manifest under this lock's key, evicts what exceeds the limit, and hands the entry out as a
+    /// lookup would. An entry that is there already is replaced; those who have it open keep it.
+    ///
+    /// # Errors
+    /// [`CacheFault::TooLarge`] and [`CacheFault::NoRoom`] when it does not fit; [`CacheFault::Io`] on a full disk, a
+    /// read-only folder and the like. The cache is then as it was, less what was evicted.
+    pub fn put(&self, plan: Plan<'_>, manifest: &[u8]) -> Result<Hit, CacheFault> {
+        let folder = &self.store.folder;
+        let length = match plan {
+            Plan::Bytes(bytes) => bytes.len() as u64,
+            Plan::File(path) => {
+                let meta = path.metadata().map_err(CacheFault::io("read", path))?;
+                meta.len()
+            }
+        };
+        let bytes = length.saturating_add(manifest.len() as u64);
+        self.store.make_room(bytes)?;
+
+        let staging = Staging::new(folder)?;
+        let plan = staging.fill(PLAN, |mut out| match plan {
+            Plan::Bytes(bytes) => {
+                out.write_all(bytes)?;
+                Ok(part(bytes))
+            }
+            Plan::File(path) => {
+                let mut from = File::open(path)?;
+                if reflink(&from, out).is_err() {
+                    io::copy(&mut from, &mut out)?;
+                }
+                let (bytes, digest) = hash::digest(out, |_| ())?;
+                Ok(Part { bytes, digest })
+            }
+        })?;
+        let (_, manifest_part) = staging.fill(MANIFEST, |mut out| {
+            out.write_all(manifest)?;
+            Ok(part(manifest))
+        })?;
+        let (plan, plan_part) = plan;
+        let record = Record {
+            fields: self.fields.clone(),
+            plan: plan_part,
+            manifest: manifest_part,
+            created_ns: nanoseconds(SystemTime::now()),
+        };
+        let (lock, ()) = staging.fill(RECORD, |mut out| out.write_all(&record.to_json()))?;
+        // Before others can see it, so that it cannot be evicted before the caller has it.
+        let _ = lock.lock_shared();
+
+        let key = record.key();
+        staging.publish(folder, &folder.entry(key))?;
+        let hit = Hit {
+            key,
+            folder: folder.entry(key),
+            record,
+            manifest: manifest.to_vec(),
+            plan,
+            lock,
+        };
+        // Others may have published meanwhile. What cannot be evicted now is evicted by the next one.
+        let _ = self.store.make_room(0);
+        Ok(hit)
+    }
+}
+
+fn part(bytes: &[u8]) -> Part {
+    Part {
+        bytes: bytes.len() as u64,
+        digest: Digest::of(bytes),
+    }
+}
+
+/// A folder under `tmp/` that goes when this value does. A lock beside it tells sweepers that its writer lives.
+struct Staging {
+    folder: PathBuf,
+    lock_path: PathBuf,
+    _lock: File,
+}
+
+impl Staging {
+    fn new(cache: &Folder) -> Result<Staging, CacheFault> {
+        let tmp = cache.tmp();
+        make(&tmp)?;
+        // Sweepers want this lock exclusively, so none sees the lock file before it is locked.
+        let _publishing = cache.lock_shared()?;
+        let (lock, lock_path) = tempfile::Builder::new()
+            .prefix("put-")
+            .suffix(".lock")
+            .tempfile_in(&tmp)
+            .and_then(|f| f.keep().map_err(|e| e.error))
+            .map_err(CacheFault::io("write in", &tmp))?;
+        let _ = lock.lock();
+        let staging = Staging {
+            folder: lock_path.with_extension(""),
+            lock_path,
+            _lock: lock,
+        };
+        make(&staging.folder)?;
+        Ok(staging)
+    }
+
+    /// Writes one file with `fill`, and syncs it.
+    fn fill<T>(
+        &self,
+        name: &str,
+        fill: impl FnOnce(&File) -> io::Result<T>,
+    ) -> Result<(File, T), CacheFault> {
+        let path = self.folder.join(name);
+        let wrap = |e| CacheFault::io("write", &path)(e);
+        let file = create(&path).map_err(wrap)?;
+        let told = fill(&file).map_err(wrap)?;
+        file.sync_all().map_err(wrap)?;
+        Ok((file, told))
+    }
+
+    /// Renames it to `place`.
+    fn publish(self, cache: &Folder, place: &Path) -> Result<(), CacheFault> {
+        sync(&self.folder);
+        make(&cache.engines())?;
+        let _publishing = cache.lock_shared()?;
+        let old = self.folder.with_extension("old");
+        match std::fs::rename(place, &old) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(CacheFault::io("replace", place)(e)),
+        }
+        let renamed = std::fs::rename(&self.folder, place);
+        sync(&cache.engines());
+        // Should this process die here, a sweeper finds it.
+        let _ = remove(&old);
+        renamed.map_err(CacheFault::io("write", place))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = remove(&self.folder);
+        let _ = remove(&self.lock_path);
+    }
+}
+
+/// A file system that cannot sync folders has still renamed.
+fn sync(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
+    }
+}
+
+impl Folder {
+    /// Removes what dead writers and evictors left under `tmp/`; the store lock is held exclusively. Returns how many.
+    pub(super) fn sweep_tmp(&self) -> Result<usize, CacheFault> {
+        let mut swept = 0;
+        let is_lock = |path: &Path| path.extension() == Some(OsStr::new("lock"));
+        let (locks, others): (Vec<_>, Vec<_>) =
+            children(&self.tmp())?.into_iter().partition(|p| is_lock(p));
+        for path in others {
+            if let Freed::No(_) = Freed::of(&path.with_extension("lock")) {
+                continue;
+            }
+            remove(&path)?;
+            swept += 1;
+        }
+        for path in locks {
+            if let Freed::Yes(_lock) = Freed::of(&path) {
+                remove(&path)?;
+            }
+        }
+        Ok(swept)
+    }
+}
