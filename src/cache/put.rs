@@ -30,7 +30,6 @@ impl BuildLock<'_> {
     /// [`CacheFault::TooLarge`] and [`CacheFault::NoRoom`] when it does not fit; [`CacheFault::Io`] on a full disk, a
     /// read-only folder and the like. The cache is then as it was, less what was evicted.
     pub fn put(&self, plan: Plan<'_>, manifest: &[u8]) -> Result<Hit, CacheFault> {
-        let folder = &self.store.folder;
         let length = match plan {
             Plan::Bytes(bytes) => bytes.len() as u64,
             Plan::File(path) => {
@@ -38,36 +37,35 @@ impl BuildLock<'_> {
                 meta.len()
             }
         };
-        let bytes = length.saturating_add(manifest.len() as u64);
-        self.store.make_room(bytes)?;
+        self.put_with(length, manifest, |mut out, path| {
+            let written = match plan {
+                Plan::Bytes(bytes) => out.write_all(bytes).map(|()| part(bytes)),
+                Plan::File(from) => copy_in(from, out),
+            };
+            written.map_err(CacheFault::io("write", path))
+        })
+    }
 
+    /// As [`BuildLock::put`], for a plan of so many bytes that `write` writes into the file that it is given.
+    pub(super) fn put_with(
+        &self,
+        length: u64,
+        manifest: &[u8],
+        write: impl FnOnce(&File, &Path) -> Result<Part, CacheFault>,
+    ) -> Result<Hit, CacheFault> {
+        let folder = &self.store.folder;
+        self.store
+            .make_room(length.saturating_add(manifest.len() as u64))?;
         let staging = Staging::new(folder)?;
-        let plan = staging.fill(PLAN, |mut out| match plan {
-            Plan::Bytes(bytes) => {
-                out.write_all(bytes)?;
-                Ok(part(bytes))
-            }
-            Plan::File(path) => {
-                let mut from = File::open(path)?;
-                if reflink(&from, out).is_err() {
-                    io::copy(&mut from, &mut out)?;
-                }
-                let (bytes, digest) = hash::digest(out, |_| ())?;
-                Ok(Part { bytes, digest })
-            }
-        })?;
-        let (_, manifest_part) = staging.fill(MANIFEST, |mut out| {
-            out.write_all(manifest)?;
-            Ok(part(manifest))
-        })?;
-        let (plan, plan_part) = plan;
+        let (plan, plan_part) = staging.fill(PLAN, write)?;
+        let (_, manifest_part) = staging.fill_with(MANIFEST, manifest)?;
         let record = Record {
             fields: self.fields.clone(),
             plan: plan_part,
             manifest: manifest_part,
             created_ns: nanoseconds(SystemTime::now()),
         };
-        let (lock, ()) = staging.fill(RECORD, |mut out| out.write_all(&record.to_json()))?;
+        let (lock, _) = staging.fill_with(RECORD, &record.to_json())?;
         // Before others can see it, so that it cannot be evicted before the caller has it.
         let _ = lock.lock_shared();
 
@@ -85,6 +83,15 @@ impl BuildLock<'_> {
         let _ = self.store.make_room(0);
         Ok(hit)
     }
+}
+
+fn copy_in(from: &Path, mut out: &File) -> io::Result<Part> {
+    let mut from = File::open(from)?;
+    if reflink(&from, out).is_err() {
+        io::copy(&mut from, &mut out)?;
+    }
+    let (bytes, digest) = hash::digest(out, |_| ())?;
+    Ok(Part { bytes, digest })
 }
 
 fn part(bytes: &[u8]) -> Part {
@@ -127,14 +134,21 @@ impl Staging {
     fn fill<T>(
         &self,
         name: &str,
-        fill: impl FnOnce(&File) -> io::Result<T>,
+        fill: impl FnOnce(&File, &Path) -> Result<T, CacheFault>,
     ) -> Result<(File, T), CacheFault> {
         let path = self.folder.join(name);
-        let wrap = |e| CacheFault::io("write", &path)(e);
-        let file = create(&path).map_err(wrap)?;
-        let told = fill(&file).map_err(wrap)?;
-        file.sync_all().map_err(wrap)?;
+        let file = create(&path).map_err(CacheFault::io("write", &path))?;
+        let told = fill(&file, &path)?;
+        file.sync_all().map_err(CacheFault::io("write", &path))?;
         Ok((file, told))
+    }
+
+    fn fill_with(&self, name: &str, bytes: &[u8]) -> Result<(File, Part), CacheFault> {
+        self.fill(name, |mut out, path| {
+            out.write_all(bytes)
+                .map_err(CacheFault::io("write", path))?;
+            Ok(part(bytes))
+        })
     }
 
     /// Renames it to `place`.

@@ -59,7 +59,8 @@ impl Record {
         self.fields.key()
     }
 
-    pub(super) fn to_json(&self) -> Vec<u8> {
+    /// The contents of `entry.json`.
+    pub fn to_json(&self) -> Vec<u8> {
         let wire = Wire {
             format: FORMAT.into(),
             key: self.key().to_string(),
@@ -101,10 +102,11 @@ impl Record {
             manifest,
             created_ns,
         };
-        if record.seal() != seal || found != record.key().to_string() {
+        let own = record.key();
+        if record.seal() != seal || Key::parse(&found) != Some(own) {
             return Err(Damage::Seal);
         }
-        if record.key() != key {
+        if own != key {
             return Err(Damage::Key { found });
         }
         Ok(record)

@@ -340,19 +340,17 @@ impl Store {
 /// One entry from its folder; `None` when it is gone by now.
 fn row(place: &Path) -> Result<Option<Result<Listed, Broken>>, CacheFault> {
     let looked = look(place);
+    if let Ok(Ok(listed)) = looked {
+        return Ok(Some(Ok(listed)));
+    }
     if place.symlink_metadata().is_err() {
         return Ok(None);
     }
-    Ok(Some(looked?.map_err(|damage| {
-        Broken {
-            entry: place
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            damage,
-            bytes: bytes_below(place),
-        }
+    let name = place.file_name().unwrap_or_default();
+    Ok(Some(looked?.map_err(|damage| Broken {
+        entry: name.to_string_lossy().into_owned(),
+        damage,
+        bytes: bytes_below(place),
     })))
 }
 
