@@ -2,8 +2,7 @@
 
 use super::entry::{self, Hit, Outcome, is_at};
 use super::folder::{
-    Folder, MANIFEST, PINNED, PLAN, RECORD, bytes_below, children, create, make, nanoseconds,
-    remove,
+    Folder, PINNED, PLAN, RECORD, bytes_below, children, create, make, nanoseconds, remove,
 };
 use super::lock::BuildLock;
 use super::record::{LONGEST, Record};
@@ -13,7 +12,8 @@ use crate::tensor::Digest;
 use crate::watch::Watch;
 use rayon::prelude::*;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -69,7 +69,7 @@ pub struct Listed {
 pub struct Listing {
     /// Entries, least recently used first.
     pub entries: Vec<Listed>,
-    /// Entries whose record cannot be read or whose files have the wrong length.
+    /// Entries whose record cannot be read or whose plan has the wrong length.
     pub broken: Vec<Broken>,
     /// Entries that could not be read at all, each its own fault.
     pub faults: Vec<CacheFault>,
@@ -376,30 +376,36 @@ fn look(place: &Path) -> Result<Result<Listed, Damage>, CacheFault> {
     if !meta.is_file() {
         return Ok(Err(Damage::Missing { file: RECORD }));
     }
-    let mut json = Vec::with_capacity(meta.len().min(LONGEST) as usize + 1);
-    file.take(LONGEST).read_to_end(&mut json).map_err(wrap)?;
+    let length = meta.len();
+    if length > LONGEST {
+        let why = format!("it has {length} bytes");
+        return Ok(Err(Damage::Record { why }));
+    }
+    // One read and no more: of ten thousand entries, every call into the kernel is felt.
+    let mut json = vec![0; length as usize];
+    match file.read_exact_at(&mut json, 0) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => json.clear(),
+        read => read.map_err(wrap)?,
+    }
     let record = match Record::parse(&json, key) {
         Ok(record) => record,
         Err(damage) => return Ok(Err(damage)),
     };
-    let mut bytes = meta.len();
-    for (name, expected) in [(PLAN, record.plan.bytes), (MANIFEST, record.manifest.bytes)] {
-        match place.join(name).metadata() {
-            Ok(m) if m.is_file() && m.len() == expected => bytes += expected,
-            Ok(m) if m.is_file() => {
-                return Ok(Err(Damage::Length {
-                    file: name,
-                    expected,
-                    found: m.len(),
-                }));
-            }
-            _ => return Ok(Err(Damage::Missing { file: name })),
-        }
+    let plan = match place.join(PLAN).metadata() {
+        Ok(m) if m.is_file() => m.len(),
+        _ => return Ok(Err(Damage::Missing { file: PLAN })),
+    };
+    if plan != record.plan.bytes {
+        return Ok(Err(Damage::Length {
+            file: PLAN,
+            expected: record.plan.bytes,
+            found: plan,
+        }));
     }
     Ok(Ok(Listed {
         key,
+        bytes: length + plan + record.manifest.bytes,
         record,
-        bytes,
         used: meta.modified().map_err(wrap)?,
         pinned: place.join(PINNED).exists(),
     }))
