@@ -45,7 +45,7 @@ strip -o "$out/trtmut" "${CARGO_TARGET_DIR:-target}/$folder/trtmut"
 cp scripts/gpu-test.sh "$out/"
 for fixture in dit clip_text vae_decoder sd_unet; do
   mkdir -p "$out/fixtures/$fixture"
-  cp fixtures/$fixture/{model.ts.onnx,shapes.ts.json,refit.ts.safetensors,io{0,1,2}.safetensors} "$out/fixtures/$fixture/"
+  cp fixtures/"$fixture"/{model.ts.onnx,shapes.ts.json,refit.ts.safetensors,io{0,1,2}.safetensors} "$out/fixtures/$fixture/"
 done
 cp fixtures/dit/model.dynamo.onnx "$out/fixtures/dit/"
 du -sh "$out"

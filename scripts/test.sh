@@ -4,4 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/fetch-test-deps.sh
+scripts/fetch-rtx.sh
 exec cargo test --locked "$@"

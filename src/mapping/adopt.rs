@@ -142,11 +142,10 @@ impl Row {
     pub fn source_shape(&self) -> Vec<usize> {
         let steps = match &self.recipe {
             Some(Recipe::Tensor { steps, .. }) => steps,
-            Some(Recipe::BatchNorm { .. }) => return self.shape.clone(),
             None if self.layout == Layout::Transposed && self.shape.len() == 2 => {
                 return vec![self.shape[1], self.shape[0]];
             }
-            None => return self.shape.clone(),
+            Some(Recipe::BatchNorm { .. }) | None => return self.shape.clone(),
         };
         let mut shape = self.shape.clone();
         for step in steps.iter().rev() {

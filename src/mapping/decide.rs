@@ -5,7 +5,7 @@ use super::equal::{Equal, Equalities, Source, equalities};
 use super::names::{Prefixes, align};
 use super::row::{Clue, Evidence, FoldSign, Grade, Layout, Recipe, Row};
 use super::value::{Relation, is_square, orders, squeezed};
-use super::{Against, Checkpoint, Error, Held, Mapping, Resolved, changed, folds};
+use super::{Against, Checkpoint, Error, Held, Mapping, Resolved, changed, doubt, folds};
 use std::collections::{HashMap, HashSet};
 
 /// At most so many names are listed in one piece of evidence.
@@ -127,7 +127,7 @@ pub(super) fn resolve(
     }
     let accounts = accounts::of(&rows, &case, missing_settled);
     if against == Against::New {
-        changed::doubt(&case, &mut rows, &open);
+        doubt::add(&case, &mut rows, &open);
     }
     Ok(Resolved {
         mapping: Mapping {

@@ -17,12 +17,12 @@ impl Checkpoint for File {
     }
 }
 
-fn path(fixture: &str, file: &str) -> PathBuf {
+pub(super) fn path(fixture: &str, file: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     root.join("fixtures").join(fixture).join(file)
 }
 
-fn read(fixture: &str, file: &str) -> File {
+pub(super) fn read(fixture: &str, file: &str) -> File {
     let bytes = std::fs::read(path(fixture, file)).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let tensors = file.tensors().into_iter().map(|(name, view)| {
@@ -73,7 +73,8 @@ fn fixtures(with_resnet: bool) -> impl Iterator<Item = Fixture> {
 }
 
 fn describe(mapping: &Mapping, rows: impl Iterator<Item = usize>) -> String {
-    rows.map(|r| format!("\n  {:?}", mapping.rows[r])).collect()
+    let all: Vec<String> = rows.map(|r| format!("{:?}", mapping.rows[r])).collect();
+    all.join("\n  ")
 }
 
 /// Changed weights are exactly the golden ones, and their bytes too (folds: within their rounding).

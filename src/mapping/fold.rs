@@ -113,7 +113,7 @@ pub(super) fn bias_distance(computed: &[f32], held: &[f32], shift: &[f32]) -> Op
         let term = beta.abs().max((a - beta).abs()).max(a.abs());
         let unit = f64::from(f32::from_bits(term.to_bits() + 1)) - f64::from(term);
         let distance = ((f64::from(a) - f64::from(b)).abs() / unit).ceil();
-        if !(distance <= f64::from(MAX_ULP)) {
+        if distance.is_nan() || distance > f64::from(MAX_ULP) {
             return None;
         }
         worst = worst.max(distance as u32);

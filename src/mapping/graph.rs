@@ -21,7 +21,7 @@ pub(super) struct Use<'a> {
 
 /// The nodes of a graph and of its subgraphs, indexed by the values they read and write.
 pub(super) struct Nodes<'a> {
-    nodes: Vec<&'a NodeProto>,
+    all: Vec<&'a NodeProto>,
     uses: HashMap<&'a str, Vec<(usize, usize)>>,
     producer: HashMap<&'a str, usize>,
     /// Initializers and outputs of `Constant` nodes, with their dims.
@@ -36,7 +36,7 @@ const PASSING: [&str; 5] = ["Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze
 impl<'a> Nodes<'a> {
     pub fn of(graph: &'a GraphProto) -> Nodes<'a> {
         let mut all = Nodes {
-            nodes: Vec::new(),
+            all: Vec::new(),
             uses: HashMap::new(),
             producer: HashMap::new(),
             constants: HashMap::new(),
@@ -53,8 +53,8 @@ impl<'a> Nodes<'a> {
             }
         }
         for node in &graph.node {
-            let at = self.nodes.len();
-            self.nodes.push(node);
+            let at = self.all.len();
+            self.all.push(node);
             for (i, name) in node.input.iter().enumerate() {
                 if !name.is_empty() {
                     self.uses.entry(name).or_default().push((at, i));
@@ -85,7 +85,7 @@ impl<'a> Nodes<'a> {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &'a NodeProto> + '_ {
-        self.nodes.iter().copied()
+        self.all.iter().copied()
     }
 
     pub fn is_constant(&self, name: &str) -> bool {
@@ -101,12 +101,12 @@ impl<'a> Nodes<'a> {
         if self.is_constant(name) || self.repeated.contains(name) {
             return None;
         }
-        self.producer.get(name).map(|&at| self.nodes[at])
+        self.producer.get(name).map(|&at| self.all[at])
     }
 
     pub fn direct_uses(&self, name: &str) -> impl Iterator<Item = (&'a NodeProto, usize)> + '_ {
         let at = self.uses.get(name).map_or(&[][..], Vec::as_slice);
-        at.iter().map(|&(node, input)| (self.nodes[node], input))
+        at.iter().map(|&(node, input)| (self.all[node], input))
     }
 
     /// The uses of `name` that compute something, through transposes and operators that only pass the value on.
@@ -181,14 +181,30 @@ pub(super) fn module_path(node: &str) -> Option<String> {
 /// The parameter of a module that an operator reads at an input.
 fn leaf(operator: &str, input: usize) -> Option<&'static str> {
     Some(match (operator, input) {
-        ("Conv" | "ConvTranspose" | "Gemm" | "PRelu", 1)
-        | ("LayerNormalization" | "InstanceNormalization" | "GroupNormalization", 1)
-        | ("RMSNormalization" | "BatchNormalization", 1)
+        (
+            "Conv"
+            | "ConvTranspose"
+            | "Gemm"
+            | "PRelu"
+            | "LayerNormalization"
+            | "InstanceNormalization"
+            | "GroupNormalization"
+            | "RMSNormalization"
+            | "BatchNormalization",
+            1,
+        )
         | ("MatMul" | "Mul", _)
         | ("Gather", 0) => "weight",
-        ("Conv" | "ConvTranspose" | "Gemm", 2)
-        | ("LayerNormalization" | "InstanceNormalization" | "GroupNormalization", 2)
-        | ("BatchNormalization", 2)
+        (
+            "Conv"
+            | "ConvTranspose"
+            | "Gemm"
+            | "LayerNormalization"
+            | "InstanceNormalization"
+            | "GroupNormalization"
+            | "BatchNormalization",
+            2,
+        )
         | ("Add", _) => "bias",
         ("BatchNormalization", 3) => "running_mean",
         ("BatchNormalization", 4) => "running_var",

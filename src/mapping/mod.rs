@@ -17,9 +17,11 @@ mod adopt;
 mod apply;
 mod assess;
 mod attention;
+mod batch;
 mod changed;
 mod close;
 mod decide;
+mod doubt;
 mod equal;
 mod error;
 mod file;
@@ -32,7 +34,11 @@ mod row;
 mod value;
 
 #[cfg(test)]
+mod adversary_test;
+#[cfg(test)]
 mod fixtures_test;
+#[cfg(test)]
+mod planted_test;
 #[cfg(test)]
 mod property_test;
 

@@ -74,7 +74,9 @@ fn orthonormal(columns: impl Iterator<Item = Vec<f64>>) -> Vec<Vec<f64>> {
         let after = norm(&v);
         // What is left of a dependent column is the rounding of f32 products.
         if after > 1e-5 * before {
-            v.iter_mut().for_each(|x| *x /= after);
+            for x in &mut v {
+                *x /= after;
+            }
             found.push(v);
         }
     }

@@ -5,9 +5,10 @@ use crate::engine::cpu::{self, CPU, Cpu, ONNXRUNTIME, OnnxRuntime};
 use crate::engine::tensorrt::gpu::Gpu;
 use crate::engine::tensorrt::loader::Search;
 use crate::engine::tensorrt::{Known, Product, Settings, TensorRt};
-use crate::engine::{self, Backend};
+use crate::engine::{self, Backend, Slot};
 use crate::onnx::Model;
-use crate::plan::Manifest;
+use crate::plan::{Manifest, WeightRow};
+use crate::tensor::element_count;
 use crate::watch::{Event, Watch};
 
 /// `--backend`.
@@ -90,11 +91,26 @@ pub fn reopen(manifest: &Manifest, environment: &Environment) -> Result<Box<dyn 
     };
     let mut backend = TensorRt::find(product, &search(environment))?;
     backend.set_known(Known {
-        slots: manifest.slots.clone(),
+        slots: slots_of(manifest),
         inputs: manifest.inputs.clone(),
         outputs: manifest.outputs.clone(),
     });
     Ok(Box::new(backend))
+}
+
+/// The slots as the build told them: recorded apart only where they differ from the graph's weights.
+fn slots_of(manifest: &Manifest) -> Vec<Slot> {
+    if !manifest.slots.is_empty() {
+        return manifest.slots.clone();
+    }
+    let of_row = |row: &WeightRow| Slot {
+        name: row.name.clone(),
+        dtype: row.dtype,
+        count: element_count(&row.shape).unwrap_or(0),
+        shape: Some(row.shape.clone()),
+        refittable: row.fixed.is_none(),
+    };
+    manifest.weights.iter().map(of_row).collect()
 }
 
 /// Where TensorRT is looked for.

@@ -1,7 +1,8 @@
 //! `--dim NAME=min:opt:max` and `--opt NAME=value,…`.
 
-use super::error::{ArgumentFault, Error, show_range};
+use super::error::Error;
 use super::expr::is_identifier;
+use super::faults::{ArgumentFault, show_range};
 use super::spec::{DimDecl, MAX_SIZE};
 use std::collections::BTreeMap;
 
@@ -25,16 +26,17 @@ impl Overrides {
         let mut all = Overrides::default();
         for arg in dims.iter().map(AsRef::as_ref) {
             let mut fault = |reason: String| {
+                let value = arg.to_owned();
                 faults.push(ArgumentFault::Value {
                     option: "--dim",
-                    value: arg.to_owned(),
+                    value,
                     reason,
-                })
+                });
             };
             match arg.split_once('=').map(|(n, r)| (n.trim(), r.trim())) {
                 None => fault("expected NAME=min:opt:max".into()),
                 Some((name, _)) if !is_identifier(name) => {
-                    fault(format!("`{name}` cannot name a dim"))
+                    fault(format!("`{name}` cannot name a dim"));
                 }
                 Some((name, range)) => match parse_dim(range) {
                     Err(reason) => fault(reason),
@@ -48,11 +50,12 @@ impl Overrides {
         }
         for arg in opts.iter().flat_map(|a| a.as_ref().split(',')) {
             let mut fault = |reason: String| {
+                let value = arg.to_owned();
                 faults.push(ArgumentFault::Value {
                     option: "--opt",
-                    value: arg.to_owned(),
+                    value,
                     reason,
-                })
+                });
             };
             match arg
                 .split_once('=')

@@ -1,7 +1,8 @@
 //! Concrete shapes against a range: the values of all roots, or everything that does not fit.
 
-use super::error::{ArgumentFault, Conflict, Error, Witness, nearest};
+use super::error::Error;
 use super::expr::Affine;
+use super::faults::{ArgumentFault, Conflict, Witness, nearest};
 use super::resolved::{Axis, Resolved, Root};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -70,12 +71,13 @@ impl Resolved {
             };
             match first.get(a.expr.root.as_str()) {
                 Some(first) if first.value != value => {
-                    solution.conflicts.push(Conflict::Disagree {
+                    let conflict = Conflict::Disagree {
                         dim: a.expr.root.clone(),
                         nearest: a.expr.eval(first.value).into_iter().collect(),
                         first: first.clone(),
                         second: witness,
-                    })
+                    };
+                    solution.conflicts.push(conflict);
                 }
                 Some(_) => {}
                 None => {

@@ -1,7 +1,7 @@
 //! Whether what is asked for is inside of what was built: by meaning, not by text.
 
-use super::error::show_range;
 use super::expr::Affine;
+use super::faults::show_range;
 use super::resolved::{Axis, Resolved};
 use std::collections::BTreeMap;
 

@@ -3,7 +3,8 @@
 //! `serde_json` gives neither positions after parsing nor a word about duplicate keys, and a shape spec is written by hand,
 //! so both matter. Strict RFC 8259; nesting is limited to [`MAX_DEPTH`], and numbers keep their text.
 
-use super::error::{Problems, SpecFault};
+use super::error::Problems;
+use super::faults::SpecFault;
 use std::collections::HashMap;
 use std::fmt;
 

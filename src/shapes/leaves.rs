@@ -5,7 +5,7 @@
 //! positional argument, whose own name the spec does not know, the end of the input's name, where it is unique; the
 //! position, for what is positional. Keyword arguments are never matched by position.
 
-use super::error::{ModelFault, nearest};
+use super::faults::{ModelFault, nearest};
 use super::spec::{Body, Leaf, Tree};
 use crate::tensor::TensorDecl;
 use std::fmt;

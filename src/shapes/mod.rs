@@ -9,35 +9,40 @@
 //! |---|---|
 //! | `json` | JSON with lines and columns |
 //! | `expr` | `A·x+B` |
-//! | `spec` | the three forms of a spec |
+//! | `spec`, `wire` | the three forms of a spec, and how they are read |
 //! | `args` | `--dim`, `--opt` |
 //! | `leaves` | which tensor of a spec is which input |
 //! | `unify` | which dims the model's symbols make equal |
-//! | `resolve` | a spec tied to a model |
+//! | `draft`, `resolve`, `names` | a spec tied to a model: axis by axis, then as a whole |
 //! | `resolved` | the result, its JSON and its profile |
 //! | `bind` | concrete shapes against it, and wider ranges |
 //! | `compare` | one range against another |
 //! | `write` | templates and conversions |
-//! | `error` | everything that can be wrong |
+//! | `faults`, `error` | everything that can be wrong, one by one and together |
 
 mod args;
 mod bind;
 mod compare;
+mod draft;
 mod error;
 mod expr;
+mod faults;
 mod json;
 mod leaves;
+mod names;
 mod resolve;
 mod resolved;
 mod spec;
 mod unify;
+mod wire;
 mod write;
 
 pub use args::Overrides;
 pub use bind::InputShapes;
 pub use compare::Relation;
-pub use error::{ArgumentFault, Conflict, Error, ModelFault, Problems, SpecFault, Witness};
+pub use error::{Error, Problems};
 pub use expr::{Affine, ExprError};
+pub use faults::{ArgumentFault, Conflict, ModelFault, SpecFault, Witness};
 pub use json::Pos;
 pub use resolved::{Axis, AxisRange, Input, Profile, ProfileInput, Resolved, Root};
 pub use spec::ShapeSpec;

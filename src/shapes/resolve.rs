@@ -1,39 +1,18 @@
 //! Ties a spec to a model's inputs.
 
 use super::args::{Overrides, parse_dim};
-use super::error::{ArgumentFault, Error, ModelFault, nearest};
-use super::expr::{Affine, is_identifier};
-use super::leaves::{Place, assign};
+use super::draft::{Draft, Meaning, Witness, Work};
+use super::error::Error;
+use super::expr::Affine;
+use super::faults::{ArgumentFault, ModelFault, nearest};
+use super::leaves::assign;
+use super::names::{default_opt, identifier, model_symbol};
 use super::resolved::{Axis, Input, Resolved, Root};
-use super::spec::{DimDecl, Entry, Leaf, MAX_SIZE, ShapeSpec};
+use super::spec::{DimDecl, MAX_SIZE, ShapeSpec};
 use super::unify::System;
 use super::write;
 use crate::tensor::{Extent, TensorDecl};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What is known of an axis on the way: its final form, or the symbol that will give it.
-enum Draft {
-    Done(Axis),
-    /// As the model's symbol says, whose root will be found.
-    Symbol(Affine),
-    /// Dynamic, with a root of its own that will have this name.
-    Own(String),
-}
-
-/// What a spec says of a symbol of the model.
-enum Meaning {
-    Size(u64),
-    Dim(Affine),
-}
-
-/// One axis that says what a symbol means.
-struct Witness {
-    input: usize,
-    axis: usize,
-    /// The entry as written.
-    entry: String,
-    meaning: Meaning,
-}
 
 impl ShapeSpec {
     /// Ties the spec to a model's inputs.
@@ -85,6 +64,15 @@ impl ShapeSpec {
         if !work.faults.is_empty() {
             return Err(work.faults);
         }
+        let used = self.used_dims();
+        let unused = self
+            .dims
+            .keys()
+            .filter(|n| !used.contains(n.as_str()) && !work.made.contains(*n));
+        let told: Vec<String> = unused
+            .map(|n| format!("nothing uses the dim `{n}` of the spec"))
+            .collect();
+        work.warnings.extend(told);
         Ok((work.assemble(axes), work))
     }
 
@@ -129,225 +117,7 @@ impl ShapeSpec {
     }
 }
 
-struct Work<'a> {
-    inputs: &'a [TensorDecl],
-    overrides: &'a Overrides,
-    /// `dims` of the spec and `--dim`, as they were before any was tied.
-    declared: BTreeMap<String, DimDecl>,
-    system: System,
-    faults: Vec<ModelFault>,
-    warnings: Vec<String>,
-    /// What the spec says of each of the model's symbols.
-    symbols: BTreeMap<String, Vec<Witness>>,
-    /// Roots that were made for symbols that the spec says nothing of.
-    named: BTreeMap<String, String>,
-    /// The names of all roots that the spec does not name.
-    made: BTreeSet<String>,
-}
-
-/// The model's symbol as `A·symbol+B`; what is no such expression is a symbol as a whole.
-pub(super) fn model_symbol(symbol: &str) -> Affine {
-    symbol.parse().unwrap_or_else(|_| Affine::root(symbol))
-}
-
-/// The entry that a leaf has for an axis; `None` where it says nothing of it.
-pub(super) fn entry_of(leaf: Option<&Leaf>, axis: usize) -> Option<&Entry> {
-    match leaf? {
-        Leaf::Null => None,
-        Leaf::Nulls(_) => Some(&Entry::Static),
-        Leaf::Sparse(axes) => axes.get(&axis),
-        Leaf::Full(entries) => entries.get(axis),
-    }
-}
-
 impl Work<'_> {
-    /// Every axis of every input, as far as it can be said before symbols are tied.
-    fn drafts(&mut self, places: &[Option<Place<'_>>]) -> Vec<Vec<Draft>> {
-        (0..self.inputs.len())
-            .map(|i| {
-                let place = places[i].as_ref();
-                let Some(extents) = self.extents(i, place) else {
-                    return Vec::new();
-                };
-                if matches!(place.map(|p| p.leaf), Some(Leaf::Null)) && self.inputs[i].is_dynamic()
-                {
-                    self.faults.push(ModelFault::NullIsDynamic {
-                        leaf: place.map(Place::describe).unwrap_or_default(),
-                        input: self.inputs[i].name.clone(),
-                        declared: self.inputs[i].show_dims(),
-                    });
-                    return Vec::new();
-                }
-                let entries = extents.iter().enumerate();
-                entries
-                    .filter_map(|(axis, extent)| self.draft(i, axis, extent, place))
-                    .collect()
-            })
-            .collect()
-    }
-
-    /// The model's extents, as many as both sides agree on.
-    fn extents(&mut self, i: usize, place: Option<&Place<'_>>) -> Option<Vec<Extent>> {
-        let decl = &self.inputs[i];
-        let given = place.and_then(|p| match p.leaf {
-            Leaf::Full(entries) => Some(entries.len()),
-            Leaf::Nulls(n) => Some(*n),
-            Leaf::Null | Leaf::Sparse(_) => None,
-        });
-        let Some(extents) = &decl.dims else {
-            if given.is_none() {
-                self.faults.push(ModelFault::NoRank {
-                    input: decl.name.clone(),
-                });
-            }
-            return given.map(|n| vec![Extent::Unknown; n]);
-        };
-        let (rank, declared) = (extents.len(), decl.show_dims());
-        if let Some(given) = given.filter(|&g| g != rank) {
-            let what =
-                place.map_or_else(String::new, |p| format!("`{}` of the spec", p.describe()));
-            self.faults.push(ModelFault::Rank {
-                what,
-                given,
-                input: decl.name.clone(),
-                rank,
-                declared,
-            });
-            return None;
-        }
-        if let Some(Leaf::Sparse(axes)) = place.map(|p| p.leaf) {
-            for &axis in axes.keys().filter(|&&a| a >= rank) {
-                let (input, declared) = (decl.name.clone(), declared.clone());
-                self.faults.push(ModelFault::NoAxis {
-                    input,
-                    axis,
-                    rank,
-                    declared,
-                });
-            }
-        }
-        Some(extents.clone())
-    }
-
-    fn draft(
-        &mut self,
-        i: usize,
-        axis: usize,
-        extent: &Extent,
-        place: Option<&Place<'_>>,
-    ) -> Option<Draft> {
-        let input = self.inputs[i].name.clone();
-        let entry = entry_of(place.map(|p| p.leaf), axis);
-        let contradicts = |model: usize, given: String| ModelFault::Static {
-            input: input.clone(),
-            axis,
-            model: model as u64,
-            given,
-        };
-        match (entry, extent) {
-            (None | Some(Entry::Static | Entry::Auto), &Extent::Fixed(n)) => {
-                Some(Draft::Done(Axis::Fixed(n)))
-            }
-            (Some(Entry::Dynamic), &Extent::Fixed(n)) => {
-                self.faults.push(contradicts(n, "`DYNAMIC`".into()));
-                None
-            }
-            (Some(&Entry::Size(size)), &Extent::Fixed(n)) => {
-                if size != n as u64 {
-                    self.faults.push(contradicts(n, size.to_string()));
-                }
-                Some(Draft::Done(Axis::Fixed(n)))
-            }
-            (Some(Entry::Dim(expr)), &Extent::Fixed(n)) => {
-                if self.system.only_size(expr) != Some(n as u64) {
-                    self.faults.push(contradicts(n, format!("`{expr}`")));
-                }
-                Some(Draft::Done(Axis::Fixed(n)))
-            }
-            (Some(&Entry::Size(size)), Extent::Unknown) => {
-                Some(Draft::Done(Axis::Fixed(size as usize)))
-            }
-            (Some(Entry::Dim(expr)), Extent::Unknown) => Some(Draft::Done(Axis::Dim(expr.clone()))),
-            (Some(Entry::Auto | Entry::Dynamic), Extent::Unknown) => {
-                Some(Draft::Own(axis_name(&input, axis)))
-            }
-            (Some(Entry::Auto | Entry::Dynamic), Extent::Symbol(s)) => {
-                Some(Draft::Symbol(model_symbol(s)))
-            }
-            (Some(Entry::Size(size)), Extent::Symbol(s)) => {
-                let symbol = model_symbol(s);
-                let value = symbol.solve(*size).and_then(|v| u64::try_from(v).ok());
-                self.witness(&symbol, i, axis, size.to_string(), value.map(Meaning::Size));
-                Some(Draft::Done(Axis::Fixed(*size as usize)))
-            }
-            (Some(Entry::Dim(expr)), Extent::Symbol(s)) => {
-                let symbol = model_symbol(s);
-                self.witness(
-                    &symbol,
-                    i,
-                    axis,
-                    expr.to_string(),
-                    expr.divide(&symbol).map(Meaning::Dim),
-                );
-                Some(Draft::Done(Axis::Dim(expr.clone())))
-            }
-            (None, Extent::Symbol(s))
-                if self
-                    .overrides
-                    .dims
-                    .contains_key(&identifier(&model_symbol(s).root)) =>
-            {
-                Some(Draft::Symbol(model_symbol(s)))
-            }
-            (None, Extent::Unknown)
-                if self.overrides.dims.contains_key(&axis_name(&input, axis)) =>
-            {
-                Some(Draft::Own(axis_name(&input, axis)))
-            }
-            (None | Some(Entry::Static), Extent::Symbol(_) | Extent::Unknown) => {
-                let explicit = entry.is_some();
-                let extent = extent.clone();
-                self.faults.push(ModelFault::Undeclared {
-                    input,
-                    axis,
-                    extent,
-                    explicit,
-                    elsewhere: None,
-                });
-                None
-            }
-        }
-    }
-
-    fn witness(
-        &mut self,
-        symbol: &Affine,
-        input: usize,
-        axis: usize,
-        entry: String,
-        meaning: Option<Meaning>,
-    ) {
-        match meaning {
-            Some(meaning) => {
-                self.symbols
-                    .entry(symbol.root.clone())
-                    .or_default()
-                    .push(Witness {
-                        input,
-                        axis,
-                        entry,
-                        meaning,
-                    });
-            }
-            None => self.faults.push(ModelFault::Step {
-                input: self.inputs[input].name.clone(),
-                axis,
-                symbol: symbol.clone(),
-                given: entry,
-            }),
-        }
-    }
-
     /// Makes all that the spec says of one symbol equal.
     fn tie(&mut self) {
         for (symbol, witnesses) in &self.symbols {
@@ -574,32 +344,4 @@ impl Work<'_> {
             Err(Error::Arguments(faults))
         }
     }
-}
-
-/// The size to optimise for where none is given: the midpoint rounded down; without a max the min, and at least 1.
-pub(super) fn default_opt(min: u64, max: Option<u64>) -> u64 {
-    max.map_or(min.max(1), |max| min + (max - min) / 2)
-}
-
-/// `sample_2` for axis 2 of `sample`.
-pub(super) fn axis_name(input: &str, axis: usize) -> String {
-    format!("{}_{axis}", identifier(input))
-}
-
-/// `symbol` as a name that a dim can have.
-pub(super) fn identifier(symbol: &str) -> String {
-    let mut name: String = symbol
-        .chars()
-        .map(|c| {
-            if c == '_' || c.is_alphanumeric() {
-                c
-            } else {
-                '_'
-            }
-        })
-        .collect();
-    if !is_identifier(&name) || matches!(name.as_str(), "AUTO" | "DYNAMIC" | "STATIC") {
-        name.insert_str(0, "d_");
-    }
-    name
 }

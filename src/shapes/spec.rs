@@ -10,16 +10,18 @@
 //! an object or a list in it is a container; a list of entries is a tensor; `[]` and a list of nulls can be either and
 //! ask for nothing, so they may be missing from the model.
 
-use super::error::{Error, Problems, SpecFault, nearest};
-use super::expr::{Affine, is_identifier};
-use super::json::{self, Key, Node, Pos, Value};
-use std::collections::BTreeMap;
+use super::error::{Error, Problems};
+use super::expr::Affine;
+use super::faults::SpecFault;
+use super::json::{self, Pos};
+use super::wire;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
 
 /// Largest spec that is read, in bytes. Real ones have a few thousand.
 const MAX_BYTES: u64 = 1 << 20;
-/// Largest size or bound: what fits in ONNX's and TensorRT's signed 64 bits.
+/// Largest size or bound: what fits in the signed 64 bits of ONNX and `TensorRT`.
 pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// A shape spec as it was written, not yet tied to a model.
@@ -101,13 +103,8 @@ impl ShapeSpec {
             });
         }
         let mut problems = Problems::default();
-        let read = json::parse(json, &mut problems).and_then(|root| {
-            Reader {
-                problems: &mut problems,
-                dims: BTreeMap::new(),
-            }
-            .spec(&root, origin)
-        });
+        let root = json::parse(json, &mut problems);
+        let read = root.and_then(|root| wire::read(&root, origin, &mut problems));
         match read {
             Some(spec) if problems.is_empty() => Ok(spec),
             _ => {
@@ -160,6 +157,39 @@ impl ShapeSpec {
         }
     }
 
+    /// The root dims that some axis names.
+    pub(super) fn used_dims(&self) -> BTreeSet<&str> {
+        fn of_leaf<'s>(leaf: &'s Leaf, used: &mut BTreeSet<&'s str>) {
+            let entries: Vec<&Entry> = match leaf {
+                Leaf::Null | Leaf::Nulls(_) => Vec::new(),
+                Leaf::Sparse(axes) => axes.values().collect(),
+                Leaf::Full(entries) => entries.iter().collect(),
+            };
+            used.extend(entries.into_iter().filter_map(|e| match e {
+                Entry::Dim(expr) => Some(expr.root.as_str()),
+                _ => None,
+            }));
+        }
+        fn of_tree<'s>(tree: &'s Tree, used: &mut BTreeSet<&'s str>) {
+            match tree {
+                Tree::Leaf(leaf) => of_leaf(leaf, used),
+                Tree::List(items) => items.iter().for_each(|t| of_tree(t, used)),
+                Tree::Dict(items) => items.iter().for_each(|(_, t)| of_tree(t, used)),
+            }
+        }
+        let mut used = BTreeSet::new();
+        match &self.body {
+            Body::Nothing => {}
+            Body::Tree { args, kwargs, .. } => {
+                args.iter()
+                    .chain(kwargs.iter().map(|(_, t)| t))
+                    .for_each(|t| of_tree(t, &mut used));
+            }
+            Body::Inputs(named) => named.iter().for_each(|(_, leaf)| of_leaf(leaf, &mut used)),
+        }
+        used
+    }
+
     /// Whether there is no file behind it.
     pub fn is_none(&self) -> bool {
         self.origin.is_empty()
@@ -176,500 +206,4 @@ fn not_text(origin: String, bytes: &[u8], valid: usize) -> Error {
         SpecFault::Syntax("this is not UTF-8 text".into()),
     );
     Error::Spec { origin, problems }
-}
-
-struct Reader<'p> {
-    problems: &'p mut Problems,
-    dims: BTreeMap<String, DimDecl>,
-}
-
-/// What an axis entry may be, for messages.
-const ENTRY: &str = "a dim, an expression like `4*H`, a size, a hint or null";
-
-impl Reader<'_> {
-    fn spec(mut self, root: &Node, origin: &str) -> Option<ShapeSpec> {
-        let top = self.object(root, "a shape spec", "an object")?;
-        let find = |name: &str| top.iter().find(|(k, _)| k.name == name).map(|(_, v)| v);
-        self.keys(
-            top,
-            "a shape spec",
-            &["dims", "inputs", "args", "kwargs", "dynamic_shapes"],
-        );
-        if let Some(dims) = find("dims") {
-            self.dims(dims);
-        }
-        let (inputs, args, kwargs, torch) = (
-            find("inputs"),
-            find("args"),
-            find("kwargs"),
-            find("dynamic_shapes"),
-        );
-        let tree = args.map(|a| ("args", a)).or(kwargs.map(|k| ("kwargs", k)));
-        let forms: Vec<(&'static str, &Node)> = [
-            torch.map(|t| ("dynamic_shapes", t)),
-            inputs.map(|i| ("inputs", i)),
-            tree,
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
-        if let [(first, _), (second, node), ..] = forms[..] {
-            self.problems
-                .push(node.pos, SpecFault::MixedForms { first, second });
-        }
-        let body = match forms.first() {
-            None => {
-                // An unknown key is the likelier mistake, and has been told.
-                if self.problems.is_empty() {
-                    self.problems.push(root.pos, SpecFault::NoForm);
-                }
-                return None;
-            }
-            Some(("dynamic_shapes", node)) => self.torch(node)?,
-            Some(("inputs", node)) => {
-                let inputs = self.object(node, "`inputs`", "an object of input names")?;
-                Body::Inputs(
-                    inputs
-                        .iter()
-                        .filter_map(|(k, v)| Some((k.name.clone(), self.leaf(v)?)))
-                        .collect(),
-                )
-            }
-            Some(_) => {
-                let args = args.map_or(Some(Vec::new()), |node| match &node.value {
-                    Value::List(items) => Some(self.trees(items)),
-                    _ => self.wrong(node, "`args`", "a list"),
-                });
-                let kwargs = kwargs.map_or(Some(Vec::new()), |node| {
-                    let items = self.object_of(node, "`kwargs`")?;
-                    Some(self.named(items))
-                });
-                Body::Tree {
-                    args: args?,
-                    kwargs: kwargs?,
-                    torch: false,
-                }
-            }
-        };
-        Some(ShapeSpec {
-            origin: origin.to_owned(),
-            dims: self.dims,
-            body,
-        })
-    }
-
-    /// The top of torch's dump is a tuple of all arguments, or a dict of them, and never a tensor.
-    fn torch(&mut self, node: &Node) -> Option<Body> {
-        Some(match &node.value {
-            Value::Null => Body::Nothing,
-            Value::List(items) => Body::Tree {
-                args: self.trees(items),
-                kwargs: Vec::new(),
-                torch: true,
-            },
-            Value::Map(items) => Body::Tree {
-                args: Vec::new(),
-                kwargs: self.named(items),
-                torch: true,
-            },
-            _ => return self.wrong(node, "`dynamic_shapes`", "a list, an object or null"),
-        })
-    }
-
-    fn wrong<T>(
-        &mut self,
-        node: &Node,
-        what: impl Into<String>,
-        expected: &'static str,
-    ) -> Option<T> {
-        self.problems.push(
-            node.pos,
-            SpecFault::Type {
-                what: what.into(),
-                expected,
-                found: node.describe(),
-            },
-        );
-        None
-    }
-
-    fn object<'n>(
-        &mut self,
-        node: &'n Node,
-        what: &str,
-        expected: &'static str,
-    ) -> Option<&'n [(Key, Node)]> {
-        match &node.value {
-            Value::Map(items) => Some(items),
-            _ => self.wrong(node, what, expected),
-        }
-    }
-
-    fn object_of<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n [(Key, Node)]> {
-        self.object(node, what, "an object")
-    }
-
-    fn keys(&mut self, items: &[(Key, Node)], place: &str, known: &[&str]) {
-        for (key, _) in items
-            .iter()
-            .filter(|(k, _)| !known.contains(&k.name.as_str()))
-        {
-            self.problems.push(
-                key.pos,
-                SpecFault::UnknownKey {
-                    key: json::shorten(&key.name),
-                    place: place.to_owned(),
-                    expected: known
-                        .iter()
-                        .map(|k| format!("`{k}`"))
-                        .collect::<Vec<_>>()
-                        .join(", "),
-                    nearest: nearest(&key.name, known.iter().copied()),
-                },
-            );
-        }
-    }
-
-    fn dims(&mut self, node: &Node) {
-        let Some(items) = self.object_of(node, "`dims`") else {
-            return;
-        };
-        for (key, node) in items {
-            let reason = if is_identifier(&key.name) {
-                hint(&key.name).map(|_| "it is a hint")
-            } else {
-                Some("a name has letters, digits and `_`, and does not begin with a digit")
-            };
-            if let Some(reason) = reason {
-                self.problems.push(
-                    key.pos,
-                    SpecFault::DimName {
-                        name: key.name.clone(),
-                        reason,
-                    },
-                );
-            }
-            let place = format!("the dim `{}`", json::shorten(&key.name));
-            // A dim with a fault is listed all the same, so that its uses are no second fault.
-            let decl = self.dim(&key.name, node, &place).unwrap_or(DimDecl {
-                min: 0,
-                max: None,
-                opt: None,
-            });
-            self.dims.insert(key.name.clone(), decl);
-        }
-        for (key, node) in items {
-            let derived = match &node.value {
-                Value::Map(fields) => fields
-                    .iter()
-                    .find(|(k, _)| k.name == "derived")
-                    .map(|(_, v)| v),
-                _ => None,
-            };
-            if let Some(derived) = derived {
-                self.derived(&key.name, derived);
-            }
-        }
-    }
-
-    fn dim(&mut self, name: &str, node: &Node, place: &str) -> Option<DimDecl> {
-        let fields = self.object_of(node, place)?;
-        self.keys(fields, place, &["min", "max", "opt", "derived"]);
-        let mut decl = DimDecl {
-            min: 0,
-            max: None,
-            opt: None,
-        };
-        let mut opt_at = node.pos;
-        for (key, value) in fields {
-            let what = format!("`{}` of `{name}`", key.name);
-            match key.name.as_str() {
-                "min" => decl.min = self.size(value, &what)?,
-                "max" if value.value == Value::Null => decl.max = None,
-                "max" => decl.max = Some(self.size(value, &what)?),
-                "opt" => (decl.opt, opt_at) = (Some(self.size(value, &what)?), value.pos),
-                _ => {}
-            }
-        }
-        if let Some(max) = decl.max.filter(|&max| max < decl.min) {
-            self.problems.push(
-                node.pos,
-                SpecFault::EmptyRange {
-                    dim: name.to_owned(),
-                    min: decl.min,
-                    max,
-                },
-            );
-            return None;
-        }
-        if let Some(opt) = decl
-            .opt
-            .filter(|&o| o < decl.min || decl.max.is_some_and(|max| o > max))
-        {
-            let (min, max) = (decl.min, decl.max);
-            self.problems.push(
-                opt_at,
-                SpecFault::OptOutside {
-                    dim: name.to_owned(),
-                    opt,
-                    min,
-                    max,
-                },
-            );
-            return None;
-        }
-        Some(decl)
-    }
-
-    fn derived(&mut self, dim: &str, node: &Node) {
-        let Value::List(items) = &node.value else {
-            return self
-                .wrong(
-                    node,
-                    format!("`derived` of `{dim}`"),
-                    "a list of expressions",
-                )
-                .unwrap_or(());
-        };
-        for item in items {
-            let Value::String(text) = &item.value else {
-                self.wrong::<()>(
-                    item,
-                    format!("an entry of `derived` of `{dim}`"),
-                    "an expression",
-                );
-                continue;
-            };
-            match text.parse::<Affine>() {
-                Err(source) => self.problems.push(
-                    item.pos,
-                    SpecFault::Expr {
-                        text: text.clone(),
-                        source,
-                    },
-                ),
-                Ok(expr) if expr.root != dim => {
-                    let root = expr.root.clone();
-                    self.problems.push(
-                        item.pos,
-                        SpecFault::Derived {
-                            dim: dim.to_owned(),
-                            expr,
-                            root,
-                        },
-                    );
-                }
-                Ok(expr) => self.range(&expr, item.pos),
-            }
-        }
-    }
-
-    /// A size or a bound: an integer from 0 to 2⁶³-1.
-    fn size(&mut self, node: &Node, what: &str) -> Option<u64> {
-        const EXPECTED: &str = "an integer from 0 to 9223372036854775807";
-        let read = match &node.value {
-            Value::Number(text) => text.parse().ok().filter(|&n| n <= MAX_SIZE),
-            _ => None,
-        };
-        read.or_else(|| self.wrong(node, what, EXPECTED))
-    }
-
-    fn trees(&mut self, items: &[Node]) -> Vec<Tree> {
-        items.iter().filter_map(|item| self.tree(item)).collect()
-    }
-
-    fn named(&mut self, items: &[(Key, Node)]) -> Vec<(String, Tree)> {
-        items
-            .iter()
-            .filter_map(|(key, node)| Some((key.name.clone(), self.tree(node)?)))
-            .collect()
-    }
-
-    fn tree(&mut self, node: &Node) -> Option<Tree> {
-        match &node.value {
-            Value::List(items) if items.iter().any(is_container) => {
-                if let Some(scalar) = items
-                    .iter()
-                    .find(|i| !is_container(i) && i.value != Value::Null)
-                {
-                    self.problems.push(scalar.pos, SpecFault::MixedList);
-                    return None;
-                }
-                Some(Tree::List(self.trees(items)))
-            }
-            Value::Map(items) if items.iter().any(|(k, _)| !is_axis_like(&k.name)) => {
-                if let Some((axis, _)) = items.iter().find(|(k, _)| is_axis_like(&k.name)) {
-                    let name = items
-                        .iter()
-                        .map(|(k, _)| &k.name)
-                        .find(|k| !is_axis_like(k));
-                    let name = name.map(|n| json::shorten(n)).unwrap_or_default();
-                    let axis_name = json::shorten(&axis.name);
-                    self.problems.push(
-                        axis.pos,
-                        SpecFault::MixedObject {
-                            axis: axis_name,
-                            name,
-                        },
-                    );
-                    return None;
-                }
-                Some(Tree::Dict(self.named(items)))
-            }
-            _ => Some(Tree::Leaf(self.leaf(node)?)),
-        }
-    }
-
-    fn leaf(&mut self, node: &Node) -> Option<Leaf> {
-        match &node.value {
-            Value::Null => Some(Leaf::Null),
-            Value::List(items) if items.iter().all(|i| i.value == Value::Null) => {
-                Some(Leaf::Nulls(items.len()))
-            }
-            Value::List(items) => {
-                let entries: Vec<Entry> =
-                    items.iter().filter_map(|item| self.entry(item)).collect();
-                (entries.len() == items.len()).then_some(Leaf::Full(entries))
-            }
-            Value::Map(items) => {
-                let mut axes = BTreeMap::new();
-                let mut whole = true;
-                for (key, value) in items {
-                    // One spelling per axis, so that `"1"` and `"01"` cannot both be there.
-                    let axis = key
-                        .name
-                        .parse::<u16>()
-                        .ok()
-                        .filter(|a| a.to_string() == key.name);
-                    if axis.is_none() {
-                        self.problems.push(
-                            key.pos,
-                            SpecFault::Axis {
-                                key: key.name.clone(),
-                            },
-                        );
-                    }
-                    match (axis, self.entry(value)) {
-                        (Some(axis), Some(entry)) => {
-                            axes.insert(usize::from(axis), entry);
-                        }
-                        _ => whole = false,
-                    }
-                }
-                whole.then_some(Leaf::Sparse(axes))
-            }
-            _ => self.wrong(
-                node,
-                "a tensor",
-                "an object of axes, a list of axes or null",
-            ),
-        }
-    }
-
-    fn entry(&mut self, node: &Node) -> Option<Entry> {
-        match &node.value {
-            Value::Null => Some(Entry::Static),
-            Value::Number(_) => self.size(node, "a static size").map(Entry::Size),
-            Value::String(text) => match hint(text) {
-                Some(hint) => Some(hint),
-                None => self.dim_entry(text, node.pos),
-            },
-            _ => self.wrong(node, "an axis", ENTRY),
-        }
-    }
-
-    fn dim_entry(&mut self, text: &str, pos: Pos) -> Option<Entry> {
-        let expr: Affine = match text.parse() {
-            Ok(expr) => expr,
-            Err(source) => {
-                self.problems.push(
-                    pos,
-                    SpecFault::Expr {
-                        text: text.to_owned(),
-                        source,
-                    },
-                );
-                return None;
-            }
-        };
-        if !self.dims.contains_key(&expr.root) {
-            let known = self
-                .dims
-                .keys()
-                .map(String::as_str)
-                .chain(["AUTO", "DYNAMIC", "STATIC"]);
-            let nearest = nearest(&expr.root, known);
-            self.problems.push(
-                pos,
-                SpecFault::UnknownDim {
-                    name: json::shorten(&expr.root),
-                    nearest,
-                },
-            );
-            return None;
-        }
-        self.range(&expr, pos);
-        Some(Entry::Dim(expr))
-    }
-
-    /// Checks that a derived dim has a size everywhere in its root's range.
-    fn range(&mut self, expr: &Affine, pos: Pos) {
-        let Some(&DimDecl { min, max, .. }) = self.dims.get(&expr.root) else {
-            return;
-        };
-        let root = expr.root.clone();
-        let at = |x: u64| i128::from(expr.scale) * i128::from(x) + i128::from(expr.offset);
-        if at(min) < 0 {
-            let needed = i128::from(expr.offset)
-                .unsigned_abs()
-                .div_ceil(expr.scale.unsigned_abs().into());
-            let needed = u64::try_from(needed).unwrap_or(MAX_SIZE);
-            self.problems.push(
-                pos,
-                SpecFault::Negative {
-                    expr: expr.clone(),
-                    root,
-                    min,
-                    needed,
-                },
-            );
-        } else if let Some(value) = [Some(min), max]
-            .into_iter()
-            .flatten()
-            .find(|&x| at(x) > i128::from(MAX_SIZE))
-        {
-            self.problems.push(
-                pos,
-                SpecFault::Overflow {
-                    expr: expr.clone(),
-                    root,
-                    value,
-                },
-            );
-        }
-    }
-}
-
-/// The hint that a string is, in any of torch's spellings.
-fn hint(text: &str) -> Option<Entry> {
-    let bare = ["_DimHint.", "DimHint.", "Dim."]
-        .iter()
-        .find_map(|p| text.strip_prefix(p))
-        .unwrap_or(text);
-    match bare {
-        "AUTO" => Some(Entry::Auto),
-        "DYNAMIC" => Some(Entry::Dynamic),
-        "STATIC" => Some(Entry::Static),
-        _ => None,
-    }
-}
-
-fn is_container(node: &Node) -> bool {
-    matches!(node.value, Value::List(_) | Value::Map(_))
-}
-
-/// Whether a key means an axis, also where it is not a valid one.
-fn is_axis_like(key: &str) -> bool {
-    let digits = key.strip_prefix('-').unwrap_or(key);
-    !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit())
 }

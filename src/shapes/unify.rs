@@ -4,8 +4,8 @@
 //! `y := p·x + q` where that is exact, or both are pinned to the only value that fits. `torch.export` refuses such a spec
 //! for named dims and specialises for hints; here it is told and made consistent, or refused where nothing fits.
 
-use super::error::show_range;
 use super::expr::Affine;
+use super::faults::show_range;
 use super::spec::DimDecl;
 use std::collections::BTreeMap;
 

@@ -2,10 +2,11 @@
 
 use super::args::Overrides;
 use super::compare::Relation;
+use super::draft::entry_of;
 use super::error::Error;
 use super::expr::Affine;
 use super::leaves::assign;
-use super::resolve::{axis_name, entry_of, identifier, model_symbol};
+use super::names::{axis_name, default_opt, identifier, model_symbol};
 use super::resolved::{Axis, Resolved};
 use super::spec::{Body, DimDecl, Entry, ShapeSpec, Tree};
 use crate::tensor::{Extent, TensorDecl};
@@ -305,7 +306,7 @@ impl ShapeSpec {
             Form::Args => vec![self.as_args(inputs, &resolved)],
             Form::Torch => {
                 for (name, root) in &resolved.dims {
-                    if root.opt != super::resolve::default_opt(root.min, root.max) {
+                    if root.opt != default_opt(root.min, root.max) {
                         lost.push(format!(
                             "torch's dump has no place for the opt {} of `{name}`",
                             root.opt
@@ -335,21 +336,15 @@ impl ShapeSpec {
 
     fn as_args(&self, inputs: &[TensorDecl], resolved: &Resolved) -> String {
         let leaf = |i: usize| {
-            let axes = resolved.inputs[i].axes.iter().enumerate();
-            let is_fixed = |axis: usize| {
-                matches!(
-                    inputs[i].dims.as_ref().map(|d| &d[axis]),
-                    Some(Extent::Fixed(_))
-                )
+            let axes = resolved.inputs[i].axes.iter();
+            let Some(extents) = &inputs[i].dims else {
+                return Value::Array(axes.map(axis_json).collect());
             };
-            if inputs[i].dims.is_none() {
-                return Value::Array(axes.map(|(_, a)| axis_json(a)).collect());
-            }
-            sparse(
-                axes.filter(|(axis, _)| !is_fixed(*axis))
-                    .map(|(axis, a)| (axis, axis_json(a)))
-                    .collect(),
-            )
+            let dynamic = axes
+                .zip(extents)
+                .enumerate()
+                .filter(|(_, (_, e))| !matches!(e, Extent::Fixed(_)));
+            sparse(dynamic.map(|(axis, (a, _))| (axis, axis_json(a))).collect())
         };
         let dims = resolved.dims_json();
         let Body::Tree { args, kwargs, .. } = &self.body else {

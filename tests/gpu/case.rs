@@ -48,7 +48,7 @@ pub fn show(duration: Duration) -> String {
     format!("{:.3} s", duration.as_secs_f64())
 }
 
-/// A fixture's TorchScript export, and what is needed to judge engines of it.
+/// A fixture's export by torch's older exporter, and what is needed to judge engines of it.
 pub struct Case {
     pub name: &'static str,
     pub model: Model,

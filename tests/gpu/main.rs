@@ -37,6 +37,7 @@ const HALF: f64 = 2e-2;
 /// First argument of the process that opens a plan anew.
 const CHILD: &str = "open-in-a-new-process";
 
+type Run = Box<dyn FnOnce(&Table) -> Result<(), Failed> + Send>;
 type Table = Arc<Mutex<Vec<[String; 3]>>>;
 
 fn main() {
@@ -50,7 +51,7 @@ fn main() {
     arguments.test_threads = Some(1);
     let table = Table::default();
     let mut trials = Vec::new();
-    let mut add = |name: String, run: Box<dyn FnOnce(&Table) -> Result<(), Failed> + Send>| {
+    let mut add = |name: String, run: Run| {
         let table = Arc::clone(&table);
         trials.push(
             Trial::test(format!("{name} (needs an NVIDIA GPU)"), move || run(&table))
@@ -147,7 +148,8 @@ fn conformance(
         case.distance(&mut engine, "base")?,
         limit,
     )?;
-    let ((), refit_time) = timed(|| engine.refit(case.feed(true).map_err(failed)?, &Silent))?;
+    let fused = case.feed(true)?;
+    let ((), refit_time) = timed(|| engine.refit(fused, &Silent))?;
     record(table, what, "refit", show(refit_time));
     within(
         table,
@@ -203,13 +205,6 @@ fn conformance(
     let inspected = again.inspect()?;
     serde_json::from_str::<serde_json::Value>(&inspected)?;
     Ok(())
-}
-
-fn failed(e: Failed) -> Error {
-    Error::Library {
-        library: "the test".into(),
-        message: e.message().unwrap_or("failed").to_owned(),
-    }
 }
 
 fn in_new_process(case: &Case) -> Result<f64, Failed> {

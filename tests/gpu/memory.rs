@@ -86,7 +86,7 @@ pub fn refit_cycles(table: &Table) -> Result<(), Failed> {
         engine.refit(Arc::clone(&feeds[cycle % 2]), &Silent)?;
         let outputs = engine.run(&inputs)?;
         let away = distance(&outputs, if cycle % 2 == 0 { &fused } else { &base })?;
-        if !(away <= EXACT) {
+        if away.is_nan() || away > EXACT {
             return Err(format!("cycle {cycle}: {away:e}").into());
         }
         engine.serialize(&mut std::io::sink())?;

@@ -180,13 +180,13 @@ pub fn write<'b>(
                 reason: "the name cannot be used in a plan".into(),
             });
         }
-        let (dtype, stored) = match slot.dtype.safetensors().filter(|_| !is_packed(slot.dtype)) {
-            Some(name) => (name, shape),
-            None => {
-                let dtype = slot.dtype;
-                packed.insert(slot.name.clone(), Packed { dtype, shape });
-                ("U8", vec![length])
-            }
+        let named = slot.dtype.safetensors().filter(|_| !is_packed(slot.dtype));
+        let (dtype, stored) = if let Some(name) = named {
+            (name, shape)
+        } else {
+            let dtype = slot.dtype;
+            packed.insert(slot.name.clone(), Packed { dtype, shape });
+            ("U8", vec![length])
         };
         tensors.insert(
             slot.name.clone(),

@@ -1,6 +1,6 @@
 //! What is known of a graph's values before it runs: element type, extents, and the elements of small integer constants.
 
-use super::proto::{attribute, extents, input, int, integers, ints, string};
+use super::proto::{attribute, extents, held, input, int, integers, ints, string};
 use crate::tensor::Dtype;
 use onnx_protobuf::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ impl Fact {
                 .iter()
                 .flatten()
                 .copied()
-                .find(|&v| i32::try_from(v).is_err()),
+                .find(|&v| held(v).is_none()),
             ints: values.filter(|v| v.len() <= KEPT),
         }
     }
@@ -164,7 +164,7 @@ impl ShapeRule {
             ShapeRule::Broadcast => (0..node.input.len())
                 .filter(|&i| input(node, i).is_some())
                 .map(|i| facts.input(node, i).shape)
-                .reduce(|a, b| broadcast(&a?, &b?))?,
+                .reduce(|a, b| Some(broadcast(&a?, &b?)))?,
             ShapeRule::Rank(n) => Some(vec![None; n]),
             ShapeRule::By(f) => f(node, facts),
             ShapeRule::Unknown => None,
@@ -172,21 +172,19 @@ impl ShapeRule {
     }
 }
 
-/// NumPy broadcasting; a pair that does not fit gives an unknown extent, and the engine says so when it runs.
-fn broadcast(a: &[Option<usize>], b: &[Option<usize>]) -> Option<Shape> {
+/// Broadcasting as `NumPy` does it; a pair that does not fit gives an unknown extent, and the engine says so when it runs.
+fn broadcast(a: &[Option<usize>], b: &[Option<usize>]) -> Shape {
     let rank = a.len().max(b.len());
     let at =
         |s: &[Option<usize>], i: usize| (i + s.len()).checked_sub(rank).map_or(Some(1), |j| s[j]);
-    Some(
-        (0..rank)
-            .map(|i| match (at(a, i), at(b, i)) {
-                (Some(1), d) | (d, Some(1)) => d,
-                (Some(x), Some(y)) if x != y => None,
-                (Some(x), _) | (_, Some(x)) => Some(x),
-                (None, None) => None,
-            })
-            .collect(),
-    )
+    (0..rank)
+        .map(|i| match (at(a, i), at(b, i)) {
+            (Some(1), d) | (d, Some(1)) => d,
+            (Some(x), Some(y)) if x != y => None,
+            (Some(x), _) | (_, Some(x)) => Some(x),
+            (None, None) => None,
+        })
+        .collect()
 }
 
 fn axis(value: i64, rank: usize) -> Option<usize> {
@@ -238,7 +236,8 @@ pub fn constant_of_shape(node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {
 }
 
 pub fn expand(node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {
-    broadcast(&facts.input(node, 0).shape?, &described(node, facts, 1)?)
+    let shape = facts.input(node, 0).shape?;
+    Some(broadcast(&shape, &described(node, facts, 1)?))
 }
 
 pub fn unsqueeze(node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {

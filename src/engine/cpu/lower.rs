@@ -5,21 +5,16 @@
 //! something can only be known when the graph runs (an i64 result that must fit 32 bits, the rank of an operand), the graph
 //! gets one more output that tells.
 
+use super::checks::RunCheck;
 use super::facts::{Fact, Facts};
-use super::proto::{Names, attribute, float_scalar, int, node, set_int, subgraphs, subgraphs_mut};
+use super::narrow::narrow_declaration;
+use super::proto::{Names, attribute, held, int, node, subgraphs, subgraphs_mut};
 use super::rewrite::{Site, rewrite, stepped};
 use super::table::{self, Allowed, Out, Row};
 use crate::engine::Refusal;
-use crate::onnx::weight_name;
-use crate::tensor::{self, Dtype};
-use onnx_protobuf::type_proto::Value;
-use onnx_protobuf::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, ValueInfoProto,
-};
+use crate::tensor::Dtype;
+use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-
-/// Largest magnitude that an i64 result may have: below 2^31 by more than the rounding of the f32 that it is told in.
-const LIMIT: f32 = 2.0e9;
 
 /// A graph for the embedded engine.
 #[derive(Debug)]
@@ -32,37 +27,6 @@ pub struct Lowered {
     pub refusals: Vec<Refusal>,
     /// Outputs beyond the model's own, in order, and what they must say.
     pub checks: Vec<RunCheck>,
-}
-
-/// An output that tells whether a result can be trusted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunCheck {
-    /// Its name.
-    pub output: String,
-    /// The node that it watches.
-    pub node: String,
-    /// Its operator.
-    pub operator: String,
-    /// What must hold.
-    pub must: Must,
-}
-
-/// What a [`RunCheck`] wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Must {
-    /// The number of elements that may not fit 32 bits is 0.
-    Fit,
-    /// The rank is 2 or more.
-    BeMatrix,
-}
-
-/// The element type that the engine computes a type in.
-pub fn computed_in(dtype: Dtype) -> Dtype {
-    match dtype {
-        Dtype::F16 | Dtype::Bf16 | Dtype::F64 => Dtype::F32,
-        Dtype::I64 | Dtype::Bool => Dtype::I32,
-        other => other,
-    }
 }
 
 /// Lowers `model`.
@@ -92,9 +56,16 @@ pub fn lower(model: &ModelProto) -> Lowered {
             ),
         });
     }
+    for function in model.functions.iter().filter(|f| is_onnx(&f.domain)) {
+        walk.refusals.push(Refusal {
+            node: "the model".into(),
+            operator: function.name.clone(),
+            reason: "the model defines an operator of ONNX's own domain itself".into(),
+        });
+    }
     if let Some(graph) = lowered.graph.as_mut() {
-        let extra = walk.graph(graph, None);
-        graph.output.extend(extra);
+        walk.graph(graph, None);
+        graph.output.append(&mut walk.outputs);
     }
     let notes = walk.notes();
     Lowered {
@@ -109,7 +80,8 @@ fn is_onnx(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
 }
 
-fn label(node: &NodeProto) -> String {
+/// What a node is called in messages.
+pub(super) fn label(node: &NodeProto) -> String {
     if node.name.is_empty() {
         node.output.first().cloned().unwrap_or_default()
     } else {
@@ -117,12 +89,14 @@ fn label(node: &NodeProto) -> String {
     }
 }
 
-struct Walk {
+/// One pass over a model.
+pub(super) struct Walk {
     opset: i64,
-    names: Names,
-    refusals: Vec<Refusal>,
-    checks: Vec<RunCheck>,
-    outputs: Vec<ValueInfoProto>,
+    pub(super) names: Names,
+    pub(super) refusals: Vec<Refusal>,
+    pub(super) checks: Vec<RunCheck>,
+    /// The outputs of `checks`.
+    pub(super) outputs: Vec<ValueInfoProto>,
     rewritten: BTreeMap<&'static str, usize>,
     floats: BTreeSet<Dtype>,
 }
@@ -142,7 +116,7 @@ impl Walk {
         notes
     }
 
-    fn refuse(&mut self, node: &NodeProto, reason: impl Into<String>) {
+    pub(super) fn refuse(&mut self, node: &NodeProto, reason: impl Into<String>) {
         let operator = if is_onnx(&node.domain) {
             node.op_type.clone()
         } else {
@@ -155,8 +129,8 @@ impl Walk {
         });
     }
 
-    /// Lowers `graph` in place and gives the outputs that it must have beside its own.
-    fn graph(&mut self, graph: &mut GraphProto, outer: Option<&Facts<'_>>) -> Vec<ValueInfoProto> {
+    /// Lowers `graph` in place.
+    fn graph(&mut self, graph: &mut GraphProto, outer: Option<&Facts<'_>>) {
         drop_unread(graph);
         let mut facts = Facts::of(graph, outer);
         for value in &graph.input {
@@ -221,10 +195,10 @@ impl Walk {
         {
             narrow_declaration(value);
         }
-        std::mem::take(&mut self.outputs)
     }
 
-    fn see(&mut self, dtype: Option<Dtype>) {
+    /// Notes a float type that is computed in f32.
+    pub(super) fn see(&mut self, dtype: Option<Dtype>) {
         if let Some(dtype @ (Dtype::F16 | Dtype::Bf16 | Dtype::F64)) = dtype {
             self.floats.insert(dtype);
         }
@@ -253,7 +227,7 @@ impl Walk {
         let list = |values: &[i64], shape: Vec<Option<usize>>| Fact {
             dtype: Some(Dtype::I64),
             shape: Some(shape),
-            wide: values.iter().copied().find(|&v| i32::try_from(v).is_err()),
+            wide: values.iter().copied().find(|&v| held(v).is_none()),
             ints: Some(values.to_vec()),
         };
         let fact = match attribute.name.as_str() {
@@ -352,8 +326,7 @@ impl Walk {
             int(node, attribute).and_then(|code| Dtype::from_onnx(i32::try_from(code).ok()?))
         };
         let wide = (0..node.input.len())
-            .filter_map(|i| facts.input(node, i).wide)
-            .next()
+            .find_map(|i| facts.input(node, i).wide)
             .filter(|_| node.op_type != "Slice");
         let branch = subgraphs(node).next();
         (0..node.output.len())
@@ -388,100 +361,6 @@ impl Walk {
             .collect()
     }
 
-    /// Has the graph tell the rank of `value`.
-    fn watch_rank(
-        &mut self,
-        original: &NodeProto,
-        value: &str,
-        inside: bool,
-        nodes: &mut Vec<NodeProto>,
-    ) {
-        if inside {
-            return self.refuse(original, "the rank of its second input is not known");
-        }
-        let shape = self.names.fresh("shape");
-        let rank = self.names.fresh("rank");
-        nodes.push(node("Shape", &[value], &[&shape]));
-        nodes.push(node("Size", &[&shape], &[&rank]));
-        self.tell(original, rank, Must::BeMatrix);
-    }
-
-    /// Has the graph count the elements of an i64 result that may not fit 32 bits. The operator is computed once more in f32,
-    /// on absolute values and with sums for differences: an upper bound of the true magnitude, cancellation or not.
-    fn watch_range(
-        &mut self,
-        original: &NodeProto,
-        inside: bool,
-        nodes: &mut Vec<NodeProto>,
-        constants: &mut Vec<TensorProto>,
-    ) {
-        if inside {
-            return self.refuse(
-                original,
-                "i64 arithmetic in a subgraph, where its range cannot be checked",
-            );
-        }
-        let mut bound = original.clone();
-        bound.name.clear();
-        if bound.op_type == "Sub" {
-            bound.op_type = "Add".into();
-        }
-        let elementwise = matches!(original.op_type.as_str(), "Add" | "Sub" | "Mul" | "Pow");
-        let operands = if elementwise { original.input.len() } else { 1 };
-        for name in bound.input.iter_mut().take(operands) {
-            let [float, magnitude] = ["float", "magnitude"].map(|s| self.names.fresh(s));
-            let mut cast = node("Cast", &[name], &[&float]);
-            set_int(&mut cast, "to", i64::from(Dtype::F32.onnx()));
-            nodes.push(cast);
-            // A negative exponent makes a power smaller, not larger.
-            nodes.push(node("Abs", &[&float], &[&magnitude]));
-            *name = magnitude;
-        }
-        let result = if original.op_type.starts_with("Cast") {
-            bound.input[0].clone()
-        } else {
-            let result = self.names.fresh("bound");
-            bound.output = vec![result.clone()];
-            nodes.push(bound);
-            result
-        };
-        let limit = self.names.fresh("limit");
-        constants.push(float_scalar(&limit, LIMIT));
-        let [fits, beyond, count, total] =
-            ["fits", "beyond", "count", "total"].map(|s| self.names.fresh(s));
-        // `not (x < limit)` is true of NaN too.
-        nodes.push(node("Less", &[&result, &limit], &[&fits]));
-        nodes.push(node("Not", &[&fits], &[&beyond]));
-        let mut cast = node("Cast", &[&beyond], &[&count]);
-        set_int(&mut cast, "to", i64::from(Dtype::I32.onnx()));
-        nodes.push(cast);
-        let mut sum = node("ReduceSum", &[&count], &[&total]);
-        set_int(&mut sum, "keepdims", 0);
-        nodes.push(sum);
-        self.tell(original, total, Must::Fit);
-    }
-
-    fn tell(&mut self, original: &NodeProto, output: String, must: Must) {
-        let mut tensor = onnx_protobuf::type_proto::Tensor::new();
-        tensor.elem_type = Dtype::I32.onnx();
-        tensor.shape = Some(onnx_protobuf::TensorShapeProto::new()).into();
-        self.outputs.push(ValueInfoProto {
-            name: output.clone(),
-            type_: Some(TypeProto {
-                value: Some(Value::TensorType(tensor)),
-                ..TypeProto::new()
-            })
-            .into(),
-            ..ValueInfoProto::new()
-        });
-        self.checks.push(RunCheck {
-            output,
-            node: label(original),
-            operator: original.op_type.clone(),
-            must,
-        });
-    }
-
     /// Gives every output of the graph a node of its own: an input, a constant, or a value that is an output twice is copied.
     fn own_outputs(&mut self, graph: &mut GraphProto, facts: &Facts<'_>, top: bool) {
         let made: HashSet<String> = graph.node.iter().flat_map(|n| n.output.clone()).collect();
@@ -507,99 +386,6 @@ impl Walk {
             graph.node.push(node("Identity", &[&value.name], &[&copy]));
             value.name = copy;
         }
-    }
-
-    fn narrow_constant(&mut self, tensor: &mut TensorProto) {
-        let Some(dtype @ (Dtype::F16 | Dtype::Bf16 | Dtype::F64)) =
-            Dtype::from_onnx(tensor.data_type)
-        else {
-            return;
-        };
-        self.see(Some(dtype));
-        if weight_name(tensor).is_none() {
-            let bytes = raw_bytes(tensor, dtype);
-            match tensor::to_f32(dtype, &bytes) {
-                Ok(values) => {
-                    if dtype == Dtype::F64 && overflows(&bytes, &values) {
-                        self.refusals.push(Refusal {
-                            node: tensor.name.clone(),
-                            operator: "constant".into(),
-                            reason: "an f64 in it does not fit f32".into(),
-                        });
-                    }
-                    tensor.raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-                    tensor.int32_data.clear();
-                    tensor.double_data.clear();
-                }
-                Err(e) => self.refusals.push(Refusal {
-                    node: tensor.name.clone(),
-                    operator: "constant".into(),
-                    reason: e.to_string(),
-                }),
-            }
-        }
-        tensor.data_type = Dtype::F32.onnx();
-    }
-
-    fn narrow_node(&mut self, node: &mut NodeProto) {
-        let named = matches!(node.op_type.as_str(), "Cast" | "EyeLike");
-        let mut dtypes = Vec::new();
-        for attribute in &mut node.attribute {
-            if let Some(tensor) = attribute.t.as_mut() {
-                if let Some(wide) = Fact::constant(tensor).wide
-                    && node.op_type == "ConstantOfShape"
-                {
-                    dtypes.push(wide);
-                }
-                self.narrow_constant(tensor);
-            }
-            if named
-                && (attribute.name == "to" || attribute.name == "dtype")
-                && let Some(Dtype::F16 | Dtype::Bf16 | Dtype::F64) =
-                    Dtype::from_onnx(attribute.i as i32)
-            {
-                attribute.i = i64::from(Dtype::F32.onnx());
-            }
-        }
-        for wide in dtypes {
-            self.refuse(node, format!("its value {wide} does not fit 32 bits"));
-        }
-    }
-}
-
-/// Whether a finite f64 became an infinite f32.
-pub fn overflows(wide: &[u8], narrow: &[f32]) -> bool {
-    wide.as_chunks::<8>()
-        .0
-        .iter()
-        .zip(narrow)
-        .any(|(w, n)| n.is_infinite() && f64::from_le_bytes(*w).is_finite())
-}
-
-/// The elements of an inline float constant as raw bytes.
-fn raw_bytes(tensor: &TensorProto, dtype: Dtype) -> Vec<u8> {
-    if !tensor.raw_data.is_empty() {
-        return tensor.raw_data.clone();
-    }
-    match dtype {
-        Dtype::F64 => tensor
-            .double_data
-            .iter()
-            .flat_map(|v| v.to_le_bytes())
-            .collect(),
-        _ => tensor
-            .int32_data
-            .iter()
-            .flat_map(|&v| (v as u16).to_le_bytes())
-            .collect(),
-    }
-}
-
-fn narrow_declaration(value: &mut ValueInfoProto) {
-    if let Some(Value::TensorType(tensor)) = value.type_.as_mut().and_then(|t| t.value.as_mut())
-        && let Some(Dtype::F16 | Dtype::Bf16 | Dtype::F64) = Dtype::from_onnx(tensor.elem_type)
-    {
-        tensor.elem_type = Dtype::F32.onnx();
     }
 }
 

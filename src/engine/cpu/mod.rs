@@ -2,9 +2,12 @@
 //! this machine. They share a plan format ([`container`]); a plan keeps the original graph, and what a backend changes in it is
 //! done when a session is made.
 
+mod checks;
+mod conditions;
 mod container;
 mod facts;
 mod lower;
+mod narrow;
 mod ort;
 mod plan;
 mod proto;
@@ -64,6 +67,11 @@ impl Backend for Cpu {
         let start = Box::new(rten::RtenSession::start);
         Ok(Box::new(PlanEngine::new(CPU, container, start)?))
     }
+}
+
+/// The operators of ONNX's own domain that the embedded engine computes, by name.
+pub fn operators() -> impl Iterator<Item = &'static str> {
+    table::ROWS.iter().map(|row| row.op)
 }
 
 /// Why the embedded engine refuses `model`; empty when it computes it.

@@ -16,7 +16,6 @@ use ort::memory::Allocator;
 use ort::session::Session as OrtSession;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynTensor, DynTensorValueType, TensorElementType};
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
 use std::fs::File;
@@ -115,10 +114,10 @@ impl OnnxRuntime {
         }
     }
 
-    fn load<'b>(
+    fn load(
         &self,
         model: &Model,
-        bytes_of: &dyn Fn(&onnx::Weight) -> Result<Cow<'b, [u8]>, Error>,
+        bytes_of: &onnx::BytesOf<'_, '_, Error>,
         options: &RunOptions,
     ) -> Result<OrtRun, Error> {
         const DATA: &str = "weights.data";

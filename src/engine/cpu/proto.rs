@@ -87,6 +87,11 @@ pub fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
     })
 }
 
+/// An `i64` in the 32 bits that the engine has. The one value whose negation does not fit counts as not fitting.
+pub fn held(value: i64) -> Option<i32> {
+    i32::try_from(value).ok().filter(|&v| v != i32::MIN)
+}
+
 /// A constant of `i64`.
 pub fn int_tensor(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
     TensorProto {

@@ -70,7 +70,7 @@ pub fn rewrite(original: &NodeProto, site: &mut Site<'_>) -> Rewritten {
 }
 
 /// ONNX wants the first of equal extremes, the engine gives the last: looked for in the reversed axis,
-/// `first = extent - 1 - last_of_reversed`. (A NaN counts as the extreme, as in NumPy; which one of several is not defined.)
+/// `first = extent - 1 - last_of_reversed`. (A NaN counts as the extreme, as in `NumPy`; which one of several is not defined.)
 fn arg_reduce(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     let mut inner = original.clone();
     remove(&mut inner, "select_last_index");
@@ -505,20 +505,15 @@ fn quantize(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
 
 /// The shape that lays one scale per slice along the axis (1 by default); `None` for a scale of the whole tensor.
 fn along_axis(original: &NodeProto, site: &Site<'_>) -> Option<Vec<i64>> {
-    match site.facts.input(original, 1).shape.as_deref() {
-        Some([] | [Some(1)]) => None,
-        _ => {
-            let rank = site.facts.input(original, 0).rank()? as i64;
-            let axis = int(original, "axis").unwrap_or(1);
-            let axis = if axis < 0 { axis + rank } else { axis };
-            let after = usize::try_from(rank - 1 - axis).unwrap_or(0);
-            Some(
-                std::iter::once(-1)
-                    .chain(std::iter::repeat_n(1, after))
-                    .collect(),
-            )
-        }
+    if let Some([] | [Some(1)]) = site.facts.input(original, 1).shape.as_deref() {
+        return None;
     }
+    let rank = site.facts.input(original, 0).rank()? as i64;
+    let axis = int(original, "axis").unwrap_or(1);
+    let axis = if axis < 0 { axis + rank } else { axis };
+    let after = usize::try_from(rank - 1 - axis).unwrap_or(0);
+    let dims = std::iter::once(-1).chain(std::iter::repeat_n(1, after));
+    Some(dims.collect())
 }
 
 /// `(x > 0) - (x < 0)`: the engine gives 1 for 0.

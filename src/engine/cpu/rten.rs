@@ -3,9 +3,11 @@
 //! rten holds f32, i32, i8 and u8. The lowered graph goes to it as protobuf; the weights, converted where they must be, as one
 //! buffer of external data that it reads in place.
 
-use super::lower::{Lowered, Must, RunCheck, computed_in, lower, overflows};
+use super::checks::{Must, RunCheck};
+use super::lower::{Lowered, lower};
+use super::narrow::{computed_in, overflows};
 use super::plan::{Session, Weights};
-use super::proto::subgraphs_mut;
+use super::proto::{held, subgraphs_mut};
 use crate::engine::{Error, RunOptions, Slot};
 use crate::onnx::{Model, weight_name};
 use crate::tensor::{self, Dtype, Tensor, element_count};
@@ -220,10 +222,10 @@ fn convert(slot: &Slot, bytes: &[u8]) -> Result<Vec<u8>, Error> {
             .as_chunks::<8>()
             .0
             .iter()
-            .map(|b| i32::try_from(i64::from_le_bytes(*b)))
-            .collect::<Result<Vec<_>, _>>()
+            .map(|b| held(i64::from_le_bytes(*b)))
+            .collect::<Option<Vec<_>>>()
             .map(|v| v.into_iter().flat_map(i32::to_le_bytes).collect())
-            .map_err(|_| bad("it holds an i64 that does not fit 32 bits".into()));
+            .ok_or_else(|| bad("it holds an i64 that does not fit 32 bits".into()));
     }
     if slot.dtype == Dtype::Bool {
         return Ok(bytes
@@ -303,9 +305,9 @@ fn to_value(name: &str, tensor: &Tensor) -> Result<Value, Error> {
                 .as_chunks::<8>()
                 .0
                 .iter()
-                .map(|b| i32::try_from(i64::from_le_bytes(*b)))
-                .collect::<Result<Vec<i32>, _>>()
-                .map_err(|_| {
+                .map(|b| held(i64::from_le_bytes(*b)))
+                .collect::<Option<Vec<i32>>>()
+                .ok_or_else(|| {
                     bad("it holds an i64 that does not fit the 32 bits of the embedded engine; use the backend `onnxruntime`".into())
                 })?;
             shaped(shape, values)

@@ -6,8 +6,8 @@
 //! engine reads right (attributes that became inputs) count as the same. What is not in the table is refused.
 //! The statements hold for the exact version of the engine that `Cargo.toml` pins.
 
+use super::conditions;
 use super::facts::{self, Facts, ShapeRule};
-use super::proto::{attribute, input, int, ints, string};
 use crate::tensor::Dtype;
 use onnx_protobuf::NodeProto;
 
@@ -226,10 +226,9 @@ const POOL: &[(&str, Allowed)] = &[
     ("strides", Any),
 ];
 const RNN: &[(&str, Allowed)] = &[
-    ("direction", Any),
+    ("direction", OneOf(&["forward"])),
     ("hidden_size", Any),
     ("layout", Int(0)),
-    ("linear_before_reset", Any),
     ("input_forget", Int(0)),
 ];
 
@@ -278,7 +277,7 @@ pub const ROWS: &[Row] = &[
     ]),
     row("AveragePool", 7, &[F], SELF, SameRank)
         .with(POOL)
-        .when(spatial),
+        .when(conditions::spatial),
     row("BatchNormalization", 9, &[REAL], SELF, Same).with(&[
         ("epsilon", Any),
         ("momentum", Any),
@@ -290,10 +289,10 @@ pub const ROWS: &[Row] = &[
             ("saturate", Int(1)),
             ("round_mode", OneOf(&["up"])),
         ])
-        .when(cast),
+        .when(conditions::cast),
     row("CastLike", 15, &[ANY], &[Like(1)], Same)
         .with(&[("saturate", Int(1)), ("round_mode", OneOf(&["up"]))])
-        .when(cast_like),
+        .when(conditions::cast_like),
     unary("Ceil", 6),
     row("Clip", 6, &[NUM], SELF, Same).with(&[("min", Any), ("max", Any)]),
     row("Concat", 4, &[ANY], SELF, By(facts::concat)).with(&[("axis", Any)]),
@@ -307,24 +306,17 @@ pub const ROWS: &[Row] = &[
     .with(&[("value", Any)]),
     row("Conv", 1, &[F], SELF, By(facts::convolution))
         .with(CONV)
-        .when(spatial),
+        .when(conditions::spatial),
     row("ConvTranspose", 1, &[F], SELF, By(facts::convolution))
         .with(CONV_TRANSPOSE)
-        .when(spatial),
+        .when(conditions::spatial),
     unary("Cos", 7),
     unary("Cosh", 9),
     row("CumSum", 11, &[NUM, INT], SELF, Same)
         .with(&[("exclusive", Any), ("reverse", Any)])
         .growing(),
     row("DepthToSpace", 11, &[F], SELF, SameRank).with(&[("blocksize", Any), ("mode", Any)]),
-    row(
-        "DequantizeLinear",
-        10,
-        &[BYTES.or(I32), F, BYTES.or(I32)],
-        &[Like(1)],
-        Same,
-    )
-    .with(&[
+    row("DequantizeLinear", 10, &[BYTES, F, BYTES], &[Like(1)], Same).with(&[
         ("axis", Any),
         ("block_size", Int(0)),
         ("output_dtype", Int(0)),
@@ -332,7 +324,7 @@ pub const ROWS: &[Row] = &[
     row("Div", 7, &[NUM], SELF, Broadcast),
     row("Dropout", 7, &[REAL, REAL, B], SELF, Same)
         .with(&[("ratio", Any), ("seed", Any)])
-        .when(dropout),
+        .when(conditions::dropout),
     row("Einsum", 12, &[REAL], SELF, By(facts::einsum)).with(&[("equation", Any)]),
     unary("Elu", 6).with(&[("alpha", Any)]),
     row("Equal", 7, &[NUM.or(B)], BOOL, Broadcast),
@@ -362,14 +354,14 @@ pub const ROWS: &[Row] = &[
             ("mode", OneOf(&["bilinear", "linear"])),
             ("padding_mode", OneOf(&["zeros"])),
         ])
-        .when(grid_sample),
+        .when(conditions::grid_sample),
     row("GroupNormalization", 21, &[F], SELF, Same)
         .with(&[
             ("epsilon", Any),
             ("num_groups", Any),
             ("stash_type", Int(1)),
         ])
-        .when(known_rank),
+        .when(conditions::known_rank),
     unary("HardSigmoid", 6).with(&[("alpha", Any), ("beta", Any)]),
     unary("HardSwish", 14),
     row("Identity", 1, &[ANY], SELF, Same),
@@ -386,7 +378,7 @@ pub const ROWS: &[Row] = &[
         Unknown,
     )
     .with(RNN)
-    .when(lstm),
+    .when(conditions::lstm),
     row(
         "LayerNormalization",
         17,
@@ -395,7 +387,7 @@ pub const ROWS: &[Row] = &[
         Same,
     )
     .with(&[("axis", Any), ("epsilon", Any), ("stash_type", Int(1))])
-    .when(layer_norm),
+    .when(conditions::layer_norm),
     unary("LeakyRelu", 6).with(&[("alpha", Any)]),
     row("Less", 7, &[NUM], BOOL, Broadcast),
     row("LessOrEqual", 12, &[NUM], BOOL, Broadcast),
@@ -406,7 +398,7 @@ pub const ROWS: &[Row] = &[
     row("Max", 8, &[NUM], SELF, Broadcast),
     row("MaxPool", 1, &[F], SELF, SameRank)
         .with(POOL)
-        .when(spatial),
+        .when(conditions::spatial),
     row("Mean", 8, &[REAL], SELF, Broadcast),
     row("Min", 8, &[NUM], SELF, Broadcast),
     row("Mod", 10, &[NUM], SELF, Broadcast).with(&[("fmod", Any)]),
@@ -422,7 +414,7 @@ pub const ROWS: &[Row] = &[
             ("pads", Any),
             ("value", Any),
         ])
-        .when(pad),
+        .when(conditions::pad),
     row("Pow", 7, &[NUM], SELF, Broadcast).growing(),
     row(
         "QuantizeLinear",
@@ -438,7 +430,7 @@ pub const ROWS: &[Row] = &[
         ("precision", Int(0)),
         ("saturate", Int(1)),
     ])
-    .when(quantize),
+    .when(conditions::quantize),
     row("RMSNormalization", 23, &[F], SELF, Same).with(&[
         ("axis", Any),
         ("epsilon", Any),
@@ -477,7 +469,7 @@ pub const ROWS: &[Row] = &[
             ("mode", OneOf(&["nearest", "linear"])),
             ("nearest_mode", Any),
         ])
-        .when(resize),
+        .when(conditions::resize),
     row("ReverseSequence", 10, &[ANY, INT], SELF, Same)
         .with(&[("batch_axis", Any), ("time_axis", Any)]),
     row("RotaryEmbedding", 23, &[F, F, F, INT], SELF, Same).with(&[
@@ -530,110 +522,6 @@ pub const ROWS: &[Row] = &[
     row("Where", 9, &[B, ANY], &[Like(1)], Broadcast),
     row("Xor", 7, &[B], SELF, Broadcast),
 ];
-
-/// The window of a convolution or pooling must be known and have one or two axes.
-fn spatial(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
-    let axes = match ints(node, "kernel_shape") {
-        Some(kernel) => Some(kernel.len()),
-        None => facts.input(node, 1).rank().and_then(|r| r.checked_sub(2)),
-    };
-    match axes {
-        Some(1 | 2) => {}
-        Some(n) => return Err(format!("over {n} spatial axes")),
-        None => return Err("neither `kernel_shape` nor the shape of its weight is stated".into()),
-    }
-    let kernel_known = attribute(node, "kernel_shape").is_some()
-        || facts
-            .input(node, 1)
-            .shape
-            .is_some_and(|s| s.iter().skip(2).all(Option::is_some));
-    if !kernel_known {
-        return Err("neither `kernel_shape` nor the shape of its weight is stated".into());
-    }
-    Ok(())
-}
-
-fn pad(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
-    match input(node, 3) {
-        None => Ok(()),
-        Some(_) => Err("with the input `axes`".into()),
-    }
-}
-
-fn lstm(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
-    match input(node, 7) {
-        None => Ok(()),
-        Some(_) => Err("with peepholes".into()),
-    }
-}
-
-fn grid_sample(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
-    match facts.input(node, 0).rank() {
-        Some(4) => Ok(()),
-        Some(rank) => Err(format!("over {} spatial axes", rank.saturating_sub(2))),
-        None => Err("the rank of its input is not known".into()),
-    }
-}
-
-/// One scale, or one per slice of an axis that can be told.
-fn quantize(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
-    match facts.input(node, 1).rank() {
-        Some(0) => Ok(()),
-        Some(1) => known_rank(node, facts),
-        Some(_) => Err("with one scale per block".into()),
-        None => Err("the rank of its scale is not known".into()),
-    }
-}
-
-fn known_rank(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
-    match facts.input(node, 0).rank() {
-        Some(_) => Ok(()),
-        None => Err("the rank of its input is not known".into()),
-    }
-}
-
-/// The statistics are computed by other operators, which must be told their axes.
-fn layer_norm(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
-    if node.output.iter().skip(1).all(String::is_empty) {
-        return Ok(());
-    }
-    known_rank(node, facts)
-}
-
-fn cast(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
-    let to = int(node, "to").and_then(|code| Dtype::from_onnx(i32::try_from(code).ok()?));
-    match to {
-        Some(dtype) if Types::held(dtype) => Ok(()),
-        Some(dtype) => Err(format!(
-            "to `{dtype}`, which the embedded engine does not hold"
-        )),
-        None => Err("to a type that the embedded engine does not hold".into()),
-    }
-}
-
-fn cast_like(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
-    match facts.input(node, 1).dtype {
-        Some(_) => Ok(()),
-        None => Err("the type that it casts to is not known".into()),
-    }
-}
-
-fn dropout(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
-    match input(node, 2) {
-        None => Ok(()),
-        Some(_) if facts.input(node, 2).ints.as_deref() == Some(&[0]) => Ok(()),
-        Some(_) => Err("in training mode, or `training_mode` is not a constant".into()),
-    }
-}
-
-fn resize(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
-    if string(node, "mode").unwrap_or("nearest") == "linear"
-        && string(node, "coordinate_transformation_mode") == Some("align_corners")
-    {
-        return Err("linear with `align_corners`".into());
-    }
-    Ok(())
-}
 
 #[cfg(test)]
 mod tests {

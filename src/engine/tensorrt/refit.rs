@@ -92,6 +92,15 @@ pub fn refit_engine(
     }
     let slots = list_slots(engine, known)?;
     let slots: Vec<&Slot> = slots.iter().filter(|s| s.refittable).collect();
+    if slots.is_empty() {
+        // Answering that all is well would leave old weights in place.
+        return Err(Error::Library {
+            library: engine.core().loaded().title(),
+            message:
+                "the engine lists no weight whose type is known; the plan's manifest has to say"
+                    .into(),
+        });
+    }
     watch.event(Event::Begin {
         step: "preparing weights",
         total: Some(slots.len() as u64),

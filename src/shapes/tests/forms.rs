@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// The inputs of an SDXL UNet exported with the documentation's shapes.
+/// The inputs of the `SDXL` denoiser exported with the documentation's shapes.
 pub fn sdxl() -> Vec<TensorDecl> {
     vec![
         decl("sample", "BATCH 4 4*_H 4*_W"),
@@ -159,12 +159,15 @@ fn every_sample_fits_its_model_silently_and_converts_to_every_form() {
                 let twice = spec(&converted.text)
                     .convert(&inputs, &Overrides::default(), next)
                     .unwrap();
-                assert_eq!(
-                    resolve(&twice.text, &inputs).unwrap().dims(),
-                    again.dims(),
-                    "{}",
-                    twice.text
-                );
+                let last = resolve(&twice.text, &inputs).unwrap();
+                if twice.lost.is_empty() {
+                    assert_eq!(last, again, "{}", twice.text);
+                } else {
+                    assert_eq!(
+                        (next, last.compare(&again)),
+                        (Form::Torch, Relation::Inside)
+                    );
+                }
             }
         }
     }

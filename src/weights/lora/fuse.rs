@@ -10,6 +10,7 @@ use super::{Lora, Part, Target};
 use crate::tensor::{Digest, Dtype, TensorView, cast};
 use rayon::prelude::*;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -304,6 +305,10 @@ impl Work<'_> {
         own
     }
 
+    fn replaces(&self, lora: usize) -> bool {
+        self.ops.iter().any(|op| op.replaces && op.lora == lora)
+    }
+
     fn within(&self, rows: &Range<usize>, touched: &Range<usize>) -> Range<usize> {
         (touched.start - rows.start) * self.columns..(touched.end - rows.start) * self.columns
     }
@@ -378,10 +383,11 @@ impl Work<'_> {
             let delta = op.rows(&touched, self.factor(op));
             match self.mode {
                 Fuse::Exact => {
-                    let own = if op.replaces {
-                        base.clone()
+                    let replaced = !op.replaces && self.replaces(op.lora);
+                    let own = if replaced {
+                        Cow::Owned(self.own(op.lora, &rows))
                     } else {
-                        self.own(op.lora, &rows)
+                        Cow::Borrowed(&base[..])
                     };
                     let new = self.changed(op, touched.start, &own[at.clone()], &delta);
                     for ((r, own), new) in result[at.clone()].iter_mut().zip(&own[at]).zip(new) {

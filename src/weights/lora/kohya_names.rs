@@ -93,6 +93,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn every_layer_of_sdxl_is_what_diffusers_makes_of_it() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/lora/sdxl_names.json");
+        let names: std::collections::BTreeMap<String, String> =
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        assert_eq!(names.len(), 320);
+        for (name, expected) in names {
+            assert_eq!(to_diffusers(&name, 2).unwrap(), expected, "{name}");
+        }
+    }
+
     /// Stable Diffusion 1: block counts and the upsampler without an attention, from
     /// `diffusers/pipelines/stable_diffusion/convert_from_ckpt.py`.
     #[test]

@@ -324,7 +324,8 @@ fn choose(
     all.retain(|component, modules| {
         let keep = match wanted {
             Some(w) => *component == w,
-            None => !any || fits(modules),
+            // Keys that name no component can be for no other model.
+            None => !any || *component == Component::Unnamed || fits(modules),
         };
         if !keep {
             skipped.insert(*component, modules.len());

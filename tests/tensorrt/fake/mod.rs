@@ -474,6 +474,10 @@ fn missing_weights() -> Result<(), Failed> {
             "{e}"
         );
         refit_engine(&engine, &known(), &Sevens(&["c"]), 1, &Silent)?;
+        if release == V8 {
+            let unknown = refit_engine(&engine, &Known::default(), &Sevens(&["w"]), 1, &Silent);
+            library_error(unknown, &["no weight whose type is known"]);
+        }
         // Nothing to give is nothing to do.
         refit_engine(&engine, &known(), &Sevens(&[]), 1, &Silent)?;
     }

@@ -1,6 +1,7 @@
 //! Files that are wrong, and configurations.
 
 use super::*;
+use proptest::prelude::*;
 
 #[test]
 fn each_kind_of_damage_is_named() {
@@ -222,5 +223,77 @@ fn fan_in_fan_out_is_ignored_where_only_the_straight_weight_fits() {
         assert_eq!(Lora::open(file.path(), &model).is_ok(), fits);
         let file = File::new(&tensors).config(r#"{"r":2,"lora_alpha":3}"#);
         assert_eq!(Lora::open(file.path(), &model).is_ok(), module == "a");
+    }
+}
+
+const SUFFIXES: &[&str] = &[
+    "lora_down.weight",
+    "lora_up.weight",
+    "lora_mid.weight",
+    "lora_up.bias",
+    "alpha",
+    "dora_scale",
+    "lora_magnitude_vector",
+    "lora_embedding_A",
+    "lora_embedding_B",
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "hada_t1",
+    "hada_t2",
+    "lokr_w1",
+    "lokr_w1_a",
+    "lokr_w1_b",
+    "lokr_w2",
+    "lokr_w2_a",
+    "lokr_w2_b",
+    "lokr_t2",
+    "diff",
+    "diff_b",
+    "set_weight",
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    /// Any tensors under any keys are an error or can be fused; neither panics.
+    #[test]
+    fn no_combination_of_tensors_panics(
+        family in prop::sample::select(vec![0..9usize, 9..15, 15..22, 22..25, 0..25]),
+        picks in prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(0usize..4, 0..5)), 1..8),
+        weight in prop::collection::vec(0usize..4, 0..5),
+        module in prop::sample::select(vec!["lora_unet_a", "lora_unet_double_blocks_0_img_attn_qkv", "single_blocks.0.linear1", "norm_out.linear"]),
+        scale in prop::sample::select(vec![1.0, 0.5]),
+    ) {
+        let tensors: BTreeMap<String, Tensor> = (picks.iter().enumerate())
+            .map(|(i, (pick, shape))| {
+                let suffix = SUFFIXES[family.clone()][pick.index(family.len())];
+                (format!("{module}.{suffix}"), drawn(shape, i as u32 + 1))
+            })
+            .collect();
+        let file = File::new(&tensors.into_iter().collect::<Vec<_>>());
+        let bias: Vec<usize> = weight.iter().take(1).copied().collect();
+        let q = "transformer_blocks.0.attn.to_";
+        let mut model: BTreeMap<String, Vec<usize>> = ["a", "single_blocks.0.linear1", "final_layer.adaLN_modulation.1"]
+            .iter()
+            .map(|n| (*n).to_owned())
+            .chain(["q", "k", "v"].map(|p| format!("{q}{p}")))
+            .flat_map(|n| [(format!("{n}.weight"), weight.clone()), (format!("{n}.bias"), bias.clone())])
+            .collect();
+        model.insert("single_transformer_blocks.0.x.weight".into(), weight.clone());
+        if let Ok(lora) = Lora::open(file.path(), &model) {
+            let names: Vec<String> = lora.targets().map(ToOwned::to_owned).collect();
+            prop_assert!(!names.is_empty());
+            for mode in [Fuse::Exact, Fuse::Peft] {
+                let lora = Lora::open(file.path(), &model).unwrap();
+                let fusion = Fusion::new(vec![(lora, scale)], mode).unwrap();
+                for name in &names {
+                    let base = drawn(&model[name], 99);
+                    if let Ok(bytes) = fusion.fuse(name, base.view()) {
+                        prop_assert_eq!(bytes.len(), base.data.len());
+                    }
+                }
+            }
+        }
     }
 }

@@ -167,6 +167,10 @@ fn parts_for_other_components_are_left_out_and_named() {
         [(Component::TextEncoder(1), 1)]
     );
     assert_eq!(lora.targets().collect::<Vec<_>>(), ["blocks.0.to_q.weight"]);
+    // Keys that name no component are never taken for another model's.
+    tensors.extend(pair("time_in", 4, 4));
+    let found = problems(&File::new(&tensors), &model);
+    assert!(matches!(&found[..], [Problem::Unmatched { module, .. }] if module == "time_in"));
 }
 
 #[test]
