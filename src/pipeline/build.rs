@@ -5,7 +5,9 @@ use crate::engine::{Backend, BuildJob, Identity, Options, Slot};
 use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
-use crate::plan::{self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, PlanRef, Recipe, WeightRow};
+use crate::plan::{
+    self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
+};
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};

@@ -215,11 +215,7 @@ impl Cached<'_> {
             Ok(_) => return useless("its manifest belongs to another plan"),
             Err(e) => return useless(&e.to_string()),
         };
-        let rows: HashMap<_, _> = entry
-            .weights
-            .iter()
-            .map(|w| (w.name.as_str(), w))
-            .collect();
+        let rows: HashMap<_, _> = entry.weights.iter().map(|w| (w.name.as_str(), w)).collect();
         let mut same = true;
         for (name, digest) in &self.draft.digests {
             match rows.get(name) {
@@ -357,8 +353,7 @@ impl Feed for ModelFeed {
         if weight.dtype == slot.dtype {
             return Ok(Some(bytes));
         }
-        let cast =
-            cast(weight.dtype, slot.dtype, &bytes).map_err(|e| wrong(e.to_string()))?;
+        let cast = cast(weight.dtype, slot.dtype, &bytes).map_err(|e| wrong(e.to_string()))?;
         Ok(Some(Cow::Owned(cast)))
     }
 }
