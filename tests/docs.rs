@@ -11,10 +11,7 @@ fn console_blocks_do_what_they_show() {
     std::env::set_current_dir(dir.path()).unwrap();
     trycmd::TestCases::new()
         // Without TRTMUT_CACHE_DIR, CPU builds leave the cache alone.
-        .env(
-            "XDG_CACHE_HOME",
-            dir.path().join("cache").to_str().unwrap(),
-        )
+        .env("XDG_CACHE_HOME", dir.path().join("cache").to_str().unwrap())
         .case(root.join("README.md"))
         .case(root.join("docs/*.md"))
         .run();

@@ -177,10 +177,15 @@ fn ago(at: u64) -> String {
     }
 }
 
+/// The first 12 digits of a key, for people.
+fn short(key: &str) -> &str {
+    key.get(..12).unwrap_or(key)
+}
+
 /// An entry; times are seconds since 1970.
 #[derive(Debug, Serialize)]
 struct Entry {
-    key: Key,
+    key: String,
     bytes: u64,
     used: u64,
     created: u64,
@@ -193,7 +198,7 @@ impl From<&Listed> for Entry {
     fn from(listed: &Listed) -> Entry {
         let fields = listed.record.fields.iter();
         Entry {
-            key: listed.key,
+            key: listed.key.to_string(),
             bytes: listed.bytes,
             used: seconds(listed.used),
             created: listed.record.created_ns / 1_000_000_000,
@@ -235,7 +240,7 @@ impl Report for ListReport {
             ]);
             for e in &self.entries {
                 table.row([
-                    e.key.short(),
+                    short(&e.key).to_owned(),
                     ui::bytes(e.bytes),
                     ago(e.used),
                     ago(e.created),
@@ -365,7 +370,7 @@ impl Report for PruneOutcome {
             "removed"
         };
         for r in &self.removed {
-            let (name, size) = (r.name.get(..12).unwrap_or(&r.name), ui::bytes(r.bytes));
+            let (name, size) = (short(&r.name), ui::bytes(r.bytes));
             writeln!(
                 out,
                 "{verb} {} {name}, {size}, used {}",
@@ -375,7 +380,7 @@ impl Report for PruneOutcome {
         }
         for (keys, why) in [(&self.in_use, "in use"), (&self.pinned, "pinned")] {
             for key in keys {
-                writeln!(out, "kept {}: {why}", key.get(..12).unwrap_or(key))?;
+                writeln!(out, "kept {}: {why}", short(key))?;
             }
         }
         let (before, after) = (ui::bytes(self.bytes_before), ui::bytes(self.bytes_after));
@@ -385,7 +390,7 @@ impl Report for PruneOutcome {
 
 #[derive(Debug, Serialize)]
 struct PinReport {
-    key: Key,
+    key: String,
     pinned: bool,
     changed: bool,
 }
@@ -396,7 +401,7 @@ impl Report for PinReport {
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         let state = if self.pinned { "pinned" } else { "not pinned" };
         let already = if self.changed { "" } else { " already" };
-        writeln!(out, "{} is{already} {state}", self.key.short())
+        writeln!(out, "{} is{already} {state}", short(&self.key))
     }
 }
 
@@ -408,7 +413,7 @@ struct NearEntry {
 
 #[derive(Debug, Serialize)]
 struct ExplainReport {
-    key: Key,
+    key: String,
     hit: bool,
     fields: BTreeMap<String, String>,
     nearest: Vec<NearEntry>,
@@ -418,7 +423,7 @@ impl Report for ExplainReport {
     const SCHEMA: &'static str = "trtmut.cache-explain/1";
 
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
-        let key = self.key.short();
+        let key = short(&self.key);
         if self.hit {
             return writeln!(
                 out,
@@ -427,7 +432,7 @@ impl Report for ExplainReport {
         }
         writeln!(out, "miss: there is no engine {key}")?;
         for near in &self.nearest {
-            writeln!(out, "\n{} differs in", near.entry.key.short())?;
+            writeln!(out, "\n{} differs in", short(&near.entry.key))?;
             for d in &near.differences {
                 let show = |v: &Option<String>| v.clone().unwrap_or_else(|| "nothing".into());
                 writeln!(out, "  {}", d.label)?;
@@ -569,7 +574,7 @@ fn pin(store: &Store, entry: &str, pinned: bool, ui: &Ui) -> anyhow::Result<()> 
         store.unpin(&key)?
     };
     ui.result(&PinReport {
-        key,
+        key: key.to_string(),
         pinned,
         changed: done == Pinned::Changed,
     })?;
@@ -600,7 +605,7 @@ fn explain(
         differences: n.differences,
     });
     ui.result(&ExplainReport {
-        key: found.key,
+        key: found.key.to_string(),
         hit: found.hit.is_some(),
         fields: fields
             .iter()

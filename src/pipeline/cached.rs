@@ -18,6 +18,7 @@ use crate::tensor::{Digest, LabelledHasher, cast};
 use crate::watch::{Event, Watch};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -140,11 +141,11 @@ fn warn(watch: &dyn Watch, so: &str, fault: &CacheFault) {
     let mut text = format!("{so}: {fault}");
     let mut cause = std::error::Error::source(fault);
     while let Some(c) = cause {
-        text += &format!(": {c}");
+        let _ = write!(text, ": {c}");
         cause = c.source();
     }
     for hint in fault.hints() {
-        text += &format!("; {hint}");
+        let _ = write!(text, "; {hint}");
     }
     watch.event(Event::Warn(&text));
 }
@@ -355,5 +356,120 @@ impl Feed for ModelFeed {
         }
         let cast = cast(weight.dtype, slot.dtype, &bytes).map_err(|e| wrong(e.to_string()))?;
         Ok(Some(Cow::Owned(cast)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Key;
+    use serde_json::json;
+
+    struct Case {
+        structure: &'static [u8],
+        axes: serde_json::Value,
+        options: Vec<(&'static str, &'static str)>,
+        backend: &'static str,
+        library: &'static str,
+        device: Vec<(&'static str, &'static str)>,
+        weights: &'static [u8],
+    }
+
+    fn base() -> Case {
+        Case {
+            structure: b"graph",
+            axes: json!([{"min": 1, "opt": 2, "max": 4}]),
+            options: Vec::new(),
+            backend: "tensorrt",
+            library: "TensorRT 10.9.0",
+            device: vec![
+                ("gpu", "A"),
+                ("driver", "570"),
+                ("compute_capability", "8.9"),
+            ],
+            weights: b"one",
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Case)) -> Key {
+        let mut case = base();
+        change(&mut case);
+        let profile = json!({"inputs": [{"name": "x", "dtype": "f32", "axes": case.axes}]});
+        let text = |pairs: Vec<(&str, &str)>| {
+            let all = pairs.into_iter().map(|(k, v)| (k.into(), v.into()));
+            all.collect()
+        };
+        let backend = Identity {
+            backend: case.backend.into(),
+            library: case.library.into(),
+            device: text(case.device),
+        };
+        fields(
+            Digest::of(case.structure),
+            &serde_json::from_value(profile).unwrap(),
+            &text(case.options),
+            &backend,
+            || HashMap::from([("w", Digest::of(case.weights))]),
+        )
+        .key()
+    }
+
+    #[test]
+    fn what_an_engine_depends_on_makes_another_key() {
+        let device = |gpu, capability| vec![("gpu", gpu), ("compute_capability", capability)];
+        let mut keys = vec![
+            ("base", with(|_| ())),
+            ("structure", with(|c| c.structure = b"other")),
+            ("rtx", with(|c| c.backend = "tensorrt-rtx")),
+            ("library", with(|c| c.library = "TensorRT 10.9.1")),
+            ("gpu", with(|c| c.device = device("B", "8.9"))),
+            ("capability", with(|c| c.device = device("A", "9.0"))),
+            ("no gpu", with(|c| c.device = Vec::new())),
+        ];
+        for (min, opt, max) in [(2, 2, 4), (1, 1, 4), (1, 2, 5)] {
+            let axes = json!([{"min": min, "opt": opt, "max": max}]);
+            keys.push(("range", with(|c| c.axes = axes)));
+        }
+        for option in [
+            ("precision", "fp16"),
+            ("precision", "bf16"),
+            ("tf32", "true"),
+            ("opt-level", "5"),
+            ("workspace", "1G"),
+            ("sparsity", "true"),
+            ("strip", "true"),
+            ("refit", "none"),
+            ("refit", "identical"),
+            ("refit", "individual"),
+        ] {
+            keys.push((option.0, with(|c| c.options = vec![option])));
+        }
+        for option in [("refit", "none"), ("refit", "identical"), ("strip", "true")] {
+            let fixed = with(|c| {
+                c.options = vec![option];
+                c.weights = b"two";
+            });
+            keys.push(("weights of a fixed engine", fixed));
+        }
+        let mut pairs = 0;
+        for (i, (a, left)) in keys.iter().enumerate() {
+            for (b, right) in &keys[..i] {
+                assert_ne!(left, right, "{a} and {b}");
+                pairs += 1;
+            }
+        }
+        assert!(pairs >= 60, "{pairs}");
+    }
+
+    #[test]
+    fn what_an_engine_does_not_depend_on_makes_the_same_key() {
+        assert_eq!(with(|_| ()), with(|c| c.weights = b"two"));
+        assert_eq!(with(|_| ()), with(|c| c.device[1].1 = "999"));
+        let options = vec![("tf32", "true"), ("sparsity", "true")];
+        let reversed = options.iter().rev().copied().collect();
+        assert_eq!(
+            with(|c| c.options = options),
+            with(|c| c.options = reversed)
+        );
     }
 }
