@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{build, diff, doctor, inspect, map, refit, run, shapes};
+use crate::commands::{build, cache, diff, doctor, inspect, map, refit, run, shapes};
 use crate::ui::Verbosity;
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -54,6 +54,8 @@ pub enum Command {
     Doctor(Box<doctor::Args>),
     /// Show which checkpoint tensor fills which weight of a plan, and how that is known
     Map(Box<map::Args>),
+    /// See, check and clean the engine cache
+    Cache(Box<cache::Args>),
     /// Run a plan: outputs, latencies, comparison
     Run(Box<run::Args>),
     /// Check, convert or begin a dynamic-shape spec

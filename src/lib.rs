@@ -14,6 +14,7 @@
 //! | 0 | [`tensor`], [`fsx`], [`fault`], [`watch`] |
 
 pub mod arrays;
+pub mod cache;
 pub mod cli;
 pub mod commands;
 pub mod diff;

@@ -1,11 +1,15 @@
 //! `trtmut build`: compile an ONNX model into a plan.
 
+use super::cache::CacheFolder;
 use super::engine_args::EngineArgs;
 use super::shapes::misfit;
-use crate::engine::{Identity, Options};
+use crate::cache::{self, Check};
+use crate::engine::{Backend, Identity, Options};
 use crate::exit::Exit;
 use crate::onnx::Model;
-use crate::pipeline::{self, BackendChoice, BuildRequest, Environment, MappingSource};
+use crate::pipeline::{
+    self, BackendChoice, BuildRequest, CacheRequest, CacheUse, Environment, MappingSource,
+};
 use crate::plan;
 use crate::shapes::{self, Overrides, Profile, ShapeSpec};
 use crate::tensor::{Digest, TensorDecl};
@@ -57,6 +61,9 @@ pub struct Args {
     #[arg(long)]
     force: bool,
 
+    #[command(flatten)]
+    cache: CacheArgs,
+
     /// Threads for hashing and compiling (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
@@ -89,6 +96,54 @@ impl ShapeArgs {
     }
 }
 
+/// How the engine cache is used.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Cache")]
+struct CacheArgs {
+    /// Compile, whatever the cache has, and store nothing
+    #[arg(long)]
+    no_cache: bool,
+
+    #[command(flatten)]
+    folder: CacheFolder,
+
+    /// Do not read a cached plan to check its digest
+    #[arg(long)]
+    trust_cache: bool,
+}
+
+impl CacheArgs {
+    /// The cache, unless it is not to be used, or cannot be. For the CPU backends it has to be asked for.
+    fn request(
+        &self,
+        backend: &dyn Backend,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> anyhow::Result<Option<CacheRequest>> {
+        let asked = self.folder.cache_dir.is_some() || environment.cache_dir.is_some();
+        if self.no_cache || !(asked || pipeline::worth_caching(&backend.identity())) {
+            return Ok(None);
+        }
+        if let Some(size) = &self.folder.cache_size {
+            cache::parse_size(size)?;
+        }
+        match self.folder.open(environment) {
+            Ok(store) => Ok(Some(CacheRequest {
+                store,
+                check: if self.trust_cache {
+                    Check::Trust
+                } else {
+                    Check::Full
+                },
+            })),
+            Err(e) => {
+                watch.event(Event::Warn(&format!("the cache is not used: {e:#}")));
+                Ok(None)
+            }
+        }
+    }
+}
+
 /// `NAME=VALUE`.
 pub(super) fn name_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
@@ -114,6 +169,7 @@ struct BuildReport {
     outputs: Vec<TensorDecl>,
     weights: Counts,
     notes: Vec<String>,
+    cache: CacheUse,
     compile_ns: u64,
 }
 
@@ -144,6 +200,13 @@ impl Report for BuildReport {
             ui::bytes(self.weights.bytes)
         )?;
         writeln!(out, "  manifest  {}", self.manifest.display())?;
+        let cache = match self.cache {
+            CacheUse::Off => "off",
+            CacheUse::Miss => "miss",
+            CacheUse::Hit => "hit",
+            CacheUse::Refitted => "refitted",
+        };
+        writeln!(out, "  cache     {cache}")?;
         for note in &self.notes {
             writeln!(out, "  note      {note}")?;
         }
@@ -197,7 +260,8 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let options = args.engine.options();
     let settings = args.engine.settings(args.threads.map(usize::from));
     let backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
-    let built = pipeline::build(
+    let cache = args.cache.request(backend.as_ref(), environment, ui)?;
+    let built = pipeline::build_cached(
         &BuildRequest {
             model: &model,
             model_path: &args.model,
@@ -208,6 +272,8 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             output: &args.output,
             force: args.force,
         },
+        cache.as_ref(),
+        environment,
         ui,
     )?;
     let m = built.manifest;
@@ -232,6 +298,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
                 .sum(),
         },
         notes: m.notes,
+        cache: built.cache,
         compile_ns: built.compile.as_nanos() as u64,
     };
     ui.result(&report)?;

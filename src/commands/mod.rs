@@ -1,6 +1,7 @@
 //! One file per command: `Args`, `run()` and the `Report` that it prints.
 
 pub mod build;
+pub mod cache;
 pub mod diff;
 pub mod doctor;
 mod engine_args;
@@ -12,6 +13,7 @@ pub mod refit;
 pub mod run;
 pub mod shapes;
 
+use crate::cache::CacheFault;
 use crate::cli::Command;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
@@ -32,6 +34,7 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Diff(args) => diff::run(args, ui, environment),
         Command::Map(args) => map::run(args, ui, environment),
         Command::Refit(args) => refit::run(args, ui, environment),
+        Command::Cache(args) => cache::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),
         Command::Shapes(args) => shapes::run(args, ui, environment),
     }
@@ -93,6 +96,7 @@ pub fn explain(error: &anyhow::Error) -> Failure {
             weights::lora::Error,
             mapping::Error,
             arrays::Error,
+            CacheFault,
             fsx::Error,
         );
     }

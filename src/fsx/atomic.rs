@@ -44,6 +44,23 @@ impl Staged {
         })
     }
 
+    /// Lets `put` place a finished file at the path that it is given, by rename: the way for files that are linked or
+    /// cloned instead of written.
+    ///
+    /// # Errors
+    /// As [`Staged::write`].
+    pub fn place<E: From<Error>>(
+        path: impl AsRef<Path>,
+        put: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Staged, E> {
+        let staged = Staged::write::<E>(&path, |_| Ok(()))?;
+        put(staged.path())?;
+        File::open(staged.path())
+            .and_then(|file| file.sync_all())
+            .map_err(|e| E::from(Error::write(&path, e)))?;
+        Ok(staged)
+    }
+
     /// Where the bytes are until [`Staged::commit`].
     pub fn path(&self) -> &Path {
         self.file.path()

@@ -21,11 +21,20 @@ impl Map {
     ///
     /// # Errors
     /// [`Error::Read`] when it cannot be opened or mapped, or is a folder.
-    #[allow(unsafe_code)]
     pub fn open(path: impl AsRef<Path>) -> Result<Map, Error> {
         let path = path.as_ref();
+        let file = File::open(path).map_err(|e| Error::read(path, e))?;
+        Map::of(&file, path)
+    }
+
+    /// Maps an open file, whatever lies at `path` by now; `path` is for messages.
+    ///
+    /// # Errors
+    /// [`Error::Read`] when it cannot be mapped or is a folder.
+    #[allow(unsafe_code)]
+    pub fn of(file: &File, path: impl AsRef<Path>) -> Result<Map, Error> {
+        let path = path.as_ref();
         let wrap = |e| Error::read(path, e);
-        let file = File::open(path).map_err(wrap)?;
         let meta = file.metadata().map_err(wrap)?;
         if meta.is_dir() {
             return Err(wrap(std::io::ErrorKind::IsADirectory.into()));
@@ -35,7 +44,7 @@ impl Map {
         } else {
             // SAFETY: the map is read-only and private to this process's view; the contract on outside truncation is
             // stated on the type, and no code of this crate truncates or writes a file in place.
-            Some(unsafe { memmap2::Mmap::map(&file) }.map_err(wrap)?)
+            Some(unsafe { memmap2::Mmap::map(file) }.map_err(wrap)?)
         };
         Ok(Map {
             path: path.to_owned(),

@@ -1,16 +1,19 @@
 //! A model becomes a plan and a manifest.
 
 use super::Error;
-use crate::engine::{Backend, BuildJob, Options, Slot};
+use crate::engine::{Backend, BuildJob, Identity, Options, Slot};
 use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
-use crate::plan::{self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, Recipe, WeightRow};
-use crate::shapes::Resolved;
+use crate::plan::{
+    self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
+};
+use crate::shapes::{Profile, Resolved};
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use crate::weights::Source;
 use rayon::prelude::*;
+use serde::Serialize;
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -48,70 +51,165 @@ pub enum MappingSource<'a> {
 pub struct Built {
     /// As written.
     pub manifest: Manifest,
-    /// Time that the backend took.
+    /// Time that the backend took; on a hit, time that the copy or the refit took.
     pub compile: Duration,
+    /// What the cache had to do with it.
+    pub cache: CacheUse,
 }
 
-/// Compiles a model and puts plan and manifest in place, both or neither.
+/// What the engine cache did for a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheUse {
+    /// It was not used.
+    Off,
+    /// It had no such engine; the new one was stored where it fitted.
+    Miss,
+    /// It had this engine with these weights, which was copied.
+    Hit,
+    /// It had this engine with other weights, and a copy of it was refitted.
+    Refitted,
+}
+
+/// Compiles a model and puts plan and manifest in place, both or neither. Leaves the cache alone.
 ///
 /// # Errors
 /// See [`Error`]; nothing on disk has changed then.
 pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Error> {
-    let BuildRequest { model, output, .. } = request;
-    fsx::check_output(output)?;
-    if request.backend.needs_bounds() {
-        request.shapes.require_bounded()?;
-    }
-    let structure = model.structure_digest();
-    if !request.force {
-        refuse_foreign(output, structure)?;
-    }
-    let (mapping, base) = mapping(request)?;
-    let profile = request.shapes.profile();
-    let job = BuildJob {
-        model,
-        profile: &profile,
-        options: request.options,
-    };
-    watch.event(Event::Begin {
-        step: "compiling",
-        total: None,
-    });
-    let start = Instant::now();
-    let mut notes = None;
-    let (staged, plan) = plan::stage::<Error>(output, |out| {
-        notes = Some(request.backend.build(&job, out, watch)?);
-        Ok(())
-    })?;
-    let compile = start.elapsed();
-    watch.event(Event::End);
-    let notes = notes.expect("a staged plan was built");
-    let weights = weight_rows(model, &notes.slots, mapping, watch);
-    let slots = own_slots(model, notes.slots);
-    let manifest = Manifest {
-        format: FORMAT.into(),
-        tool: concat!("trtmut ", env!("CARGO_PKG_VERSION")).into(),
-        plan,
-        backend: request.backend.identity(),
-        model: ModelRef {
-            path: relative(output, request.model_path),
-            file: Digest::of(&fsx::Map::open(request.model_path)?),
+    Draft::new(request, watch)?.compile(watch)
+}
+
+/// A request that was checked, with all that is known of its result before an engine is there.
+pub(super) struct Draft<'a> {
+    pub(super) request: &'a BuildRequest<'a>,
+    pub(super) structure: Digest,
+    pub(super) profile: Profile,
+    /// Digest of every constant tensor of the model.
+    pub(super) digests: HashMap<&'a str, Digest>,
+    mapping: Mapping,
+    base: Option<BaseSource>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(
+        request: &'a BuildRequest<'a>,
+        watch: &dyn Watch,
+    ) -> Result<Draft<'a>, Error> {
+        fsx::check_output(request.output)?;
+        if request.backend.needs_bounds() {
+            request.shapes.require_bounded()?;
+        }
+        let structure = request.model.structure_digest();
+        if !request.force {
+            refuse_foreign(request.output, structure)?;
+        }
+        let (mapping, base) = mapping(request)?;
+        Ok(Draft {
+            request,
             structure,
-            content: Manifest::content_digest(structure, &weights),
-        },
-        shapes: request.shapes.clone(),
-        profile,
-        options: request.options.clone(),
-        inputs: model.inputs().to_vec(),
-        outputs: model.outputs().to_vec(),
-        slots,
-        notes: notes.notes,
-        weights,
-        base,
-        recipe: Recipe::default(),
-    };
-    plan::replace(output, staged, &manifest)?;
-    Ok(Built { manifest, compile })
+            profile: request.shapes.profile(),
+            digests: digests(request.model, watch),
+            mapping,
+            base,
+        })
+    }
+
+    pub(super) fn compile(&self, watch: &dyn Watch) -> Result<Built, Error> {
+        let BuildRequest {
+            model,
+            output,
+            backend,
+            options,
+            ..
+        } = *self.request;
+        let job = BuildJob {
+            model,
+            profile: &self.profile,
+            options,
+        };
+        watch.event(Event::Begin {
+            step: "compiling",
+            total: None,
+        });
+        let start = Instant::now();
+        let mut notes = None;
+        let (staged, plan) = plan::stage::<Error>(output, |out| {
+            notes = Some(backend.build(&job, out, watch)?);
+            Ok(())
+        })?;
+        let compile = start.elapsed();
+        watch.event(Event::End);
+        let notes = notes.expect("a staged plan was built");
+        let refittable: HashMap<&str, bool> = notes
+            .slots
+            .iter()
+            .map(|s| (s.name.as_str(), s.refittable))
+            .collect();
+        let manifest = Manifest {
+            slots: own_slots(model, notes.slots.clone()),
+            notes: notes.notes,
+            ..self.manifest(plan, backend.identity(), |w| {
+                fixed(w, refittable.get(w.name.as_str()).copied())
+            })?
+        };
+        plan::replace(output, staged, &manifest)?;
+        Ok(Built {
+            manifest,
+            compile,
+            cache: CacheUse::Off,
+        })
+    }
+
+    /// The manifest, but for the engine's slots and notes. `fixed` tells why a weight cannot be refitted.
+    pub(super) fn manifest(
+        &self,
+        plan: PlanRef,
+        backend: Identity,
+        fixed: impl Fn(&Weight) -> Option<String>,
+    ) -> Result<Manifest, Error> {
+        let BuildRequest { model, output, .. } = *self.request;
+        let mapped: HashMap<&str, &Row> = self
+            .mapping
+            .rows
+            .iter()
+            .map(|r| (r.name.as_str(), r))
+            .collect();
+        let weights: Vec<WeightRow> = model
+            .weights()
+            .iter()
+            .map(|w| WeightRow {
+                name: w.name.clone(),
+                dtype: w.dtype,
+                shape: w.shape.clone(),
+                digest: self.digests[w.name.as_str()],
+                base: None,
+                fixed: fixed(w),
+                mapping: mapped.get(w.name.as_str()).map(|&r| r.clone()),
+            })
+            .collect();
+        Ok(Manifest {
+            format: FORMAT.into(),
+            tool: concat!("trtmut ", env!("CARGO_PKG_VERSION")).into(),
+            plan,
+            backend,
+            model: ModelRef {
+                path: relative(output, self.request.model_path),
+                file: Digest::of(&fsx::Map::open(self.request.model_path)?),
+                structure: self.structure,
+                content: Manifest::content_digest(self.structure, &weights),
+            },
+            shapes: self.request.shapes.clone(),
+            profile: self.profile.clone(),
+            options: self.request.options.clone(),
+            inputs: model.inputs().to_vec(),
+            outputs: model.outputs().to_vec(),
+            slots: Vec::new(),
+            notes: Vec::new(),
+            weights,
+            base: self.base.clone(),
+            recipe: Recipe::default(),
+        })
+    }
 }
 
 fn mapping(request: &BuildRequest<'_>) -> Result<(Mapping, Option<BaseSource>), Error> {
@@ -189,38 +287,6 @@ pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a st
         .collect();
     watch.event(Event::End);
     all
-}
-
-/// One row per constant tensor.
-fn weight_rows(
-    model: &Model,
-    slots: &[Slot],
-    mapping: Mapping,
-    watch: &dyn Watch,
-) -> Vec<WeightRow> {
-    let refittable: HashMap<&str, bool> = slots
-        .iter()
-        .map(|s| (s.name.as_str(), s.refittable))
-        .collect();
-    let digests = digests(model, watch);
-    let mut mapped: HashMap<String, Row> = mapping
-        .rows
-        .into_iter()
-        .map(|r| (r.name.clone(), r))
-        .collect();
-    model
-        .weights()
-        .iter()
-        .map(|w| WeightRow {
-            name: w.name.clone(),
-            dtype: w.dtype,
-            shape: w.shape.clone(),
-            digest: digests[w.name.as_str()],
-            base: None,
-            fixed: fixed(w, refittable.get(w.name.as_str()).copied()),
-            mapping: mapped.remove(&w.name),
-        })
-        .collect()
 }
 
 /// What a manifest says of a constant that is in the graph and means nothing.

@@ -11,6 +11,13 @@ pub struct Environment {
     pub ort_dylib: Option<PathBuf>,
     /// `TRTMUT_TENSORRT`: the TensorRT library, or a folder that holds it.
     pub tensorrt: Option<PathBuf>,
+    /// `TRTMUT_CACHE_DIR`: the cache folder.
+    pub cache_dir: Option<PathBuf>,
+    /// Where this user's programs keep their caches: `XDG_CACHE_HOME`, which counts only where it is absolute, else
+    /// `HOME`'s `.cache`.
+    pub cache_home: Option<PathBuf>,
+    /// `TRTMUT_CACHE_SIZE`: the most that the cache may hold.
+    pub cache_size: Option<String>,
     /// Unless `TRTMUT_NO_PROGRESS` is set.
     pub progress: bool,
     site_packages: OnceLock<Vec<PathBuf>>,
@@ -27,9 +34,22 @@ impl Environment {
         Environment {
             ort_dylib: path("ORT_DYLIB_PATH"),
             tensorrt: path("TRTMUT_TENSORRT"),
+            cache_dir: path("TRTMUT_CACHE_DIR"),
+            cache_home: path("XDG_CACHE_HOME")
+                .filter(|p| p.is_absolute())
+                .or_else(|| path("HOME").map(|home| home.join(".cache"))),
+            cache_size: path("TRTMUT_CACHE_SIZE").map(|v| v.to_string_lossy().into_owned()),
             progress: path("TRTMUT_NO_PROGRESS").is_none(),
             site_packages: OnceLock::new(),
         }
+    }
+
+    /// The cache folder, `explicit` being what the command line says; `None` where nothing names one.
+    pub fn cache_folder(&self, explicit: Option<&Path>) -> Option<PathBuf> {
+        explicit
+            .map(Path::to_owned)
+            .or_else(|| self.cache_dir.clone())
+            .or_else(|| self.cache_home.as_ref().map(|home| home.join("trtmut")))
     }
 
     /// The folders that the `python3` on the path imports packages from; empty where there is none. Asked for only when a

@@ -13,6 +13,7 @@
 
 mod backends;
 mod build;
+mod cached;
 mod compare;
 mod complete;
 mod environment;
@@ -24,7 +25,8 @@ mod recompile;
 mod refit;
 
 pub use backends::{BackendChoice, choose, onnxruntime, reopen, search};
-pub use build::{BuildRequest, Built, MappingSource, build};
+pub use build::{BuildRequest, Built, CacheUse, MappingSource, build};
+pub use cached::{CacheRequest, build_cached, key_fields, worth_caching};
 pub use compare::{CompareRequest, Compared, Measured, compare};
 pub use complete::refusal;
 pub use environment::Environment;

@@ -1,6 +1,7 @@
 //! The real binary, from outside. Few cases per behaviour; depth is in the unit tests.
 
 mod build;
+mod cache;
 mod hostile;
 mod refit;
 mod run;

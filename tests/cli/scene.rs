@@ -112,11 +112,14 @@ impl Scene {
         }
     }
 
-    /// Every file and its bytes, to see that nothing changed.
+    /// Every file and its bytes, to see that nothing changed; without the cache, whose folders any command may make.
     pub fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         fn walk(dir: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
             for entry in fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();
+                if path.ends_with(".cache") {
+                    continue;
+                }
                 if path.is_dir() && !path.is_symlink() {
                     walk(&path, out);
                 } else {

@@ -1,0 +1,213 @@
+//! Taking a plan out of the cache: shared with it where that is safe and possible, copied otherwise.
+//!
+//! 1. A **reflink** (btrfs, XFS, …): an independent file that shares its blocks until one of both is written.
+//! 2. A **hard link**, where the caller allows it: the same file under a second name. Since writing into it in place
+//!    would reach the cache and every other output linked from it, it is made read-only (`0444` less the umask). Tools that
+//!    replace files by rename, as this one does, are not hindered; `cp` onto it and `>` are refused, `cp -f` replaces it.
+//! 3. A **copy**.
+//!
+//! All three appear by rename. The output's permissions come from the umask, as if it had just been built, not from the
+//! cache, whose own files are private; the cache's folders keep it private however an output is linked. A linked or
+//! copied output is as new as the copying, so that `make` sees it as up to date.
+
+use super::Hit;
+use super::entry::is_at;
+use crate::fsx;
+use std::fs::{File, Permissions};
+use std::io::{self, Seek};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::SystemTime;
+use tempfile::{Builder, NamedTempFile};
+
+/// Whether an output may be the cache's own file under a second name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// It may; the output is then read-only.
+    Allowed,
+    /// It may not: the output is written in place later, or has to be writable.
+    Never,
+}
+
+/// How an output came out of the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copied {
+    /// An independent file that shares blocks.
+    Reflink,
+    /// The cache's file under a second name, read-only.
+    HardLink,
+    /// An independent file.
+    Bytes,
+}
+
+impl Hit {
+    /// Puts the plan at `path`, whole or not at all, replacing what was there.
+    ///
+    /// # Errors
+    /// [`fsx::Error::Write`] when `path` cannot be written: a fault of the output, not of the cache.
+    pub fn copy_to(&self, path: impl AsRef<Path>, link: Link) -> Result<Copied, fsx::Error> {
+        let path = path.as_ref();
+        let wrap = |e| fsx::Error::write(path, e);
+        let folder = match path.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let mut beside = Builder::new();
+        beside.prefix(".trtmut-").suffix(".tmp");
+        let mut fresh = beside
+            .permissions(Permissions::from_mode(0o666))
+            .tempfile_in(folder)
+            .map_err(wrap)?;
+        if reflink(&self.plan, fresh.as_file()).is_ok() {
+            return finish(fresh, path, Copied::Reflink).map_err(wrap);
+        }
+        if link == Link::Allowed {
+            // The umask can only be seen by what it leaves.
+            let mode = fresh
+                .as_file()
+                .metadata()
+                .map_err(wrap)?
+                .permissions()
+                .mode()
+                & 0o444;
+            let linked = beside.make_in(folder, |name| std::fs::hard_link(self.plan_path(), name));
+            // Another disk, a file system without links or too many of them: no matter. Nor is it if the folder was
+            // replaced meanwhile: then the link is to a file that was not checked.
+            if let Ok(linked) = linked
+                && is_at(&self.plan, linked.path())
+                && self
+                    .plan
+                    .set_permissions(Permissions::from_mode(mode))
+                    .is_ok()
+            {
+                let _ = self.plan.set_modified(SystemTime::now());
+                return finish(linked, path, Copied::HardLink).map_err(wrap);
+            }
+        }
+        let mut plan = &self.plan;
+        plan.rewind().map_err(wrap)?;
+        // File to file, the kernel copies.
+        let copied = io::copy(&mut plan, fresh.as_file_mut()).map_err(wrap)?;
+        if copied != self.record.plan.bytes {
+            return Err(wrap(io::ErrorKind::UnexpectedEof.into()));
+        }
+        fresh.as_file().sync_all().map_err(wrap)?;
+        finish(fresh, path, Copied::Bytes).map_err(wrap)
+    }
+}
+
+fn finish<F>(file: NamedTempFile<F>, path: &Path, how: Copied) -> io::Result<Copied> {
+    let beside = file.path().to_owned();
+    file.persist(path).map_err(|e| e.error)?;
+    if how == Copied::HardLink {
+        // rename(2) of one name of a file onto another name of the same file does nothing, and leaves both.
+        let _ = std::fs::remove_file(beside);
+    }
+    Ok(how)
+}
+
+/// Makes `to` share the blocks of `from`.
+pub(super) fn reflink(from: &File, to: &File) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return Ok(rustix::fs::ioctl_ficlone(to, from)?);
+    #[cfg(not(target_os = "linux"))]
+    return Err(io::ErrorKind::Unsupported.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::{Check, KeyFields, Plan, Store};
+    use crate::watch::Silent;
+    use std::fs;
+    use std::path::PathBuf;
+
+    fn scene() -> (tempfile::TempDir, Hit, PathBuf) {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open(temp.path().join("c"), 1 << 20).unwrap();
+        let fields = KeyFields::new().with("a", "1");
+        let lock = store.lock(&fields, &Silent).unwrap();
+        lock.put(Plan::Bytes(b"plan"), b"{}").unwrap();
+        let hit = store.lookup(&fields.key(), Check::Full).unwrap().unwrap();
+        let output = temp.path().join("out/engine.plan");
+        fs::create_dir(output.parent().unwrap()).unwrap();
+        (temp, hit, output)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        path.metadata().unwrap().permissions().mode() & 0o777
+    }
+
+    /// What the umask leaves of a new file's permissions.
+    fn new_file_mode(beside: &Path) -> u32 {
+        let probe = beside.with_extension("probe");
+        fs::write(&probe, b"").unwrap();
+        let mode = mode(&probe);
+        fs::remove_file(probe).unwrap();
+        mode
+    }
+
+    #[test]
+    fn an_independent_output_is_like_any_new_file() {
+        let (_temp, hit, output) = scene();
+        fs::write(&output, b"old").unwrap();
+        // Twice, because the open file has a position.
+        for _ in 0..2 {
+            let how = hit.copy_to(&output, Link::Never).unwrap();
+            assert_ne!(how, Copied::HardLink);
+            assert_eq!(fs::read(&output).unwrap(), b"plan");
+        }
+        assert_eq!(mode(&output), new_file_mode(&output));
+        fs::write(&output, b"mine").unwrap();
+        assert_eq!(&hit.plan().unwrap()[..], b"plan");
+        assert_eq!(fs::read_dir(output.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_linked_output_is_read_only_and_can_be_linked_again() {
+        let (_temp, hit, output) = scene();
+        // The second time, it is a name of the same file already.
+        for _ in 0..2 {
+            let how = hit.copy_to(&output, Link::Allowed).unwrap();
+            assert_ne!(
+                how,
+                Copied::Bytes,
+                "the folder of temporary files has neither reflinks nor hard links"
+            );
+            if how == Copied::HardLink {
+                assert_eq!(mode(&output), new_file_mode(&output) & 0o444);
+            }
+            assert_eq!(fs::read(&output).unwrap(), b"plan");
+            assert_eq!(fs::read_dir(output.parent().unwrap()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_link_is_never_to_a_file_that_was_not_checked() {
+        let (_temp, hit, output) = scene();
+        let other = hit.plan_path().with_extension("other");
+        fs::write(&other, b"evil").unwrap();
+        fs::rename(other, hit.plan_path()).unwrap();
+        assert_ne!(
+            hit.copy_to(&output, Link::Allowed).unwrap(),
+            Copied::HardLink
+        );
+        assert_eq!(fs::read(&output).unwrap(), b"plan");
+        fs::remove_file(hit.plan_path()).unwrap();
+        hit.copy_to(&output, Link::Allowed).unwrap();
+        assert_eq!(fs::read(&output).unwrap(), b"plan");
+        assert_eq!(fs::read_dir(output.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_output_that_cannot_be_written_is_the_outputs_fault() {
+        let (_temp, hit, output) = scene();
+        let fault = hit
+            .copy_to(output.join("below"), Link::Allowed)
+            .unwrap_err();
+        assert!(fault.to_string().starts_with("cannot write"), "{fault}");
+        fs::create_dir(&output).unwrap();
+        assert!(hit.copy_to(&output, Link::Allowed).is_err());
+        assert_eq!(fs::read_dir(output.parent().unwrap()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,245 @@
+//! What can go wrong with the cache. None of it may fail a build.
+
+use crate::fault::{Class, Explain};
+use bytesize::ByteSize;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A cache operation that failed. The caller warns and goes on without the cache.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheFault {
+    /// The folder belongs to somebody else, who could plant engines in it.
+    #[error("the cache folder `{path}` belongs to user {owner}, not to user {user}", path = path.display())]
+    NotOwned {
+        /// The folder.
+        path: PathBuf,
+        /// Who owns it.
+        owner: u32,
+        /// Who runs this process.
+        user: u32,
+    },
+    /// Everybody may write into the folder, and so plant engines in it.
+    #[error("everybody may write into the cache folder `{path}` (mode {mode:o})", path = path.display())]
+    Exposed {
+        /// The folder.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} `{path}`", path = path.display())]
+    Io {
+        /// What was tried, as in `cannot write …`.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// An entry is not what was once stored. It counts as a miss.
+    #[error("the cache entry `{entry}` is damaged")]
+    Damaged {
+        /// Name of the entry's folder: its key, unless somebody renamed it.
+        entry: String,
+        /// What is wrong with it.
+        #[source]
+        damage: Damage,
+        /// Where it was moved; `None` when it could not be moved.
+        quarantine: Option<PathBuf>,
+    },
+    /// An entry would be larger than the whole cache may be; it was not stored.
+    #[error("an entry of {} does not fit into a cache of {}", ByteSize(*bytes), ByteSize(*limit))]
+    TooLarge {
+        /// Size of the entry, bytes.
+        bytes: u64,
+        /// Limit of the cache, bytes.
+        limit: u64,
+    },
+    /// What is in use or pinned leaves too little room for an entry; it was not stored.
+    #[error(
+        "no room for an entry of {} in a cache of {}: {} are pinned or in use",
+        ByteSize(*bytes), ByteSize(*limit), ByteSize(*held)
+    )]
+    NoRoom {
+        /// Size of the entry, bytes.
+        bytes: u64,
+        /// Limit of the cache, bytes.
+        limit: u64,
+        /// What could not be evicted, bytes.
+        held: u64,
+    },
+    /// No entry's key begins so.
+    #[error("no cache entry has the key `{text}`")]
+    UnknownKey {
+        /// What was asked for.
+        text: String,
+    },
+    /// Several entries' keys begin so.
+    #[error("`{text}` is the beginning of {} cache keys", matches.len())]
+    AmbiguousKey {
+        /// What was asked for.
+        text: String,
+        /// The keys that begin so, 12 digits each.
+        matches: Vec<String>,
+    },
+    /// Not a size.
+    #[error("`{text}` is not a size")]
+    Size {
+        /// What was given.
+        text: String,
+    },
+    /// Not an age.
+    #[error("`{text}` is not an age")]
+    Age {
+        /// What was given.
+        text: String,
+    },
+}
+
+/// How an entry differs from what was once stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The folder's name is no key.
+    #[error("its name is not a key")]
+    Name,
+    /// A file is not there, or is no file.
+    #[error("`{file}` is missing")]
+    Missing {
+        /// Which file.
+        file: &'static str,
+    },
+    /// The record is not JSON, lacks a field, or is far too long.
+    #[error("`entry.json` cannot be read: {why}")]
+    Record {
+        /// What the parser says.
+        why: String,
+    },
+    /// The record does not match its own seal.
+    #[error("`entry.json` was changed after it was written")]
+    Seal,
+    /// The record is of another version of the format.
+    #[error("its format is `{found}`")]
+    Format {
+        /// What the record says.
+        found: String,
+    },
+    /// The record belongs to another key: entries were swapped or renamed.
+    #[error("it was stored under the key `{found}`")]
+    Key {
+        /// The key in the record.
+        found: String,
+    },
+    /// A file is shorter or longer than it was.
+    #[error("`{file}` has {found} bytes instead of {expected}")]
+    Length {
+        /// Which file.
+        file: &'static str,
+        /// Bytes that were stored.
+        expected: u64,
+        /// Bytes that are there.
+        found: u64,
+    },
+    /// A file's bytes are not what was stored.
+    #[error("`{file}` holds other bytes than were stored")]
+    Digest {
+        /// Which file.
+        file: &'static str,
+    },
+}
+
+impl CacheFault {
+    /// For `map_err`: wraps an I/O error with what was tried on which path.
+    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CacheFault {
+        let path = path.to_owned();
+        move |source| CacheFault::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+impl Explain for CacheFault {
+    fn code(&self) -> &'static str {
+        match self {
+            CacheFault::NotOwned { .. } => "cache-not-owned",
+            CacheFault::Exposed { .. } => "cache-exposed",
+            CacheFault::Io { .. } => "cache-io",
+            CacheFault::Damaged { .. } => "cache-entry-damaged",
+            CacheFault::TooLarge { .. } => "cache-entry-too-large",
+            CacheFault::NoRoom { .. } => "cache-no-room",
+            CacheFault::UnknownKey { .. } => "cache-unknown-key",
+            CacheFault::AmbiguousKey { .. } => "cache-ambiguous-key",
+            CacheFault::Size { .. } => "size-invalid",
+            CacheFault::Age { .. } => "age-invalid",
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            CacheFault::NotOwned { .. }
+            | CacheFault::Exposed { .. }
+            | CacheFault::Io { .. }
+            | CacheFault::Damaged { .. }
+            | CacheFault::TooLarge { .. }
+            | CacheFault::NoRoom { .. } => Class::Environment,
+            CacheFault::UnknownKey { .. } | CacheFault::AmbiguousKey { .. } => Class::Input,
+            CacheFault::Size { .. } | CacheFault::Age { .. } => Class::Usage,
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            CacheFault::NotOwned { .. } => {
+                vec!["choose a folder of your own with --cache-dir or TRTMUT_CACHE_DIR".into()]
+            }
+            CacheFault::Exposed { path, .. } => vec![
+                format!("take the permission away: chmod go-w `{}`", path.display()),
+                "or choose another folder with --cache-dir or TRTMUT_CACHE_DIR".into(),
+            ],
+            CacheFault::Io { source, path, .. } => match source.kind() {
+                io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::FileTooLarge => vec![
+                    "free some space, e.g. with `trtmut cache prune --to 1GiB`".into(),
+                    "or choose a folder on another disk with --cache-dir or TRTMUT_CACHE_DIR".into(),
+                ],
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => vec![
+                    format!("check the permissions of `{}`", path.display()),
+                    "or choose another folder with --cache-dir or TRTMUT_CACHE_DIR, or use --no-cache".into(),
+                ],
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                    vec![format!("something else is at `{}`; move it away", path.display())]
+                }
+                _ => Vec::new(),
+            },
+            CacheFault::Damaged {
+                quarantine: Some(path),
+                ..
+            } => vec![format!(
+                "it was moved to `{}` and will be built again; if this comes back, check the disk",
+                path.display()
+            )],
+            CacheFault::Damaged {
+                quarantine: None, ..
+            } => vec!["remove it with `trtmut cache verify --repair`".into()],
+            CacheFault::TooLarge { .. } => {
+                vec!["raise the limit with --cache-size or TRTMUT_CACHE_SIZE".into()]
+            }
+            CacheFault::NoRoom { .. } => vec![
+                "unpin entries with `trtmut cache unpin KEY`".into(),
+                "or raise the limit with --cache-size or TRTMUT_CACHE_SIZE".into(),
+            ],
+            CacheFault::UnknownKey { .. } => {
+                vec!["`trtmut cache list` shows the keys; their beginnings are enough".into()]
+            }
+            CacheFault::AmbiguousKey { matches, .. } => {
+                vec![format!("give more digits of one of {}", matches.join(", "))]
+            }
+            CacheFault::Size { .. } => {
+                vec!["write a number of bytes, or a number with a unit: 500MB, 20GiB".into()]
+            }
+            CacheFault::Age { .. } => vec!["write a number with a unit: 12h, 30d, 8weeks".into()],
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! Building through the engine cache: an engine of the same structure is copied or refitted instead of compiled.
+//!
+//! The key holds all that a compiled engine depends on but the weights, which the entry's manifest names by digest. Names of
+//! initializers are part of the structure digest, so entry and model agree on what each weight is called. What cannot be
+//! refitted (`refit=none`), only with its own values (`refit=identical`), or holds no weights at all (`strip`) has the
+//! weights in its key. A fault of the cache never fails a build.
+
+use super::build::Draft;
+use super::{BuildRequest, Built, CacheUse, Environment, Error, reopen};
+use crate::cache::{CacheFault, Check, Hit, KeyFields, Link, Plan, Store};
+use crate::engine::{self, Feed, Identity, Options, Slot};
+use crate::fault::Explain;
+use crate::fsx::{self, Staged};
+use crate::onnx::Model;
+use crate::plan::{self, FORMAT, Manifest, PlanRef};
+use crate::shapes::Profile;
+use crate::tensor::{Digest, LabelledHasher, cast};
+use crate::watch::{Event, Watch};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How to use the cache.
+#[derive(Debug, Clone)]
+pub struct CacheRequest {
+    /// Where engines are kept.
+    pub store: Store,
+    /// How much of an entry is checked.
+    pub check: Check,
+}
+
+/// Whether engines of a backend are cached without being asked: a "build" for a CPU is little more than a copy.
+pub fn worth_caching(backend: &Identity) -> bool {
+    backend.backend.starts_with("tensorrt")
+}
+
+/// What an engine depends on, field by field.
+pub fn key_fields(
+    model: &Model,
+    profile: &Profile,
+    options: &Options,
+    backend: &Identity,
+    watch: &dyn Watch,
+) -> KeyFields {
+    let digests = || super::build::digests(model, watch);
+    fields(model.structure_digest(), profile, options, backend, digests)
+}
+
+fn fields<'a>(
+    structure: Digest,
+    profile: &Profile,
+    options: &Options,
+    backend: &Identity,
+    digests: impl FnOnce() -> HashMap<&'a str, Digest>,
+) -> KeyFields {
+    let mut fields = KeyFields::new()
+        .with("structure", structure.to_string())
+        .with("backend", &backend.backend)
+        .with("library", &backend.library)
+        // What is done to a graph before it is compiled may change with the version.
+        .with("trtmut", env!("CARGO_PKG_VERSION"))
+        .with("manifest format", FORMAT);
+    for name in ["gpu", "compute_capability"] {
+        if let Some(value) = backend.device.get(name) {
+            fields = fields.with(name, value);
+        }
+    }
+    for (at, input) in profile.inputs.iter().enumerate() {
+        let range = serde_json::to_string(input).expect("names and numbers are JSON");
+        fields = fields.with(format!("profile of input {at}"), range);
+    }
+    for (name, value) in options {
+        fields = fields.with(format!("option {name}"), value);
+    }
+    if holds_its_weights(options) {
+        fields = fields.with("weights", weights_digest(&digests()).to_string());
+    }
+    fields
+}
+
+/// Whether other weights mean another engine.
+fn holds_its_weights(options: &Options) -> bool {
+    let is = |name: &str, values: &[&str]| {
+        options
+            .get(name)
+            .is_some_and(|v| values.contains(&v.as_str()))
+    };
+    is("refit", &["none", "identical"]) || is("strip", &["true"])
+}
+
+fn weights_digest(digests: &HashMap<&str, Digest>) -> Digest {
+    let mut rows: Vec<_> = digests.iter().collect();
+    rows.sort_unstable_by_key(|(name, _)| **name);
+    let mut hasher = LabelledHasher::new("trtmut.weights/1");
+    for (name, digest) in rows {
+        hasher.field(name, &digest.0);
+    }
+    hasher.finish()
+}
+
+/// As [`super::build`], with what the cache has. Without a cache, exactly that.
+///
+/// # Errors
+/// See [`Error`]; nothing on disk has changed then, but for the cache.
+pub fn build_cached(
+    request: &BuildRequest<'_>,
+    cache: Option<&CacheRequest>,
+    environment: &Environment,
+    watch: &dyn Watch,
+) -> Result<Built, Error> {
+    let draft = Draft::new(request, watch)?;
+    let Some(cache) = cache else {
+        return draft.compile(watch);
+    };
+    let fields = fields(
+        draft.structure,
+        &draft.profile,
+        request.options,
+        &request.backend.identity(),
+        || draft.digests.clone(),
+    );
+    let cached = Cached {
+        draft: &draft,
+        cache,
+        fields: &fields,
+        environment,
+    };
+    match cached.build(watch)? {
+        Ok(built) => Ok(built),
+        Err(fault) => {
+            warn(watch, "the engine is built without the cache", &fault);
+            draft.compile(watch)
+        }
+    }
+}
+
+fn warn(watch: &dyn Watch, so: &str, fault: &CacheFault) {
+    let mut text = format!("{so}: {fault}");
+    let mut cause = std::error::Error::source(fault);
+    while let Some(c) = cause {
+        let _ = write!(text, ": {c}");
+        cause = c.source();
+    }
+    for hint in fault.hints() {
+        let _ = write!(text, "; {hint}");
+    }
+    watch.event(Event::Warn(&text));
+}
+
+struct Cached<'a> {
+    draft: &'a Draft<'a>,
+    cache: &'a CacheRequest,
+    fields: &'a KeyFields,
+    environment: &'a Environment,
+}
+
+impl Cached<'_> {
+    /// The inner error is the cache's; nothing was built then.
+    fn build(&self, watch: &dyn Watch) -> Result<Result<Built, CacheFault>, Error> {
+        match self.find(watch) {
+            Ok(Some(built)) => return Ok(Ok(built?)),
+            Ok(None) => {}
+            Err(fault) => return Ok(Err(fault)),
+        }
+        let lock = match self.cache.store.lock(self.fields, watch) {
+            Ok(lock) => lock,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        // Whoever had the lock may have stored it meanwhile.
+        match self.find(watch) {
+            Ok(Some(built)) => return Ok(Ok(built?)),
+            Ok(None) => {}
+            Err(fault) => return Ok(Err(fault)),
+        }
+        let mut built = self.draft.compile(watch)?;
+        built.cache = CacheUse::Miss;
+        let manifest = serde_json::to_vec(&anonymous(&built.manifest))
+            .expect("a manifest that was written can be written");
+        if let Err(fault) = lock.put(Plan::File(self.draft.request.output), &manifest) {
+            warn(watch, "the engine was not stored in the cache", &fault);
+        }
+        Ok(Ok(built))
+    }
+
+    /// The engine out of the cache; `None` where there is none of use.
+    fn find(&self, watch: &dyn Watch) -> Result<Option<Result<Built, Error>>, CacheFault> {
+        let hit = match self
+            .cache
+            .store
+            .lookup(&self.fields.key(), self.cache.check)
+        {
+            Ok(Some(hit)) => hit,
+            Ok(None) => return Ok(None),
+            Err(fault @ CacheFault::Damaged { .. }) => {
+                warn(watch, "the engine is built again", &fault);
+                return Ok(None);
+            }
+            Err(fault) => return Err(fault),
+        };
+        let useless = |why: &str| {
+            watch.event(Event::Note(&format!(
+                "the cached engine {} is of no use: {why}",
+                hit.key().short()
+            )));
+            Ok(None)
+        };
+        let plan = PlanRef {
+            bytes: hit.record().plan.bytes,
+            digest: hit.plan_digest(),
+        };
+        let entry = match serde_json::from_slice::<Manifest>(hit.manifest()) {
+            Ok(m) if m.plan == plan && m.model.structure == self.draft.structure => m,
+            Ok(_) => return useless("its manifest belongs to another plan"),
+            Err(e) => return useless(&e.to_string()),
+        };
+        let rows: HashMap<_, _> = entry.weights.iter().map(|w| (w.name.as_str(), w)).collect();
+        let mut same = true;
+        for (name, digest) in &self.draft.digests {
+            match rows.get(name) {
+                Some(row) if row.digest == *digest => {}
+                Some(row) if row.fixed.is_none() => same = false,
+                Some(_) => return useless(&format!("`{name}` differs and cannot be refitted")),
+                None => return useless(&format!("it has no weight `{name}`")),
+            }
+        }
+        if same {
+            return Ok(Some(self.copy(&hit, &entry)));
+        }
+        match self.refit(&hit, &entry, watch) {
+            Ok(built) => Ok(Some(Ok(built))),
+            // The disk of the output is full, or the like: compiling would not help.
+            Err(Error::File(e)) => Ok(Some(Err(Error::File(e)))),
+            Err(e) => {
+                watch.event(Event::Warn(&format!(
+                    "the cached engine could not be refitted, so the model is compiled: {e}"
+                )));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The manifest for a plan that came from `entry`.
+    fn manifest(&self, plan: PlanRef, entry: &Manifest) -> Result<Manifest, Error> {
+        let fixed: HashMap<&str, &Option<String>> = entry
+            .weights
+            .iter()
+            .map(|w| (w.name.as_str(), &w.fixed))
+            .collect();
+        let known = |name: &str| fixed.get(name).and_then(|&f| f.clone());
+        Ok(Manifest {
+            slots: entry.slots.clone(),
+            notes: entry.notes.clone(),
+            ..self
+                .draft
+                .manifest(plan, entry.backend.clone(), |w| known(&w.name))?
+        })
+    }
+
+    fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Error> {
+        let output = self.draft.request.output;
+        let start = Instant::now();
+        // Never a hard link: whatever writes into an output would reach the cache and other outputs.
+        let staged = Staged::place::<Error>(output, |path| {
+            hit.copy_to(path, Link::Never)?;
+            Ok(())
+        })?;
+        let manifest = self.manifest(entry.plan.clone(), entry)?;
+        plan::replace(output, staged, &manifest)?;
+        Ok(Built {
+            manifest,
+            compile: start.elapsed(),
+            cache: CacheUse::Hit,
+        })
+    }
+
+    fn refit(&self, hit: &Hit, entry: &Manifest, watch: &dyn Watch) -> Result<Built, Error> {
+        let output = self.draft.request.output;
+        let start = Instant::now();
+        let parent = match output.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let folder = tempfile::Builder::new()
+            .prefix(".trtmut-")
+            .tempdir_in(parent)
+            .map_err(|e| fsx::Error::write(parent, e))?;
+        // Opened from a name of its own, since another process may replace the entry at any time.
+        let own = folder.path().join("engine.plan");
+        hit.copy_to(&own, Link::Allowed)?;
+        let mut engine = reopen(entry, self.environment)?.open(&own)?;
+        watch.event(Event::Begin {
+            step: "refitting the cached engine",
+            total: None,
+        });
+        engine.refit(Arc::new(ModelFeed::open(self.draft)?), watch)?;
+        let (staged, plan) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
+        watch.event(Event::End);
+        let manifest = self.manifest(plan, entry)?;
+        plan::replace(output, staged, &manifest)?;
+        Ok(Built {
+            manifest,
+            compile: start.elapsed(),
+            cache: CacheUse::Refitted,
+        })
+    }
+}
+
+/// An entry's manifest: nothing of who built it from where.
+fn anonymous(manifest: &Manifest) -> Manifest {
+    let mut manifest = manifest.clone();
+    manifest.model.path = String::new();
+    manifest.base = None;
+    for row in &mut manifest.weights {
+        row.mapping = None;
+    }
+    manifest
+}
+
+/// Gives an engine the model's own weights. Opened anew, as an engine may keep its feed; so every tensor is checked against
+/// the digest that the manifest will state.
+struct ModelFeed {
+    model: Model,
+    digests: HashMap<String, Digest>,
+}
+
+impl ModelFeed {
+    fn open(draft: &Draft<'_>) -> Result<ModelFeed, Error> {
+        let digests = draft.digests.iter();
+        Ok(ModelFeed {
+            model: Model::open(draft.request.model_path)?,
+            digests: digests.map(|(n, d)| ((*n).to_owned(), *d)).collect(),
+        })
+    }
+}
+
+impl Feed for ModelFeed {
+    fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
+        let wrong = |reason: String| engine::Error::Weight {
+            name: slot.name.clone(),
+            reason,
+        };
+        let (Some(weight), Some(digest)) =
+            (self.model.weight(&slot.name), self.digests.get(&slot.name))
+        else {
+            return Ok(None);
+        };
+        let bytes = self.model.bytes(weight);
+        if Digest::of(&bytes) != *digest {
+            return Err(wrong("the model's file changed while it was read".into()));
+        }
+        if weight.dtype == slot.dtype {
+            return Ok(Some(bytes));
+        }
+        let cast = cast(weight.dtype, slot.dtype, &bytes).map_err(|e| wrong(e.to_string()))?;
+        Ok(Some(Cow::Owned(cast)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Key;
+    use serde_json::json;
+
+    struct Case {
+        structure: &'static [u8],
+        axes: serde_json::Value,
+        options: Vec<(&'static str, &'static str)>,
+        backend: &'static str,
+        library: &'static str,
+        device: Vec<(&'static str, &'static str)>,
+        weights: &'static [u8],
+    }
+
+    fn base() -> Case {
+        Case {
+            structure: b"graph",
+            axes: json!([{"min": 1, "opt": 2, "max": 4}]),
+            options: Vec::new(),
+            backend: "tensorrt",
+            library: "TensorRT 10.9.0",
+            device: vec![
+                ("gpu", "A"),
+                ("driver", "570"),
+                ("compute_capability", "8.9"),
+            ],
+            weights: b"one",
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Case)) -> Key {
+        let mut case = base();
+        change(&mut case);
+        let profile = json!({"inputs": [{"name": "x", "dtype": "f32", "axes": case.axes}]});
+        let text = |pairs: Vec<(&str, &str)>| {
+            let all = pairs.into_iter().map(|(k, v)| (k.into(), v.into()));
+            all.collect()
+        };
+        let backend = Identity {
+            backend: case.backend.into(),
+            library: case.library.into(),
+            device: text(case.device),
+        };
+        fields(
+            Digest::of(case.structure),
+            &serde_json::from_value(profile).unwrap(),
+            &text(case.options),
+            &backend,
+            || HashMap::from([("w", Digest::of(case.weights))]),
+        )
+        .key()
+    }
+
+    #[test]
+    fn what_an_engine_depends_on_makes_another_key() {
+        let device = |gpu, capability| vec![("gpu", gpu), ("compute_capability", capability)];
+        let mut keys = vec![
+            ("base", with(|_| ())),
+            ("structure", with(|c| c.structure = b"other")),
+            ("rtx", with(|c| c.backend = "tensorrt-rtx")),
+            ("library", with(|c| c.library = "TensorRT 10.9.1")),
+            ("gpu", with(|c| c.device = device("B", "8.9"))),
+            ("capability", with(|c| c.device = device("A", "9.0"))),
+            ("no gpu", with(|c| c.device = Vec::new())),
+        ];
+        for (min, opt, max) in [(2, 2, 4), (1, 1, 4), (1, 2, 5)] {
+            let axes = json!([{"min": min, "opt": opt, "max": max}]);
+            keys.push(("range", with(|c| c.axes = axes)));
+        }
+        for option in [
+            ("precision", "fp16"),
+            ("precision", "bf16"),
+            ("tf32", "true"),
+            ("opt-level", "5"),
+            ("workspace", "1G"),
+            ("sparsity", "true"),
+            ("strip", "true"),
+            ("refit", "none"),
+            ("refit", "identical"),
+            ("refit", "individual"),
+        ] {
+            keys.push((option.0, with(|c| c.options = vec![option])));
+        }
+        for option in [("refit", "none"), ("refit", "identical"), ("strip", "true")] {
+            let fixed = with(|c| {
+                c.options = vec![option];
+                c.weights = b"two";
+            });
+            keys.push(("weights of a fixed engine", fixed));
+        }
+        let mut pairs = 0;
+        for (i, (a, left)) in keys.iter().enumerate() {
+            for (b, right) in &keys[..i] {
+                assert_ne!(left, right, "{a} and {b}");
+                pairs += 1;
+            }
+        }
+        assert!(pairs >= 60, "{pairs}");
+    }
+
+    #[test]
+    fn what_an_engine_does_not_depend_on_makes_the_same_key() {
+        assert_eq!(with(|_| ()), with(|c| c.weights = b"two"));
+        assert_eq!(with(|_| ()), with(|c| c.device[1].1 = "999"));
+        let options = vec![("tf32", "true"), ("sparsity", "true")];
+        let reversed = options.iter().rev().copied().collect();
+        assert_eq!(
+            with(|c| c.options = options),
+            with(|c| c.options = reversed)
+        );
+    }
+}
