@@ -1,9 +1,10 @@
-//! A shape spec from hostile text: read, tied to a model, lowered, bound, converted. Nothing may panic, and what is lowered
-//! must be in order. `tests/cli/shapes.rs` reads the corpus in `fuzz/corpus/shapes` as an ordinary test.
+//! A shape spec from hostile text. `src/shapes/tests/hostile.rs` replays the corpus as an ordinary test.
 
 #![no_main]
 #![allow(dead_code, unused_imports)]
 
+#[path = "../../src/shapes/tests/exercise.rs"]
+mod exercise;
 #[path = "../../src/fault.rs"]
 mod fault;
 #[path = "../../src/shapes/mod.rs"]
@@ -11,87 +12,8 @@ mod shapes;
 #[path = "../../src/tensor/mod.rs"]
 mod tensor;
 
-use shapes::{Form, Overrides, Relation, Resolved, ShapeSpec};
-use tensor::{Dtype, Extent, TensorDecl};
-
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let Ok(text) = std::str::from_utf8(data) else {
-        return;
-    };
-    // A manifest's record is hostile input too.
-    if let Ok(record) = serde_json::from_str::<Resolved>(text) {
-        use_it(&record);
-    }
-    let Ok(spec) = ShapeSpec::parse(text, "fuzz.json") else {
-        return;
-    };
-    for inputs in models() {
-        let Ok(resolved) = spec.resolve(&inputs, &Overrides::default()) else {
-            continue;
-        };
-        use_it(&resolved);
-        for form in [Form::Torch, Form::Args, Form::Inputs] {
-            let Ok(converted) = spec.convert(&inputs, &Overrides::default(), form) else {
-                continue;
-            };
-            let again = ShapeSpec::parse(&converted.text, "converted.json")
-                .and_then(|s| s.resolve(&inputs, &Overrides::default()))
-                .expect("what is converted can be read");
-            assert!(!matches!(again.compare(&resolved), Relation::Outside { .. }));
-        }
+    if let Ok(text) = std::str::from_utf8(data) {
+        exercise::exercise(text);
     }
 });
-
-fn use_it(resolved: &Resolved) {
-    for axis in resolved.profile().inputs.iter().flat_map(|i| &i.axes) {
-        assert!(axis.min <= axis.opt && axis.max.is_none_or(|max| axis.opt <= max));
-    }
-    assert_eq!(resolved.compare(resolved), Relation::Equal);
-    let shapes = resolved
-        .shapes_for(&Default::default())
-        .expect("the sizes to optimise for are in range");
-    resolved.bind(&shapes).expect("and bind");
-    let odd = resolved
-        .inputs()
-        .iter()
-        .map(|i| (i.name.clone(), vec![7; i.axes.len()]))
-        .collect();
-    if resolved.bind(&odd).is_err()
-        && let Ok(wide) = resolved.widen(&odd)
-    {
-        wide.bind(&odd).expect("a widened range holds what it was widened for");
-    }
-}
-
-/// The inputs of the samples' models.
-fn models() -> [Vec<TensorDecl>; 3] {
-    let decl = |name: &str, dims: &str| TensorDecl {
-        name: name.into(),
-        dtype: Dtype::F32,
-        dims: (dims != "*").then(|| {
-            let extents = dims.split_whitespace().map(|d| match d {
-                "?" => Extent::Unknown,
-                d => d
-                    .parse()
-                    .map_or_else(|_| Extent::Symbol(d.into()), Extent::Fixed),
-            });
-            extents.collect()
-        }),
-    };
-    [
-        vec![
-            decl("sample", "BATCH 4 4*_H 4*_W"),
-            decl("timestep", "1"),
-            decl("encoder_hidden_states", "BATCH 77 768"),
-            decl("text_embeds", "BATCH 1280"),
-            decl("time_ids", "BATCH 6"),
-        ],
-        vec![
-            decl("x", "dx 4"),
-            decl("y", "dx+1 s7"),
-            decl("z_0", "2*dx-1"),
-            decl("z_1", "s9 5"),
-        ],
-        vec![decl("x", "? 4"), decl("y", "2 ?"), decl("z", "*")],
-    ]
-}

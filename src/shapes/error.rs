@@ -86,6 +86,11 @@ impl Problems {
         }
     }
 
+    /// Whether a further problem would only be counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.len() >= SHOWN
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
@@ -102,23 +107,20 @@ impl Problems {
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut texts: Vec<String> = self
-            .iter()
-            .map(|(pos, fault)| format!("{pos}: {fault}"))
-            .collect();
-        if self.more > 0 {
-            texts.push(format!("and {} more", self.more));
-        }
-        f.write_str(&lines(&texts))
+        let texts = self.iter().map(|(pos, fault)| format!("{pos}: {fault}"));
+        f.write_str(&lines(texts.collect(), self.more))
     }
 }
 
-/// One problem as it is; several under a count, one per line.
-fn lines(texts: &[String]) -> String {
-    if let [one] = texts {
-        return one.clone();
+/// One problem as it is; several under a count, one per line, with the number of those that are not shown.
+fn lines(mut texts: Vec<String>, more: usize) -> String {
+    if let ([_], 0) = (&texts[..], more) {
+        return texts.remove(0);
     }
-    let mut out = format!("{} problems", texts.len());
+    let mut out = format!("{} problems", texts.len() + more);
+    if more > 0 {
+        texts.push(format!("and {more} more"));
+    }
     for text in texts {
         let _ = write!(out, "\n  {text}");
     }
@@ -126,7 +128,8 @@ fn lines(texts: &[String]) -> String {
 }
 
 fn list<T: fmt::Display>(items: &[T]) -> String {
-    lines(&items.iter().map(ToString::to_string).collect::<Vec<_>>())
+    let shown = items.iter().take(SHOWN).map(ToString::to_string);
+    lines(shown.collect(), items.len().saturating_sub(SHOWN))
 }
 
 fn dims(names: &[String]) -> String {

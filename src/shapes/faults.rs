@@ -14,6 +14,14 @@ pub enum SpecFault {
     /// Not JSON.
     #[error("{0}")]
     Syntax(String),
+    /// More tensors than any model takes.
+    #[error("this is tensor {count}; a spec has at most {limit}")]
+    Tensors {
+        /// Which one it is.
+        count: usize,
+        /// How many are read.
+        limit: usize,
+    },
     /// Lists and objects within each other, too many.
     #[error("nested more than {limit} deep")]
     Depth {
@@ -500,6 +508,8 @@ pub(super) fn nearest<'a>(
     let near = name.chars().count().div_ceil(3).max(1);
     candidates
         .into_iter()
+        // A name of another length is not near, and need not be compared.
+        .filter(|c| c.len() <= 4 * (name.len() + near))
         .map(|c| {
             (
                 strsim::osa_distance(&name.to_lowercase(), &c.to_lowercase()),

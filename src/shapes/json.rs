@@ -10,6 +10,8 @@ use std::fmt;
 
 /// Deepest nesting of lists and objects that is read.
 pub(super) const MAX_DEPTH: usize = 64;
+/// Longest key, in bytes: with the depth, it limits how long the path of a tensor can be.
+const MAX_KEY: usize = 256;
 
 /// A place in a text; both count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -329,6 +331,13 @@ impl<'a> Reader<'a, '_> {
                 return self.unexpected("a key in quotes");
             }
             let name = self.string()?;
+            if name.len() > MAX_KEY {
+                let text = format!(
+                    "the key `{}` is longer than {MAX_KEY} bytes",
+                    shorten(&name)
+                );
+                self.problems.push(pos, SpecFault::Syntax(text));
+            }
             self.space();
             if !self.eat(b':') {
                 return self.unexpected("`:`");

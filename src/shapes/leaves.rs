@@ -8,28 +8,29 @@
 use super::faults::{ModelFault, nearest};
 use super::spec::{Body, Leaf, Tree};
 use crate::tensor::TensorDecl;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// A tensor of a spec, and where it is in it.
 pub(super) struct Place<'s> {
-    path: Path,
+    path: Path<'s>,
     pub leaf: &'s Leaf,
 }
 
-struct Path {
+struct Path<'s> {
     /// `args`, `kwargs` or `dynamic_shapes`.
     top: &'static str,
     positional: bool,
-    steps: Vec<Step>,
+    steps: Vec<Step<'s>>,
 }
 
 #[derive(Clone)]
-enum Step {
+enum Step<'s> {
     Index(usize),
-    Key(String),
+    Key(&'s str),
 }
 
-impl fmt::Display for Path {
+impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.top)?;
         self.steps.iter().try_for_each(|step| match step {
@@ -39,16 +40,28 @@ impl fmt::Display for Path {
     }
 }
 
-impl Path {
+impl Path<'_> {
     /// The names along the path, without the place of a positional argument, which is no name.
-    fn names(&self) -> Vec<String> {
-        let steps = self.steps.iter().skip(usize::from(self.positional));
-        steps
-            .map(|s| match s {
-                Step::Index(i) => i.to_string(),
-                Step::Key(k) => k.clone(),
-            })
-            .collect()
+    fn names(&self) -> &[Step<'_>] {
+        &self.steps[usize::from(self.positional)..]
+    }
+
+    /// What `text` has before the names along the path joined with `_` or with `.`; `None` where it does not end with
+    /// them.
+    fn before<'t>(&self, text: &'t str) -> Option<&'t str> {
+        ["_", "."].into_iter().find_map(|separator| {
+            let mut rest = text;
+            for (i, step) in self.names().iter().rev().enumerate() {
+                if i > 0 {
+                    rest = rest.strip_suffix(separator)?;
+                }
+                rest = match step {
+                    Step::Index(n) => rest.strip_suffix(n.to_string().as_str())?,
+                    Step::Key(key) => rest.strip_suffix(key)?,
+                };
+            }
+            Some(rest)
+        })
     }
 
     fn last_key(&self) -> Option<&str> {
@@ -93,7 +106,7 @@ pub(super) fn assign<'s>(
                 let path = Path {
                     top: "inputs",
                     positional: false,
-                    steps: vec![Step::Key(name.clone())],
+                    steps: vec![Step::Key(name)],
                 };
                 places[at] = Some(Place { path, leaf });
             }
@@ -114,13 +127,7 @@ pub(super) fn assign<'s>(
                 flatten(tree, args_top, true, vec![Step::Index(i)], &mut leaves);
             }
             for (name, tree) in kwargs {
-                flatten(
-                    tree,
-                    kwargs_top,
-                    false,
-                    vec![Step::Key(name.clone())],
-                    &mut leaves,
-                );
+                flatten(tree, kwargs_top, false, vec![Step::Key(name)], &mut leaves);
             }
             Matching::new(leaves, inputs).finish(faults)
         }
@@ -131,10 +138,10 @@ fn flatten<'s>(
     tree: &'s Tree,
     top: &'static str,
     positional: bool,
-    steps: Vec<Step>,
+    steps: Vec<Step<'s>>,
     out: &mut Vec<Place<'s>>,
 ) {
-    let below = |step: Step| [steps.as_slice(), &[step]].concat();
+    let below = |step: Step<'s>| [steps.as_slice(), &[step]].concat();
     match tree {
         Tree::Leaf(leaf) => out.push(Place {
             path: Path {
@@ -151,7 +158,7 @@ fn flatten<'s>(
         }
         Tree::Dict(items) => {
             for (name, item) in items {
-                flatten(item, top, positional, below(Step::Key(name.clone())), out);
+                flatten(item, top, positional, below(Step::Key(name)), out);
             }
         }
     }
@@ -180,13 +187,13 @@ impl<'s, 'm> Matching<'s, 'm> {
 
     fn finish(mut self, faults: &mut Vec<ModelFault>) -> Vec<Option<Place<'s>>> {
         self.step(|place, input| {
-            let names = place.path.names();
-            !names.is_empty() && (names.join("_") == input || names.join(".") == input)
+            !place.path.names().is_empty() && place.path.before(input) == Some("")
         });
-        let last_keys: Vec<Option<String>> = (self.leaves.iter())
-            .map(|l| l.path.last_key().map(str::to_owned))
-            .collect();
-        let unique = |key: &str| last_keys.iter().flatten().filter(|k| *k == key).count() == 1;
+        let mut last_keys: HashMap<String, usize> = HashMap::new();
+        for key in self.leaves.iter().filter_map(|l| l.path.last_key()) {
+            *last_keys.entry(key.to_owned()).or_default() += 1;
+        }
+        let unique = |key: &str| last_keys.get(key) == Some(&1);
         self.step(|place, input| {
             place
                 .path
@@ -194,16 +201,10 @@ impl<'s, 'm> Matching<'s, 'm> {
                 .is_some_and(|k| k == input && unique(k))
         });
         self.step(|place, input| {
-            let names = place.path.names();
-            let ends = |joined: String| {
-                input
-                    .strip_suffix(&joined)
-                    .is_some_and(|before| before.ends_with(['_', '.']))
-            };
             place.path.positional
                 && !place.is_optional()
                 && place.path.last_key().is_some()
-                && (ends(names.join("_")) || ends(names.join(".")))
+                && (place.path.before(input)).is_some_and(|rest| rest.ends_with(['_', '.']))
         });
         self.by_position();
         self.report_unmatched();
@@ -295,30 +296,18 @@ impl<'s, 'm> Matching<'s, 'm> {
     fn report_unmatched(&mut self) {
         let is_left = |l: &usize| self.of_leaf[*l].is_none() && !self.leaves[*l].is_optional();
         let left: Vec<usize> = (0..self.leaves.len()).filter(is_left).collect();
-        let told: Vec<String> = (self.faults.iter())
+        let told: HashSet<String> = (self.faults.iter())
             .filter_map(|f| match f {
                 ModelFault::Ambiguous { leaf, .. } => Some(leaf.clone()),
                 _ => None,
             })
             .collect();
-        let show = |names: Vec<String>| {
-            if names.is_empty() {
-                "nothing".to_owned()
-            } else {
-                names.join(", ")
-            }
-        };
-        let inputs = || {
-            let free = self
-                .inputs
-                .iter()
-                .zip(&self.taken)
-                .filter(|(_, taken)| !**taken);
-            show(
-                free.map(|(i, _)| format!("`{}` {}", i.name, i.show_dims()))
-                    .collect(),
-            )
-        };
+        let free = (self.inputs.iter().zip(&self.taken)).filter(|(_, taken)| !**taken);
+        let inputs = some_of(free.map(|(i, _)| format!("`{}` {}", i.name, i.show_dims())));
+        let leaves = some_of(
+            left.iter()
+                .map(|&l| format!("`{}`", self.leaves[l].describe())),
+        );
         for &l in &left {
             let leaf = self.leaves[l].describe();
             if told.contains(&leaf) {
@@ -343,17 +332,27 @@ impl<'s, 'm> Matching<'s, 'm> {
                 }
                 None => String::new(),
             };
-            let leaves = show(
-                left.iter()
-                    .map(|&l| format!("`{}`", self.leaves[l].describe()))
-                    .collect(),
-            );
             self.faults.push(ModelFault::Unmatched {
                 leaf,
                 reason,
-                leaves,
-                inputs: inputs(),
+                leaves: leaves.clone(),
+                inputs: inputs.clone(),
             });
+        }
+    }
+}
+
+/// The first names of a list that can be long.
+fn some_of(names: impl Iterator<Item = String>) -> String {
+    const SHOWN: usize = 12;
+    let mut names = names.fuse();
+    let mut text: Vec<String> = names.by_ref().take(SHOWN).collect();
+    match names.count() {
+        0 if text.is_empty() => "nothing".into(),
+        0 => text.join(", "),
+        more => {
+            text.push(format!("and {more} more"));
+            text.join(", ")
         }
     }
 }

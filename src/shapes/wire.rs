@@ -10,12 +10,21 @@ use std::collections::BTreeMap;
 /// Reads the spec that `root` is; what is wrong goes to `problems`.
 pub(super) fn read(root: &Node, origin: &str, problems: &mut Problems) -> Option<ShapeSpec> {
     let dims = BTreeMap::new();
-    Reader { problems, dims }.spec(root, origin)
+    let reader = Reader {
+        problems,
+        dims,
+        tensors: 0,
+    };
+    reader.spec(root, origin)
 }
+
+/// Tensors that are read. The largest models have some hundreds of inputs.
+const MAX_TENSORS: usize = 4096;
 
 struct Reader<'p> {
     problems: &'p mut Problems,
     dims: BTreeMap<String, DimDecl>,
+    tensors: usize,
 }
 
 /// What an axis entry may be, for messages.
@@ -356,6 +365,13 @@ impl Reader<'_> {
     }
 
     fn leaf(&mut self, node: &Node) -> Option<Leaf> {
+        self.tensors += 1;
+        if self.tensors > MAX_TENSORS {
+            let (count, limit) = (self.tensors, MAX_TENSORS);
+            self.problems
+                .push(node.pos, SpecFault::Tensors { count, limit });
+            return None;
+        }
         match &node.value {
             Value::Null => Some(Leaf::Null),
             Value::List(items) if items.iter().all(|i| i.value == Value::Null) => {
@@ -433,12 +449,13 @@ impl Reader<'_> {
                 .keys()
                 .map(String::as_str)
                 .chain(["AUTO", "DYNAMIC", "STATIC"]);
-            let nearest = nearest(&expr.root, known);
+            // Every name against every dim: only as often as it is shown.
+            let nearest = (!self.problems.is_full()).then(|| nearest(&expr.root, known));
             self.problems.push(
                 pos,
                 SpecFault::UnknownDim {
                     name: json::shorten(&expr.root),
-                    nearest,
+                    nearest: nearest.flatten(),
                 },
             );
             return None;

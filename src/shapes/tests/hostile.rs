@@ -205,6 +205,41 @@ fn huge_files_are_refused_before_they_are_read() {
     );
 }
 
+#[test]
+fn the_fuzz_corpus_is_replayed() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/shapes");
+    let mut texts = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        if let Ok(text) = std::str::from_utf8(&bytes) {
+            super::exercise::exercise(text);
+            texts += 1;
+        }
+    }
+    assert!(texts >= 50, "{texts} texts in {corpus}");
+}
+
+#[test]
+fn a_spec_of_very_many_tensors_is_refused_before_it_is_tied() {
+    let many = |n: usize| format!(r#"{{"args": [{}[1]]}}"#, "[1], ".repeat(n));
+    assert!(fault(&many(4096)).contains("this is tensor 4097; a spec has at most 4096"));
+    let spec = ShapeSpec::parse(&many(4095), "many.json").unwrap();
+    let error = spec
+        .resolve(&[decl("x", "1")], &Overrides::default())
+        .unwrap_err();
+    let message = error.to_string();
+    assert!(
+        message.lines().count() == 22 && message.ends_with("and 4076 more"),
+        "{message}"
+    );
+    assert!(
+        message.contains("`args[11]`, and 4084 more; left of the model: `x` [1]"),
+        "{message}"
+    );
+    let key = format!(r#"{{"inputs": {{"{}": []}}}}"#, "k".repeat(257));
+    assert!(fault(&key).contains("is longer than 256 bytes"));
+}
+
 /// Anything that is shaped like a spec, with the words of specs in it.
 fn anything() -> impl Strategy<Value = serde_json::Value> {
     let word = prop::sample::select(vec![

@@ -1,6 +1,7 @@
 //! Specs against models, as a whole.
 
 mod binding;
+mod exercise;
 mod forms;
 mod hostile;
 mod models;
