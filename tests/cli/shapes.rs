@@ -531,9 +531,7 @@ fn hostile_specs_are_refused_in_little_memory() {
             "names.json",
             Some(format!(
                 r#"{{"dims": {{{}"z": {{}}}}, "inputs": {{"x": [{}"y"]}}}}"#,
-                (0..20_000)
-                    .map(|n| format!(r#""dim{n}": {{}}, "#))
-                    .collect::<String>(),
+                many_dims(20_000),
                 r#""dmi", "#.repeat(20_000)
             )),
             "`dims` does not list `dmi`",
@@ -541,9 +539,9 @@ fn hostile_specs_are_refused_in_little_memory() {
         (
             "tensors.json",
             Some(format!(
-                r#"{{"kwargs": {}{}{}}}"#,
+                r#"{{"kwargs": {}[{}[1]]{}}}"#,
                 r#"{"a": "#.repeat(60),
-                format!("[{}[1]]", "[1], ".repeat(190_000)),
+                "[1], ".repeat(190_000),
                 "}".repeat(60)
             )),
             "this is tensor 4097; a spec has at most 4096",
@@ -619,4 +617,13 @@ fn a_model_is_inspected() {
     assert_ne!(other["structure"], report["structure"]);
     scene.refuses(&["inspect", "inputs.json"], 1, &["inputs.json", "text"]);
     scene.refuses(&["inspect", "none.plan"], 1, &["none.plan"]);
+}
+
+/// Declarations of `n` dims, with a comma after each.
+fn many_dims(n: usize) -> String {
+    use std::fmt::Write;
+    (0..n).fold(String::new(), |mut text, i| {
+        let _ = write!(text, r#""dim{i}": {{}}, "#);
+        text
+    })
 }
