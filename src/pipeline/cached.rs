@@ -101,7 +101,7 @@ fn weights_digest(digests: &HashMap<&str, Digest>) -> Digest {
     hasher.finish()
 }
 
-/// As [`super::build`], with what the cache has. Without a cache, exactly that.
+/// As [`super::build()`], with what the cache has. Without a cache, exactly that.
 ///
 /// # Errors
 /// See [`Error`]; nothing on disk has changed then, but for the cache.
