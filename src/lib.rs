@@ -10,7 +10,7 @@
 //! | 4 | [`diff`] |
 //! | 3 | [`plan`] |
 //! | 2 | [`mapping`], [`engine`] |
-//! | 1 | [`shapes`], [`onnx`], [`weights`], [`arrays`] |
+//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`] |
 //! | 0 | [`tensor`], [`fsx`], [`fault`], [`watch`] |
 
 pub mod arrays;
