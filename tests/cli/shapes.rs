@@ -355,6 +355,69 @@ fn a_spec_converts_to_every_form_and_back() {
 }
 
 #[test]
+fn every_fixtures_spec_fits_its_model_and_converts_without_loss() {
+    let scene = Scene::new();
+    let mut models = 0;
+    for name in [
+        "clip_text",
+        "dit",
+        "flux",
+        "resnet",
+        "sd_unet",
+        "vae_decoder",
+    ] {
+        for exporter in ["ts", "dynamo"] {
+            let folder = fixture(name);
+            let model = folder.join(format!("model.{exporter}.onnx"));
+            if !model.exists() {
+                continue;
+            }
+            models += 1;
+            let spec = folder.join(format!("shapes.{exporter}.json"));
+            let (model, spec) = (model.to_str().unwrap(), spec.to_str().unwrap());
+            let check = |spec: &str| {
+                let done = scene.run(&["shapes", "check", spec, model, "--bounded", "--json"]);
+                done.exits(0);
+                assert_eq!(done.stderr, "", "{model}");
+                done.json()
+            };
+            let resolved = check(spec);
+            let text: Value = serde_json::from_slice(&std::fs::read(spec).unwrap()).unwrap();
+            // What the file says of a dim is what every axis of that dim has.
+            let mut axes = 0;
+            for input in resolved["inputs"].as_array().unwrap() {
+                for (i, axis) in input["axes"].as_array().unwrap().iter().enumerate() {
+                    let said = &text["inputs"][input["name"].as_str().unwrap()][i.to_string()];
+                    assert_eq!(&axis["dim"], said, "{model}: axis {i} of {}", input["name"]);
+                    for side in ["min", "opt", "max"].iter().filter(|_| !said.is_null()) {
+                        assert_eq!(axis[side], text["dims"][said.as_str().unwrap()][side]);
+                        axes += 1;
+                    }
+                }
+            }
+            assert!(axes > 0, "{model} has no dynamic axis");
+            for form in ["inputs", "args", "torch"] {
+                let args = ["shapes", "convert", spec, model, "--to", form];
+                let converted = scene.run(&args);
+                converted.exits(0);
+                scene.write("converted.json", &converted.stdout);
+                let again = check("converted.json");
+                if form == "torch" {
+                    let ranges = |r: &Value| -> Vec<Value> {
+                        let dims = r["dims"].as_object().unwrap().values();
+                        dims.map(|d| json!([d["min"], d["max"]])).collect()
+                    };
+                    assert_eq!(ranges(&again), ranges(&resolved), "{model}");
+                } else {
+                    assert_eq!(again["inputs"], resolved["inputs"], "{model} as {form}");
+                }
+            }
+        }
+    }
+    assert_eq!(models, 11);
+}
+
+#[test]
 fn a_begun_spec_fits_and_is_valid_for_the_schema() {
     let scene = sd_unet();
     let done = scene.run(&["shapes", "init", MODEL]);
@@ -492,7 +555,7 @@ fn hostile_specs_are_refused_in_little_memory() {
                 "k".repeat(256),
                 "[1], ".repeat(4000)
             )),
-            "4004 problems",
+            "4007 problems",
         ),
         (
             "key.json",

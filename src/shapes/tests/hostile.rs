@@ -212,7 +212,7 @@ fn the_fuzz_corpus_is_replayed() {
     for entry in std::fs::read_dir(corpus).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
         if let Ok(text) = std::str::from_utf8(&bytes) {
-            super::exercise::exercise(text);
+            exercise::exercise(text);
             texts += 1;
         }
     }
