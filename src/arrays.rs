@@ -87,7 +87,7 @@ fn kind(path: &Path) -> Result<Kind, Error> {
     }
 }
 
-/// Whether [`write`] knows what to do with `path`.
+/// Whether [`write()`] knows what to do with `path`.
 ///
 /// # Errors
 /// [`Error::Kind`].

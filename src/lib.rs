@@ -4,13 +4,13 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | 7 | `cli`, `main` |
-//! | 6 | [`commands`] |
+//! | 7 | `main` |
+//! | 6 | [`cli`], [`commands`] |
 //! | 5 | [`pipeline`]; [`ui`], [`exit`] |
 //! | 4 | [`diff`] |
 //! | 3 | [`plan`] |
 //! | 2 | [`mapping`], [`engine`] |
-//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`] |
+//! | 1 | [`shapes`], [`onnx`], [`weights`], [`arrays`] |
 //! | 0 | [`tensor`], [`fsx`], [`fault`], [`watch`] |
 
 pub mod arrays;

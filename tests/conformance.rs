@@ -17,9 +17,10 @@ use safetensors::SafeTensors;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use support::{Compiled, root};
+use support::Compiled;
+use support::fixtures::{self, inputs, relative_l2, with_prefix};
 use trtmut::engine::cpu::{Cpu, OnnxRuntime};
 use trtmut::engine::{Backend, Error, Feed, RunOptions, Slot};
 use trtmut::onnx::Model;
@@ -33,7 +34,8 @@ fn main() {
     let arguments = Arguments::from_args();
     let runtime = support::onnx_runtime();
     let mut trials = Vec::new();
-    for (model, name) in models() {
+    for fixture in fixtures::all() {
+        let (model, name) = (fixture.model, fixture.label);
         for io in 0..3 {
             let data = model.with_file_name(format!("io{io}.safetensors"));
             add(&mut trials, &runtime, &format!("{name}/io{io}"), {
@@ -74,49 +76,6 @@ fn add(
     };
     let runtime = runtime.clone();
     trials.push(Trial::test(label, move || test(&runtime?)).with_ignored_flag(ignored));
-}
-
-/// Every `fixtures/<name>/model.<exporter>.onnx` with its name.
-fn models() -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    for folder in fs::read_dir(root().join("fixtures")).expect("the fixtures can be listed") {
-        let folder = folder.expect("the fixtures can be listed").path();
-        for exporter in ["ts", "dynamo"] {
-            let model = folder.join(format!("model.{exporter}.onnx"));
-            if model.is_file() {
-                let name = folder.file_name().unwrap_or_default().to_string_lossy();
-                found.push((model.clone(), format!("{name}/{exporter}")));
-            }
-        }
-    }
-    found.sort();
-    found
-}
-
-fn with_prefix(file: &SafeTensors<'_>, prefix: &str) -> NamedTensors {
-    let mut found: NamedTensors = file
-        .tensors()
-        .into_iter()
-        .filter_map(|(name, view)| {
-            let name = name.strip_prefix(prefix)?.to_owned();
-            let dtype = Dtype::from_safetensors(&view.dtype().to_string())?;
-            let tensor = Tensor {
-                dtype,
-                shape: view.shape().to_vec(),
-                data: view.data().to_vec(),
-            };
-            Some((name, tensor))
-        })
-        .collect();
-    found.sort_by(|a, b| a.0.cmp(&b.0));
-    found
-}
-
-/// The model's inputs among the tensors of a file; an export may have folded one away that another keeps.
-fn inputs(model: &Model, file: &SafeTensors<'_>) -> NamedTensors {
-    let mut inputs = with_prefix(file, "in.");
-    inputs.retain(|(name, _)| model.inputs().iter().any(|d| d.name == *name));
-    inputs
 }
 
 fn compare(backend: &dyn Backend, model: &Path, data: &Path) -> Result<(), Failed> {
@@ -227,15 +186,6 @@ fn refit(backend: &dyn Backend, path: &Path) -> Result<(), Failed> {
         return Err("refitted back, it is written differently".into());
     }
     Ok(())
-}
-
-fn relative_l2(got: &[f32], want: &[f32]) -> f64 {
-    let (mut apart, mut size) = (0.0f64, 0.0f64);
-    for (&g, &w) in got.iter().zip(want) {
-        apart += (f64::from(g) - f64::from(w)).powi(2);
-        size += f64::from(w).powi(2);
-    }
-    (apart / size.max(f64::MIN_POSITIVE)).sqrt()
 }
 
 /// A model of one input `x` and one output `y`, both of `dtype`.

@@ -1,4 +1,4 @@
-//! Imports point down, unsafe code has two homes, and only `ui` prints.
+//! Imports point down, the map shows every module, unsafe code has its homes, and only `ui` prints.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -152,7 +152,6 @@ fn imports_point_down() {
 
 #[test]
 fn the_table_of_layers_has_no_cycle() {
-    let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     fn visit<'a>(at: &'a str, table: &BTreeMap<&'a str, &'a [&'a str]>, path: &mut Vec<&'a str>) {
         // `cli` names the arguments of the commands, and `commands` dispatches on them: one layer in two files.
         if at == "cli" {
@@ -165,8 +164,24 @@ fn the_table_of_layers_has_no_cycle() {
         }
         path.pop();
     }
+    let table: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     for (module, _) in MAY_IMPORT {
         visit(module, &table, &mut Vec::new());
+    }
+}
+
+#[test]
+fn the_map_shows_every_module() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs");
+    let text = fs::read_to_string(root).unwrap();
+    let map: Vec<&str> = text.lines().filter(|l| l.starts_with("//! |")).collect();
+    for (path, _) in sources() {
+        let me = module(&path);
+        let shown = format!("`{me}`");
+        assert!(
+            me == "lib" || map.iter().any(|row| row.contains(&shown)),
+            "`{me}` is not in the map at the top of `src/lib.rs`"
+        );
     }
 }
 

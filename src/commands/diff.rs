@@ -78,7 +78,8 @@ struct Changed {
 
 #[derive(Debug, Serialize)]
 struct Block {
-    block: String,
+    #[serde(rename = "block")]
+    name: String,
     tensors: usize,
     changed: usize,
 }
@@ -163,7 +164,7 @@ impl DiffReport {
         for b in touched {
             let filled = (b.changed * WIDTH).div_ceil(b.tensors.max(1));
             table.row([
-                b.block.clone(),
+                b.name.clone(),
                 b.changed.to_string(),
                 b.tensors.to_string(),
                 format!("{}{}", "█".repeat(filled), "░".repeat(WIDTH - filled)),
@@ -404,8 +405,8 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             .collect(),
         blocks: blocks
             .into_iter()
-            .map(|(block, (tensors, changed))| Block {
-                block,
+            .map(|(name, (tensors, changed))| Block {
+                name,
                 tensors,
                 changed,
             })

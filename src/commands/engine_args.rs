@@ -99,7 +99,7 @@ enum ProfilingVerbosity {
     Detailed,
 }
 
-fn name<T: clap::ValueEnum>(value: T) -> String {
+fn name<T: clap::ValueEnum>(value: &T) -> String {
     let known = value.to_possible_value();
     known.map_or_else(String::new, |v| v.get_name().to_owned())
 }
@@ -122,7 +122,7 @@ impl EngineArgs {
         .into_iter()
         .filter_map(|(given, name)| given.then_some(name))
         .collect();
-        set("refit", self.refit.map(name));
+        set("refit", self.refit.as_ref().map(name));
         set("strip", flag(self.strip));
         set(
             "precision",
@@ -131,11 +131,14 @@ impl EngineArgs {
         set("tf32", flag(self.tf32));
         set("opt-level", self.opt_level.map(|n| n.to_string()));
         set("workspace", self.workspace.clone());
-        set("hardware-compat", self.hardware_compat.map(name));
+        set("hardware-compat", self.hardware_compat.as_ref().map(name));
         set("version-compatible", flag(self.version_compatible));
         set("sparsity", flag(self.sparsity));
         set("compute-capability", self.compute_capability.clone());
-        set("profiling-verbosity", self.profiling_verbosity.map(name));
+        set(
+            "profiling-verbosity",
+            self.profiling_verbosity.as_ref().map(name),
+        );
         options
     }
 

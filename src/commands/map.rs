@@ -23,9 +23,19 @@ pub struct Args {
     plan: PathBuf,
 
     /// Only rows of this grade
-    #[arg(long, value_name = "GRADE")]
+    #[arg(long, value_name = "GRADE", value_parser = GRADES)]
     grade: Option<String>,
 }
+
+/// What [`Grade::name`] gives, best first.
+const GRADES: [&str; 6] = [
+    "given",
+    "proven",
+    "corroborated",
+    "constant",
+    "ambiguous",
+    "unproven",
+];
 
 #[derive(Debug, Serialize)]
 struct MapReport {
@@ -62,18 +72,23 @@ impl Report for MapReport {
     }
 }
 
+fn step_text(step: &Step) -> String {
+    match step {
+        Step::Permute { order } if order == &[1, 0] => "transpose".into(),
+        Step::Permute { order } => format!("permute {order:?}"),
+        Step::Reshape { shape } => format!("reshape {}", show_shape(shape)),
+        Step::Cast { dtype } => format!("cast {dtype}"),
+        Step::Scale { factor } => format!("scale {}", factor.get()),
+    }
+}
+
 fn source(row: &Row) -> String {
     match &row.recipe {
         Some(Recipe::Tensor { source, steps }) => {
             let mut text = source.clone();
             for step in steps {
-                text.push_str(&match step {
-                    Step::Permute { order } if order == &[1, 0] => " | transpose".into(),
-                    Step::Permute { order } => format!(" | permute {order:?}"),
-                    Step::Reshape { shape } => format!(" | reshape {}", show_shape(shape)),
-                    Step::Cast { dtype } => format!(" | cast {dtype}"),
-                    Step::Scale { factor } => format!(" | scale {}", factor.get()),
-                });
+                text.push_str(" | ");
+                text.push_str(&step_text(step));
             }
             text
         }

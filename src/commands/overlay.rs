@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// LoRAs, and how the mapping is found.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct OverlayArgs {
-    /// A LoRA, fused with a scale (default 1): FILE or FILE:SCALE (repeatable)
+    /// A LoRA to fuse; a scale may follow the file (default 1) (repeatable)
     #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
     pub lora: Vec<(PathBuf, f64)>,
 

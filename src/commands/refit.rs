@@ -3,7 +3,7 @@
 use super::overlay::{OverlayArgs, check_asked};
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
-use crate::pipeline::{self, Environment, WeightChange};
+use crate::pipeline::{self, Environment, Verification, WeightChange};
 use crate::plan::Recipe;
 use crate::tensor::Digest;
 use crate::ui::{self, Report, Ui};
@@ -96,7 +96,10 @@ impl Report for RefitReport {
             ui::count(self.weights, "weight")
         );
         match (self.verdict, self.written) {
-            ("LIVE", false) => writeln!(out, "LIVE  the plan holds exactly these weights"),
+            ("LIVE", false) => {
+                writeln!(out, "LIVE  the plan holds exactly these weights")?;
+                self.verification(out)
+            }
             (verdict, false) => writeln!(out, "{verdict}  {what}; nothing was written"),
             (_, true) if self.rebuilt => writeln!(
                 out,
@@ -113,14 +116,26 @@ impl Report for RefitReport {
                     show(self.apply_ns),
                     show(self.write_ns)
                 )?;
-                match (&self.reference, self.error) {
-                    (Some(reference), Some(error)) => writeln!(
-                        out,
-                        "  verified against {reference}: largest relative L2 error {error:.1e}"
-                    ),
-                    _ => Ok(()),
-                }
+                self.verification(out)
             }
+        }
+    }
+}
+
+impl RefitReport {
+    fn verified(&mut self, found: Verification) {
+        let errors = found.outputs.iter().map(|o| o.difference.relative_l2);
+        self.error = errors.reduce(f64::max);
+        self.reference = Some(found.reference);
+    }
+
+    fn verification(&self, out: &mut dyn Write) -> io::Result<()> {
+        match (&self.reference, self.error) {
+            (Some(reference), Some(error)) => writeln!(
+                out,
+                "  verified against {reference}: largest relative L2 error {error:.1e}"
+            ),
+            _ => Ok(()),
         }
     }
 }
@@ -160,7 +175,7 @@ impl Explain for NotEnough {
     }
 
     fn hints(&self) -> Vec<String> {
-        vec!["build the plan again from a model that holds these weights".into()]
+        vec!["`--fallback rebuild` compiles the model with these weights instead".into()]
     }
 }
 
@@ -204,6 +219,9 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     // A plan that already holds these weights is left alone, unless it is wanted under another name.
     if args.dry_run || (live && args.output.is_none()) {
+        if args.verify && !args.dry_run {
+            report.verified(prepared.verify(output, environment, ui)?);
+        }
         ui.result(&report)?;
         return Ok(Exit::Done);
     }
@@ -231,12 +249,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         report.apply_ns = done.apply.as_nanos() as u64;
         report.write_ns = done.write.as_nanos() as u64;
         if let Some(v) = done.verification {
-            report.error = v
-                .outputs
-                .iter()
-                .map(|o| o.difference.relative_l2)
-                .reduce(f64::max);
-            report.reference = Some(v.reference);
+            report.verified(v);
         }
     } else {
         let (manifest, time) = prepared.rebuild(output, environment, ui)?;

@@ -9,7 +9,7 @@
 //! | plan against a checkpoint | [`of_checkpoint`] over what [`crate::mapping::assess`] found |
 //! | checkpoint against checkpoint | [`compare_weights`] |
 //!
-//! [`change`] measures one changed tensor for the report; it decides nothing.
+//! [`change()`] measures one changed tensor for the report; it decides nothing.
 
 mod change;
 mod graphs;

@@ -390,3 +390,37 @@ fn reasons_have_stable_json() {
         assert_eq!(serde_json::from_str::<Diff>(&text).unwrap(), diff);
     }
 }
+
+#[test]
+fn real_models_differ_from_others_and_not_from_themselves() {
+    use crate::onnx::Model;
+    let open = |file: &str| {
+        let root = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        Model::open(root.join("fixtures").join(file)).unwrap()
+    };
+    let side = |model: &Model| Side {
+        graph: Some(Graph::of(model)),
+        weights: weight_facts(model, |name| {
+            let weight = model.weight(name)?;
+            Some(Digest::of(&model.bytes(weight)))
+        }),
+        ..Side::default()
+    };
+    let clip = side(&open("clip_text/model.ts.onnx"));
+    let again = compare(&clip, &side(&open("clip_text/model.ts.onnx")));
+    assert_eq!((again.verdict, again.reasons.len()), (Verdict::Live, 0));
+    assert_eq!(again.unchanged, again.compared);
+    let other = compare(&clip, &side(&open("clip_text/model.dynamo.onnx")));
+    let counts = other.counts();
+    assert_eq!(other.verdict, Verdict::NeedsRecompile);
+    for tag in [
+        "topology-changed",
+        "opset-changed",
+        "weight-removed",
+        "weight-added",
+    ] {
+        assert!(counts.contains_key(tag), "{counts:?}");
+    }
+    let resnet = compare(&clip, &side(&open("resnet/model.ts.onnx")));
+    assert!(resnet.counts().contains_key("interface-changed"));
+}

@@ -85,10 +85,11 @@ fn renamed(
     new: &mut BTreeMap<String, WeightFact>,
     reasons: &mut Vec<Reason>,
 ) -> usize {
-    type Key = (Digest, Dtype, Vec<usize>, String);
+    type Key = (Digest, Dtype, Vec<usize>, bool);
     let key = |w: &WeightFact| -> Key {
-        let kind = format!("{:?}", w.kind);
-        (w.digest, w.dtype, w.shape.clone(), kind)
+        // A plan whose model is gone says of a baked constant only that it is fixed; the structure digest knows the rest.
+        let refittable = w.kind == Kind::Weight;
+        (w.digest, w.dtype, w.shape.clone(), refittable)
     };
     let group = |facts: &BTreeMap<String, WeightFact>| {
         let mut groups: BTreeMap<Key, Vec<String>> = BTreeMap::new();

@@ -291,6 +291,9 @@ impl Explain for Error {
             Error::Refused { backend, .. } if backend == "cpu" => {
                 vec!["use `--backend onnxruntime`, which computes every ONNX operator".into()]
             }
+            Error::Option { .. } => {
+                vec!["leave it out, or choose a backend that takes it with `--backend`".into()]
+            }
             Error::Plan { .. } => vec!["build it again with `trtmut build`".into()],
             Error::Onnx(e) => e.hints(),
             Error::File(e) => e.hints(),

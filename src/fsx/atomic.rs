@@ -1,6 +1,7 @@
 //! Outputs that appear whole or not at all: written beside their final place, synced, then renamed.
 
 use super::Error;
+use super::beside::{PREFIX, claim, folder_of, sweep};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -25,12 +26,14 @@ impl Staged {
         let path = path.as_ref();
         let wrap = |e| E::from(Error::write(path, e));
         let folder = folder_of(path);
+        sweep(folder);
         let file = tempfile::Builder::new()
-            .prefix(".trtmut-")
+            .prefix(PREFIX)
             .suffix(".tmp")
             .permissions(permissions())
             .tempfile_in(folder)
             .map_err(wrap)?;
+        claim(file.as_file());
         let mut out = BufWriter::with_capacity(1 << 20, file);
         fill(&mut out)?;
         let file = out.into_inner().map_err(|e| wrap(e.into_error()))?;
@@ -69,13 +72,6 @@ fn permissions() -> std::fs::Permissions {
     use std::os::unix::fs::PermissionsExt;
     // What File::create would ask for; the umask takes its share.
     std::fs::Permissions::from_mode(0o666)
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    }
 }
 
 /// Writes `path` whole or not at all.

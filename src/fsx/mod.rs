@@ -1,9 +1,11 @@
 //! Files: read-only memory maps, and outputs that appear whole or not at all.
 
 mod atomic;
+mod beside;
 mod map;
 
 pub use atomic::{Staged, check_output, write_atomic};
+pub use beside::{FolderLock, Scratch, lock_folder_of};
 pub use map::Map;
 
 use crate::fault::{Class, Explain};

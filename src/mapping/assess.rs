@@ -1,12 +1,12 @@
 //! What a refit from a checkpoint would do to every weight, decided before anything is written.
 
 use super::apply::apply_recipe;
+use super::batch::batched;
 use super::equal::held_bytes;
 use super::row::{Evidence, Grade, Recipe, Row};
 use super::value::as_type;
 use super::{Checkpoint, Error, Held, Mapping};
 use crate::tensor::{Digest, Dtype};
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 /// Why a changed weight must not be written.
@@ -105,11 +105,10 @@ pub fn assess(
     new: &dyn Checkpoint,
     trust_names: bool,
 ) -> Result<Assessment, Error> {
-    let changes = mapping
-        .rows
-        .par_iter()
-        .map(|row| of_row(row, held, new, trust_names))
-        .collect::<Result<_, Error>>()?;
+    let cost = |row: &Row| 8 * row.count();
+    let changes = batched(&mapping.rows, cost, |row| {
+        of_row(row, held, new, trust_names)
+    })?;
     Ok(Assessment { changes })
 }
 
@@ -266,7 +265,7 @@ fn same_at_storage_type(
 /// those were found to agree.
 ///
 /// # Errors
-/// As [`super::apply`].
+/// As [`super::apply()`].
 pub fn bytes_of<'a>(
     row: &Row,
     new: &'a dyn Checkpoint,

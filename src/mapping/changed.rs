@@ -1,6 +1,7 @@
 //! Rows that equal nothing in a new checkpoint: is the source that name or path presumes the changed successor of what the
 //! ONNX file holds, and is no other candidate nearer, the transposed one included?
 
+use super::batch::batched;
 use super::close::{CLEARLY, FEWEST, LEAD, Measure, cosine, sample};
 use super::decide::{Case, add_fold_evidence, names_of, presumed_relations};
 use super::equal::held_bytes;
@@ -82,18 +83,16 @@ pub(super) fn resolve(
         })
         .collect::<Result<HashMap<usize, Vec<Candidate>>, Error>>()?;
     let presumed: HashSet<usize> = case.named.iter().flatten().map(|n| n.source).collect();
-    let decisions = pending
-        .par_iter()
-        .map(|&r| {
-            let mut row = rows[r].clone();
-            if case.named[r].is_empty() {
-                unnamed(case, &mut row, r, &judged, &presumed, &absent[r])?;
-            } else {
-                by_name(case, &mut row, r, &judged[&r], &unaccounted)?;
-            }
-            Ok((r, row))
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+    let cost = |&r: &usize| 12 * rows[r].count();
+    let decisions = batched(pending, cost, |&r| {
+        let mut row = rows[r].clone();
+        if case.named[r].is_empty() {
+            unnamed(case, &mut row, r, &judged, &presumed, &absent[r])?;
+        } else {
+            by_name(case, &mut row, r, &judged[&r], &unaccounted)?;
+        }
+        Ok::<_, Error>((r, row))
+    })?;
     for (r, row) in decisions {
         rows[r] = row;
     }
@@ -282,7 +281,9 @@ fn measure(case: &Case<'_>, row: &Row, candidate: &Candidate) -> Result<Measure,
     let new = apply(&plain, &sources)?;
     let held = held_bytes(row, case.held)?;
     let numbers = |data: &[u8]| to_f32(row.dtype, data).map_err(|cause| Error::convert(row, cause));
-    Ok(Measure::of(&numbers(&held)?, &numbers(&new)?, &row.shape))
+    let values = numbers(&new)?;
+    drop(new);
+    Ok(Measure::of(&numbers(&held)?, values, &row.shape))
 }
 
 /// Judges a row that nothing names: only a candidate that is each other's best, by far, will do.
@@ -334,16 +335,15 @@ fn unnamed(
 /// Looks at rows that were settled before: a square matrix that is clearly closer transposed was turned by mistake.
 pub(super) fn recheck(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Result<(), Error> {
     let open: HashSet<usize> = open.iter().copied().collect();
-    let turned = (0..rows.len())
-        .into_par_iter()
+    let settled: Vec<usize> = (0..rows.len())
         .filter(|r| !open.contains(r) && rows[*r].grade != Grade::Given)
-        .filter_map(|r| {
-            turned_by_mistake(case, &rows[r])
-                .map(|e| e.map(|e| (r, e)))
-                .transpose()
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    for (r, evidence) in turned {
+        .collect();
+    let turned = batched(
+        &settled,
+        |&r| 4 * rows[r].count(),
+        |&r| Ok::<_, Error>(turned_by_mistake(case, &rows[r])?.map(|e| (r, e))),
+    )?;
+    for (r, evidence) in turned.into_iter().flatten() {
         let row = &mut rows[r];
         row.grade = Grade::Unproven;
         row.alternatives.extend(row.recipe.take());

@@ -104,24 +104,30 @@ pub(super) struct Measure {
 }
 
 impl Measure {
-    /// Measures `new` against `held`, both of `shape`.
-    pub fn of(held: &[f32], new: &[f32], shape: &[usize]) -> Measure {
-        let change: Vec<f32> = new.iter().zip(held).map(|(n, h)| n - h).collect();
+    /// Measures `new` against `held`, both of `shape`. Buffers: the two, nothing more of their size.
+    pub fn of(held: &[f32], new: Vec<f32>, shape: &[usize]) -> Measure {
         let energy = |v: &[f32]| v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
-        let (changed, old) = (energy(&change), energy(held));
+        let squares = new.iter().zip(held).map(|(n, h)| f64::from(n - h).powi(2));
+        let (changed, old, now) = (squares.sum::<f64>(), energy(held), energy(&new));
         let relative = (changed / old).sqrt();
         let relative = if relative.is_nan() {
             f64::INFINITY
         } else {
             relative
         };
+        let cosine = cosine(held, &new);
+        let proportional = changed > 0.0 && explained(held, &new, shape, changed);
         let flat = squeezed(shape);
         let mut rank = None;
         if relative > SMALL && flat.len() >= 2 {
             let rows = flat[0];
             let columns = held.len() / rows.max(1);
+            let mut change = new;
+            for (n, h) in change.iter_mut().zip(held) {
+                *n -= h;
+            }
             // Rounding to a half type leaves noise of full rank; it is relative to the new value, not to the change.
-            let noise = 4e-3 * (energy(new) / changed).sqrt();
+            let noise = 4e-3 * (now / changed).sqrt();
             let full = rows.min(columns);
             rank = effective_rank(&change, rows, columns, noise.clamp(1e-3, 0.05))
                 .filter(|_| full >= 4)
@@ -129,8 +135,8 @@ impl Measure {
         }
         Measure {
             relative,
-            cosine: cosine(held, new),
-            proportional: changed > 0.0 && explained(held, new, shape, changed),
+            cosine,
+            proportional,
             rank,
             count: held.len(),
         }
@@ -205,15 +211,15 @@ mod tests {
                 held[i] + 2.0 * d
             })
             .collect();
-        let m = Measure::of(&held, &new, &[48, 48]);
+        let m = Measure::of(&held, new, &[48, 48]);
         assert!(
             m.relative > 1.0 && m.rank == Some((4, 48)) && m.is_close(),
             "{m:?}"
         );
         let foreign = random(48 * 48, 4);
-        assert!(!Measure::of(&held, &foreign, &[48, 48]).is_close());
+        assert!(!Measure::of(&held, foreign, &[48, 48]).is_close());
         let turned: Vec<f32> = (0..48 * 48).map(|i| held[i % 48 * 48 + i / 48]).collect();
-        assert!(!Measure::of(&held, &turned, &[48, 48]).is_close());
+        assert!(!Measure::of(&held, turned, &[48, 48]).is_close());
     }
 
     #[test]
@@ -224,7 +230,7 @@ mod tests {
             .enumerate()
             .map(|(i, v)| v * (0.9 + 0.02 * (i / 9) as f32))
             .collect();
-        let m = Measure::of(&held, &base, &[16, 1, 3, 3]);
+        let m = Measure::of(&held, base, &[16, 1, 3, 3]);
         assert!(
             m.relative < SMALL && m.proportional && !m.is_close(),
             "{m:?}"
@@ -239,9 +245,9 @@ mod tests {
             .zip(random(256, 7))
             .map(|(h, n)| h + 0.05 * n)
             .collect();
-        assert!(Measure::of(&held, &new, &[16, 16]).is_close());
-        assert!(!Measure::of(&held[..2], &new[..2], &[2]).is_close());
-        assert!(!Measure::of(&[0.0; 16], &new[..16], &[16]).is_close());
+        assert!(Measure::of(&held, new.clone(), &[16, 16]).is_close());
+        assert!(!Measure::of(&held[..2], new[..2].to_vec(), &[2]).is_close());
+        assert!(!Measure::of(&[0.0; 16], new[..16].to_vec(), &[16]).is_close());
     }
 
     #[test]

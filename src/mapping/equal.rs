@@ -1,10 +1,10 @@
 //! Which sources equal which weights: fingerprints of every tensor once, then exact comparison of the few that agree.
 
+use super::batch::batched;
 use super::row::Row;
 use super::value::{self, Print, Relation, as_type, common, relations, squeezed};
 use super::{Error, Held};
 use crate::tensor::{Dtype, TensorView};
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -113,23 +113,29 @@ pub(super) fn equalities(
             }
         }
     }
-    let prints = source_types
-        .into_par_iter()
-        .map(|(s, dtype)| {
-            let view = sources[s].view;
-            let bytes = as_type(view.dtype, dtype, Cow::Borrowed(view.data));
-            bytes.ok().map(|b| ((s, dtype), Print::of(dtype, &b)))
-        })
+    let source_types: Vec<(usize, Dtype)> = source_types.into_iter().collect();
+    let cast_cost = |from: Dtype, to: Dtype, count: usize| if from == to { 0 } else { 4 * count };
+    let print = |&(s, dtype): &(usize, Dtype)| {
+        let view = sources[s].view;
+        // What does not convert is equal to nothing.
+        let bytes = as_type(view.dtype, dtype, Cow::Borrowed(view.data)).ok();
+        Ok(bytes.map(|b| ((s, dtype), Print::of(dtype, &b))))
+    };
+    let source_cost =
+        |&(s, dtype): &(usize, Dtype)| cast_cost(sources[s].view.dtype, dtype, sources[s].count());
+    let prints: HashMap<_, _> = (batched(&source_types, source_cost, print)?.into_iter())
         .flatten()
-        .collect::<HashMap<_, _>>();
-    let row_prints = row_types
-        .into_par_iter()
-        .map(|(r, dtype)| {
+        .collect();
+    let row_types: Vec<(usize, Dtype)> = row_types.into_iter().collect();
+    let row_cost = |&(r, dtype): &(usize, Dtype)| cast_cost(rows[r].dtype, dtype, rows[r].count());
+    let row_prints: HashMap<(usize, Dtype), Print> =
+        batched(&row_types, row_cost, |&(r, dtype)| {
             let bytes = as_type(rows[r].dtype, dtype, held_bytes(&rows[r], held)?)
                 .map_err(|cause| Error::convert(&rows[r], cause))?;
-            Ok(((r, dtype), Print::of(dtype, &bytes)))
-        })
-        .collect::<Result<HashMap<_, _>, Error>>()?;
+            Ok::<_, Error>(((r, dtype), Print::of(dtype, &bytes)))
+        })?
+        .into_iter()
+        .collect();
     let mut buckets: HashMap<(usize, Dtype, u64), Vec<usize>> = HashMap::new();
     for (&(s, dtype), print) in &prints {
         let key = (sources[s].count(), dtype, print.bag);
@@ -138,27 +144,25 @@ pub(super) fn equalities(
     for bucket in buckets.values_mut() {
         bucket.sort_unstable();
     }
-    let found = open
-        .par_iter()
-        .map(|&r| {
-            let row = &rows[r];
-            let mut equal = Vec::new();
-            let types: BTreeSet<Dtype> = (kinds.get(&row.count()).into_iter().flatten())
-                .filter_map(|&kind| common(row.dtype, kind))
-                .collect();
-            for dtype in types {
-                let print = &row_prints[&(r, dtype)];
-                let key = (row.count(), dtype, print.bag);
-                for &s in buckets.get(&key).map_or(&[][..], Vec::as_slice) {
-                    if common(row.dtype, sources[s].view.dtype) == Some(dtype) {
-                        equal.extend(compare(row, print, sources, s, &prints, dtype, held)?);
-                    }
+    let compare_cost = |&r: &usize| 12 * rows[r].count();
+    let found = batched(open, compare_cost, |&r| {
+        let row = &rows[r];
+        let mut equal = Vec::new();
+        let types: BTreeSet<Dtype> = (kinds.get(&row.count()).into_iter().flatten())
+            .filter_map(|&kind| common(row.dtype, kind))
+            .collect();
+        for dtype in types {
+            let print = &row_prints[&(r, dtype)];
+            let key = (row.count(), dtype, print.bag);
+            for &s in buckets.get(&key).map_or(&[][..], Vec::as_slice) {
+                if common(row.dtype, sources[s].view.dtype) == Some(dtype) {
+                    equal.extend(compare(row, print, sources, s, &prints, dtype, held)?);
                 }
             }
-            equal.sort_by_key(|e: &Equal| e.source);
-            Ok((r, equal))
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+        }
+        equal.sort_by_key(|e: &Equal| e.source);
+        Ok::<_, Error>((r, equal))
+    })?;
     let mut of_row = vec![Vec::new(); rows.len()];
     for (r, equal) in found {
         of_row[r] = equal;

@@ -91,7 +91,12 @@ pub enum Error {
 }
 
 fn join(declined: &[Declined]) -> String {
-    let all: Vec<String> = declined.iter().map(ToString::to_string).collect();
+    const SHOWN: usize = 8;
+    let shown = declined.iter().take(SHOWN).map(ToString::to_string);
+    let mut all: Vec<String> = shown.collect();
+    if declined.len() > SHOWN {
+        all.push(format!("and {} more", declined.len() - SHOWN));
+    }
     all.join("; ")
 }
 

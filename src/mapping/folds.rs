@@ -1,12 +1,12 @@
 //! Recognising folds by value: a normalisation folded into a convolution, a scale folded into a weight.
 
+use super::batch::batched;
 use super::decide::Case;
 use super::equal::held_bytes;
 use super::fold::{self, Affine, EPSILONS};
 use super::row::{Evidence, Factor, Norm, Part, Recipe, Rounding, Row, Step};
 use super::{Against, Error, Grade};
 use crate::tensor::{Digest, Dtype, from_f32, to_f32};
-use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 
 /// A normalisation of the checkpoint with its four tensors.
@@ -79,10 +79,11 @@ pub(super) fn resolve(
     pending: &[usize],
 ) -> Result<Vec<usize>, Error> {
     let norms = norms(case);
-    let kernels: Vec<(usize, Option<Found>)> = pending
-        .par_iter()
-        .map(|&r| Ok((r, find_kernel(case, &rows[r], r, &norms)?)))
-        .collect::<Result<_, Error>>()?;
+    let kernels: Vec<(usize, Option<Found>)> = batched(
+        pending,
+        |&r| 16 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, find_kernel(case, &rows[r], r, &norms)?)),
+    )?;
     let mut left = Vec::new();
     for (r, found) in kernels {
         match found {
@@ -90,10 +91,11 @@ pub(super) fn resolve(
             None => left.push(r),
         }
     }
-    let biases: Vec<(usize, Option<Found>)> = left
-        .par_iter()
-        .map(|&r| Ok((r, find_bias(case, rows, r)?)))
-        .collect::<Result<_, Error>>()?;
+    let biases: Vec<(usize, Option<Found>)> = batched(
+        &left,
+        |&r| 16 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, find_bias(case, rows, r)?)),
+    )?;
     let mut left = Vec::new();
     for (r, found) in biases {
         match found {

@@ -17,6 +17,7 @@ mod adopt;
 mod apply;
 mod assess;
 mod attention;
+mod batch;
 mod changed;
 mod close;
 mod decide;

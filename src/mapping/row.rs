@@ -451,6 +451,11 @@ impl Row {
         self.shape.iter().product()
     }
 
+    /// Number of bytes.
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes_for(self.count()).unwrap_or(usize::MAX)
+    }
+
     /// Whether the graph names this weight as a module's own parameter, so that a checkpoint without it is incomplete.
     pub fn is_parameter(&self) -> bool {
         let parameter = |name: &String| {

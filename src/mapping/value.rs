@@ -3,12 +3,15 @@
 
 use super::row::{Layout, Step};
 use crate::tensor::{ConvertError, Digest, Dtype, TensorView, cast, permute};
+use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// Fewer elements than this, or fewer distinct values than [`DISTINCT`], and equality may be chance.
 pub(super) const INFORMATIVE_COUNT: usize = 8;
 /// See [`INFORMATIVE_COUNT`].
 const DISTINCT: usize = 4;
+/// Bytes that one task sums; a multiple of every element width.
+const STRETCH: usize = 1 << 20;
 /// Axes beyond this are not permuted: 4! orders are tried at most.
 const PERMUTED_RANK: usize = 4;
 
@@ -27,18 +30,27 @@ impl Print {
     /// Fingerprint of little-endian elements.
     pub fn of(dtype: Dtype, data: &[u8]) -> Print {
         let width = (dtype.bits() / 8).max(1);
-        let mut seen: Vec<u64> = Vec::with_capacity(DISTINCT);
-        let mut bag = 0u64;
-        for element in data.chunks(width) {
+        let word = |element: &[u8]| {
             let mut word = [0u8; 8];
             let kept = element.len().min(8);
             word[..kept].copy_from_slice(&element[..kept]);
-            let word = u64::from_le_bytes(word);
-            if seen.len() < DISTINCT && !seen.contains(&word) {
+            u64::from_le_bytes(word)
+        };
+        let mut seen: Vec<u64> = Vec::with_capacity(DISTINCT);
+        for word in data.chunks(width).map(word) {
+            if !seen.contains(&word) {
                 seen.push(word);
             }
-            bag = bag.wrapping_add(mix(word));
+            if seen.len() == DISTINCT {
+                break;
+            }
         }
+        let sum = |part: &[u8]| {
+            let words = part.chunks(width).map(word);
+            words.fold(0u64, |bag, word| bag.wrapping_add(mix(word)))
+        };
+        // Whole elements in every stretch: the width divides it.
+        let bag = (data.par_chunks(STRETCH).map(sum)).reduce(|| 0, u64::wrapping_add);
         Print {
             flat: Digest::of(data),
             bag,

@@ -223,12 +223,15 @@ fn weight_rows(
         .collect()
 }
 
+/// What a manifest says of a constant that is in the graph and means nothing.
+pub(super) const UNREAD: &str = "no node reads it";
+
 fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
     match (&weight.role, refittable) {
         (Role::Structural { operator, why, .. }, _) => {
             Some(format!("{why}, folded into {operator}"))
         }
-        (Role::Unused, _) => Some("no node reads it".into()),
+        (Role::Unused, _) => Some(UNREAD.into()),
         (Role::Weight, Some(true)) => None,
         (Role::Weight, Some(false)) => Some("the engine does not let it be refitted".into()),
         (Role::Weight, None) => Some("not in the engine".into()),

@@ -1,6 +1,6 @@
 //! Two things that users hold (plans, models, checkpoints, LoRAs) become a comparison.
 
-use super::build::digests;
+use super::build::{UNREAD, digests};
 use super::{Environment, Error, Overlay, OverlayRequest, source_model};
 use crate::diff::{
     self, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact, weight_facts,
@@ -216,6 +216,8 @@ fn fact(row: &plan::WeightRow) -> WeightFact {
         digest: row.digest,
         kind: match &row.fixed {
             None => Kind::Weight,
+            // Models have it as unused too, and it counts on neither side.
+            Some(why) if why == UNREAD => Kind::Unused,
             Some(why) => Kind::Fixed { why: why.clone() },
         },
         uses: None,

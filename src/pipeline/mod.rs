@@ -14,6 +14,7 @@
 mod backends;
 mod build;
 mod compare;
+mod complete;
 mod environment;
 mod inputs;
 mod open;
@@ -25,10 +26,11 @@ mod refit;
 pub use backends::{BackendChoice, choose, onnxruntime, reopen, search};
 pub use build::{BuildRequest, Built, MappingSource, build};
 pub use compare::{CompareRequest, Compared, Measured, compare};
+pub use complete::refusal;
 pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
 pub use open::{OpenPlan, open};
-pub use overlay::{Overlay, OverlayRequest, refusal};
+pub use overlay::{Overlay, OverlayRequest};
 pub use rebuild::{Verification, Verified};
 pub use recompile::{SourceModel, recompile, source_model};
 pub use refit::{Prepared, Refitted, WeightChange, prepare};
@@ -73,6 +75,12 @@ pub enum Error {
         problems: Vec<String>,
         /// How to fix them.
         hints: Vec<String>,
+    },
+    /// Tensors of a checkpoint have other shapes than the model; every one is listed.
+    #[error("a refit is not enough: {}", .problems.join("\n       "))]
+    Reshaped {
+        /// One sentence each.
+        problems: Vec<String>,
     },
     /// A refitted engine computes something else than the reference; it was not written.
     #[error("the refitted engine differs from {}: {}", .0.reference, differing(.0))]
@@ -146,6 +154,7 @@ impl Error {
             Error::Occupied { .. }
             | Error::Inputs { .. }
             | Error::Overlay { .. }
+            | Error::Reshaped { .. }
             | Error::Unverified(_)
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
@@ -168,6 +177,7 @@ impl Explain for Error {
             Error::Occupied { .. } => "output-occupied",
             Error::Inputs { .. } => "inputs",
             Error::Overlay { .. } => "overlay-misfit",
+            Error::Reshaped { .. } => "needs-recompile",
             Error::Unverified(_) => "unverified",
             Error::Source { .. } => "model-gone",
             _ => self.part().map_or("bug", Explain::code),
@@ -177,6 +187,7 @@ impl Explain for Error {
     fn class(&self) -> Class {
         match self {
             Error::Unverified(_) => Class::Differs,
+            Error::Reshaped { .. } => Class::NeedsRecompile,
             _ => self.part().map_or(Class::Input, Explain::class),
         }
     }
@@ -187,6 +198,9 @@ impl Explain for Error {
                 vec!["choose another name with -o, or overwrite it with --force".into()]
             }
             Error::Inputs { hints, .. } | Error::Overlay { hints, .. } => hints.clone(),
+            Error::Reshaped { .. } => vec![
+                "the architecture differs: export the model again from this checkpoint, and build a plan from that".into(),
+            ],
             Error::Unverified(_) => vec![
                 "the plan is as it was; build it again from the model with these weights (`refit --fallback rebuild`)".into(),
             ],

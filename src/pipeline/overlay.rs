@@ -3,11 +3,12 @@
 //! A refit is a pure function: the engine holds base ⊕ overlay afterwards, whatever was refitted before. Weights that the overlay does
 //! not reach have their base values, which are those of the ONNX file that the manifest names.
 
+use super::complete::check_complete;
 use super::{Error, SourceModel, source_model};
 use crate::fsx::Map;
 use crate::mapping::{
     self, Accounts, Assessment, Change, Checkpoint, Held, Mapping, ModelValues, Override,
-    Recipe as How, Refusal, Row,
+    Recipe as How, Row,
 };
 use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
@@ -81,8 +82,8 @@ impl Overlay {
         watch: &dyn Watch,
     ) -> Result<Overlay, Error> {
         let overlay = Overlay::survey(plan, manifest, request, watch)?;
-        if let Some(found) = &overlay.assessment {
-            check_complete(request, &overlay.mapping, &overlay.accounts, found)?;
+        if let (Some(found), Some(new)) = (&overlay.assessment, &overlay.checkpoint) {
+            check_complete(request, &overlay.mapping, &overlay.accounts, found, new)?;
         }
         Ok(overlay)
     }
@@ -406,132 +407,4 @@ fn initial(
             (w.name.clone(), (row.unwrap_or(usize::MAX), from, digest))
         })
         .collect()
-}
-
-/// A refit must leave nothing out and guess nothing.
-fn check_complete(
-    request: &OverlayRequest,
-    mapping: &Mapping,
-    accounts: &Accounts,
-    assessment: &Assessment,
-) -> Result<(), Error> {
-    let file = request
-        .checkpoint
-        .iter()
-        .map(|p| p.display().to_string())
-        .collect::<Vec<_>>()
-        .join(", ");
-    let reached = assessment
-        .changes
-        .iter()
-        .any(|c| !matches!(c, Change::Constant | Change::NotGiven));
-    let mut problems = Vec::new();
-    let mut hints = Vec::new();
-    if !reached {
-        problems.push(format!(
-            "no tensor of `{file}` maps to a weight of the plan"
-        ));
-        hints.push("the file may belong to another model".to_owned());
-        return Err(Error::Overlay { problems, hints });
-    }
-    for (row, why) in assessment.refused() {
-        problems.push(refusal(&mapping.rows[row].name, why));
-    }
-    if !problems.is_empty() {
-        hints.push("give the checkpoint that the model was exported from with `--base-weights FILE` (or `--weights FILE` at build): it proves the mapping by value".into());
-        if assessment
-            .refused()
-            .any(|(_, w)| matches!(w, Refusal::Unproven { .. }))
-        {
-            hints.push("or take the names' word for it with `--trust-names`".into());
-        }
-    }
-    if !request.partial {
-        let lost: Vec<&str> = accounts.unreached().collect();
-        if !lost.is_empty() {
-            problems.push(format!(
-                "{} of `{file}` map to no weight: {}",
-                crate_count(lost.len(), "tensor"),
-                some(&lost)
-            ));
-        }
-        let missing: Vec<&str> = accounts.missing.iter().map(|m| m.weight.as_str()).collect();
-        if !missing.is_empty() {
-            problems.push(format!(
-                "{} of the plan find no tensor in `{file}`: {}",
-                crate_count(missing.len(), "weight"),
-                some(&missing)
-            ));
-        }
-        if !lost.is_empty() || !missing.is_empty() {
-            hints.push("if the file is meant to hold only some of the weights, say `--partial`: the others then have their base values".into());
-        }
-    }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Overlay { problems, hints })
-    }
-}
-
-fn crate_count(n: usize, noun: &str) -> String {
-    if n == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{n} {noun}s")
-    }
-}
-
-fn some(names: &[&str]) -> String {
-    const SHOWN: usize = 8;
-    let mut text = names
-        .iter()
-        .take(SHOWN)
-        .map(|n| format!("`{n}`"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    if names.len() > SHOWN {
-        text.push_str(&format!(" and {} more", names.len() - SHOWN));
-    }
-    text
-}
-
-/// Why a changed weight is refused, in one sentence.
-pub fn refusal(weight: &str, why: &Refusal) -> String {
-    let list = |names: &[String]| {
-        names
-            .iter()
-            .map(|n| format!("`{n}`"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    match why {
-        Refusal::Unproven { source } => format!(
-            "weight `{weight}` changes, but only its name says that it comes from `{source}`"
-        ),
-        Refusal::Contradicted { sources } => format!(
-            "weight `{weight}` changes, and evidence speaks against its presumed source{}",
-            if sources.is_empty() {
-                String::new()
-            } else {
-                format!(" ({})", list(sources))
-            }
-        ),
-        Refusal::Ambiguous { sources } => format!(
-            "weight `{weight}` changes, and several tensors fit it: {}",
-            list(sources)
-        ),
-        Refusal::PartialFold { missing } => format!(
-            "weight `{weight}` is computed from several tensors, and {} are missing",
-            list(missing)
-        ),
-        Refusal::Misfit {
-            source,
-            dtype,
-            shape,
-        } => format!(
-            "weight `{weight}` cannot be filled from `{source}`, which is {dtype} {}",
-            crate::tensor::show_shape(shape)
-        ),
-    }
 }

@@ -14,26 +14,18 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// A model file that is removed when it is dropped.
 struct Written {
     model: Model,
-    _folder: TempDir,
+    _folder: fsx::Scratch,
 }
 
 /// Above this many bytes the weights go into a file beside the model: protobuf messages end at 2 GiB.
 const INLINE_LIMIT: u64 = 1 << 30;
 
 fn write_model(overlay: &Overlay, beside: &Path) -> Result<Written, Error> {
-    let parent = match beside.parent() {
-        Some(p) if !p.as_os_str().is_empty() => p,
-        _ => Path::new("."),
-    };
-    let folder = tempfile::Builder::new()
-        .prefix(".trtmut-")
-        .tempdir_in(parent)
-        .map_err(|e| fsx::Error::write(parent, e))?;
+    let folder = fsx::Scratch::beside(beside)?;
     let source = &overlay.model().model;
     let path = folder.path().join("model.onnx");
     let create = |p: &PathBuf| -> Result<BufWriter<File>, Error> {

@@ -40,7 +40,7 @@ pub fn source_model(plan: &Path, manifest: &Manifest) -> Result<SourceModel, Err
 /// Compiles the plan again for `shapes` and replaces it.
 ///
 /// # Errors
-/// As [`source_model`] and [`build`]; the old plan is then untouched.
+/// As [`source_model`] and [`build()`]; the old plan is then untouched.
 pub fn recompile(
     plan: &Path,
     manifest: &Manifest,

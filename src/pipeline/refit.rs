@@ -129,16 +129,12 @@ impl Prepared {
                 }
             }
         }
-        manifest.recipe = if self.changes_nothing(&manifest) {
+        manifest.recipe = if manifest.weights.iter().all(|w| w.base.is_none()) {
             Recipe::default()
         } else {
             self.overlay.0.recipe.clone()
         };
         manifest
-    }
-
-    fn changes_nothing(&self, manifest: &Manifest) -> bool {
-        manifest.weights.iter().all(|w| w.base.is_none())
     }
 
     /// Applies the overlay and writes plan and manifest to `output`, both or neither. With `verify`, what the refitted engine
@@ -177,7 +173,12 @@ impl Prepared {
         })
     }
 
-    fn verify(
+    /// Compares what the open engine computes with a reference that compiles the model with the overlay's weights. Meant for after
+    /// [`Prepared::apply`], or for a plan that is live.
+    ///
+    /// # Errors
+    /// [`Error::Unverified`] where they differ; what either engine fails with.
+    pub fn verify(
         &mut self,
         output: &Path,
         environment: &Environment,

@@ -8,7 +8,8 @@
 //! A manifest names the digest of its plan, and one that does not match is refused. Two files cannot be renamed in one step,
 //! so a change goes: new manifest to `engine.plan.json.next`, rename of the plan, rename of the manifest. Whoever finds a plan
 //! that `engine.plan.json` does not match but `engine.plan.json.next` does, finishes that last rename; a process killed
-//! at any moment leaves the old pair or the new pair.
+//! at any moment leaves the old pair or the new pair. Both renames are made under a lock of the folder, so that
+//! several processes that refit one plan end in the pair of one of them.
 
 mod manifest;
 mod pair;
@@ -75,6 +76,12 @@ impl Explain for Error {
 
     fn hints(&self) -> Vec<String> {
         match self {
+            Error::NoManifest { plan, .. } if plan.extension().is_some_and(|e| e == "onnx") => {
+                vec![format!(
+                    "it is a model: `trtmut build {}` makes a plan of it",
+                    plan.display()
+                )]
+            }
             Error::NoManifest { manifest, .. } => vec![format!(
                 "copy `{}` along with the plan, or build it again with `trtmut build`",
                 manifest.display()

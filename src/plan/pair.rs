@@ -27,12 +27,15 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// [`Error`], with the file that is wrong.
 pub fn open(plan: &Path) -> Result<Manifest, Error> {
-    let bytes = Map::open(plan)?;
-    let actual = PlanRef {
-        bytes: bytes.len() as u64,
-        digest: Digest::of(&bytes),
-    };
-    let current = read_manifest(plan);
+    let (actual, current) = look(plan)?;
+    if let Ok(m) = &current
+        && m.plan == actual
+    {
+        return current;
+    }
+    // Another process may be between its two renames at this moment; under the lock none is.
+    let _alone = fsx::lock_folder_of(plan);
+    let (actual, current) = look(plan)?;
     if let Ok(m) = &current
         && m.plan == actual
     {
@@ -65,6 +68,16 @@ pub fn open(plan: &Path) -> Result<Manifest, Error> {
         manifest: manifest_path(plan),
         reason,
     })
+}
+
+/// What the plan is now, and the manifest that stands beside it.
+fn look(plan: &Path) -> Result<(PlanRef, Result<Manifest, Error>), Error> {
+    let bytes = Map::open(plan)?;
+    let actual = PlanRef {
+        bytes: bytes.len() as u64,
+        digest: Digest::of(&bytes),
+    };
+    Ok((actual, read_manifest(plan)))
 }
 
 /// Reads the manifest of `plan` without looking at the plan.
@@ -135,6 +148,7 @@ pub fn replace(to: &Path, staged: Staged, manifest: &Manifest) -> Result<(), Err
         path: manifest_path(to),
         reason: e.to_string(),
     })?;
+    let _alone = fsx::lock_folder_of(to);
     fsx::write_atomic(&next, |out| {
         out.write_all(&text)
             .and_then(|()| out.write_all(b"\n"))

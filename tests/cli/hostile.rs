@@ -194,7 +194,7 @@ fn a_full_disk_leaves_nothing() {
     let mut command = std::process::Command::new("bash");
     command.args(["-c", &script]).current_dir(scene.path());
     let output = command.output().unwrap();
-    let done = scene.done(&command, output);
+    let done = scene.done(&command, &output);
     done.exits(3);
     assert!(done.stderr.contains("engine.plan"), "{}", done.stderr);
     assert!(before == scene.files(), "files were left behind");

@@ -2,6 +2,7 @@
 
 mod build;
 mod hostile;
+mod refit;
 mod run;
 mod scene;
 mod shapes;

@@ -90,11 +90,11 @@ impl Scene {
     pub fn run<S: AsRef<str>>(&self, args: &[S]) -> Done {
         let mut command = self.command(args);
         let output = command.output().unwrap();
-        self.done(&command, output)
+        self.done(&command, &output)
     }
 
     /// What a finished command did.
-    pub fn done(&self, command: &Command, output: Output) -> Done {
+    pub fn done(&self, command: &Command, output: &Output) -> Done {
         let (stdout, stderr) = (
             String::from_utf8_lossy(&output.stdout).into_owned(),
             String::from_utf8_lossy(&output.stderr).into_owned(),

@@ -490,6 +490,10 @@ fn hostile_specs_are_refused_in_little_memory() {
     // 100 MB that take no space on disk.
     let file = std::fs::File::create(&spaces).unwrap();
     file.set_len(100_000_000).unwrap();
+    let dims: Vec<String> = (0..20_000)
+        .map(|n| format!(r#""dim{n}": {{}}, "#))
+        .collect();
+    let dims = dims.concat();
     let nested = |open: &str, n: usize| format!(r#"{{"args": [{}"#, open.repeat(n));
     let cases = [
         ("spaces.json", None, "is larger than 1048576 bytes"),
@@ -531,9 +535,7 @@ fn hostile_specs_are_refused_in_little_memory() {
             "names.json",
             Some(format!(
                 r#"{{"dims": {{{}"z": {{}}}}, "inputs": {{"x": [{}"y"]}}}}"#,
-                (0..20_000)
-                    .map(|n| format!(r#""dim{n}": {{}}, "#))
-                    .collect::<String>(),
+                dims,
                 r#""dmi", "#.repeat(20_000)
             )),
             "`dims` does not list `dmi`",
@@ -541,9 +543,9 @@ fn hostile_specs_are_refused_in_little_memory() {
         (
             "tensors.json",
             Some(format!(
-                r#"{{"kwargs": {}{}{}}}"#,
+                r#"{{"kwargs": {}[{}[1]]{}}}"#,
                 r#"{"a": "#.repeat(60),
-                format!("[{}[1]]", "[1], ".repeat(190_000)),
+                "[1], ".repeat(190_000),
                 "}".repeat(60)
             )),
             "this is tensor 4097; a spec has at most 4096",

@@ -2,6 +2,9 @@
 
 #![allow(dead_code)]
 
+pub mod fixtures;
+pub mod net;
+
 use onnx_protobuf::TensorProto;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

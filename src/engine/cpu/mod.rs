@@ -1,5 +1,5 @@
 //! The CPU backends: `cpu`, an embedded engine behind a guard that needs nothing installed, and `onnxruntime`, a library on
-//! this machine. They share a plan format ([`container`]); a plan keeps the original graph, and what a backend changes in it is
+//! this machine. They share a plan format (`container`); a plan keeps the original graph, and what a backend changes in it is
 //! done when a session is made.
 
 mod checks;

@@ -105,7 +105,7 @@ pub struct Row {
     pub inputs: &'static [Types],
     /// Attributes that may be there.
     pub attributes: &'static [(&'static str, Allowed)],
-    /// Outputs; a list that ends in [`REST`] allows any number.
+    /// Outputs; the last is for all further ones where [`Row::variadic_outputs`] allows them.
     pub outputs: &'static [Out],
     /// Shape of the outputs.
     pub shape: ShapeRule,

@@ -49,7 +49,7 @@ pub enum Error {
         components: Vec<&'static str>,
     },
     /// The LoRA does not fit the model, or is damaged.
-    #[error("`{path}` cannot be fused: {} problems, first: {}", problems.len(), problems[0], path = path.display())]
+    #[error("`{path}` cannot be fused: {}", first_of(problems), path = path.display())]
     Problems {
         /// The file.
         path: PathBuf,
@@ -243,6 +243,13 @@ impl fmt::Display for Problem {
     }
 }
 
+fn first_of(problems: &[Problem]) -> String {
+    match problems {
+        [only] => only.to_string(),
+        _ => format!("{} problems, first: {}", problems.len(), problems[0]),
+    }
+}
+
 fn quoted(names: &[String]) -> String {
     let shown: Vec<_> = names.iter().map(|n| format!("`{n}`")).collect();
     shown.join(", ")
@@ -266,7 +273,7 @@ impl Problem {
 }
 
 /// How many problems the hints list beside the first.
-const LISTED: usize = 20;
+const LISTED: usize = 7;
 
 impl Explain for Error {
     fn code(&self) -> &'static str {
@@ -313,17 +320,17 @@ impl Explain for Error {
                 vec![format!("say which one is meant, e.g. `{}`", components[0])]
             }
             Error::Problems { problems, .. } => {
-                let more = problems.iter().skip(1);
-                let mut hints: Vec<String> =
-                    more.take(LISTED).map(|p| format!("also: {p}")).collect();
-                if problems.len() > LISTED + 1 {
-                    hints.push(format!("and {} more", problems.len() - LISTED - 1));
-                }
+                let mut hints = Vec::new();
                 if problems
                     .iter()
                     .all(|p| matches!(p, Problem::Unmatched { .. }))
                 {
                     hints.push("the LoRA may be for another model or another component".into());
+                }
+                let more = problems.iter().skip(1);
+                hints.extend(more.take(LISTED).map(|p| format!("also: {p}")));
+                if problems.len() > LISTED + 1 {
+                    hints.push(format!("and {} more", problems.len() - LISTED - 1));
                 }
                 hints
             }
