@@ -490,6 +490,10 @@ fn hostile_specs_are_refused_in_little_memory() {
     // 100 MB that take no space on disk.
     let file = std::fs::File::create(&spaces).unwrap();
     file.set_len(100_000_000).unwrap();
+    let dims: Vec<String> = (0..20_000)
+        .map(|n| format!(r#""dim{n}": {{}}, "#))
+        .collect();
+    let dims = dims.concat();
     let nested = |open: &str, n: usize| format!(r#"{{"args": [{}"#, open.repeat(n));
     let cases = [
         ("spaces.json", None, "is larger than 1048576 bytes"),
@@ -531,7 +535,7 @@ fn hostile_specs_are_refused_in_little_memory() {
             "names.json",
             Some(format!(
                 r#"{{"dims": {{{}"z": {{}}}}, "inputs": {{"x": [{}"y"]}}}}"#,
-                many_dims(20_000),
+                dims,
                 r#""dmi", "#.repeat(20_000)
             )),
             "`dims` does not list `dmi`",
@@ -617,13 +621,4 @@ fn a_model_is_inspected() {
     assert_ne!(other["structure"], report["structure"]);
     scene.refuses(&["inspect", "inputs.json"], 1, &["inputs.json", "text"]);
     scene.refuses(&["inspect", "none.plan"], 1, &["none.plan"]);
-}
-
-/// Declarations of `n` dims, with a comma after each.
-fn many_dims(n: usize) -> String {
-    use std::fmt::Write;
-    (0..n).fold(String::new(), |mut text, i| {
-        let _ = write!(text, r#""dim{i}": {{}}, "#);
-        text
-    })
 }
