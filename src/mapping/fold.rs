@@ -1,8 +1,8 @@
 //! A `BatchNorm` folded into a convolution, as the exporters compute it, and finding which one it was.
 //!
 //! With s = γ/√(σ²+ε), rounded to f32 after each operation: kernel `W·s`, bias `β + (b − μ)·s`. That is the order of
-//! onnxscript's `fuse_batchnorm` (bit-equal to it) and of torch's `eval_peephole.cpp`; torch's own square root is that of its
-//! vector library and not correctly rounded, so TorchScript's result may be a few units in the last place away.
+//! onnxscript's `fuse_batchnorm` (bit-equal to it). TorchScript's result may be a few units in the last place away; which of its
+//! roundings differs was not established.
 
 /// What scales a channel.
 #[derive(Debug, Clone, Copy)]
