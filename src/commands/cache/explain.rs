@@ -1,0 +1,109 @@
+//! `trtmut cache explain`: why a build would hit or miss.
+
+use super::entries::Entry;
+use super::short;
+use crate::cache::{Difference, Store};
+use crate::commands::build::{ShapeArgs, read_spec};
+use crate::commands::engine_args::EngineArgs;
+use crate::onnx::Model;
+use crate::pipeline::{self, BackendChoice, Environment};
+use crate::ui::{Report, Ui};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Arguments of `trtmut cache explain`: those of the build.
+#[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// The ONNX model
+    model: PathBuf,
+
+    /// Dynamic-shape spec (JSON)
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+
+    #[command(flatten)]
+    ranges: ShapeArgs,
+
+    /// Who would compile it
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    backend: BackendChoice,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+}
+
+#[derive(Debug, Serialize)]
+struct NearEntry {
+    entry: Entry,
+    differences: Vec<Difference>,
+}
+
+#[derive(Debug, Serialize)]
+struct ExplainReport {
+    key: String,
+    hit: bool,
+    fields: BTreeMap<String, String>,
+    nearest: Vec<NearEntry>,
+}
+
+impl Report for ExplainReport {
+    const SCHEMA: &'static str = "trtmut.cache-explain/1";
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let key = short(&self.key);
+        if self.hit {
+            return writeln!(
+                out,
+                "hit: the engine {key} is there; it is copied, or refitted where the weights differ"
+            );
+        }
+        writeln!(out, "miss: there is no engine {key}")?;
+        for near in &self.nearest {
+            writeln!(out, "\n{} differs in", short(&near.entry.key))?;
+            for d in &near.differences {
+                let show = |v: &Option<String>| v.clone().unwrap_or_else(|| "nothing".into());
+                writeln!(out, "  {}", d.label)?;
+                writeln!(out, "    wanted  {}", show(&d.wanted))?;
+                writeln!(out, "    there   {}", show(&d.found))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn explain(
+    store: &Store,
+    asked: &ExplainArgs,
+    ui: &Ui,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    let model = Model::open(&asked.model)?;
+    let spec = read_spec(asked.shapes.as_deref())?;
+    let resolved = spec.resolve(model.inputs(), &asked.ranges.overrides()?)?;
+    let settings = asked.engine.settings(None);
+    let backend = pipeline::choose(asked.backend, &model, &settings, environment, ui)?;
+    let fields = pipeline::key_fields(
+        &model,
+        &resolved.profile(),
+        &asked.engine.options(),
+        &backend.identity(),
+        ui,
+    );
+    let found = store.explain(&fields)?;
+    let nearest = found.nearest.into_iter().map(|n| NearEntry {
+        entry: Entry::from(&n.entry),
+        differences: n.differences,
+    });
+    ui.result(&ExplainReport {
+        key: found.key.to_string(),
+        hit: found.hit.is_some(),
+        fields: fields
+            .iter()
+            .map(|(l, v)| (l.to_owned(), v.to_owned()))
+            .collect(),
+        nearest: nearest.collect(),
+    })?;
+    Ok(())
+}
