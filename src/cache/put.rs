@@ -37,7 +37,8 @@ impl BuildLock<'_> {
                 meta.len()
             }
         };
-        self.put_with(length, manifest, |mut out, path| {
+        let now = nanoseconds(SystemTime::now());
+        self.put_with(length, manifest, now, |mut out, path| {
             let written = match plan {
                 Plan::Bytes(bytes) => out.write_all(bytes).map(|()| part(bytes)),
                 Plan::File(from) => copy_in(from, out),
@@ -46,13 +47,15 @@ impl BuildLock<'_> {
         })
     }
 
-    /// As [`BuildLock::put`], for a plan of so many bytes that `write` writes into the file that it is given.
-    pub(super) fn put_with(
+    /// As [`BuildLock::put`], for a plan of so many bytes that `write` writes into the file that it is given, and that was
+    /// first stored at `created_ns`, here or elsewhere.
+    pub(super) fn put_with<E: From<CacheFault>>(
         &self,
         length: u64,
         manifest: &[u8],
-        write: impl FnOnce(&File, &Path) -> Result<Part, CacheFault>,
-    ) -> Result<Hit, CacheFault> {
+        created_ns: u64,
+        write: impl FnOnce(&File, &Path) -> Result<Part, E>,
+    ) -> Result<Hit, E> {
         let folder = &self.store.folder;
         self.store
             .make_room(length.saturating_add(manifest.len() as u64))?;
@@ -63,7 +66,7 @@ impl BuildLock<'_> {
             fields: self.fields.clone(),
             plan: plan_part,
             manifest: manifest_part,
-            created_ns: nanoseconds(SystemTime::now()),
+            created_ns,
         };
         let (lock, _) = staging.fill_with(RECORD, &record.to_json())?;
         // Before others can see it, so that it cannot be evicted before the caller has it.
@@ -94,7 +97,7 @@ fn copy_in(from: &Path, mut out: &File) -> io::Result<Part> {
     Ok(Part { bytes, digest })
 }
 
-fn part(bytes: &[u8]) -> Part {
+pub(super) fn part(bytes: &[u8]) -> Part {
     Part {
         bytes: bytes.len() as u64,
         digest: Digest::of(bytes),
@@ -131,11 +134,11 @@ impl Staging {
     }
 
     /// Writes one file with `fill`, and syncs it.
-    fn fill<T>(
+    fn fill<T, E: From<CacheFault>>(
         &self,
         name: &str,
-        fill: impl FnOnce(&File, &Path) -> Result<T, CacheFault>,
-    ) -> Result<(File, T), CacheFault> {
+        fill: impl FnOnce(&File, &Path) -> Result<T, E>,
+    ) -> Result<(File, T), E> {
         let path = self.folder.join(name);
         let file = create(&path).map_err(CacheFault::io("write", &path))?;
         let told = fill(&file, &path)?;

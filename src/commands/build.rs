@@ -1,6 +1,7 @@
 //! `trtmut build`: compile an ONNX model into a plan.
 
-use super::cache::CacheFolder;
+use super::UsageError;
+use super::cache::{CacheFolder, RemoteArgs};
 use super::engine_args::EngineArgs;
 use super::shapes::misfit;
 use crate::cache::{self, Check};
@@ -101,7 +102,7 @@ impl ShapeArgs {
 #[command(next_help_heading = "Cache")]
 struct CacheArgs {
     /// Compile, whatever the cache has, and store nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["remote", "push"])]
     no_cache: bool,
 
     #[command(flatten)]
@@ -110,6 +111,13 @@ struct CacheArgs {
     /// Do not read a cached plan to check its digest
     #[arg(long)]
     trust_cache: bool,
+
+    #[command(flatten)]
+    remote: RemoteArgs,
+
+    /// Give the remote cache the engine, where it has none
+    #[arg(long)]
+    push: bool,
 }
 
 impl CacheArgs {
@@ -120,16 +128,37 @@ impl CacheArgs {
         environment: &Environment,
         watch: &dyn Watch,
     ) -> anyhow::Result<Option<CacheRequest>> {
-        let asked = self.folder.cache_dir.is_some() || environment.cache_dir.is_some();
+        let asked = self.folder.cache_dir.is_some()
+            || environment.cache_dir.is_some()
+            || self.remote.remote.is_some()
+            || self.push;
         if self.no_cache || !(asked || pipeline::worth_caching(&backend.identity())) {
             return Ok(None);
         }
         if let Some(size) = &self.folder.cache_size {
             cache::parse_size(size)?;
         }
+        let remote = match self.remote.open(environment) {
+            // What the command line says wrong is an error; what the environment says, a warning.
+            Err(e) if self.remote.remote.is_some() => return Err(e),
+            Err(e) => {
+                watch.event(Event::Warn(&format!("the remote cache is not used: {e:#}")));
+                None
+            }
+            Ok(None) if self.push => {
+                return Err(UsageError::new(
+                    "--push needs a remote cache",
+                    "name one with --remote or TRTMUT_CACHE_REMOTE",
+                )
+                .into());
+            }
+            Ok(remote) => remote,
+        };
         match self.folder.open(environment) {
             Ok(store) => Ok(Some(CacheRequest {
                 store,
+                remote,
+                push: self.push,
                 check: if self.trust_cache {
                     Check::Trust
                 } else {

@@ -13,7 +13,7 @@ pub mod refit;
 pub mod run;
 pub mod shapes;
 
-use crate::cache::CacheFault;
+use crate::cache::{CacheFault, RemoteFault};
 use crate::cli::Command;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
@@ -96,6 +96,7 @@ pub fn explain(error: &anyhow::Error) -> Failure {
             weights::lora::Error,
             mapping::Error,
             arrays::Error,
+            RemoteFault,
             CacheFault,
             fsx::Error,
         );

@@ -7,7 +7,10 @@
 
 use super::build::Draft;
 use super::{BuildRequest, Built, CacheUse, Environment, Error, reopen};
-use crate::cache::{CacheFault, Check, Hit, KeyFields, Link, Plan, Store};
+use crate::cache::{
+    BuildLock, CacheFault, Check, Existing, Hit, KeyFields, Link, Plan, Pushed, Remote,
+    RemoteFault, Store,
+};
 use crate::engine::{self, Feed, Identity, Options, Slot};
 use crate::fault::Explain;
 use crate::fsx::{self, Staged};
@@ -24,12 +27,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// How to use the cache.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct CacheRequest {
     /// Where engines are kept.
     pub store: Store,
     /// How much of an entry is checked.
     pub check: Check,
+    /// Where engines of other machines are.
+    pub remote: Option<Remote>,
+    /// Whether the remote gets what this machine has.
+    pub push: bool,
 }
 
 /// Whether engines of a backend are cached without being asked: a "build" for a CPU is little more than a copy.
@@ -137,7 +144,7 @@ pub fn build_cached(
     }
 }
 
-fn warn(watch: &dyn Watch, so: &str, fault: &CacheFault) {
+fn warn<F: Explain + std::error::Error>(watch: &dyn Watch, so: &str, fault: &F) {
     let mut text = format!("{so}: {fault}");
     let mut cause = std::error::Error::source(fault);
     while let Some(c) = cause {
@@ -150,6 +157,36 @@ fn warn(watch: &dyn Watch, so: &str, fault: &CacheFault) {
     watch.event(Event::Warn(&text));
 }
 
+/// Brings the engine from the remote into the local cache, and decides whether the remote is to get one.
+fn fetch(
+    remote: &Remote,
+    lock: &BuildLock<'_>,
+    push: &mut Option<Existing>,
+    watch: &dyn Watch,
+) -> Option<Hit> {
+    let fault = match remote.fetch(lock, watch) {
+        Ok(None) => return None,
+        Ok(Some(hit)) => {
+            let text = format!("pulled {} from {}", hit.key().short(), remote.url());
+            watch.event(Event::Status(&text));
+            *push = None;
+            return Some(hit);
+        }
+        Err(fault) => fault,
+    };
+    *push = match &fault {
+        RemoteFault::Damaged { .. } => Some(Existing::Replace),
+        fault if fault.is_remotes() => None,
+        _ => Some(Existing::Keep),
+    };
+    let so = match push {
+        None => "the remote cache is not used",
+        Some(_) => "the engine of the remote cache is not used",
+    };
+    warn(watch, so, &fault);
+    None
+}
+
 struct Cached<'a> {
     draft: &'a Draft<'a>,
     cache: &'a CacheRequest,
@@ -160,6 +197,22 @@ struct Cached<'a> {
 impl Cached<'_> {
     /// The inner error is the cache's; nothing was built then.
     fn build(&self, watch: &dyn Watch) -> Result<Result<Built, CacheFault>, Error> {
+        // What to do with the remote afterwards; without the lock, for which others wait.
+        let mut push = Some(Existing::Keep);
+        let built = self.obtain(&mut push, watch)?;
+        if let (true, Some(remote), Some(existing), Ok(_)) =
+            (self.cache.push, &self.cache.remote, push, &built)
+        {
+            self.push(remote, existing, watch);
+        }
+        Ok(built)
+    }
+
+    fn obtain(
+        &self,
+        push: &mut Option<Existing>,
+        watch: &dyn Watch,
+    ) -> Result<Result<Built, CacheFault>, Error> {
         match self.find(watch) {
             Ok(Some(built)) => return Ok(Ok(built?)),
             Ok(None) => {}
@@ -175,6 +228,12 @@ impl Cached<'_> {
             Ok(None) => {}
             Err(fault) => return Ok(Err(fault)),
         }
+        if let Some(remote) = &self.cache.remote
+            && let Some(hit) = fetch(remote, &lock, push, watch)
+            && let Some(built) = self.take(&hit, watch)
+        {
+            return Ok(Ok(built?));
+        }
         let mut built = self.draft.compile(watch)?;
         built.cache = CacheUse::Miss;
         let manifest = serde_json::to_vec(&anonymous(&built.manifest))
@@ -183,6 +242,29 @@ impl Cached<'_> {
             warn(watch, "the engine was not stored in the cache", &fault);
         }
         Ok(Ok(built))
+    }
+
+    /// Gives the remote what the local cache has.
+    fn push(&self, remote: &Remote, existing: Existing, watch: &dyn Watch) {
+        let so = "the engine was not pushed to the remote cache";
+        let key = self.fields.key();
+        match self.cache.store.inspect(&key, Check::Trust) {
+            Ok(Some(hit)) => match remote.push(&hit, existing, watch) {
+                Ok(Pushed::Sent(_)) => {
+                    let text = format!("pushed {} to {}", key.short(), remote.url());
+                    watch.event(Event::Status(&text));
+                }
+                Ok(Pushed::Already) => {
+                    let text = format!("{} has {} already", remote.url(), key.short());
+                    watch.event(Event::Note(&text));
+                }
+                Err(fault) => warn(watch, so, &fault),
+            },
+            Ok(None) => watch.event(Event::Warn(&format!(
+                "{so}: the local cache did not keep it"
+            ))),
+            Err(fault) => warn(watch, so, &fault),
+        }
     }
 
     /// The engine out of the cache; `None` where there is none of use.
@@ -200,12 +282,17 @@ impl Cached<'_> {
             }
             Err(fault) => return Err(fault),
         };
+        Ok(self.take(&hit, watch))
+    }
+
+    /// The engine out of an entry; `None` where it is of no use.
+    fn take(&self, hit: &Hit, watch: &dyn Watch) -> Option<Result<Built, Error>> {
         let useless = |why: &str| {
             watch.event(Event::Note(&format!(
                 "the cached engine {} is of no use: {why}",
                 hit.key().short()
             )));
-            Ok(None)
+            None
         };
         let plan = PlanRef {
             bytes: hit.record().plan.bytes,
@@ -227,17 +314,17 @@ impl Cached<'_> {
             }
         }
         if same {
-            return Ok(Some(self.copy(&hit, &entry)));
+            return Some(self.copy(hit, &entry));
         }
-        match self.refit(&hit, &entry, watch) {
-            Ok(built) => Ok(Some(Ok(built))),
+        match self.refit(hit, &entry, watch) {
+            Ok(built) => Some(Ok(built)),
             // The disk of the output is full, or the like: compiling would not help.
-            Err(Error::File(e)) => Ok(Some(Err(Error::File(e)))),
+            Err(Error::File(e)) => Some(Err(Error::File(e))),
             Err(e) => {
                 watch.event(Event::Warn(&format!(
                     "the cached engine could not be refitted, so the model is compiled: {e}"
                 )));
-                Ok(None)
+                None
             }
         }
     }

@@ -18,6 +18,14 @@ pub struct Environment {
     pub cache_home: Option<PathBuf>,
     /// `TRTMUT_CACHE_SIZE`: the most that the cache may hold.
     pub cache_size: Option<String>,
+    /// `TRTMUT_CACHE_REMOTE`: the URL of the remote cache.
+    pub cache_remote: Option<String>,
+    /// `TRTMUT_CACHE_REMOTE_TIMEOUT`: how long the remote cache may take to answer.
+    pub cache_remote_timeout: Option<String>,
+    /// `TRTMUT_CACHE_AUTHORIZATION`: the header `Authorization` for a remote cache on a web server.
+    pub cache_authorization: Option<String>,
+    /// `AWS_ALLOW_HTTP`, which the libraries for object stores obey too: other machines may be spoken to without TLS.
+    pub allow_http: bool,
     /// Unless `TRTMUT_NO_PROGRESS` is set.
     pub progress: bool,
     site_packages: OnceLock<Vec<PathBuf>>,
@@ -31,6 +39,7 @@ impl Environment {
                 .filter(|v| !v.is_empty())
                 .map(PathBuf::from)
         };
+        let text = |name| path(name).map(|v| v.to_string_lossy().into_owned());
         Environment {
             ort_dylib: path("ORT_DYLIB_PATH"),
             tensorrt: path("TRTMUT_TENSORRT"),
@@ -38,7 +47,12 @@ impl Environment {
             cache_home: path("XDG_CACHE_HOME")
                 .filter(|p| p.is_absolute())
                 .or_else(|| path("HOME").map(|home| home.join(".cache"))),
-            cache_size: path("TRTMUT_CACHE_SIZE").map(|v| v.to_string_lossy().into_owned()),
+            cache_size: text("TRTMUT_CACHE_SIZE"),
+            cache_remote: text("TRTMUT_CACHE_REMOTE"),
+            cache_remote_timeout: text("TRTMUT_CACHE_REMOTE_TIMEOUT"),
+            cache_authorization: text("TRTMUT_CACHE_AUTHORIZATION"),
+            allow_http: text("AWS_ALLOW_HTTP")
+                .is_some_and(|v| v.eq_ignore_ascii_case("true") || v == "1"),
             progress: path("TRTMUT_NO_PROGRESS").is_none(),
             site_packages: OnceLock::new(),
         }

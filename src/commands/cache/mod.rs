@@ -1,7 +1,8 @@
-//! `trtmut cache`: see, check and clean the engine cache. Arguments are here, each group of commands has a file.
+//! `trtmut cache`: see, check, clean and share the engine cache. Arguments are here, each group of commands has a file.
 
 mod entries;
 mod explain;
+mod remote;
 mod upkeep;
 
 use super::UsageError;
@@ -13,6 +14,8 @@ use crate::tensor::Digest;
 use crate::ui::{Report, Ui};
 use entries::Sort;
 use explain::ExplainArgs;
+pub(super) use remote::RemoteArgs;
+use remote::{PullArgs, PushArgs};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -64,7 +67,9 @@ impl CacheFolder {
     trtmut cache list --sort size\n  \
     trtmut cache prune --to 5GiB --dry-run\n  \
     trtmut cache explain unet.onnx --shapes shapes.json\n  \
-    trtmut cache verify --repair")]
+    trtmut cache verify --repair\n  \
+    trtmut cache push --remote s3://bucket/engines\n  \
+    trtmut cache pull --remote s3://bucket/engines 3f9a0c")]
 pub struct Args {
     #[command(flatten)]
     folder: CacheFolder,
@@ -124,6 +129,10 @@ enum What {
     },
     /// Tell why a build would hit or miss, field by field
     Explain(Box<ExplainArgs>),
+    /// Copy entries to the remote cache
+    Push(PushArgs),
+    /// Bring entries from the remote cache
+    Pull(PullArgs),
     /// Print the cache folder
     Dir,
 }
@@ -214,6 +223,8 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             }
             ui.result(&PruneOutcome::new(store.clear()?, false))?;
         }
+        What::Push(asked) => return remote::push(&store, asked, ui, environment),
+        What::Pull(asked) => return remote::pull(&store, asked, ui, environment),
         What::Explain(asked) => explain::explain(&store, asked, ui, environment)?,
     }
     Ok(Exit::Done)

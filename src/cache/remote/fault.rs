@@ -1,0 +1,178 @@
+//! What can go wrong with a remote cache. For a build, all of it is a warning.
+
+use crate::cache::{CacheFault, Damage};
+use crate::fault::{Class, Explain};
+use std::error::Error;
+use std::time::Duration;
+
+/// A remote operation that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoteFault {
+    /// The URL cannot name a remote.
+    #[error("`{url}` cannot be a remote cache: {why}")]
+    Url {
+        /// As given, without a password.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Engines are code: without TLS, whoever is on the way could plant one.
+    #[error("`{url}` would be spoken to without encryption")]
+    PlainHttp {
+        /// As given.
+        url: String,
+    },
+    /// A request failed, after retries where it could be retried.
+    #[error("cannot {action} `{url}`")]
+    Failed {
+        /// What was tried, as in `cannot read …`.
+        action: &'static str,
+        /// On what.
+        url: String,
+        /// Why it failed.
+        source: Cause,
+    },
+    /// An entry on the remote is not what was once pushed. It counts as a miss.
+    #[error("the entry at `{url}` is damaged")]
+    Damaged {
+        /// Its record.
+        url: String,
+        /// What is wrong.
+        #[source]
+        damage: Damage,
+    },
+    /// No entry on the remote has a key that begins so.
+    #[error("no engine at `{url}` has the key `{text}`")]
+    UnknownKey {
+        /// The remote.
+        url: String,
+        /// What was asked for.
+        text: String,
+    },
+    /// The local cache's own fault.
+    #[error(transparent)]
+    Cache(#[from] CacheFault),
+}
+
+/// Why a request failed: the innermost reason, which is what a person can act on.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct Cause {
+    why: String,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Denied,
+    /// Nothing was found in the environment, so the cloud's own machines were asked.
+    NoCredentials,
+    NoBucket,
+    TimedOut,
+    Other,
+}
+
+/// A reason longer than this is a whole page of a server.
+const LONGEST: usize = 300;
+
+impl Cause {
+    pub(super) fn timed_out(after: Duration) -> Cause {
+        Cause {
+            why: format!(
+                "there was no answer within {}",
+                humantime::format_duration(after)
+            ),
+            kind: Kind::TimedOut,
+        }
+    }
+
+    pub(super) fn of(error: &(dyn Error + 'static)) -> Cause {
+        let whole = error.to_string();
+        let mut innermost = error;
+        while let Some(inner) = innermost.source() {
+            innermost = inner;
+        }
+        let has = |texts: &[&str]| texts.iter().any(|t| whole.contains(t));
+        let kind = if has(&["169.254.169.254", "metadata.google.internal"]) {
+            Kind::NoCredentials
+        } else if has(&["NoSuchBucket", "ContainerNotFound"]) {
+            Kind::NoBucket
+        } else if has(&["403 Forbidden", "401 Unauthorized"]) {
+            Kind::Denied
+        } else if innermost.to_string().contains("timed out") {
+            Kind::TimedOut
+        } else {
+            Kind::Other
+        };
+        let mut why = innermost
+            .to_string()
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ");
+        if let Some((at, _)) = why.char_indices().nth(LONGEST) {
+            why.truncate(at);
+            why.push('…');
+        }
+        Cause { why, kind }
+    }
+}
+
+impl RemoteFault {
+    /// Whether the remote itself does not answer as it should, so that asking it for something else is in vain.
+    pub fn is_remotes(&self) -> bool {
+        matches!(self, RemoteFault::Failed { .. })
+    }
+}
+
+impl Explain for RemoteFault {
+    fn code(&self) -> &'static str {
+        match self {
+            RemoteFault::Url { .. } => "remote-url",
+            RemoteFault::PlainHttp { .. } => "remote-plain-http",
+            RemoteFault::Failed { .. } => "remote-failed",
+            RemoteFault::Damaged { .. } => "remote-entry-damaged",
+            RemoteFault::UnknownKey { .. } => "remote-unknown-key",
+            RemoteFault::Cache(fault) => fault.code(),
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            RemoteFault::Url { .. } | RemoteFault::PlainHttp { .. } => Class::Usage,
+            RemoteFault::Failed { .. } | RemoteFault::Damaged { .. } => Class::Environment,
+            RemoteFault::UnknownKey { .. } => Class::Input,
+            RemoteFault::Cache(fault) => fault.class(),
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        let hint = match self {
+            RemoteFault::Url { .. } => {
+                "write it as s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, https://host/path or \
+                 file:///folder"
+            }
+            RemoteFault::PlainHttp { .. } => "use https://, or allow it with AWS_ALLOW_HTTP=true",
+            RemoteFault::Damaged { .. } => {
+                "replace it with `trtmut cache push --force` from a machine that has it"
+            }
+            RemoteFault::UnknownKey { .. } => {
+                "`trtmut cache list` on the machine that pushed shows the keys; their beginnings are enough"
+            }
+            RemoteFault::Cache(fault) => return fault.hints(),
+            RemoteFault::Failed { source, .. } => match source.kind {
+                Kind::Denied => {
+                    "check the credentials and what they may do there; S3 also answers so for what is not there, \
+                     unless they may list the bucket"
+                }
+                Kind::NoCredentials => {
+                    "give credentials in the environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
+                     GOOGLE_APPLICATION_CREDENTIALS"
+                }
+                Kind::NoBucket => "check the bucket's name, or create it",
+                Kind::TimedOut => "allow more time with TRTMUT_CACHE_REMOTE_TIMEOUT, e.g. 2min",
+                Kind::Other => return Vec::new(),
+            },
+        };
+        vec![hint.into()]
+    }
+}
