@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Brings what some tests compare with into .deps/ (not committed): the onnxruntime wheel, and the ONNX project's
-# single-operator tests. Quick when they are there already. Where python3, pip or the network is missing it says so and
+# Brings what some tests compare with or talk to into .deps/ (not committed): the onnxruntime wheel, the ONNX project's
+# single-operator tests, and moto, a server that speaks S3. Quick when they are there already. Where python3, pip or the network is missing it says so and
 # succeeds: the tests that need them are then reported as ignored.
 set -euo pipefail
 
 onnxruntime='onnxruntime>=1.32'
 # The newest release whose wheel still carries the data.
 onnx='onnx==1.22.0'
+moto='moto[s3]==5.2.5'
 
 cd "$(dirname "$0")/.."
 mkdir -p .deps
@@ -18,8 +19,9 @@ missing() {
 
 have_runtime() { compgen -G '.deps/onnxruntime/onnxruntime/capi/*onnxruntime*' >/dev/null; }
 have_cases() { [ "$(cat .deps/onnx-node-tests/version 2>/dev/null)" = "$onnx" ]; }
+have_moto() { [ "$(cat .deps/moto/version 2>/dev/null)" = "$moto" ]; }
 
-if have_runtime && have_cases; then
+if have_runtime && have_cases && have_moto; then
     exit 0
 fi
 command -v python3 >/dev/null || missing "there is no python3"
@@ -57,5 +59,18 @@ PY
     else
         tail -n 2 "$work/log" >&2
         missing "the ONNX backend tests could not be fetched"
+    fi
+fi
+
+if ! have_moto; then
+    # Its own extra `server` also brings what the other services need; flask is all that S3 does.
+    if pip install --root-user-action ignore --only-binary :all: --no-compile --target "$work/moto" \
+        "$moto" flask flask-cors 2>"$work/log"; then
+        echo "$moto" >"$work/moto/version"
+        rm -rf .deps/moto
+        mv "$work/moto" .deps/moto
+    else
+        tail -n 2 "$work/log" >&2
+        missing "moto could not be fetched"
     fi
 fi

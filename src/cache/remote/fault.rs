@@ -68,9 +68,13 @@ enum Kind {
     /// Nothing was found in the environment, so the cloud's own machines were asked.
     NoCredentials,
     NoBucket,
+    /// An endpoint without TLS, where the crate was not told that it may.
+    PlainHttp,
     TimedOut,
     Other,
 }
+
+const PLAIN_HTTP: &str = "use https://, or allow http:// with AWS_ALLOW_HTTP=true";
 
 /// A reason longer than this is a whole page of a server.
 const LONGEST: usize = 300;
@@ -99,6 +103,8 @@ impl Cause {
             Kind::NoBucket
         } else if has(&["403 Forbidden", "401 Unauthorized"]) {
             Kind::Denied
+        } else if innermost.to_string() == "URL scheme is not allowed" {
+            Kind::PlainHttp
         } else if innermost.to_string().contains("timed out") {
             Kind::TimedOut
         } else {
@@ -151,7 +157,7 @@ impl Explain for RemoteFault {
                 "write it as s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, https://host/path or \
                  file:///folder"
             }
-            RemoteFault::PlainHttp { .. } => "use https://, or allow it with AWS_ALLOW_HTTP=true",
+            RemoteFault::PlainHttp { .. } => PLAIN_HTTP,
             RemoteFault::Damaged { .. } => {
                 "replace it with `trtmut cache push --force` from a machine that has it"
             }
@@ -168,6 +174,7 @@ impl Explain for RemoteFault {
                     "give credentials in the environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
                      GOOGLE_APPLICATION_CREDENTIALS"
                 }
+                Kind::PlainHttp => PLAIN_HTTP,
                 Kind::NoBucket => "check the bucket's name, or create it",
                 Kind::TimedOut => "allow more time with TRTMUT_CACHE_REMOTE_TIMEOUT, e.g. 2min",
                 Kind::Other => return Vec::new(),
