@@ -4,7 +4,10 @@
 //! manifests, caches or verdicts.
 
 pub mod cpu;
+mod fold;
 pub mod tensorrt;
+
+pub use fold::{Fold, FoldPart};
 
 use crate::fault::{Class, Explain};
 use crate::fsx;
@@ -56,6 +59,9 @@ pub struct BuildNotes {
     pub notes: Vec<String>,
     /// The weights that the engine holds, as [`Engine::slots`] lists them.
     pub slots: Vec<Slot>,
+    /// Slots that are computed from several of the model's weights.
+    #[serde(default)]
+    pub folds: Vec<Fold>,
     /// The plan holds none of its refittable weights, and cannot run before it is given them.
     #[serde(default)]
     pub stripped: bool,

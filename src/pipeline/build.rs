@@ -1,7 +1,7 @@
 //! A model becomes a plan and a manifest.
 
 use super::Error;
-use crate::engine::{Backend, BuildJob, Identity, Options, Slot};
+use crate::engine::{self, Backend, BuildJob, Fold, Identity, Options, Slot};
 use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
@@ -14,6 +14,7 @@ use crate::watch::{Event, Watch};
 use crate::weights::Source;
 use rayon::prelude::*;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -147,6 +148,7 @@ impl<'a> Draft<'a> {
         let mut manifest = Manifest {
             notes: notes.notes,
             stripped: notes.stripped,
+            folds: notes.folds,
             ..self.manifest(plan, backend.identity())?
         };
         note_slots(&mut manifest, model, notes.slots);
@@ -198,6 +200,7 @@ impl<'a> Draft<'a> {
             outputs: model.outputs().to_vec(),
             slots: Vec::new(),
             notes: Vec::new(),
+            folds: Vec::new(),
             stripped: false,
             weights,
             base: self.base.clone(),
@@ -283,7 +286,14 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
         let Some(weight) = model.weight(&row.name) else {
             continue;
         };
-        row.fixed = match fixed(weight, refittable.get(row.name.as_str()).copied()) {
+        let folded = || {
+            manifest
+                .folds
+                .iter()
+                .any(|f| f.sources().contains(&row.name.as_str()))
+        };
+        let listed = refittable.get(row.name.as_str()).copied();
+        row.fixed = match fixed(weight, listed.map(|can| can || folded())) {
             None if identical => Some(
                 "an engine built with `--refit identical` takes back only its own values".into(),
             ),
@@ -301,6 +311,20 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
     } else {
         slots
     };
+}
+
+/// The bytes of a slot that is computed from several weights, which `weight` gives by name.
+pub(super) fn fold_bytes<'b>(
+    fold: &Fold,
+    weight: impl Fn(&str) -> Result<Option<Cow<'b, [u8]>>, engine::Error>,
+) -> Result<Cow<'b, [u8]>, engine::Error> {
+    let folded = fold.compute(|name| {
+        weight(name)?.ok_or_else(|| engine::Error::Weight {
+            name: name.to_owned(),
+            reason: format!("`{}` is computed from it, and it is not known", fold.slot),
+        })
+    })?;
+    Ok(Cow::Owned(folded))
 }
 
 /// Digest of every constant tensor by name, on all cores.
@@ -364,7 +388,7 @@ pub(super) fn relative(from: &Path, to: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{self, BuildNotes, Engine, Identity};
+    use crate::engine::{BuildNotes, Engine};
     use crate::fault::Explain;
     use crate::shapes::{Overrides, ShapeSpec};
     use std::collections::BTreeMap;

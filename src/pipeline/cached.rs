@@ -8,7 +8,7 @@
 use super::build::Draft;
 use super::{BuildRequest, Built, CacheUse, Environment, Error, reopen};
 use crate::cache::{CacheFault, Check, Hit, KeyFields, Link, Plan, Store};
-use crate::engine::{self, Feed, Identity, Options, Slot};
+use crate::engine::{self, Feed, Fold, Identity, Options, Slot};
 use crate::fault::Explain;
 use crate::fsx::{self, Staged};
 use crate::onnx::Model;
@@ -260,6 +260,7 @@ impl Cached<'_> {
             slots: entry.slots.clone(),
             notes: entry.notes.clone(),
             stripped: entry.stripped,
+            folds: entry.folds.clone(),
             ..self.draft.manifest(plan, entry.backend.clone())?
         };
         for row in &mut manifest.weights {
@@ -304,7 +305,10 @@ impl Cached<'_> {
             step: "refitting the cached engine",
             total: None,
         });
-        engine.refit(Arc::new(ModelFeed::open(self.draft)?), watch)?;
+        engine.refit(
+            Arc::new(ModelFeed::open(self.draft, entry.folds.clone())?),
+            watch,
+        )?;
         let (staged, plan) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
         watch.event(Event::End);
         let manifest = self.manifest(plan, entry)?;
@@ -333,38 +337,52 @@ fn anonymous(manifest: &Manifest) -> Manifest {
 struct ModelFeed {
     model: Model,
     digests: HashMap<String, Digest>,
+    folds: Vec<Fold>,
 }
 
 impl ModelFeed {
-    fn open(draft: &Draft<'_>) -> Result<ModelFeed, Error> {
+    fn open(draft: &Draft<'_>, folds: Vec<Fold>) -> Result<ModelFeed, Error> {
         let digests = draft.digests.iter();
         Ok(ModelFeed {
             model: Model::open(draft.request.model_path)?,
             digests: digests.map(|(n, d)| ((*n).to_owned(), *d)).collect(),
+            folds,
+        })
+    }
+
+    fn weight(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
+        let (Some(weight), Some(digest)) = (self.model.weight(name), self.digests.get(name)) else {
+            return Ok(None);
+        };
+        let bytes = self.model.bytes(weight);
+        if Digest::of(&bytes) == *digest {
+            return Ok(Some(bytes));
+        }
+        Err(engine::Error::Weight {
+            name: name.to_owned(),
+            reason: "the model's file changed while it was read".into(),
         })
     }
 }
 
 impl Feed for ModelFeed {
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
-        let wrong = |reason: String| engine::Error::Weight {
-            name: slot.name.clone(),
-            reason,
-        };
-        let (Some(weight), Some(digest)) =
-            (self.model.weight(&slot.name), self.digests.get(&slot.name))
-        else {
+        if let Some(fold) = self.folds.iter().find(|f| f.slot == slot.name) {
+            return super::build::fold_bytes(fold, |name| self.weight(name)).map(Some);
+        }
+        let Some(bytes) = self.weight(&slot.name)? else {
             return Ok(None);
         };
-        let bytes = self.model.bytes(weight);
-        if Digest::of(&bytes) != *digest {
-            return Err(wrong("the model's file changed while it was read".into()));
+        match self.model.weight(&slot.name).map(|w| w.dtype) {
+            Some(dtype) if dtype != slot.dtype => {
+                let cast = cast(dtype, slot.dtype, &bytes).map_err(|e| engine::Error::Weight {
+                    name: slot.name.clone(),
+                    reason: e.to_string(),
+                })?;
+                Ok(Some(Cow::Owned(cast)))
+            }
+            _ => Ok(Some(bytes)),
         }
-        if weight.dtype == slot.dtype {
-            return Ok(Some(bytes));
-        }
-        let cast = cast(weight.dtype, slot.dtype, &bytes).map_err(|e| wrong(e.to_string()))?;
-        Ok(Some(Cow::Owned(cast)))
     }
 }
 

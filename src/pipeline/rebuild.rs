@@ -95,6 +95,7 @@ pub(super) fn compile(
     manifest.backend = backend.identity();
     manifest.notes = notes.notes;
     manifest.stripped = notes.stripped;
+    manifest.folds = notes.folds;
     note_slots(&mut manifest, &written.model, notes.slots);
     plan::replace(output, staged, &manifest)?;
     Ok((manifest, time))

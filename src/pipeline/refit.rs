@@ -4,7 +4,7 @@ use super::build::note_slots;
 use super::{
     Environment, Error, OpenPlan, Overlay, OverlayRequest, Verification, rebuild, reopen, verify,
 };
-use crate::engine::{self, Engine, Feed, Slot};
+use crate::engine::{self, Engine, Feed, Fold, Slot};
 use crate::plan::{self, Manifest, Recipe, WeightRow};
 use crate::tensor::{Digest, cast};
 use crate::watch::{Event, Watch};
@@ -90,6 +90,7 @@ pub fn prepare(
         .collect();
     let overlay = OverlayFeed {
         held: held(&manifest),
+        folds: manifest.folds.clone(),
         overlay,
     };
     Ok(Prepared {
@@ -301,30 +302,47 @@ struct OverlayFeed {
     overlay: Overlay,
     /// Digests of what the engine holds.
     held: HashMap<String, Digest>,
+    /// Slots that are computed from several weights.
+    folds: Vec<Fold>,
+}
+
+impl OverlayFeed {
+    fn fold(&self, slot: &Slot) -> Option<&Fold> {
+        self.folds.iter().find(|f| f.slot == slot.name)
+    }
+
+    fn weight(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
+        self.overlay.bytes(name).map_err(|e| engine::Error::Weight {
+            name: name.to_owned(),
+            reason: e.to_string(),
+        })
+    }
 }
 
 impl Feed for OverlayFeed {
     fn differs(&self, slot: &Slot) -> bool {
-        self.overlay.digest(&slot.name) != self.held.get(&slot.name).copied()
+        let differs = |name: &str| self.overlay.digest(name) != self.held.get(name).copied();
+        match self.fold(slot) {
+            Some(fold) => fold.sources().into_iter().any(differs),
+            None => differs(&slot.name),
+        }
     }
 
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
-        let wrong = |reason: String| engine::Error::Weight {
-            name: slot.name.clone(),
-            reason,
-        };
-        let Some(bytes) = self
-            .overlay
-            .bytes(&slot.name)
-            .map_err(|e| wrong(e.to_string()))?
-        else {
+        if let Some(fold) = self.fold(slot) {
+            return super::build::fold_bytes(fold, |name| self.weight(name)).map(Some);
+        }
+        let Some(bytes) = self.weight(&slot.name)? else {
             return Ok(None);
         };
         let model = &self.overlay.model().model;
         let stored = model.weight(&slot.name).map(|w| w.dtype);
         match stored {
             Some(dtype) if dtype != slot.dtype => {
-                let cast = cast(dtype, slot.dtype, &bytes).map_err(|e| wrong(e.to_string()))?;
+                let cast = cast(dtype, slot.dtype, &bytes).map_err(|e| engine::Error::Weight {
+                    name: slot.name.clone(),
+                    reason: e.to_string(),
+                })?;
                 Ok(Some(Cow::Owned(cast)))
             }
             _ => Ok(Some(bytes)),

@@ -368,7 +368,7 @@ fn verify_finds_an_engine_that_holds_something_else_than_its_manifest_says() {
 fn a_stripped_plan_is_refused_and_filled_by_a_refit() {
     let scene = built();
     let manifest = std::fs::read_to_string(scene.file("engine.plan.json")).unwrap();
-    let stripped = manifest.replacen("{", "{\"stripped\":true,", 1);
+    let stripped = manifest.replacen('{', "{\"stripped\":true,", 1);
     scene.write("engine.plan.json", stripped);
     scene.refuses(
         &["run", "engine.plan", "--inputs", IO],

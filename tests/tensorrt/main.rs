@@ -4,6 +4,7 @@
 #![allow(clippy::unnecessary_wraps, reason = "all trials have one type")]
 
 mod fake;
+mod observer;
 mod rtx;
 
 use libtest_mimic::{Arguments, Trial};

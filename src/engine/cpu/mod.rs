@@ -150,6 +150,7 @@ fn write_plan(
     Ok(BuildNotes {
         notes,
         slots,
+        folds: Vec::new(),
         stripped: false,
     })
 }
