@@ -106,6 +106,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::unnecessary_wraps, reason = "what reads weights can fail")]
     fn given(name: &str) -> Result<Cow<'static, [u8]>, Error> {
         let values: &[f32] = match name {
             "g" => &[6.0, -4.0],
