@@ -375,6 +375,9 @@ fn a_stripped_plan_is_refused_and_filled_by_a_refit() {
         1,
         &["stripped", "trtmut refit engine.plan --base"],
     );
+    let base = scene.bring("sd_unet/base.safetensors");
+    let diff = ["diff", "engine.plan", "base.safetensors", "--exit-code"];
+    base.run(&diff).exits(10).prints("stripped");
     let filled = scene.run(&["refit", "engine.plan", "--base"]);
     filled.exits(0).prints("filled engine.plan");
     scene.run(&["run", "engine.plan", "--inputs", IO]).exits(0);
@@ -382,6 +385,7 @@ fn a_stripped_plan_is_refused_and_filled_by_a_refit() {
         .run(&["refit", "engine.plan", "--base"])
         .exits(0)
         .prints("LIVE");
+    scene.run(&diff).exits(0);
 }
 
 #[test]
