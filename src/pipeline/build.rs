@@ -292,7 +292,8 @@ pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a st
 /// What a manifest says of a constant that is in the graph and means nothing.
 pub(super) const UNREAD: &str = "no node reads it";
 
-fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
+/// Why a refit cannot change a weight, `refittable` being what the engine says of it.
+pub(super) fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
     match (&weight.role, refittable) {
         (Role::Structural { operator, why, .. }, _) => {
             Some(format!("{why}, folded into {operator}"))

@@ -106,6 +106,14 @@ pub enum Error {
         /// What is the matter with it.
         reason: &'static str,
     },
+    /// A plan was refitted, and what it was refitted with cannot be had again.
+    #[error("`{plan}` holds other weights than its model, and they cannot be had again: {reason}", plan = .plan.display())]
+    Lost {
+        /// The plan.
+        plan: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
@@ -158,7 +166,8 @@ impl Error {
             | Error::Overlay { .. }
             | Error::Reshaped { .. }
             | Error::Unverified(_)
-            | Error::Source { .. } => return None,
+            | Error::Source { .. }
+            | Error::Lost { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::Onnx(e) => e,
             Error::Shapes(e) => e,
@@ -182,6 +191,7 @@ impl Explain for Error {
             Error::Reshaped { .. } => "needs-recompile",
             Error::Unverified(_) => "unverified",
             Error::Source { .. } => "model-gone",
+            Error::Lost { .. } => "weights-gone",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
@@ -208,6 +218,10 @@ impl Explain for Error {
             ],
             Error::Source { .. } => vec![
                 "put the model back where the manifest says, or build the plan again from the model that is there now"
+                    .into(),
+            ],
+            Error::Lost { .. } => vec![
+                "put back the files that it was refitted with, or go back with `refit --base`, change the range, and refit again"
                     .into(),
             ],
             _ => self.part().map_or_else(Vec::new, Explain::hints),

@@ -1,15 +1,16 @@
 //! The model with other weights, written out: to compile it again where a refit is not enough, and to check a refit against.
 
-use super::build::own_slots;
+use super::build::{fixed, own_slots};
 use super::{Environment, Error, Overlay, Prepared, inputs, onnxruntime, reopen};
 use crate::engine::cpu::{self, Cpu};
 use crate::engine::{Backend, BuildJob, Engine, Options, RunOptions};
 use crate::fsx;
 use crate::onnx::{Model, Weight};
 use crate::plan::{self, Manifest};
-use crate::shapes::Profile;
+use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Difference, NamedTensors, difference};
 use crate::watch::{Event, Watch};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -187,10 +188,41 @@ impl Prepared {
         environment: &Environment,
         watch: &dyn Watch,
     ) -> Result<(Manifest, Duration), Error> {
+        self.compile(self.manifest(), output, environment, watch)
+    }
+
+    /// As [`Prepared::rebuild`], for another shape range.
+    ///
+    /// # Errors
+    /// As [`Prepared::rebuild`]; a range without an end where the backend needs one.
+    pub fn rebuild_for(
+        &self,
+        shapes: &Resolved,
+        output: &Path,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<(Manifest, Duration), Error> {
+        let manifest = Manifest {
+            shapes: shapes.clone(),
+            profile: shapes.profile(),
+            ..self.manifest()
+        };
+        self.compile(manifest, output, environment, watch)
+    }
+
+    fn compile(
+        &self,
+        mut manifest: Manifest,
+        output: &Path,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<(Manifest, Duration), Error> {
         fsx::check_output(output)?;
-        let written = write_model(self.overlay(), output)?;
-        let mut manifest = self.manifest();
         let backend = reopen(&manifest, environment)?;
+        if backend.needs_bounds() {
+            manifest.shapes.require_bounded()?;
+        }
+        let written = write_model(self.overlay(), output)?;
         let job = BuildJob {
             model: &written.model,
             profile: &manifest.profile,
@@ -207,8 +239,21 @@ impl Prepared {
             Ok(())
         })?;
         watch.event(Event::End);
+        let notes = notes.expect("a staged plan was built");
+        // Which weights are folded away may differ from one compilation to the next.
+        let refittable: HashMap<&str, bool> = notes
+            .slots
+            .iter()
+            .map(|s| (s.name.as_str(), s.refittable))
+            .collect();
+        for row in &mut manifest.weights {
+            if let Some(weight) = written.model.weight(&row.name) {
+                row.fixed = fixed(weight, refittable.get(row.name.as_str()).copied());
+            }
+        }
         manifest.plan = bytes;
-        manifest.slots = notes.map_or_else(Vec::new, |n| own_slots(&written.model, n.slots));
+        manifest.slots = own_slots(&written.model, notes.slots);
+        manifest.notes = notes.notes;
         manifest.backend = backend.identity();
         plan::replace(output, staged, &manifest)?;
         Ok((manifest, start.elapsed()))

@@ -1,6 +1,7 @@
 //! `trtmut run`.
 
 use crate::scene::{Scene, fixture};
+use serde_json::{Value, json};
 
 fn built() -> Scene {
     let scene = Scene::new();
@@ -12,6 +13,10 @@ fn built() -> Scene {
         .run(&["build", "model.ts.onnx", "--shapes", "shapes.ts.json"])
         .exits(0);
     scene
+}
+
+fn manifest(scene: &Scene) -> Value {
+    serde_json::from_slice(&std::fs::read(scene.file("engine.plan.json")).unwrap()).unwrap()
 }
 
 const IO: &str = "io0.safetensors";
@@ -69,10 +74,7 @@ fn missing_inputs_are_drawn_and_named() {
             "--json",
         ]);
         done.exits(0);
-        assert_eq!(
-            done.json()["outputs"][0]["shape"],
-            serde_json::json!([2, 4, 16, 8])
-        );
+        assert_eq!(done.json()["outputs"][0]["shape"], json!([2, 4, 16, 8]));
         assert_eq!(done.json()["inputs"][0]["random"], true);
         std::fs::read(scene.file("out.safetensors")).unwrap()
     };
@@ -191,10 +193,7 @@ fn sizes_outside_the_built_range_name_the_range() {
 #[test]
 fn sizes_outside_can_recompile_or_widen() {
     let scene = built();
-    let dims = || -> serde_json::Value {
-        let text = std::fs::read(scene.file("engine.plan.json")).unwrap();
-        serde_json::from_slice::<serde_json::Value>(&text).unwrap()["profile"].clone()
-    };
+    let dims = || manifest(&scene)["profile"].clone();
     let before = dims();
     let run = |policy: &str, shape: &str| {
         scene.run(&["run", "engine.plan", "--shape", shape, "--on-range", policy])
@@ -230,6 +229,69 @@ fn sizes_outside_can_recompile_or_widen() {
         1,
         &["model.ts.onnx", "is not there"],
     );
+}
+
+#[test]
+fn a_recompile_for_other_sizes_keeps_refitted_weights() {
+    let scene = Scene::new();
+    for file in [
+        "model.ts.onnx",
+        "shapes.ts.json",
+        "base.safetensors",
+        "fused.safetensors",
+        "pytorch_lora_weights.safetensors",
+        "io2.safetensors",
+    ] {
+        scene.bring(&format!("dit/{file}"));
+    }
+    let build = ["build", "model.ts.onnx", "--shapes", "shapes.ts.json"];
+    let lora = ["--lora", "pytorch_lora_weights.safetensors:1"];
+    let peft = [&lora[..], &["--fuse", "peft"]].concat();
+    for with in [&["fused.safetensors"][..], &lora, &peft] {
+        scene.run(&build).exits(0);
+        scene
+            .run(&[&["refit", "engine.plan"], with].concat())
+            .exits(0);
+        let before = manifest(&scene);
+        for (policy, size) in [("widen", "B=6"), ("recompile", "B=7"), ("widen", "B=1")] {
+            let wide = ["run", "engine.plan", "--dim", size, "--on-range", policy];
+            scene.run(&wide).exits(0);
+        }
+        let after = manifest(&scene);
+        assert_eq!(before["weights"], after["weights"]);
+        assert_eq!(before["recipe"], after["recipe"]);
+        assert_ne!(before["profile"], after["profile"]);
+        let io = ["--inputs", "io2.safetensors:in."];
+        let expect = ["--expect", "io2.safetensors:fused."];
+        scene
+            .run(&[&["run", "engine.plan"], &io[..], &expect].concat())
+            .exits(0);
+        scene.run(&["refit", "engine.plan", "--base"]).exits(0);
+    }
+    // Weights that are asked for along with the sizes.
+    scene
+        .run(&["run", "engine.plan", "--weights", "fused.safetensors"])
+        .exits(0);
+    let wide = ["run", "engine.plan", "--dim", "B=9", "--on-range", "widen"];
+    let again = [&wide[..], &["--weights", "base.safetensors"]].concat();
+    scene.run(&again).exits(0);
+    assert_eq!(manifest(&scene)["recipe"]["ingredients"], json!([]));
+    // What cannot be had again is not lost.
+    scene
+        .run(&["refit", "engine.plan", "fused.safetensors"])
+        .exits(0);
+    let wide = ["run", "engine.plan", "--dim", "B=12", "--on-range", "widen"];
+    let fused = std::fs::read(scene.file("fused.safetensors")).unwrap();
+    std::fs::copy(
+        scene.file("base.safetensors"),
+        scene.file("fused.safetensors"),
+    )
+    .unwrap();
+    scene.refuses(&wide, 1, &["other weights than its model", "refit --base"]);
+    std::fs::remove_file(scene.file("fused.safetensors")).unwrap();
+    scene.refuses(&wide, 1, &["fused.safetensors", "refit --base"]);
+    scene.write("fused.safetensors", fused);
+    scene.run(&wide).exits(0);
 }
 
 #[test]
