@@ -27,7 +27,7 @@ pub fn cycles() -> usize {
 /// After so long the build cycles may stop early.
 fn budget() -> Option<Duration> {
     let text = std::env::var("TRTMUT_TEST_SECONDS").ok()?;
-    Some(Duration::from_secs_f64(text.parse().ok()?))
+    Duration::try_from_secs_f64(text.parse().ok()?).ok()
 }
 
 /// Cycles that flat memory can be told from at all.
