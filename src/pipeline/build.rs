@@ -140,18 +140,12 @@ impl<'a> Draft<'a> {
         let compile = start.elapsed();
         watch.event(Event::End);
         let notes = notes.expect("a staged plan was built");
-        let refittable: HashMap<&str, bool> = notes
-            .slots
-            .iter()
-            .map(|s| (s.name.as_str(), s.refittable))
-            .collect();
-        let manifest = Manifest {
-            slots: own_slots(model, notes.slots.clone()),
+        let mut manifest = Manifest {
             notes: notes.notes,
-            ..self.manifest(plan, backend.identity(), |w| {
-                fixed(w, refittable.get(w.name.as_str()).copied())
-            })?
+            stripped: notes.stripped,
+            ..self.manifest(plan, backend.identity())?
         };
+        note_slots(&mut manifest, model, notes.slots);
         plan::replace(output, staged, &manifest)?;
         Ok(Built {
             manifest,
@@ -160,13 +154,8 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// The manifest, but for the engine's slots and notes. `fixed` tells why a weight cannot be refitted.
-    pub(super) fn manifest(
-        &self,
-        plan: PlanRef,
-        backend: Identity,
-        fixed: impl Fn(&Weight) -> Option<String>,
-    ) -> Result<Manifest, Error> {
+    /// The manifest, but for what only the engine tells: slots, notes, and which weights cannot be refitted.
+    pub(super) fn manifest(&self, plan: PlanRef, backend: Identity) -> Result<Manifest, Error> {
         let BuildRequest { model, output, .. } = *self.request;
         let mapped: HashMap<&str, &Row> = self
             .mapping
@@ -183,7 +172,7 @@ impl<'a> Draft<'a> {
                 shape: w.shape.clone(),
                 digest: self.digests[w.name.as_str()],
                 base: None,
-                fixed: fixed(w),
+                fixed: None,
                 mapping: mapped.get(w.name.as_str()).map(|&r| r.clone()),
             })
             .collect();
@@ -205,6 +194,7 @@ impl<'a> Draft<'a> {
             outputs: model.outputs().to_vec(),
             slots: Vec::new(),
             notes: Vec::new(),
+            stripped: false,
             weights,
             base: self.base.clone(),
             recipe: Recipe::default(),
@@ -260,14 +250,38 @@ fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
     }
 }
 
-/// The engine's slots, unless they are the graph's weights by name, type and shape.
-pub(super) fn own_slots(model: &Model, slots: Vec<Slot>) -> Vec<Slot> {
+/// Notes in a manifest what the slots of its engine say: which weights cannot be refitted, and why.
+pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot>) {
+    let refittable: HashMap<&str, bool> = slots
+        .iter()
+        .map(|s| (s.name.as_str(), s.refittable))
+        .collect();
+    let identical = manifest
+        .options
+        .get("refit")
+        .is_some_and(|r| r == "identical");
+    for row in &mut manifest.weights {
+        let Some(weight) = model.weight(&row.name) else {
+            continue;
+        };
+        row.fixed = match fixed(weight, refittable.get(row.name.as_str()).copied()) {
+            None if identical => Some(
+                "an engine built with `--refit identical` takes back only its own values".into(),
+            ),
+            why => why,
+        };
+    }
+    // Kept apart only where they are not the graph's weights by name, type, shape and use.
     let same = slots.iter().all(|s| {
         model
             .weight(&s.name)
             .is_some_and(|w| w.dtype == s.dtype && s.shape.as_ref() == Some(&w.shape))
     });
-    if same { Vec::new() } else { slots }
+    manifest.slots = if same && !identical {
+        Vec::new()
+    } else {
+        slots
+    };
 }
 
 /// Digest of every constant tensor by name, on all cores.
@@ -292,8 +306,7 @@ pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a st
 /// What a manifest says of a constant that is in the graph and means nothing.
 pub(super) const UNREAD: &str = "no node reads it";
 
-/// Why a refit cannot change a weight, `refittable` being what the engine says of it.
-pub(super) fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
+fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
     match (&weight.role, refittable) {
         (Role::Structural { operator, why, .. }, _) => {
             Some(format!("{why}, folded into {operator}"))

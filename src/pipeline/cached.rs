@@ -249,14 +249,16 @@ impl Cached<'_> {
             .iter()
             .map(|w| (w.name.as_str(), &w.fixed))
             .collect();
-        let known = |name: &str| fixed.get(name).and_then(|&f| f.clone());
-        Ok(Manifest {
+        let mut manifest = Manifest {
             slots: entry.slots.clone(),
             notes: entry.notes.clone(),
-            ..self
-                .draft
-                .manifest(plan, entry.backend.clone(), |w| known(&w.name))?
-        })
+            stripped: entry.stripped,
+            ..self.draft.manifest(plan, entry.backend.clone())?
+        };
+        for row in &mut manifest.weights {
+            row.fixed = fixed.get(row.name.as_str()).and_then(|&f| f.clone());
+        }
+        Ok(manifest)
     }
 
     fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Error> {

@@ -41,6 +41,9 @@ pub struct Manifest {
     /// The engine's own list of what it holds, where its names or types are not the graph's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<Slot>,
+    /// The plan holds none of its refittable weights, and has to be refitted before it runs. The rows say what it was built for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stripped: bool,
     /// One row per constant tensor of the graph.
     pub weights: Vec<WeightRow>,
     /// Checkpoint that the mapping was proven against, where one was given.

@@ -1,7 +1,6 @@
 //! `trtmut run`.
 
 use crate::scene::{Scene, fixture};
-use serde_json::{Value, json};
 
 fn built() -> Scene {
     let scene = Scene::new();
@@ -13,10 +12,6 @@ fn built() -> Scene {
         .run(&["build", "model.ts.onnx", "--shapes", "shapes.ts.json"])
         .exits(0);
     scene
-}
-
-fn manifest(scene: &Scene) -> Value {
-    serde_json::from_slice(&std::fs::read(scene.file("engine.plan.json")).unwrap()).unwrap()
 }
 
 const IO: &str = "io0.safetensors";
@@ -74,7 +69,10 @@ fn missing_inputs_are_drawn_and_named() {
             "--json",
         ]);
         done.exits(0);
-        assert_eq!(done.json()["outputs"][0]["shape"], json!([2, 4, 16, 8]));
+        assert_eq!(
+            done.json()["outputs"][0]["shape"],
+            serde_json::json!([2, 4, 16, 8])
+        );
         assert_eq!(done.json()["inputs"][0]["random"], true);
         std::fs::read(scene.file("out.safetensors")).unwrap()
     };
@@ -193,7 +191,10 @@ fn sizes_outside_the_built_range_name_the_range() {
 #[test]
 fn sizes_outside_can_recompile_or_widen() {
     let scene = built();
-    let dims = || manifest(&scene)["profile"].clone();
+    let dims = || -> serde_json::Value {
+        let text = std::fs::read(scene.file("engine.plan.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&text).unwrap()["profile"].clone()
+    };
     let before = dims();
     let run = |policy: &str, shape: &str| {
         scene.run(&["run", "engine.plan", "--shape", shape, "--on-range", policy])
@@ -229,69 +230,6 @@ fn sizes_outside_can_recompile_or_widen() {
         1,
         &["model.ts.onnx", "is not there"],
     );
-}
-
-#[test]
-fn a_recompile_for_other_sizes_keeps_refitted_weights() {
-    let scene = Scene::new();
-    for file in [
-        "model.ts.onnx",
-        "shapes.ts.json",
-        "base.safetensors",
-        "fused.safetensors",
-        "pytorch_lora_weights.safetensors",
-        "io2.safetensors",
-    ] {
-        scene.bring(&format!("dit/{file}"));
-    }
-    let build = ["build", "model.ts.onnx", "--shapes", "shapes.ts.json"];
-    let lora = ["--lora", "pytorch_lora_weights.safetensors:1"];
-    let peft = [&lora[..], &["--fuse", "peft"]].concat();
-    for with in [&["fused.safetensors"][..], &lora, &peft] {
-        scene.run(&build).exits(0);
-        scene
-            .run(&[&["refit", "engine.plan"], with].concat())
-            .exits(0);
-        let before = manifest(&scene);
-        for (policy, size) in [("widen", "B=6"), ("recompile", "B=7"), ("widen", "B=1")] {
-            let wide = ["run", "engine.plan", "--dim", size, "--on-range", policy];
-            scene.run(&wide).exits(0);
-        }
-        let after = manifest(&scene);
-        assert_eq!(before["weights"], after["weights"]);
-        assert_eq!(before["recipe"], after["recipe"]);
-        assert_ne!(before["profile"], after["profile"]);
-        let io = ["--inputs", "io2.safetensors:in."];
-        let expect = ["--expect", "io2.safetensors:fused."];
-        scene
-            .run(&[&["run", "engine.plan"], &io[..], &expect].concat())
-            .exits(0);
-        scene.run(&["refit", "engine.plan", "--base"]).exits(0);
-    }
-    // Weights that are asked for along with the sizes.
-    scene
-        .run(&["run", "engine.plan", "--weights", "fused.safetensors"])
-        .exits(0);
-    let wide = ["run", "engine.plan", "--dim", "B=9", "--on-range", "widen"];
-    let again = [&wide[..], &["--weights", "base.safetensors"]].concat();
-    scene.run(&again).exits(0);
-    assert_eq!(manifest(&scene)["recipe"]["ingredients"], json!([]));
-    // What cannot be had again is not lost.
-    scene
-        .run(&["refit", "engine.plan", "fused.safetensors"])
-        .exits(0);
-    let wide = ["run", "engine.plan", "--dim", "B=12", "--on-range", "widen"];
-    let fused = std::fs::read(scene.file("fused.safetensors")).unwrap();
-    std::fs::copy(
-        scene.file("base.safetensors"),
-        scene.file("fused.safetensors"),
-    )
-    .unwrap();
-    scene.refuses(&wide, 1, &["other weights than its model", "refit --base"]);
-    std::fs::remove_file(scene.file("fused.safetensors")).unwrap();
-    scene.refuses(&wide, 1, &["fused.safetensors", "refit --base"]);
-    scene.write("fused.safetensors", fused);
-    scene.run(&wide).exits(0);
 }
 
 #[test]
@@ -356,4 +294,102 @@ fn a_plan_moves_with_its_manifest_and_runs_without_the_model() {
             io,
         ])
         .exits(0);
+}
+
+const FUSED: &[&str] = &["--expect", IO, "--inputs", IO, "--rtol", "1e-3"];
+
+#[test]
+fn a_range_moves_under_the_weights_that_a_plan_was_refitted_with() {
+    let outside = ["run", "engine.plan", "--dim", "B=4", "--on-range", "widen"];
+    let fused = [&["run", "engine.plan"], FUSED].concat();
+    for weights in [
+        &["fused.safetensors"][..],
+        &["--lora", "lora_kohya.safetensors"],
+        &["--lora", "lora_kohya.safetensors", "--fuse", "peft"],
+    ] {
+        let scene = built();
+        for file in ["fused.safetensors", "lora_kohya.safetensors"] {
+            scene.bring(&format!("sd_unet/{file}"));
+        }
+        scene
+            .run(&[&["refit", "engine.plan"], weights].concat())
+            .exits(0);
+        scene.run(&fused).exits(0).prints(":fused.");
+        let json = [&outside[..], &["--verify", "--json"]].concat();
+        let report = scene.run(&json).exits(0).json();
+        assert_eq!(report["verification"]["equal"], true);
+        scene.run(&fused).exits(0).prints(":fused.");
+        scene
+            .run(&["refit", "engine.plan", "--base"])
+            .exits(0)
+            .prints("40 of 571");
+        scene.run(&fused).exits(0).prints(":base.");
+    }
+    // Where they cannot be had again, nothing is compiled.
+    let scene = built();
+    scene.bring("sd_unet/lora_kohya.safetensors");
+    let lora = ["refit", "engine.plan", "--lora", "lora_kohya.safetensors"];
+    scene.run(&lora).exits(0);
+    std::fs::rename(scene.file("lora_kohya.safetensors"), scene.file("moved")).unwrap();
+    scene.refuses(&outside, 1, &["lora_kohya.safetensors", "`recipe`"]);
+    // The same name with other contents is another LoRA.
+    let other = fixture("sd_unet/pytorch_lora_weights.safetensors");
+    let mut bytes = std::fs::read(other).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 0x7f;
+    scene.write("lora_kohya.safetensors", bytes);
+    scene.refuses(&outside, 1, &["another value now", "`recipe`"]);
+}
+
+#[test]
+fn verify_finds_an_engine_that_holds_something_else_than_its_manifest_says() {
+    let scene = built();
+    let verify = ["run", "engine.plan", "--inputs", IO, "--verify", "--json"];
+    let report = scene.run(&verify).exits(0).json();
+    assert!(report["verification"]["error"].as_f64().unwrap() < 1e-5);
+    // One weight's bytes, and the digest of the plan in its manifest, as if it had been written so.
+    let plan = std::fs::read(scene.file("engine.plan")).unwrap();
+    let mut other = plan.clone();
+    let data = 8 + u64::from_le_bytes(*plan.first_chunk().unwrap()) as usize;
+    other[data..data + 512].fill(0x3f);
+    assert!(plan != other);
+    scene.write("engine.plan", &other);
+    let digest = |bytes: &[u8]| trtmut::tensor::Digest::of(bytes).to_string();
+    let manifest = std::fs::read_to_string(scene.file("engine.plan.json")).unwrap();
+    scene.write(
+        "engine.plan.json",
+        manifest.replace(&digest(&plan), &digest(&other)),
+    );
+    let report = scene.run(&verify).exits(40).json();
+    assert_eq!(report["verification"]["equal"], false);
+}
+
+#[test]
+fn a_stripped_plan_is_refused_and_filled_by_a_refit() {
+    let scene = built();
+    let manifest = std::fs::read_to_string(scene.file("engine.plan.json")).unwrap();
+    let stripped = manifest.replacen("{", "{\"stripped\":true,", 1);
+    scene.write("engine.plan.json", stripped);
+    scene.refuses(
+        &["run", "engine.plan", "--inputs", IO],
+        1,
+        &["stripped", "trtmut refit engine.plan --base"],
+    );
+    let filled = scene.run(&["refit", "engine.plan", "--base"]);
+    filled.exits(0).prints("filled engine.plan");
+    scene.run(&["run", "engine.plan", "--inputs", IO]).exits(0);
+    scene
+        .run(&["refit", "engine.plan", "--base"])
+        .exits(0)
+        .prints("LIVE");
+}
+
+#[test]
+fn a_cuda_graph_needs_a_gpu() {
+    let scene = built();
+    scene.refuses(
+        &["run", "engine.plan", "--inputs", IO, "--cuda-graph"],
+        1,
+        &["cuda-graph", "computes on the CPU"],
+    );
 }

@@ -30,7 +30,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use trtmut::engine::tensorrt::{Product, Settings, TensorRt, TensorRtEngine, header};
+use trtmut::engine::tensorrt::{Product, TensorRt, TensorRtEngine, header};
 use trtmut::engine::{Backend, BuildNotes, Engine, Error, RunOptions};
 use trtmut::tensor::NamedTensors;
 use trtmut::watch::Silent;
@@ -304,12 +304,10 @@ fn latency(name: &'static str, table: &Table) -> Result<(), Failed> {
                 engine.layers()?
             ),
         );
-        drop(engine);
-        let backend = backend.settings(Settings {
+        engine.prepare(&RunOptions {
             cuda_graph: true,
-            ..Settings::default()
-        });
-        let mut engine = backend.open_plan(&case.plan())?;
+            ..RunOptions::default()
+        })?;
         let graph = median(&mut engine, &inputs)?;
         within(
             table,

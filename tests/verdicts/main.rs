@@ -267,7 +267,12 @@ fn show(engine: &mut dyn Engine, read: &BTreeSet<String>) -> Option<Shown> {
     let slots = engine.slots().unwrap().into_iter();
     let slots = slots.filter(|s| read.contains(&s.name));
     let slots = slots.map(|s| (s.name.clone(), s)).collect();
-    engine.prepare(&RunOptions { threads: Some(1) }).ok()?;
+    engine
+        .prepare(&RunOptions {
+            threads: Some(1),
+            ..RunOptions::default()
+        })
+        .ok()?;
     let inputs = engine.inputs().to_vec();
     let mut results = Vec::new();
     for (seed, batch) in [(1, 4), (2, 4), (3, 8)] {

@@ -122,10 +122,11 @@ pub(super) fn build(
     {
         notes.push(format!("the timing cache was not kept: {e}"));
     }
-    if choices.strip {
-        notes.push("the plan is stripped: refit it before it runs".into());
-    }
-    Ok(BuildNotes { notes, slots })
+    Ok(BuildNotes {
+        notes,
+        slots,
+        stripped: choices.strip,
+    })
 }
 
 /// Compute capability × 10 of the GPU here, for TensorRT-RTX.

@@ -52,8 +52,6 @@ pub struct Settings {
     pub threads: Option<usize>,
     /// With `refit=individual`: the weights to mark; `None` marks every weight of the model.
     pub mark: Option<BTreeSet<String>>,
-    /// Replay runs as a CUDA graph.
-    pub cuda_graph: bool,
 }
 
 /// What a plan's manifest knows and the plan does not say.

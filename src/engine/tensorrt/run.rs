@@ -78,14 +78,9 @@ impl TensorRtEngine {
             io,
             known,
             threads: settings.threads.unwrap_or_else(default_threads),
-            cuda_graph: settings.cuda_graph,
+            cuda_graph: false,
             device_time: None,
         })
-    }
-
-    /// How long the GPU took for the last run, copies not counted.
-    pub fn device_time(&self) -> Option<Duration> {
-        self.device_time
     }
 
     /// Free and total memory of the GPU, in bytes.
@@ -235,8 +230,13 @@ impl Engine for TensorRtEngine {
         Ok(())
     }
 
-    fn prepare(&mut self, _options: &RunOptions) -> Result<(), Error> {
+    fn prepare(&mut self, options: &RunOptions) -> Result<(), Error> {
+        self.cuda_graph = options.cuda_graph;
         self.make_ready().map(|_| ())
+    }
+
+    fn device_time(&self) -> Option<Duration> {
+        self.device_time
     }
 
     fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error> {

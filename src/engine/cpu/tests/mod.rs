@@ -151,7 +151,10 @@ fn engine(model: &Model) -> Result<(Box<dyn Engine>, BuildNotes), Error> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     let mut engine = Cpu.open(file.path())?;
-    engine.prepare(&RunOptions { threads: Some(1) })?;
+    engine.prepare(&RunOptions {
+        threads: Some(1),
+        ..RunOptions::default()
+    })?;
     Ok((engine, notes))
 }
 
