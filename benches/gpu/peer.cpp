@@ -1,10 +1,11 @@
 // A refit of a TensorRT 8.5 or 8.6 plan as one would write it by hand: the peer that trtmut's refit is timed against.
 //
-//   peer LIBRARY PLAN WEIGHTS [STARTED]
+//   peer LIBRARY PLAN CHANGED REST [STARTED]
 //
-// LIBRARY is libnvinfer.so.8 or its folder. WEIGHTS is a safetensors file whose tensors have the engine's own names, layout and
-// types, so that nothing has to be mapped or converted. PLAN is replaced. STARTED is CLOCK_MONOTONIC in nanoseconds when the
-// process was started; without it, times count from main(). Prints one line: names and milliseconds.
+// LIBRARY is libnvinfer.so.8 or its folder. CHANGED and REST are safetensors files whose tensors have the engine's own names,
+// layout and types, so that nothing has to be mapped or converted: what changes, and everything else, of which TensorRT asks for
+// what it computes together with what changes. PLAN is replaced. STARTED is CLOCK_MONOTONIC in nanoseconds when the process was
+// started; without it, times count from main(). Prints one line: names and milliseconds.
 //
 //   g++ -O2 -std=c++17 peer.cpp -o peer -ldl -lpthread
 //
@@ -205,6 +206,39 @@ std::pair<int32_t, size_t> type_of(const std::string& dtype) {
     return {-1, 0};
 }
 
+// A safetensors file whose tensors a refitter can be given. It has to outlive the refit.
+class File {
+public:
+    explicit File(const std::string& path) : path_(path), file_(path) {
+        uint64_t header_size = 0;
+        if (file_.size < sizeof header_size) fail(path + " is no safetensors file");
+        std::memcpy(&header_size, file_.data, sizeof header_size);
+        if (header_size > file_.size - sizeof header_size) fail(path + " is cut short");
+        data_ = file_.data + sizeof header_size + header_size;
+        size_ = file_.size - sizeof header_size - header_size;
+        tensors_ = Header(reinterpret_cast<const char*>(file_.data) + sizeof header_size, header_size).read();
+    }
+
+    const std::map<std::string, Tensor>& tensors() const { return tensors_; }
+
+    void give(Handle* refitter, const std::string& name, const Tensor& tensor) const {
+        auto [type, width] = type_of(tensor.dtype);
+        if (type < 0) fail("TensorRT takes no " + tensor.dtype + " for `" + name + "`");
+        size_t bytes = width * static_cast<size_t>(tensor.count);
+        if (tensor.begin > tensor.end || tensor.end > size_ || tensor.end - tensor.begin != bytes)
+            fail("`" + name + "` of " + path_ + " does not have the bytes that its shape says");
+        Weights weights{type, data_ + tensor.begin, tensor.count};
+        if (!call<bool>(refitter, kSetNamedWeights, name.c_str(), weights)) fail("setNamedWeights refused `" + name + "`");
+    }
+
+private:
+    std::string path_;
+    Mapped file_;
+    const uint8_t* data_;
+    size_t size_;
+    std::map<std::string, Tensor> tensors_;
+};
+
 std::string folder_of(const std::string& path) {
     size_t slash = path.rfind('/');
     return slash == std::string::npos ? "." : path.substr(0, slash + 1);
@@ -248,8 +282,8 @@ public:
         std::snprintf(text_ + std::strlen(text_), sizeof text_ - std::strlen(text_), "%s %.3f ", step, ms(at - last_));
         last_ = at;
     }
-    void print(size_t set, size_t listed) const {
-        std::printf("%stotal %.3f set_weights %zu listed %zu\n", text_, ms(last_ - started_), set, listed);
+    void print(size_t changed, size_t given) const {
+        std::printf("%stotal %.3f changed %zu given %zu\n", text_, ms(last_ - started_), changed, given);
     }
 
 private:
@@ -280,7 +314,8 @@ Handle* made(void* handle, const char* what) {
     return static_cast<Handle*>(handle);
 }
 
-void refit(std::string library_path, const std::string& plan_path, const std::string& weights_path, int64_t started) {
+void refit(std::string library_path, const std::string& plan_path, const std::string& changed_path, const std::string& rest_path,
+           int64_t started) {
     Steps steps(started);
     struct stat info {};
     if (stat(library_path.c_str(), &info) == 0 && S_ISDIR(info.st_mode)) library_path += "/libnvinfer.so.8";
@@ -306,36 +341,30 @@ void refit(std::string library_path, const std::string& plan_path, const std::st
     if (!call<bool>(engine, kIsRefittable)) fail("the engine is not refittable");
     steps.done("deserialize");
 
-    Mapped file(weights_path);
-    uint64_t header_size = 0;
-    if (file.size < sizeof header_size) fail(weights_path + " is no safetensors file");
-    std::memcpy(&header_size, file.data, sizeof header_size);
-    if (header_size > file.size - sizeof header_size) fail(weights_path + " is cut short");
-    const uint8_t* data = file.data + sizeof header_size + header_size;
-    size_t data_size = file.size - sizeof header_size - header_size;
-    auto tensors = Header(reinterpret_cast<const char*>(file.data) + sizeof header_size, header_size).read();
+    File changed(changed_path), rest(rest_path);
     steps.done("read");
 
     Handle* refitter = made(create_refitter(engine, &logger, version), "createInferRefitter");
     auto threads = static_cast<int32_t>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u));
     if (!call<bool>(refitter, kSetMaxThreads, threads)) fail("setMaxThreads failed");
     auto listed = names(refitter, kGetAllWeights);
-    size_t set = 0;
-    for (const std::string& name : listed) {
-        auto found = tensors.find(name);
-        if (found == tensors.end()) continue;
-        const Tensor& tensor = found->second;
-        auto [type, width] = type_of(tensor.dtype);
-        if (type < 0) continue;
-        if (tensor.begin > tensor.end || tensor.end > data_size || tensor.end - tensor.begin != width * static_cast<size_t>(tensor.count))
-            fail("`" + name + "` does not have the bytes that its shape says");
-        Weights weights{type, data + tensor.begin, tensor.count};
-        if (!call<bool>(refitter, kSetNamedWeights, name.c_str(), weights)) fail("setNamedWeights refused `" + name + "`");
-        set++;
+    std::sort(listed.begin(), listed.end());
+    for (const auto& [name, tensor] : changed.tensors()) {
+        if (!std::binary_search(listed.begin(), listed.end(), name)) fail("`" + name + "` is no weight that the engine lists");
+        changed.give(refitter, name, tensor);
     }
-    if (set == 0) fail("the file has none of the engine's weights");
-    auto missing = names(refitter, kGetMissingWeights);
-    if (!missing.empty()) fail(std::to_string(missing.size()) + " weights are missing, the first is `" + missing[0] + "`");
+    size_t given = changed.tensors().size();
+    // What is given may make more be asked for.
+    std::vector<std::string> missing;
+    while (!(missing = names(refitter, kGetMissingWeights)).empty()) {
+        for (const std::string& name : missing) {
+            auto found = rest.tensors().find(name);
+            if (found == rest.tensors().end()) fail("`" + name + "` is asked for too, and in neither file");
+            rest.give(refitter, name, found->second);
+            given++;
+        }
+        if (given > changed.tensors().size() + rest.tensors().size()) fail("`" + missing[0] + "` is asked for again and again");
+    }
     steps.done("set");
 
     if (!call<bool>(refitter, kRefitCudaEngine)) fail("refitCudaEngine failed");
@@ -348,18 +377,18 @@ void refit(std::string library_path, const std::string& plan_path, const std::st
 
     for (Handle* handle : {plan, refitter, engine, runtime}) destroy(handle);
     steps.done("close");
-    steps.print(set, listed.size());
+    steps.print(changed.tensors().size(), given);
 }
 
 } // namespace
 
 int main(int argc, char** argv) {
-    if (argc < 4 || argc > 5) {
-        std::fprintf(stderr, "usage: peer LIBRARY PLAN WEIGHTS [STARTED]\n");
+    if (argc < 5 || argc > 6) {
+        std::fprintf(stderr, "usage: peer LIBRARY PLAN CHANGED REST [STARTED]\n");
         return 2;
     }
     try {
-        refit(argv[1], argv[2], argv[3], argc == 5 ? std::strtoll(argv[4], nullptr, 10) : now());
+        refit(argv[1], argv[2], argv[3], argv[4], argc == 6 ? std::strtoll(argv[5], nullptr, 10) : now());
     } catch (const std::exception& e) {
         std::fprintf(stderr, "peer: %s\n", e.what());
         return 1;

@@ -125,16 +125,17 @@ class Bench:
         return {"wall": wall, **{k[:-3]: report[k] / 1e6 for k in ("resolve_ns", "apply_ns", "write_ns")}}
 
     def by_hand(self, folder):
-        wall, out = self.timed(folder, [self.peer, self.args.libraries, "copy.plan", "all.safetensors"], started=True)
+        command = [self.peer, self.args.libraries, "copy.plan", "changed.safetensors", "rest.safetensors"]
+        wall, out = self.timed(folder, command, started=True)
         words = out.split()
         return {"wall": wall, **{k: float(v) for k, v in zip(words[::2], words[1::2])}}
 
     def measure(self, name):
         folder, lora = self.fixture(name)
-        count = all_weights(self.fixtures / name, folder / "all.safetensors")
+        counts = weights_for_the_peer(self.fixtures / name, folder)
         say(f"{name}: building")
         build, reused = self.build(folder)
-        say(f"{name}: build {build:.1f} s{' (by an earlier run)' if reused else ''}; {count} weights for the peer")
+        say(f"{name}: build {build:.1f} s{' (by an earlier run)' if reused else ''}; {counts[0]} weights change, {counts[1]} others")
         result = {"fixture": name, "build_s": build, "build_reused": reused, "trtmut": [], "peer": [], "lora": [], "checks": {}}
         rounds = self.args.pairs + 1
         for i in range(rounds):
@@ -186,21 +187,27 @@ class Bench:
         return max(o["difference"]["relative_l2"] for o in outputs)
 
 
-def all_weights(fixture, to):
-    """Writes every initializer of the model by its ONNX name, with the fused values; tells how many."""
+def weights_for_the_peer(fixture, to):
+    """Writes what changes and what does not, by ONNX name; tells how many of each."""
     import onnx
     from onnx import numpy_helper
     from safetensors.numpy import load_file, save_file
 
-    model = onnx.load(str(fixture / "model.ts.onnx"))
-    tensors = {i.name: numpy_helper.to_array(i).copy() for i in model.graph.initializer}
+    graph = onnx.load(str(fixture / "model.ts.onnx")).graph
+    rest = {i.name: numpy_helper.to_array(i).copy() for i in graph.initializer}
     changed = load_file(str(fixture / "refit.ts.safetensors"))
     for name, value in changed.items():
-        if name not in tensors or tensors[name].shape != value.shape or tensors[name].dtype != value.dtype:
+        old = rest.pop(name, None)
+        if old is None or old.shape != value.shape or old.dtype != value.dtype:
             raise Failed(f"`{name}` of refit.ts.safetensors is no initializer of the model")
-        tensors[name] = value
-    save_file(tensors, str(to))
-    return len(tensors)
+    # TensorRT may compute a layer's weights together with a constant.
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value" and attribute.t.data_type == onnx.TensorProto.FLOAT:
+                rest[node.output[0]] = numpy_helper.to_array(attribute.t).copy()
+    save_file(changed, str(to / "changed.safetensors"))
+    save_file(rest, str(to / "rest.safetensors"))
+    return len(changed), len(rest)
 
 
 def summary(result):
@@ -240,7 +247,7 @@ def report(results):
         shown = [r for r in results if r[who]]
         if not shown:
             continue
-        steps = [k for k in shown[0][who][0] if k not in ("set_weights", "listed")]
+        steps = [k for k in shown[0][who][0] if k not in ("changed", "given")]
         say(f"\n{who}: median of each step, ms")
         table([["fixture", *steps]] + [[r["fixture"], *(f"{statistics.median(t[s] for t in r[who]):.1f}" for s in steps)] for r in shown])
     say("")

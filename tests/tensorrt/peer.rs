@@ -45,13 +45,13 @@ fn compile(folder: &Path) -> Result<PathBuf, Failed> {
 }
 
 /// Weights that the fake takes: four sevens each.
-fn weights(folder: &Path, names: &[&str]) -> Result<PathBuf, Failed> {
+fn weights(folder: &Path, file: &str, names: &[&str]) -> Result<PathBuf, Failed> {
     let sevens = 7f32.to_le_bytes().repeat(4);
     let views = names
         .iter()
         .map(|n| Ok((n, TensorView::new(Dtype::F32, vec![2, 2], &sevens)?)))
         .collect::<Result<Vec<_>, Failed>>()?;
-    let path = folder.join("weights.safetensors");
+    let path = folder.join(file);
     let about = [("made by".to_owned(), "a \"test\"".to_owned())];
     std::fs::write(
         &path,
@@ -64,10 +64,10 @@ fn refits() -> Result<(), Failed> {
     let scratch = TempDir::new()?;
     let peer = compile(scratch.path())?;
     let plan = scratch.path().join("p.plan");
-    let run = |library: &Path, weights: &Path| -> Result<Output, Failed> {
+    let run = |library: &Path, changed: &Path, rest: &Path| -> Result<Output, Failed> {
         std::fs::write(&plan, "fake plan")?;
         let output = Command::new(&peer)
-            .args([library, &plan, weights])
+            .args([library, &plan, changed, rest])
             .output()?;
         assert_eq!(std::fs::read(&plan)?, b"fake plan");
         Ok(output)
@@ -80,11 +80,13 @@ fn refits() -> Result<(), Failed> {
             output.status
         );
     };
-    // A scalar of another model among them: it is not listed, so it is left alone.
-    let all = weights(scratch.path(), &["w", "b", "c", "not the engine's"])?;
+    let file = |name, names| weights(scratch.path(), name, names);
+    // `b` belongs to `w`, and nobody asks for `c`.
+    let changed = file("changed.safetensors", &["w"])?;
+    let rest = file("rest.safetensors", &["b", "c", "not the engine's"])?;
     for &release in RELEASES {
         let fake = Fake::new(release, &[]);
-        let done = run(fake.folder.path(), &all)?;
+        let done = run(fake.folder.path(), &changed, &rest)?;
         let line = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(
             done.status.success() && done.stderr.is_empty(),
@@ -93,24 +95,38 @@ fn refits() -> Result<(), Failed> {
             String::from_utf8_lossy(&done.stderr)
         );
         assert!(
-            line.starts_with("load ") && line.ends_with(" set_weights 3 listed 3\n"),
+            line.starts_with("load ") && line.ends_with(" changed 1 given 2\n"),
             "{line}"
         );
         let broken = Fake::new(release, &["-DREFIT_FALSE"]);
-        let done = run(broken.folder.path(), &all)?;
+        let done = run(broken.folder.path(), &changed, &rest)?;
         says(&done, "TensorRT: refit went wrong");
         says(&done, "peer: refitCudaEngine failed");
     }
     let fake = Fake::new(RELEASES[1], &[]);
-    let some = weights(scratch.path(), &["w", "c"])?;
-    says(
-        &run(fake.folder.path(), &some)?,
-        "1 weights are missing, the first is `b`",
-    );
-    std::fs::write(&some, "junk")?;
-    says(&run(fake.folder.path(), &some)?, "weights.safetensors");
+    let refuses = |changed: &Path, rest: &Path, text: &str| -> Result<(), Failed> {
+        says(&run(fake.folder.path(), changed, rest)?, text);
+        Ok(())
+    };
+    let little = file("little.safetensors", &["c"])?;
+    refuses(&changed, &little, "`b` is asked for too, and in neither")?;
+    let other = file("other.safetensors", &["w", "nobody's"])?;
+    refuses(
+        &other,
+        &rest,
+        "`nobody's` is no weight that the engine lists",
+    )?;
+    std::fs::write(&other, "junk")?;
+    refuses(&other, &rest, "other.safetensors is no safetensors file")?;
+    let mut cut = std::fs::read(&changed)?;
+    cut.truncate(cut.len() - 1);
+    std::fs::write(&other, cut)?;
+    refuses(&other, &rest, "`w` of ")?;
     let newer = Fake::new(("trt-10.16", 101_600, Product::TensorRt), &[]);
     let library = newer.folder.path().join("libnvinfer.so.10");
-    says(&run(&library, &some)?, "version 101600, not 8.5 or 8.6");
+    says(
+        &run(&library, &changed, &rest)?,
+        "version 101600, not 8.5 or 8.6",
+    );
     Ok(())
 }
