@@ -14,7 +14,7 @@ use crate::tensor::{Dtype, NamedTensors, TensorDecl};
 use crate::watch::Watch;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
@@ -45,6 +45,8 @@ pub struct BuildJob<'a> {
     pub profile: &'a Profile,
     /// Choices; see [`Options`].
     pub options: &'a Options,
+    /// Where only some weights are to stay replaceable (`refit=individual`): which; `None` is all that can.
+    pub mark: Option<&'a BTreeSet<String>>,
 }
 
 /// What a build has to say beside the plan's bytes.

@@ -14,7 +14,7 @@ use crate::watch::{Event, Watch};
 use crate::weights::Source;
 use rayon::prelude::*;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,8 @@ pub(super) struct Draft<'a> {
     pub(super) digests: HashMap<&'a str, Digest>,
     mapping: Mapping,
     base: Option<BaseSource>,
+    /// See [`BuildJob::mark`].
+    pub(super) mark: Option<BTreeSet<String>>,
 }
 
 impl<'a> Draft<'a> {
@@ -109,6 +111,7 @@ impl<'a> Draft<'a> {
             structure,
             profile: request.shapes.profile(),
             digests: digests(request.model, watch),
+            mark: marked(request.options, base.is_some(), &mapping.rows),
             mapping,
             base,
         })
@@ -126,6 +129,7 @@ impl<'a> Draft<'a> {
             model,
             profile: &self.profile,
             options,
+            mark: self.mark.as_ref(),
         };
         watch.event(Event::Begin {
             step: "compiling",
@@ -200,6 +204,21 @@ impl<'a> Draft<'a> {
             recipe: Recipe::default(),
         })
     }
+}
+
+/// What stays replaceable with `refit=individual`: what the base checkpoint maps to, where there is one.
+pub(super) fn marked<'r>(
+    options: &Options,
+    has_base: bool,
+    rows: impl IntoIterator<Item = &'r Row>,
+) -> Option<BTreeSet<String>> {
+    let individual = options.get("refit").is_some_and(|r| r == "individual");
+    (individual && has_base).then(|| {
+        rows.into_iter()
+            .filter(|r| r.recipe.is_some() && r.grade.is_writable())
+            .map(|r| r.name.clone())
+            .collect()
+    })
 }
 
 fn mapping(request: &BuildRequest<'_>) -> Result<(Mapping, Option<BaseSource>), Error> {
@@ -401,6 +420,22 @@ mod tests {
         assert_eq!(error.code(), "shapes-unbounded");
         assert!(error.to_string().contains("`H`, `W`"), "{error}");
         assert!(error.hints()[0].contains("--dim H=min:opt:max"));
+    }
+
+    #[test]
+    fn only_what_the_base_checkpoint_maps_to_is_marked() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dit");
+        let model = Model::open(fixture.join("model.ts.onnx")).unwrap();
+        let base = Source::open_all(&[fixture.join("base.safetensors")]).unwrap();
+        let rows = mapping::infer(&model, Some(&base)).unwrap().mapping.rows;
+        let options = |refit: &str| Options::from([("refit".to_owned(), refit.to_owned())]);
+        assert_eq!(marked(&options("full"), true, &rows), None);
+        assert_eq!(marked(&options("individual"), false, &rows), None);
+        let names = marked(&options("individual"), true, &rows).unwrap();
+        let weights = model.weights().iter().filter(|w| w.role == Role::Weight);
+        let (mapped, other): (Vec<_>, Vec<_>) = weights.partition(|w| names.contains(&w.name));
+        assert_eq!(mapped.len(), names.len());
+        assert!(!mapped.is_empty() && !other.is_empty());
     }
 
     #[test]

@@ -115,13 +115,20 @@ pub fn build_cached(
     let Some(cache) = cache else {
         return draft.compile(watch);
     };
-    let fields = fields(
+    let mut fields = fields(
         draft.structure,
         &draft.profile,
         request.options,
         &request.backend.identity(),
         || draft.digests.clone(),
     );
+    if let Some(names) = &draft.mark {
+        let mut hasher = LabelledHasher::new("trtmut.marked/1");
+        for name in names {
+            hasher.field("name", name.as_bytes());
+        }
+        fields = fields.with("marked weights", hasher.finish().to_string());
+    }
     let cached = Cached {
         draft: &draft,
         cache,

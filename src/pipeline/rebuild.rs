@@ -1,6 +1,6 @@
 //! The model with other weights, written out, and compiled again where a refit is not enough.
 
-use super::build::note_slots;
+use super::build::{marked, note_slots};
 use super::{Environment, Error, Overlay, reopen};
 use crate::engine::BuildJob;
 use crate::fsx;
@@ -70,10 +70,13 @@ pub(super) fn compile(
         manifest.shapes.require_bounded()?;
     }
     let written = write_model(overlay, output)?;
+    let rows = manifest.weights.iter().filter_map(|w| w.mapping.as_ref());
+    let mark = marked(&manifest.options, manifest.base.is_some(), rows);
     let job = BuildJob {
         model: &written.model,
         profile: &manifest.profile,
         options: &manifest.options,
+        mark: mark.as_ref(),
     };
     watch.event(Event::Begin {
         step: "compiling",

@@ -132,10 +132,8 @@ fn against_reference(
     beside: &Path,
     environment: &Environment,
 ) -> Result<Verification, Error> {
-    let written = match overlay.recipe.ingredients.is_empty() {
-        true => None,
-        false => Some(write_model(overlay, beside)?),
-    };
+    let refitted = !overlay.recipe.ingredients.is_empty();
+    let written = refitted.then(|| write_model(overlay, beside)).transpose()?;
     let model = written
         .as_ref()
         .map_or(&overlay.model().model, |w| &w.model);
@@ -194,6 +192,7 @@ fn run_once(
         model,
         profile,
         options: &options,
+        mark: None,
     };
     let staged = fsx::Staged::write::<Error>(beside, |out| {
         backend.build(&job, out, &crate::watch::Silent)?;

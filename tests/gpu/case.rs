@@ -89,6 +89,7 @@ impl Case {
             model: &self.model,
             profile: &self.profile,
             options: &options,
+            mark: None,
         };
         let notes = backend.build(&job, &mut out, &Silent)?;
         std::io::Write::flush(&mut out)?;

@@ -79,6 +79,7 @@ pub fn errors(table: &Table) -> Result<(), Failed> {
             model: &model,
             profile: &case.profile,
             options: &BTreeMap::new(),
+            mark: None,
         };
         let e = backend
             .build(&job, &mut Vec::new(), &Silent)

@@ -150,6 +150,7 @@ pub fn build_cycles(table: &Table) -> Result<(), Failed> {
                 model: &model,
                 profile: &profile,
                 options: &options,
+                mark: None,
             },
             &mut out,
             &Silent,

@@ -97,6 +97,7 @@ fn build_with(
             model,
             profile,
             options: &options,
+            mark: None,
         },
         out,
         watch,

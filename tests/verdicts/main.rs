@@ -255,6 +255,7 @@ fn compile(model: &Model, path: &Path) -> Option<()> {
         model,
         profile: &Profile { inputs: Vec::new() },
         options: &Options::new(),
+        mark: None,
     };
     let mut out = Vec::new();
     Cpu.build(&job, &mut out, &Silent).ok()?;

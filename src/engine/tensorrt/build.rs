@@ -85,7 +85,7 @@ pub(super) fn build(
     set_limits(&config, &choices)?;
     set_profile(&builder, &config, &network.inputs()?, job.profile)?;
     if choices.refit == Refit::Individual {
-        mark(&network, job.model, settings, &mut notes)?;
+        mark(&network, job, &mut notes)?;
     }
     let cache_file = settings.timing_cache.as_deref();
     let cache = match cache_file
@@ -355,19 +355,11 @@ fn check_range(input: &NetworkInput, range: &ProfileInput) -> Result<(), Error> 
 }
 
 /// Marks weights for `refit=individual`.
-fn mark(
-    network: &Network,
-    model: &Model,
-    settings: &Settings,
-    notes: &mut Vec<String>,
-) -> Result<(), Error> {
-    let wanted = model.weights().iter().filter(|w| {
-        w.role == Role::Weight
-            && settings
-                .mark
-                .as_ref()
-                .is_none_or(|names| names.contains(&w.name))
-    });
+fn mark(network: &Network, job: &BuildJob<'_>, notes: &mut Vec<String>) -> Result<(), Error> {
+    let wanted =
+        job.model.weights().iter().filter(|w| {
+            w.role == Role::Weight && job.mark.is_none_or(|names| names.contains(&w.name))
+        });
     let (mut marked, mut baked) = (0, 0);
     for weight in wanted {
         if network.mark_refittable(&weight.name)? {

@@ -141,6 +141,7 @@ fn plan(model: &Model) -> Result<(Vec<u8>, BuildNotes), Error> {
         model,
         profile: &Profile { inputs: Vec::new() },
         options: &std::collections::BTreeMap::new(),
+        mark: None,
     };
     let notes = Cpu.build(&job, &mut bytes, &Silent)?;
     Ok((bytes, notes))
