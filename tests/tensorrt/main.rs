@@ -5,6 +5,7 @@
 
 mod fake;
 mod observer;
+mod peer;
 mod rtx;
 
 use libtest_mimic::{Arguments, Trial};
@@ -17,6 +18,7 @@ fn main() {
     let mut trials: Vec<Trial> = Vec::new();
     trials.extend(fake::trials());
     trials.extend(rtx::trials());
+    trials.extend(peer::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 

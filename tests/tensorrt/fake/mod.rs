@@ -1,6 +1,6 @@
 //! A library compiled here, with the slot numbers of one release, whose answers are chosen by switches.
 
-mod library;
+pub mod library;
 
 use super::model;
 use library::{Fake, Release};
