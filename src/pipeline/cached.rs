@@ -6,8 +6,8 @@
 //! weights in its key. A fault of the cache never fails a build.
 
 use super::build::Draft;
-use super::{BuildRequest, Built, CacheUse, Environment, Error, reopen};
-use crate::cache::{CacheFault, Check, Hit, KeyFields, Link, Plan, Store};
+use super::{BuildRequest, Built, CacheUse, Environment, Error, past, reopen};
+use crate::cache::{CacheFault, Check, Hit, KeyFields, Link, Memo, Plan, Store};
 use crate::engine::{self, Feed, Identity, Options, Slot};
 use crate::fault::Explain;
 use crate::fsx::{self, Staged};
@@ -30,6 +30,8 @@ pub struct CacheRequest {
     pub store: Store,
     /// How much of an entry is checked.
     pub check: Check,
+    /// What is remembered of files that were read before.
+    pub memo: Memo,
 }
 
 /// Whether engines of a backend are cached without being asked: a "build" for a CPU is little more than a copy.
@@ -37,15 +39,16 @@ pub fn worth_caching(backend: &Identity) -> bool {
     backend.backend.starts_with("tensorrt")
 }
 
-/// What an engine depends on, field by field.
+/// What an engine depends on, field by field. The weights are read only where they are part of it and `memo` does not know them.
 pub fn key_fields(
     model: &Model,
     profile: &Profile,
     options: &Options,
     backend: &Identity,
+    memo: Option<&Memo>,
     watch: &dyn Watch,
 ) -> KeyFields {
-    let digests = || super::build::digests(model, watch);
+    let digests = || past::weights(model, memo, watch);
     fields(model.structure_digest(), profile, options, backend, digests)
 }
 
@@ -63,10 +66,8 @@ fn fields<'a>(
         // What is done to a graph before it is compiled may change with the version.
         .with("trtmut", env!("CARGO_PKG_VERSION"))
         .with("manifest format", FORMAT);
-    for name in ["gpu", "compute_capability"] {
-        if let Some(value) = backend.device.get(name) {
-            fields = fields.with(name, value);
-        }
+    for (name, value) in hardware(backend, options) {
+        fields = fields.with(name, value);
     }
     for (at, input) in profile.inputs.iter().enumerate() {
         let range = serde_json::to_string(input).expect("names and numbers are JSON");
@@ -79,6 +80,37 @@ fn fields<'a>(
         fields = fields.with("weights", weights_digest(&digests()).to_string());
     }
     fields
+}
+
+/// The hardware that an engine runs on: this GPU, or as many as it was asked to run on.
+///
+/// The driver is no part of it. An engine is tied to the library and the GPU; a newer driver runs it as it is, and where an
+/// older one cannot, opening it fails and says so. Its version changes with every update of the machine, and each would
+/// throw away all engines.
+fn hardware<'a>(backend: &'a Identity, options: &'a Options) -> Vec<(&'static str, &'a str)> {
+    let device = |name| backend.device.get(name).map(String::as_str);
+    let gpu = device("gpu").map(|v| ("gpu", v));
+    let capability = device("compute_capability");
+    let own = capability.map(|v| ("compute_capability", v));
+    let asked = |name: &str| options.get(name).map(String::as_str);
+    match backend.backend.as_str() {
+        "tensorrt" => match asked("hardware-compat") {
+            // Older GPUs have no part in it; what is built on one is its own.
+            Some(all @ "ampere-plus") if capability.is_some_and(ampere_or_newer) => {
+                vec![("hardware", all)]
+            }
+            Some("same-compute-capability") if own.is_some() => own.into_iter().collect(),
+            _ => gpu.into_iter().chain(own).collect(),
+        },
+        // It compiles for what it is told, which is an option and so in the key, wherever it runs.
+        "tensorrt-rtx" if asked("compute-capability").is_some() => Vec::new(),
+        _ => gpu.into_iter().chain(own).collect(),
+    }
+}
+
+fn ampere_or_newer(capability: &str) -> bool {
+    let major = capability.split('.').next();
+    major.and_then(|m| m.parse::<u32>().ok()) >= Some(8)
 }
 
 /// Whether other weights mean another engine.
@@ -111,7 +143,7 @@ pub fn build_cached(
     environment: &Environment,
     watch: &dyn Watch,
 ) -> Result<Built, Error> {
-    let draft = Draft::new(request, watch)?;
+    let draft = Draft::new(request, cache.map(|c| &c.memo), watch)?;
     let Some(cache) = cache else {
         return draft.compile(watch);
     };
@@ -243,20 +275,20 @@ impl Cached<'_> {
     }
 
     /// The manifest for a plan that came from `entry`.
-    fn manifest(&self, plan: PlanRef, entry: &Manifest) -> Result<Manifest, Error> {
+    fn manifest(&self, plan: PlanRef, entry: &Manifest) -> Manifest {
         let fixed: HashMap<&str, &Option<String>> = entry
             .weights
             .iter()
             .map(|w| (w.name.as_str(), &w.fixed))
             .collect();
         let known = |name: &str| fixed.get(name).and_then(|&f| f.clone());
-        Ok(Manifest {
+        Manifest {
             slots: entry.slots.clone(),
             notes: entry.notes.clone(),
             ..self
                 .draft
-                .manifest(plan, entry.backend.clone(), |w| known(&w.name))?
-        })
+                .manifest(plan, entry.backend.clone(), |w| known(&w.name))
+        }
     }
 
     fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Error> {
@@ -267,7 +299,7 @@ impl Cached<'_> {
             hit.copy_to(path, Link::Never)?;
             Ok(())
         })?;
-        let manifest = self.manifest(entry.plan.clone(), entry)?;
+        let manifest = self.manifest(entry.plan.clone(), entry);
         plan::replace(output, staged, &manifest)?;
         Ok(Built {
             manifest,
@@ -298,7 +330,7 @@ impl Cached<'_> {
         engine.refit(Arc::new(ModelFeed::open(self.draft)?), watch)?;
         let (staged, plan) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
         watch.event(Event::End);
-        let manifest = self.manifest(plan, entry)?;
+        let manifest = self.manifest(plan, entry);
         plan::replace(output, staged, &manifest)?;
         Ok(Built {
             manifest,

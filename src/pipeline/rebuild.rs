@@ -1,7 +1,7 @@
 //! The model with other weights, written out: to compile it again where a refit is not enough, and to check a refit against.
 
 use super::build::own_slots;
-use super::{Environment, Error, Overlay, Prepared, inputs, onnxruntime, reopen};
+use super::{Environment, Error, Overlay, Prepared, compiler, inputs, onnxruntime};
 use crate::engine::cpu::{self, Cpu};
 use crate::engine::{Backend, BuildJob, Engine, Options, RunOptions};
 use crate::fsx;
@@ -190,7 +190,7 @@ impl Prepared {
         fsx::check_output(output)?;
         let written = write_model(self.overlay(), output)?;
         let mut manifest = self.manifest();
-        let backend = reopen(&manifest, environment)?;
+        let backend = compiler(&manifest, environment)?;
         let job = BuildJob {
             model: &written.model,
             profile: &manifest.profile,

@@ -1,6 +1,6 @@
 //! A plan is compiled again from the model that its manifest names: same backend, same options, another shape range.
 
-use super::{BuildRequest, Built, Environment, Error, MappingSource, build, reopen};
+use super::{BuildRequest, Built, Environment, Error, MappingSource, build, compiler};
 use crate::onnx::Model;
 use crate::plan::Manifest;
 use crate::shapes::Resolved;
@@ -49,7 +49,7 @@ pub fn recompile(
     watch: &dyn Watch,
 ) -> Result<Built, Error> {
     let source = source_model(plan, manifest)?;
-    let backend = reopen(manifest, environment)?;
+    let backend = compiler(manifest, environment)?;
     build(
         &BuildRequest {
             model: &source.model,
