@@ -568,7 +568,12 @@ fn lost_permissions_child(dir: &Path) {
     denied(put(&store, "b", &plan(10)).unwrap_err());
     denied(store.timing_dir().unwrap_err());
     let map = Map::open(std::env::current_exe().unwrap()).unwrap();
-    assert!(store.memo().remember(&Memo::seen(&[&map]), "p", "v").is_err());
+    assert!(
+        store
+            .memo()
+            .remember(&Memo::seen(&[&map]), "p", "v")
+            .is_err()
+    );
     for folder in all.iter().rev() {
         mode(folder, 0o700);
     }

@@ -25,9 +25,7 @@ mod rebuild;
 mod recompile;
 mod refit;
 
-pub use backends::{
-    BackendChoice, choose, compiler, keep_timings, onnxruntime, reopen, search,
-};
+pub use backends::{BackendChoice, choose, compiler, keep_timings, onnxruntime, reopen, search};
 pub use build::{BuildRequest, Built, CacheUse, MappingSource, build};
 pub use cached::{CacheRequest, build_cached, key_fields, worth_caching};
 pub use compare::{CompareRequest, Compared, Measured, compare};

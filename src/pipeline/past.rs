@@ -89,11 +89,7 @@ pub(super) fn weights<'m>(
 ///
 /// # Errors
 /// As [`mapping::infer`].
-pub(super) fn mapping(
-    model: &Model,
-    base: &Source,
-    memo: Option<&Memo>,
-) -> Result<Mapping, Error> {
+pub(super) fn mapping(model: &Model, base: &Source, memo: Option<&Memo>) -> Result<Mapping, Error> {
     let of_base = base.files().iter().map(SourceFile::map);
     let files: Vec<&Map> = model.files().iter().chain(of_base).collect();
     let past = Past::of(memo, &files, MAPPING);

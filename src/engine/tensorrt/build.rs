@@ -94,7 +94,9 @@ pub(super) fn build(
     {
         Ok(cache) => cache.flatten(),
         Err(e) => {
-            watch.event(Event::Warn(&format!("building without a timing cache: {e}")));
+            watch.event(Event::Warn(&format!(
+                "building without a timing cache: {e}"
+            )));
             None
         }
     };
