@@ -4,6 +4,7 @@
 //! compilation too many.
 
 #[path = "verdicts/changes.rs"]
+#[allow(dead_code)]
 mod changes;
 #[path = "verdicts/model.rs"]
 #[allow(dead_code)]

@@ -158,7 +158,8 @@ impl Worker {
         } else {
             Link::Never
         };
-        hit.copy_to(&output, link).unwrap();
+        let taken = self.store.take(hit, &output, link, Check::Full);
+        taken.unwrap().unwrap();
         assert!(fs::read(&output).unwrap() == expected);
         fs::remove_file(&output).unwrap();
     }

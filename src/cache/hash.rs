@@ -1,9 +1,11 @@
-//! Digests of open files, read block by block: unlike a memory map, a file that shrinks meanwhile is only a short read.
+//! Digests of open files, read block by block: unlike a memory map, a file that shrinks meanwhile is only a short read. And copies
+//! whose digest is found on the way.
 
 use crate::tensor::Digest;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 
 /// Large enough that all cores have work, small enough to stay in the processor's cache.
 const BLOCK: usize = 4 << 20;
@@ -28,10 +30,88 @@ pub(super) fn digest(file: &File, mut seen: impl FnMut(u64)) -> io::Result<(u64,
     Ok((at, Digest(*hasher.finalize().as_bytes())))
 }
 
+/// Blocks that are under way between the copying thread and the hashing one.
+const UNDER_WAY: usize = 4;
+
+/// Which side of a copy failed.
+#[derive(Debug)]
+pub(super) enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// Copies everything in `from` to the beginning of `to`, and tells length and digest of what was copied. Copying and hashing go
+/// on at the same time, and each byte is read once.
+pub(super) fn copy(from: &File, to: &File) -> Result<(u64, Digest), CopyError> {
+    let (filled, to_hash) = sync_channel(UNDER_WAY);
+    let (emptied, to_fill) = channel();
+    for _ in 0..UNDER_WAY {
+        let _ = emptied.send(Vec::new());
+    }
+    std::thread::scope(|scope| {
+        let copying = scope.spawn(move || copy_blocks(from, to, &to_fill, &filled));
+        let mut hasher = blake3::Hasher::new();
+        for (block, n) in to_hash {
+            let block: Vec<u8> = block;
+            hasher.update_rayon(&block[..n]);
+            let _ = emptied.send(block);
+        }
+        let copied = copying
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((copied, Digest(*hasher.finalize().as_bytes())))
+    })
+}
+
+/// Each block is written by this thread and then handed on to be hashed.
+fn copy_blocks(
+    from: &File,
+    to: &File,
+    to_fill: &Receiver<Vec<u8>>,
+    filled: &SyncSender<(Vec<u8>, usize)>,
+) -> Result<u64, CopyError> {
+    let mut at = 0;
+    // The other end is there until this one is dropped.
+    while let Ok(mut block) = to_fill.recv() {
+        block.resize(BLOCK, 0);
+        let n = match from.read_at(&mut block, at) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+            Err(e) => return Err(CopyError::Read(e)),
+        };
+        to.write_all_at(&block[..n], at).map_err(CopyError::Write)?;
+        at += n as u64;
+        let _ = filled.send((block, n));
+    }
+    Ok(at)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_copy_is_the_same_and_so_is_its_digest() {
+        for length in [0, 1, BLOCK, 7 * BLOCK + 11] {
+            let bytes: Vec<u8> = (0..length).map(|i| (i % 249) as u8).collect();
+            let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+            from.write_all(&bytes).unwrap();
+            let got = copy(&from, &to).unwrap();
+            assert_eq!(got, (length as u64, Digest::of(&bytes)));
+            assert_eq!(digest(&to, |_| ()).unwrap(), got);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_written_is_an_error() {
+        let mut from = tempfile::NamedTempFile::new().unwrap();
+        from.write_all(&vec![1; 6 * BLOCK]).unwrap();
+        let read_only = File::open(from.path()).unwrap();
+        let failed = copy(from.as_file(), &read_only);
+        assert!(matches!(failed, Err(CopyError::Write(_))), "{failed:?}");
+    }
 
     #[test]
     fn agrees_with_the_digest_of_the_bytes() {

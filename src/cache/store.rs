@@ -309,6 +309,21 @@ impl Store {
         Ok(places.iter().filter_map(|p| Key::of_path(p)).collect())
     }
 
+    /// The fault for an entry whose damage was found after it was opened; moves it away, if it is still there.
+    pub(super) fn damaged(&self, hit: &Hit, damage: Damage) -> CacheFault {
+        let moved = File::open(&hit.folder).ok().and_then(|folder| {
+            // The folder that was opened just now is that of the hit if it still holds its record.
+            let same = is_at(&hit.lock, &hit.folder.join(RECORD));
+            same.then(|| self.quarantine(&hit.folder, &folder).ok().flatten())
+                .flatten()
+        });
+        CacheFault::Damaged {
+            entry: hit.key.to_string(),
+            damage,
+            quarantine: moved,
+        }
+    }
+
     /// Moves a damaged entry away, unless something else is in its place by now (`None`).
     pub(super) fn quarantine(
         &self,

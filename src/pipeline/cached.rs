@@ -182,6 +182,31 @@ fn warn(watch: &dyn Watch, so: &str, fault: &CacheFault) {
     watch.event(Event::Warn(&text));
 }
 
+/// Why an engine that the cache has did not become a plan.
+enum Missed {
+    /// Of the cache's doing: as if it had none.
+    Cache(CacheFault),
+    Build(Error),
+}
+
+impl From<CacheFault> for Missed {
+    fn from(fault: CacheFault) -> Missed {
+        Missed::Cache(fault)
+    }
+}
+
+impl From<Error> for Missed {
+    fn from(error: Error) -> Missed {
+        Missed::Build(error)
+    }
+}
+
+impl From<fsx::Error> for Missed {
+    fn from(error: fsx::Error) -> Missed {
+        Missed::Build(error.into())
+    }
+}
+
 struct Cached<'a> {
     draft: &'a Draft<'a>,
     cache: &'a CacheRequest,
@@ -219,18 +244,18 @@ impl Cached<'_> {
 
     /// The engine out of the cache; `None` where there is none of use.
     fn find(&self, watch: &dyn Watch) -> Result<Option<Result<Built, Error>>, CacheFault> {
-        let hit = match self
-            .cache
-            .store
-            .lookup(&self.fields.key(), self.cache.check)
-        {
+        let damaged = |fault| match fault {
+            CacheFault::Damaged { .. } => {
+                warn(watch, "the engine is built again", &fault);
+                Ok(None)
+            }
+            _ => Err(fault),
+        };
+        // The plan itself is checked when it is taken out.
+        let hit = match self.cache.store.lookup(&self.fields.key(), Check::Trust) {
             Ok(Some(hit)) => hit,
             Ok(None) => return Ok(None),
-            Err(fault @ CacheFault::Damaged { .. }) => {
-                warn(watch, "the engine is built again", &fault);
-                return Ok(None);
-            }
-            Err(fault) => return Err(fault),
+            Err(fault) => return damaged(fault),
         };
         let useless = |why: &str| {
             watch.event(Event::Note(&format!(
@@ -258,14 +283,17 @@ impl Cached<'_> {
                 None => return useless(&format!("it has no weight `{name}`")),
             }
         }
-        if same {
-            return Ok(Some(self.copy(&hit, &entry)));
-        }
-        match self.refit(&hit, &entry, watch) {
+        let built = if same {
+            self.copy(&hit, &entry)
+        } else {
+            self.refit(&hit, &entry, watch)
+        };
+        match built {
             Ok(built) => Ok(Some(Ok(built))),
+            Err(Missed::Cache(fault)) => damaged(fault),
             // The disk of the output is full, or the like: compiling would not help.
-            Err(Error::File(e)) => Ok(Some(Err(Error::File(e)))),
-            Err(e) => {
+            Err(Missed::Build(e)) if same || matches!(e, Error::File(_)) => Ok(Some(Err(e))),
+            Err(Missed::Build(e)) => {
                 watch.event(Event::Warn(&format!(
                     "the cached engine could not be refitted, so the model is compiled: {e}"
                 )));
@@ -291,16 +319,17 @@ impl Cached<'_> {
         }
     }
 
-    fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Error> {
+    fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Missed> {
         let output = self.draft.request.output;
         let start = Instant::now();
         // Never a hard link: whatever writes into an output would reach the cache and other outputs.
-        let staged = Staged::place::<Error>(output, |path| {
-            hit.copy_to(path, Link::Never)?;
+        let CacheRequest { store, check, .. } = self.cache;
+        let staged = Staged::place::<Missed>(output, |path| {
+            store.take(hit, path, Link::Never, *check)??;
             Ok(())
         })?;
         let manifest = self.manifest(entry.plan.clone(), entry);
-        plan::replace(output, staged, &manifest)?;
+        plan::replace(output, staged, &manifest).map_err(Error::from)?;
         Ok(Built {
             manifest,
             compile: start.elapsed(),
@@ -308,7 +337,7 @@ impl Cached<'_> {
         })
     }
 
-    fn refit(&self, hit: &Hit, entry: &Manifest, watch: &dyn Watch) -> Result<Built, Error> {
+    fn refit(&self, hit: &Hit, entry: &Manifest, watch: &dyn Watch) -> Result<Built, Missed> {
         let output = self.draft.request.output;
         let start = Instant::now();
         let parent = match output.parent() {
@@ -321,17 +350,20 @@ impl Cached<'_> {
             .map_err(|e| fsx::Error::write(parent, e))?;
         // Opened from a name of its own, since another process may replace the entry at any time.
         let own = folder.path().join("engine.plan");
-        hit.copy_to(&own, Link::Allowed)?;
-        let mut engine = reopen(entry, self.environment)?.open(&own)?;
+        let CacheRequest { store, check, .. } = self.cache;
+        store.take(hit, &own, Link::Allowed, *check)??;
+        let backend = reopen(entry, self.environment)?;
+        let mut engine = backend.open(&own).map_err(Error::from)?;
         watch.event(Event::Begin {
             step: "refitting the cached engine",
             total: None,
         });
-        engine.refit(Arc::new(ModelFeed::open(self.draft)?), watch)?;
+        let feed = Arc::new(ModelFeed::open(self.draft)?);
+        engine.refit(feed, watch).map_err(Error::from)?;
         let (staged, plan) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
         watch.event(Event::End);
         let manifest = self.manifest(plan, entry);
-        plan::replace(output, staged, &manifest)?;
+        plan::replace(output, staged, &manifest).map_err(Error::from)?;
         Ok(Built {
             manifest,
             compile: start.elapsed(),
