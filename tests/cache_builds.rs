@@ -2,6 +2,7 @@
 //! right engine, and no engine is compiled more often than it was missing.
 //!
 //! `TRTMUT_RACE_SECONDS` sets how long (6 by default); with `--nocapture` the figures are printed.
+#![allow(clippy::print_stdout, reason = "figures are read with --nocapture")]
 
 #[path = "support/net.rs"]
 #[allow(dead_code)]

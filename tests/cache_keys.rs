@@ -2,6 +2,7 @@
 //!
 //! A pair with the same key that needed two engines would be a wrong answer; one with two keys that needed only one engine is a
 //! compilation too many.
+#![allow(clippy::print_stdout, reason = "figures are read with --nocapture")]
 
 #[path = "verdicts/changes.rs"]
 #[allow(dead_code)]
@@ -232,9 +233,11 @@ fn models() {
 #[test]
 fn files() {
     let mut table = Table::default();
-    table.change("the file's name", Same, |c| c.file = "other.onnx");
+    table.change("the file's name", Same, |c| {
+        c.file = "other.onnx";
+    });
     table.change("the file's folder", Same, |c| {
-        c.file = "some/where/model.onnx"
+        c.file = "some/where/model.onnx";
     });
     let dir = tempfile::tempdir().unwrap();
     let spec = ShapeSpec::parse(SPEC, "spec").unwrap();

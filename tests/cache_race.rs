@@ -2,6 +2,7 @@
 //! twice, and nothing is left behind.
 //!
 //! `TRTMUT_RACE_SECONDS` sets how long (6 by default); with `--nocapture` the figures are printed.
+#![allow(clippy::print_stdout, reason = "figures are read with --nocapture")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -109,12 +109,15 @@ fn build(scene: &Scene, model: &str, more: &[&str]) -> Counted {
         resident,
         read,
     };
-    println!(
-        "{model} {more:?}: {}, {} MiB resident, {} MiB read",
-        counted.cache,
-        resident >> 20,
-        read >> 20
-    );
+    #[allow(clippy::print_stdout, reason = "figures are read with --nocapture")]
+    {
+        println!(
+            "{model} {more:?}: {}, {} MiB resident, {} MiB read",
+            counted.cache,
+            resident >> 20,
+            read >> 20
+        );
+    }
     counted
 }
 
