@@ -97,10 +97,11 @@ impl Cache {
             (Some(why), _) => writeln!(out, "cache        cannot be used: {why}"),
             (None, limit) => writeln!(
                 out,
-                "cache        {} of {}, {} engines ({folder}){free}",
+                "cache        {} of {}, {} engine{} ({folder}){free}",
                 ui::bytes(self.bytes),
                 ui::bytes(limit.unwrap_or(0)),
                 self.entries,
+                if self.entries == 1 { "" } else { "s" },
             ),
         }
     }
