@@ -49,7 +49,7 @@ CLASSES = {
         inferShapes enqueueV3"""),
     "refitter": ("VRefitter", """refitCudaEngine setNamedWeights getMissingWeights getAllWeights setMaxThreads
         getWeightsPrototype"""),
-    "parser": ("IParser", "parse parseFromFile getNbErrors getError setFlag ~deleting_dtor"),
+    "parser": ("IParser", "parse parseFromFile getNbErrors getError setFlag setRefitObserver ~deleting_dtor"),
     "parser_error": ("IParserError", "desc file line node nodeName nodeOperator"),
 }
 # Classes of which we make objects: our tables are compared with all their slots by the test in abi/tests.rs.

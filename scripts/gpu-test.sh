@@ -4,10 +4,12 @@
 #   scripts/gpu-test.sh [FILTER…]          on a machine with a GPU, Rust and TensorRT (TRTMUT_TENSORRT names its folder)
 #   scripts/gpu-test.sh pack FOLDER        where Rust is: puts the test binary, the trtmut binary and the fixtures into FOLDER
 #   FOLDER/gpu-test.sh LIBRARIES [FILTER…] where the GPU is: runs what was packed, with the TensorRT libraries in LIBRARIES
+#   FOLDER/benches/gpu/refit.py LIBRARIES  where the GPU is: times refits (benches/gpu/README.md)
 #
-# A FILTER is a part of a trial's name: dit/ clip_text/ vae_decoder/ sd_unet/ f32 fp16 latency errors/ memory/ rtx/ lean/.
+# A FILTER is a part of a trial's name: dit/ clip_text/ vae_decoder/ sd_unet/ f32 fp16 latency flow errors/ memory/ rtx/ lean/; the
+# whole name but for what stands in parentheses, with a space and a parenthesis behind it, is one trial: 'dit/flow ('.
 # The packed binaries need glibc 2.36 (Debian 12, Ubuntu 24.04) when they are built on Debian 12. TRTMUT_PROFILE=dev builds
-# faster and runs as fast, because the work is the GPU's; the default is release.
+# faster and tests as fast, because the work is the GPU's; times of refits are to be taken with the default, release.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -45,7 +47,11 @@ strip -o "$out/trtmut" "${CARGO_TARGET_DIR:-target}/$folder/trtmut"
 cp scripts/gpu-test.sh "$out/"
 for fixture in dit clip_text vae_decoder sd_unet; do
   mkdir -p "$out/fixtures/$fixture"
-  cp fixtures/"$fixture"/{model.ts.onnx,shapes.ts.json,refit.ts.safetensors,io{0,1,2}.safetensors} "$out/fixtures/$fixture/"
+  for file in fixtures/"$fixture"/*.{onnx,json,safetensors}; do
+    # Of the newer exporter's files only one is used, to see it refused.
+    [[ $file == *.dynamo.* && $file != */dit/model.dynamo.onnx ]] || cp "$file" "$out/fixtures/$fixture/"
+  done
 done
-cp fixtures/dit/model.dynamo.onnx "$out/fixtures/dit/"
+mkdir -p "$out/benches/gpu"
+cp benches/gpu/{peer.cpp,refit.py} "$out/benches/gpu/"
 du -sh "$out"

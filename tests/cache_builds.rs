@@ -168,7 +168,10 @@ impl Scene {
         let mut opened = open(plan, &Environment::default()).unwrap();
         opened
             .engine
-            .prepare(&RunOptions { threads: Some(1) })
+            .prepare(&RunOptions {
+                threads: Some(1),
+                ..RunOptions::default()
+            })
             .unwrap();
         let ones = Tensor {
             dtype: Dtype::F32,

@@ -84,7 +84,10 @@ fn compare(backend: &dyn Backend, model: &Path, data: &Path) -> Result<(), Faile
     let model = Model::open(model)?;
     let compiled = Compiled::build(backend, &model)?;
     let mut engine = compiled.open(backend)?;
-    engine.prepare(&RunOptions { threads: Some(1) })?;
+    engine.prepare(&RunOptions {
+        threads: Some(1),
+        ..RunOptions::default()
+    })?;
     let outputs = engine.run(&inputs(&model, &file))?;
     near(backend, data, &outputs, &with_prefix(&file, "base."))
 }

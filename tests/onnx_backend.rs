@@ -177,7 +177,10 @@ fn outcome(folder: &Path, model: &Model) -> Outcome {
         Ok(engine) => engine,
         Err(e) => return Outcome::Error(e.to_string()),
     };
-    if let Err(e) = engine.prepare(&RunOptions { threads: Some(2) }) {
+    if let Err(e) = engine.prepare(&RunOptions {
+        threads: Some(2),
+        ..RunOptions::default()
+    }) {
         return Outcome::Error(e.to_string());
     }
     let mut sets = 0;

@@ -15,7 +15,7 @@ use trtmut::engine::{Backend, Options, RunOptions};
 use trtmut::fault::Explain;
 use trtmut::onnx::Model;
 use trtmut::pipeline::{
-    self, BuildRequest, Environment, Error, MappingSource, OverlayRequest, Prepared,
+    self, BuildRequest, Environment, Error, MappingSource, Opening, OverlayRequest, Prepared,
 };
 use trtmut::plan::Manifest;
 use trtmut::shapes::{Overrides, ShapeSpec};
@@ -124,13 +124,19 @@ impl Built {
     }
 
     fn prepare(&self, request: &OverlayRequest) -> Result<Prepared, Error> {
-        pipeline::prepare(&self.plan(), request, &self.environment, &Silent)
+        pipeline::prepare(
+            &self.plan(),
+            request,
+            Opening::Meanwhile,
+            &self.environment,
+            &Silent,
+        )
     }
 
     fn refit(&self, request: &OverlayRequest) -> Result<Manifest, Error> {
         let mut prepared = self.prepare(request)?;
-        let done = prepared.commit(&self.plan(), false, &self.environment, &Silent)?;
-        Ok(done.manifest)
+        prepared.commit(&self.plan(), false, &self.environment, &Silent)?;
+        Ok(prepared.manifest)
     }
 }
 
@@ -256,7 +262,10 @@ fn holds(
 fn computes(built: &Built, fixture: &Fixture, prefix: &str) -> Result<(), Failed> {
     let model = Model::open(&fixture.model)?;
     let mut engine = pipeline::open(&built.plan(), &built.environment)?.engine;
-    engine.prepare(&RunOptions { threads: Some(1) })?;
+    engine.prepare(&RunOptions {
+        threads: Some(1),
+        ..RunOptions::default()
+    })?;
     for io in 0..3 {
         let bytes = fs::read(fixture.path(&format!("io{io}.safetensors")))?;
         let file = SafeTensors::deserialize(&bytes)?;

@@ -4,7 +4,7 @@ use super::build::{ShapeArgs, read_spec};
 use super::overlay::OverlayArgs;
 use crate::diff::{Reason, TensorChange, Verdict};
 use crate::exit::Exit;
-use crate::pipeline::{self, CompareRequest, Compared, Environment};
+use crate::pipeline::{self, CompareRequest, Compared};
 use crate::tensor::show_shape;
 use crate::ui::{self, Align, Report, Table, Ui};
 use serde::Serialize;
@@ -231,6 +231,10 @@ fn describe(reason: &Reason) -> (&'static str, String) {
             "computed from changed tensors",
             format!("`{weight}` is computed from {}", list(sources)),
         ),
+        Reason::Stripped => (
+            "stripped",
+            "the plan is stripped: it holds none of its refittable weights".into(),
+        ),
         Reason::UnchangedAfterCast { weight } => (
             "the same after a cast",
             format!("`{weight}` is the same in the checkpoint's narrower type"),
@@ -359,7 +363,7 @@ fn leftover(why: &crate::mapping::Why) -> String {
 ///
 /// # Errors
 /// Anything that `commands::explain` knows.
-pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let shapes = if args.shapes.is_some() || !args.ranges.is_empty() {
         Some((read_spec(args.shapes.as_deref())?, args.ranges.overrides()?))
     } else {
@@ -384,7 +388,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         changed,
         blocks,
         rules,
-    } = pipeline::compare(&request, environment, ui)?;
+    } = pipeline::compare(&request, ui)?;
     let verdict = diff.verdict;
     let report = DiffReport {
         old: args.old.clone(),

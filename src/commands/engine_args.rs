@@ -147,7 +147,6 @@ impl EngineArgs {
         Settings {
             timing_cache: self.timing_cache.clone(),
             threads,
-            ..Settings::default()
         }
     }
 }

@@ -31,7 +31,7 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Build(args) => build::run(args, ui, environment),
         Command::Inspect(args) => inspect::run(args, ui, environment),
         Command::Doctor(args) => doctor::run(args, ui, environment),
-        Command::Diff(args) => diff::run(args, ui, environment),
+        Command::Diff(args) => diff::run(args, ui),
         Command::Map(args) => map::run(args, ui, environment),
         Command::Refit(args) => refit::run(args, ui, environment),
         Command::Cache(args) => cache::run(args, ui, environment),

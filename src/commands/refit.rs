@@ -3,7 +3,7 @@
 use super::overlay::{OverlayArgs, check_asked};
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
-use crate::pipeline::{self, Environment, Verification, WeightChange};
+use crate::pipeline::{self, Environment, Opening, Verification, WeightChange};
 use crate::plan::Recipe;
 use crate::tensor::Digest;
 use crate::ui::{self, Report, Ui};
@@ -70,6 +70,9 @@ struct RefitReport {
     verdict: &'static str,
     written: bool,
     rebuilt: bool,
+    /// The plan was stripped, and held no weights before.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    filled: bool,
     digest: Digest,
     weights: usize,
     changed: Vec<String>,
@@ -108,9 +111,10 @@ impl Report for RefitReport {
                 show(self.apply_ns)
             ),
             (_, true) => {
+                let verb = if self.filled { "filled" } else { "refitted" };
                 writeln!(
                     out,
-                    "refitted {}  {what}; found out in {}, applied in {}, written in {}",
+                    "{verb} {}  {what}; found out in {}, applied in {}, written in {}",
                     self.output.display(),
                     show(self.resolve_ns),
                     show(self.apply_ns),
@@ -124,8 +128,7 @@ impl Report for RefitReport {
 
 impl RefitReport {
     fn verified(&mut self, found: Verification) {
-        let errors = found.outputs.iter().map(|o| o.difference.relative_l2);
-        self.error = errors.reduce(f64::max);
+        self.error = Some(found.largest_error());
         self.reference = Some(found.reference);
     }
 
@@ -189,7 +192,12 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     crate::fsx::check_output(output)?;
     let start = Instant::now();
     let request = args.overlay.request(args.weights.clone());
-    let mut prepared = pipeline::prepare(&args.plan, &request, environment, ui)?;
+    let opening = if args.dry_run {
+        Opening::WhenNeeded
+    } else {
+        Opening::Meanwhile
+    };
+    let mut prepared = pipeline::prepare(&args.plan, &request, opening, environment, ui)?;
     let resolve = start.elapsed();
     let fixed: Vec<WeightChange> = prepared.fixed().cloned().collect();
     let live = prepared.is_live();
@@ -203,8 +211,9 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         },
         written: false,
         rebuilt: false,
-        digest: prepared.plan.manifest.plan.digest,
-        weights: prepared.plan.manifest.weights.len(),
+        filled: prepared.manifest.stripped,
+        digest: prepared.manifest.plan.digest,
+        weights: prepared.manifest.weights.len(),
         changed: prepared.changes.iter().map(|c| c.name.clone()).collect(),
         recipe: prepared.overlay().recipe.clone(),
         resolve_ns: resolve.as_nanos() as u64,
@@ -245,18 +254,17 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     report.written = true;
     if let Some(done) = refitted {
-        report.digest = done.manifest.plan.digest;
         report.apply_ns = done.apply.as_nanos() as u64;
         report.write_ns = done.write.as_nanos() as u64;
         if let Some(v) = done.verification {
             report.verified(v);
         }
     } else {
-        let (manifest, time) = prepared.rebuild(output, environment, ui)?;
+        let time = prepared.rebuild(output, environment, ui)?;
         report.rebuilt = true;
-        report.digest = manifest.plan.digest;
         report.apply_ns = time.as_nanos() as u64;
     }
+    report.digest = prepared.manifest.plan.digest;
     ui.result(&report)?;
     Ok(Exit::Done)
 }

@@ -67,6 +67,8 @@ pub enum Reason {
         /// What it is computed from.
         sources: Vec<String>,
     },
+    /// The plan is stripped: it holds none of its refittable weights.
+    Stripped,
     /// The checkpoint stores a weight in a narrower type, at which it is the same.
     UnchangedAfterCast {
         /// ONNX name.
@@ -253,7 +255,9 @@ impl Reason {
                 Why::Counter | Why::NotFloat | Why::Duplicate { .. } => Verdict::Live,
                 Why::Unreached => Verdict::Unknown,
             },
-            Reason::BytesChanged { .. } | Reason::DerivedChanged { .. } => Verdict::NeedsRefit,
+            Reason::BytesChanged { .. } | Reason::DerivedChanged { .. } | Reason::Stripped => {
+                Verdict::NeedsRefit
+            }
             Reason::Unsure { why, .. } => match why {
                 Refusal::Misfit { .. } => Verdict::NeedsRecompile,
                 _ => Verdict::Unknown,

@@ -4,7 +4,10 @@
 //! manifests, caches or verdicts.
 
 pub mod cpu;
+mod fold;
 pub mod tensorrt;
+
+pub use fold::{Fold, FoldPart};
 
 use crate::fault::{Class, Explain};
 use crate::fsx;
@@ -14,11 +17,12 @@ use crate::tensor::{Dtype, NamedTensors, TensorDecl};
 use crate::watch::Watch;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Who compiled a plan. Everything here goes into the engine key: plans of different identities are not exchangeable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,8 @@ pub struct BuildJob<'a> {
     pub profile: &'a Profile,
     /// Choices; see [`Options`].
     pub options: &'a Options,
+    /// Where only some weights are to stay replaceable (`refit=individual`): which; `None` is all that can.
+    pub mark: Option<&'a BTreeSet<String>>,
 }
 
 /// What a build has to say beside the plan's bytes.
@@ -53,6 +59,12 @@ pub struct BuildNotes {
     pub notes: Vec<String>,
     /// The weights that the engine holds, as [`Engine::slots`] lists them.
     pub slots: Vec<Slot>,
+    /// Slots that are computed from several of the model's weights.
+    #[serde(default)]
+    pub folds: Vec<Fold>,
+    /// The plan holds none of its refittable weights, and cannot run before it is given them.
+    #[serde(default)]
+    pub stripped: bool,
 }
 
 /// A weight that an engine holds.
@@ -77,6 +89,13 @@ pub trait Feed: Send + Sync {
     /// # Errors
     /// Why the bytes cannot be had.
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, Error>;
+
+    /// Whether the slot's bytes are others than the engine holds now. Where a library can be trusted to name what it computes
+    /// together with these, it is asked for the rest only as far as that.
+    fn differs(&self, slot: &Slot) -> bool {
+        let _ = slot;
+        true
+    }
 }
 
 /// Compiles and opens plans.
@@ -115,6 +134,8 @@ pub trait Backend {
 pub struct RunOptions {
     /// Threads for CPU engines; `None` leaves it to the engine.
     pub threads: Option<usize>,
+    /// Replay runs as a CUDA graph. What has no GPU refuses.
+    pub cuda_graph: bool,
 }
 
 /// An open plan.
@@ -156,6 +177,11 @@ pub trait Engine {
     /// # Errors
     /// See [`Error`].
     fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error>;
+
+    /// How long the GPU took for the last run, copies not counted; `None` where no GPU ran anything.
+    fn device_time(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Why a backend could not do what it was asked.

@@ -27,7 +27,7 @@ mod sniff;
 mod structure;
 mod tensor;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod wire;
 mod write;
 

@@ -2,7 +2,7 @@
 
 use super::{Error, past};
 use crate::cache::Memo;
-use crate::engine::{Backend, BuildJob, Identity, Options, Slot};
+use crate::engine::{self, Backend, BuildJob, Fold, Identity, Options, Slot};
 use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
@@ -15,7 +15,8 @@ use crate::watch::{Event, Watch};
 use crate::weights::Source;
 use rayon::prelude::*;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,8 @@ pub(super) struct Draft<'a> {
     file: Digest,
     mapping: Mapping,
     base: Option<BaseSource>,
+    /// See [`BuildJob::mark`].
+    pub(super) mark: Option<BTreeSet<String>>,
 }
 
 impl<'a> Draft<'a> {
@@ -118,6 +121,7 @@ impl<'a> Draft<'a> {
             structure,
             profile: request.shapes.profile(),
             digests: past::weights(request.model, memo, watch),
+            mark: marked(request.options, base.is_some(), &mapping.rows),
             file,
             mapping,
             base,
@@ -136,6 +140,7 @@ impl<'a> Draft<'a> {
             model,
             profile: &self.profile,
             options,
+            mark: self.mark.as_ref(),
         };
         watch.event(Event::Begin {
             step: "compiling",
@@ -150,18 +155,13 @@ impl<'a> Draft<'a> {
         let compile = start.elapsed();
         watch.event(Event::End);
         let notes = notes.expect("a staged plan was built");
-        let refittable: HashMap<&str, bool> = notes
-            .slots
-            .iter()
-            .map(|s| (s.name.as_str(), s.refittable))
-            .collect();
-        let manifest = Manifest {
-            slots: own_slots(model, notes.slots.clone()),
+        let mut manifest = Manifest {
             notes: notes.notes,
-            ..self.manifest(plan, backend.identity(), |w| {
-                fixed(w, refittable.get(w.name.as_str()).copied())
-            })
+            stripped: notes.stripped,
+            folds: notes.folds,
+            ..self.manifest(plan, backend.identity())
         };
+        note_slots(&mut manifest, model, notes.slots);
         plan::replace(output, staged, &manifest)?;
         Ok(Built {
             manifest,
@@ -170,13 +170,8 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// The manifest, but for the engine's slots and notes. `fixed` tells why a weight cannot be refitted.
-    pub(super) fn manifest(
-        &self,
-        plan: PlanRef,
-        backend: Identity,
-        fixed: impl Fn(&Weight) -> Option<String>,
-    ) -> Manifest {
+    /// The manifest, but for what only the engine tells: slots, notes, and which weights cannot be refitted.
+    pub(super) fn manifest(&self, plan: PlanRef, backend: Identity) -> Manifest {
         let BuildRequest { model, output, .. } = *self.request;
         let mapped: HashMap<&str, &Row> = self
             .mapping
@@ -193,7 +188,7 @@ impl<'a> Draft<'a> {
                 shape: w.shape.clone(),
                 digest: self.digests[w.name.as_str()],
                 base: None,
-                fixed: fixed(w),
+                fixed: None,
                 mapping: mapped.get(w.name.as_str()).map(|&r| r.clone()),
             })
             .collect();
@@ -215,11 +210,28 @@ impl<'a> Draft<'a> {
             outputs: model.outputs().to_vec(),
             slots: Vec::new(),
             notes: Vec::new(),
+            folds: Vec::new(),
+            stripped: false,
             weights,
             base: self.base.clone(),
             recipe: Recipe::default(),
         }
     }
+}
+
+/// What stays replaceable with `refit=individual`: what the base checkpoint maps to, where there is one.
+pub(super) fn marked<'r>(
+    options: &Options,
+    has_base: bool,
+    rows: impl IntoIterator<Item = &'r Row>,
+) -> Option<BTreeSet<String>> {
+    let individual = options.get("refit").is_some_and(|r| r == "individual");
+    (individual && has_base).then(|| {
+        rows.into_iter()
+            .filter(|r| r.recipe.is_some() && r.grade.is_writable())
+            .map(|r| r.name.clone())
+            .collect()
+    })
 }
 
 fn mapping(
@@ -273,14 +285,59 @@ fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
     }
 }
 
-/// The engine's slots, unless they are the graph's weights by name, type and shape.
-pub(super) fn own_slots(model: &Model, slots: Vec<Slot>) -> Vec<Slot> {
+/// Notes in a manifest what the slots of its engine say: which weights cannot be refitted, and why.
+pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot>) {
+    let refittable: HashMap<&str, bool> = slots
+        .iter()
+        .map(|s| (s.name.as_str(), s.refittable))
+        .collect();
+    let identical = manifest
+        .options
+        .get("refit")
+        .is_some_and(|r| r == "identical");
+    for row in &mut manifest.weights {
+        let Some(weight) = model.weight(&row.name) else {
+            continue;
+        };
+        let folded = || {
+            manifest
+                .folds
+                .iter()
+                .any(|f| f.sources().contains(&row.name.as_str()))
+        };
+        let listed = refittable.get(row.name.as_str()).copied();
+        row.fixed = match fixed(weight, listed.map(|can| can || folded())) {
+            None if identical => Some(
+                "an engine built with `--refit identical` takes back only its own values".into(),
+            ),
+            why => why,
+        };
+    }
+    // Kept apart only where they are not the graph's weights by name, type, shape and use.
     let same = slots.iter().all(|s| {
         model
             .weight(&s.name)
             .is_some_and(|w| w.dtype == s.dtype && s.shape.as_ref() == Some(&w.shape))
     });
-    if same { Vec::new() } else { slots }
+    manifest.slots = if same && !identical {
+        Vec::new()
+    } else {
+        slots
+    };
+}
+
+/// The bytes of a slot that is computed from several weights, which `weight` gives by name.
+pub(super) fn fold_bytes<'b>(
+    fold: &Fold,
+    weight: impl Fn(&str) -> Result<Option<Cow<'b, [u8]>>, engine::Error>,
+) -> Result<Cow<'b, [u8]>, engine::Error> {
+    let folded = fold.compute(|name| {
+        weight(name)?.ok_or_else(|| engine::Error::Weight {
+            name: name.to_owned(),
+            reason: format!("`{}` is computed from it, and it is not known", fold.slot),
+        })
+    })?;
+    Ok(Cow::Owned(folded))
 }
 
 /// Digest of every constant tensor by name, on all cores.
@@ -344,7 +401,7 @@ pub(super) fn relative(from: &Path, to: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{self, BuildNotes, Engine, Identity};
+    use crate::engine::{BuildNotes, Engine};
     use crate::fault::Explain;
     use crate::shapes::{Overrides, ShapeSpec};
     use std::collections::BTreeMap;
@@ -400,6 +457,22 @@ mod tests {
         assert_eq!(error.code(), "shapes-unbounded");
         assert!(error.to_string().contains("`H`, `W`"), "{error}");
         assert!(error.hints()[0].contains("--dim H=min:opt:max"));
+    }
+
+    #[test]
+    fn only_what_the_base_checkpoint_maps_to_is_marked() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dit");
+        let model = Model::open(fixture.join("model.ts.onnx")).unwrap();
+        let base = Source::open_all(&[fixture.join("base.safetensors")]).unwrap();
+        let rows = mapping::infer(&model, Some(&base)).unwrap().mapping.rows;
+        let options = |refit: &str| Options::from([("refit".to_owned(), refit.to_owned())]);
+        assert_eq!(marked(&options("full"), true, &rows), None);
+        assert_eq!(marked(&options("individual"), false, &rows), None);
+        let names = marked(&options("individual"), true, &rows).unwrap();
+        let weights = model.weights().iter().filter(|w| w.role == Role::Weight);
+        let (mapped, other): (Vec<_>, Vec<_>) = weights.partition(|w| names.contains(&w.name));
+        assert_eq!(mapped.len(), names.len());
+        assert!(!mapped.is_empty() && !other.is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use super::build::Draft;
 use super::{BuildRequest, Built, CacheUse, Environment, Error, past, reopen};
 use crate::cache::{CacheFault, Check, Hit, KeyFields, Link, Memo, Plan, Store};
-use crate::engine::{self, Feed, Identity, Options, Slot};
+use crate::engine::{self, Feed, Fold, Identity, Options, Slot};
 use crate::fault::Explain;
 use crate::fsx::{self, Staged};
 use crate::onnx::Model;
@@ -147,13 +147,20 @@ pub fn build_cached(
     let Some(cache) = cache else {
         return draft.compile(watch);
     };
-    let fields = fields(
+    let mut fields = fields(
         draft.structure,
         &draft.profile,
         request.options,
         &request.backend.identity(),
         || draft.digests.clone(),
     );
+    if let Some(names) = &draft.mark {
+        let mut hasher = LabelledHasher::new("trtmut.marked/1");
+        for name in names {
+            hasher.field("name", name.as_bytes());
+        }
+        fields = fields.with("marked weights", hasher.finish().to_string());
+    }
     let cached = Cached {
         draft: &draft,
         cache,
@@ -309,14 +316,17 @@ impl Cached<'_> {
             .iter()
             .map(|w| (w.name.as_str(), &w.fixed))
             .collect();
-        let known = |name: &str| fixed.get(name).and_then(|&f| f.clone());
-        Manifest {
+        let mut manifest = Manifest {
             slots: entry.slots.clone(),
             notes: entry.notes.clone(),
-            ..self
-                .draft
-                .manifest(plan, entry.backend.clone(), |w| known(&w.name))
+            stripped: entry.stripped,
+            folds: entry.folds.clone(),
+            ..self.draft.manifest(plan, entry.backend.clone())
+        };
+        for row in &mut manifest.weights {
+            row.fixed = fixed.get(row.name.as_str()).and_then(|&f| f.clone());
         }
+        manifest
     }
 
     fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Missed> {
@@ -358,7 +368,7 @@ impl Cached<'_> {
             step: "refitting the cached engine",
             total: None,
         });
-        let feed = Arc::new(ModelFeed::open(self.draft)?);
+        let feed = Arc::new(ModelFeed::open(self.draft, entry.folds.clone())?);
         engine.refit(feed, watch).map_err(Error::from)?;
         let (staged, plan) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
         watch.event(Event::End);
@@ -388,38 +398,52 @@ fn anonymous(manifest: &Manifest) -> Manifest {
 struct ModelFeed {
     model: Model,
     digests: HashMap<String, Digest>,
+    folds: Vec<Fold>,
 }
 
 impl ModelFeed {
-    fn open(draft: &Draft<'_>) -> Result<ModelFeed, Error> {
+    fn open(draft: &Draft<'_>, folds: Vec<Fold>) -> Result<ModelFeed, Error> {
         let digests = draft.digests.iter();
         Ok(ModelFeed {
             model: Model::open(draft.request.model_path)?,
             digests: digests.map(|(n, d)| ((*n).to_owned(), *d)).collect(),
+            folds,
+        })
+    }
+
+    fn weight(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
+        let (Some(weight), Some(digest)) = (self.model.weight(name), self.digests.get(name)) else {
+            return Ok(None);
+        };
+        let bytes = self.model.bytes(weight);
+        if Digest::of(&bytes) == *digest {
+            return Ok(Some(bytes));
+        }
+        Err(engine::Error::Weight {
+            name: name.to_owned(),
+            reason: "the model's file changed while it was read".into(),
         })
     }
 }
 
 impl Feed for ModelFeed {
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
-        let wrong = |reason: String| engine::Error::Weight {
-            name: slot.name.clone(),
-            reason,
-        };
-        let (Some(weight), Some(digest)) =
-            (self.model.weight(&slot.name), self.digests.get(&slot.name))
-        else {
+        if let Some(fold) = self.folds.iter().find(|f| f.slot == slot.name) {
+            return super::build::fold_bytes(fold, |name| self.weight(name)).map(Some);
+        }
+        let Some(bytes) = self.weight(&slot.name)? else {
             return Ok(None);
         };
-        let bytes = self.model.bytes(weight);
-        if Digest::of(&bytes) != *digest {
-            return Err(wrong("the model's file changed while it was read".into()));
+        match self.model.weight(&slot.name).map(|w| w.dtype) {
+            Some(dtype) if dtype != slot.dtype => {
+                let cast = cast(dtype, slot.dtype, &bytes).map_err(|e| engine::Error::Weight {
+                    name: slot.name.clone(),
+                    reason: e.to_string(),
+                })?;
+                Ok(Some(Cow::Owned(cast)))
+            }
+            _ => Ok(Some(bytes)),
         }
-        if weight.dtype == slot.dtype {
-            return Ok(Some(bytes));
-        }
-        let cast = cast(weight.dtype, slot.dtype, &bytes).map_err(|e| wrong(e.to_string()))?;
-        Ok(Some(Cow::Owned(cast)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Two things that users hold (plans, models, checkpoints, LoRAs) become a comparison.
 
 use super::build::{UNREAD, digests};
-use super::{Environment, Error, Overlay, OverlayRequest, source_model};
+use super::{Error, Overlay, OverlayRequest, source_model};
 use crate::diff::{
     self, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact, weight_facts,
 };
@@ -84,13 +84,22 @@ fn look(path: &Path) -> Result<Thing, Error> {
 ///
 /// # Errors
 /// What cannot be read, or cannot be compared at all; differences are no errors.
-pub fn compare(
+pub fn compare(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, Error> {
+    let old = look(&request.old)?;
+    let stripped = matches!(&old, Thing::Plan(m) if m.stripped);
+    let mut compared = compare_with(request, old, watch)?;
+    if stripped {
+        let reasons = Diff::of(vec![Reason::Stripped], 0, 0);
+        compared.diff = compared.diff.and(reasons);
+    }
+    Ok(compared)
+}
+
+fn compare_with(
     request: &CompareRequest,
-    environment: &Environment,
+    old: Thing,
     watch: &dyn Watch,
 ) -> Result<Compared, Error> {
-    let _ = environment;
-    let old = look(&request.old)?;
     let wants_weights = !request.overlay.loras.is_empty();
     let new = match request.new.first() {
         Some(first) => Some(look(first)?),

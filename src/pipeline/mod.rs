@@ -24,6 +24,7 @@ mod past;
 mod rebuild;
 mod recompile;
 mod refit;
+mod verify;
 
 pub use backends::{BackendChoice, choose, compiler, keep_timings, onnxruntime, reopen, search};
 pub use build::{BuildRequest, Built, CacheUse, MappingSource, build};
@@ -34,9 +35,9 @@ pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
 pub use open::{OpenPlan, open};
 pub use overlay::{Overlay, OverlayRequest};
-pub use rebuild::{Verification, Verified};
 pub use recompile::{SourceModel, recompile, source_model};
-pub use refit::{Prepared, Refitted, WeightChange, prepare};
+pub use refit::{Opening, Prepared, Refitted, WeightChange, prepare};
+pub use verify::{Verification, Verified, VerifyRequest, verify_outputs};
 
 use crate::fault::{Class, Explain};
 use crate::{arrays, engine, fsx, mapping, onnx, plan, shapes, weights};
@@ -107,6 +108,20 @@ pub enum Error {
         /// What is the matter with it.
         reason: &'static str,
     },
+    /// The weights of a refitted plan are needed again, and cannot be had.
+    #[error("the weights that `{plan}` was refitted with cannot be put together again: {reason}", plan = .plan.display())]
+    Recipe {
+        /// The plan.
+        plan: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The plan holds no weights.
+    #[error("`{plan}` is stripped: it holds no weights, and cannot run before it is refitted", plan = .plan.display())]
+    Stripped {
+        /// The plan.
+        plan: PathBuf,
+    },
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
@@ -159,6 +174,8 @@ impl Error {
             | Error::Overlay { .. }
             | Error::Reshaped { .. }
             | Error::Unverified(_)
+            | Error::Recipe { .. }
+            | Error::Stripped { .. }
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::Onnx(e) => e,
@@ -183,6 +200,8 @@ impl Explain for Error {
             Error::Reshaped { .. } => "needs-recompile",
             Error::Unverified(_) => "unverified",
             Error::Source { .. } => "model-gone",
+            Error::Recipe { .. } => "recipe-gone",
+            Error::Stripped { .. } => "plan-stripped",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
@@ -207,6 +226,15 @@ impl Explain for Error {
             Error::Unverified(_) => vec![
                 "the plan is as it was; build it again from the model with these weights (`refit --fallback rebuild`)".into(),
             ],
+            Error::Recipe { .. } => vec![
+                "put the files back that the plan's manifest names under `recipe`, or say which weights it shall hold: refit it \
+                 with others, or with `--base`"
+                    .into(),
+            ],
+            Error::Stripped { plan } => vec![format!(
+                "`trtmut refit {} --base` gives it its model's weights; a checkpoint or LoRAs do as well",
+                plan.display()
+            )],
             Error::Source { .. } => vec![
                 "put the model back where the manifest says, or build the plan again from the model that is there now"
                     .into(),

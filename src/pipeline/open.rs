@@ -13,12 +13,17 @@ pub struct OpenPlan {
     pub engine: Box<dyn Engine>,
 }
 
-/// Checks a plan against its manifest and opens it with the backend that compiled it.
+/// Checks a plan against its manifest and opens it with the backend that compiled it, to run it.
 ///
 /// # Errors
-/// See [`Error`].
+/// See [`Error`]; [`Error::Stripped`] for a plan without weights, which TensorRT would run on whatever its memory holds.
 pub fn open(plan: &Path, environment: &Environment) -> Result<OpenPlan, Error> {
     let manifest = plan::open(plan)?;
+    if manifest.stripped {
+        return Err(Error::Stripped {
+            plan: plan.to_owned(),
+        });
+    }
     let engine = reopen(&manifest, environment)?.open(plan)?;
     Ok(OpenPlan { manifest, engine })
 }

@@ -155,6 +155,52 @@ impl Overlay {
         Ok(overlay)
     }
 
+    /// The overlay that a plan holds now, put together again from what its recipe names. Whether it is the same is told by the
+    /// digests of all weights, so nothing else of the request that made it needs to be known.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] where files are gone or give other weights now.
+    pub fn again(plan: &Path, manifest: &Manifest, watch: &dyn Watch) -> Result<Overlay, Error> {
+        let folder = plan.parent().unwrap_or(Path::new(""));
+        let mut request = OverlayRequest {
+            partial: true,
+            trust_names: true,
+            ..OverlayRequest::default()
+        };
+        for ingredient in &manifest.recipe.ingredients {
+            match ingredient {
+                Ingredient::Checkpoint { file } => request.checkpoint.push(folder.join(&file.path)),
+                Ingredient::Lora { file, scale } => {
+                    request.loras.push((folder.join(&file.path), *scale));
+                }
+            }
+        }
+        let refuse = |reason: String| Error::Recipe {
+            plan: plan.to_owned(),
+            reason,
+        };
+        let mut other = None;
+        for fuse in [Fuse::Exact, Fuse::Peft, Fuse::PeftHalf] {
+            request.fuse = fuse;
+            let overlay = Overlay::survey(plan, manifest, &request, watch)
+                .map_err(|e| refuse(e.to_string()))?;
+            other = manifest
+                .weights
+                .iter()
+                .find(|w| overlay.digest(&w.name) != Some(w.digest));
+            if other.is_none() {
+                return Ok(overlay);
+            }
+            if request.loras.is_empty() {
+                break;
+            }
+        }
+        let name = other.map_or("", |w| w.name.as_str());
+        Err(refuse(format!(
+            "the files that its recipe names give `{name}` another value now"
+        )))
+    }
+
     /// Digest of the bytes that `weight` gets; `None` for a name that the plan does not have.
     pub fn digest(&self, weight: &str) -> Option<Digest> {
         self.weights.get(weight).map(|(_, _, digest)| *digest)

@@ -1,11 +1,12 @@
 //! A plan is compiled again from the model that its manifest names: same backend, same options, another shape range.
 
-use super::{BuildRequest, Built, Environment, Error, MappingSource, build, compiler};
+use super::{BuildRequest, Environment, Error, MappingSource, Overlay, build, compiler, rebuild};
 use crate::onnx::Model;
 use crate::plan::Manifest;
 use crate::shapes::Resolved;
 use crate::watch::Watch;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The model of a plan, found again and checked.
 pub struct SourceModel {
@@ -37,20 +38,32 @@ pub fn source_model(plan: &Path, manifest: &Manifest) -> Result<SourceModel, Err
     Ok(SourceModel { model, path })
 }
 
-/// Compiles the plan again for `shapes` and replaces it.
+/// Compiles the plan again for `shapes` and replaces it. It holds the same weights afterwards, those that it was refitted with
+/// among them. Tells how long the compiling took.
 ///
 /// # Errors
-/// As [`source_model`] and [`build()`]; the old plan is then untouched.
+/// As [`source_model`] and [`build()`]; [`Error::Recipe`] where the weights cannot be had again. The old plan is then
+/// untouched.
 pub fn recompile(
     plan: &Path,
     manifest: &Manifest,
     shapes: &Resolved,
     environment: &Environment,
     watch: &dyn Watch,
-) -> Result<Built, Error> {
+) -> Result<Duration, Error> {
+    if !manifest.recipe.ingredients.is_empty() {
+        let overlay = Overlay::again(plan, manifest, watch)?;
+        let wanted = Manifest {
+            profile: shapes.profile(),
+            shapes: shapes.clone(),
+            ..manifest.clone()
+        };
+        let (_, time) = rebuild::compile(&overlay, wanted, plan, environment, watch)?;
+        return Ok(time);
+    }
     let source = source_model(plan, manifest)?;
     let backend = compiler(manifest, environment)?;
-    build(
+    let built = build(
         &BuildRequest {
             model: &source.model,
             model_path: &source.path,
@@ -62,5 +75,6 @@ pub fn recompile(
             force: true,
         },
         watch,
-    )
+    )?;
+    Ok(built.compile)
 }

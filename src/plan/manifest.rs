@@ -3,7 +3,7 @@
 //! It holds no weights and no absolute paths: paths are relative to the folder that the manifest stands in, so that a
 //! folder can be moved as a whole.
 
-use crate::engine::{Identity, Options, Slot};
+use crate::engine::{Fold, Identity, Options, Slot};
 use crate::mapping::Row;
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
@@ -41,6 +41,12 @@ pub struct Manifest {
     /// The engine's own list of what it holds, where its names or types are not the graph's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub slots: Vec<Slot>,
+    /// Slots that are computed from several rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folds: Vec<Fold>,
+    /// The plan holds none of its refittable weights, and has to be refitted before it runs. The rows say what it was built for.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stripped: bool,
     /// One row per constant tensor of the graph.
     pub weights: Vec<WeightRow>,
     /// Checkpoint that the mapping was proven against, where one was given.

@@ -491,15 +491,19 @@ fn an_output_that_cannot_be_written_is_found_out_first() {
 fn a_weight_that_cannot_be_refitted_is_a_recompile() {
     let scene = built_with(&["--weights", "base.safetensors"]);
     // No CPU engine bakes a weight in; a manifest that says so stands for one that does.
-    let mut m = manifest(&scene, "engine.plan");
-    let row = m["weights"]
-        .as_array_mut()
-        .unwrap()
-        .iter_mut()
-        .find(|w| w["name"].as_str().unwrap().ends_with("proj_out_2.bias"))
-        .unwrap();
-    row["fixed"] = json!("folded into Conv");
-    scene.write("engine.plan.json", m.to_string());
+    let bake_in = || {
+        let mut m = manifest(&scene, "engine.plan");
+        let row = m["weights"]
+            .as_array_mut()
+            .unwrap()
+            .iter_mut()
+            .find(|w| w["name"].as_str().unwrap().ends_with("proj_out_2.bias"))
+            .unwrap();
+        let old = std::mem::replace(&mut row["fixed"], json!("folded into Conv"));
+        scene.write("engine.plan.json", m.to_string());
+        old
+    };
+    bake_in();
     altered(&scene, "bias.safetensors", |t| {
         let data = &mut t.get_mut("proj_out_2.bias").unwrap().2;
         for b in data.as_chunks_mut::<4>().0 {
@@ -529,10 +533,13 @@ fn a_weight_that_cannot_be_refitted_is_a_recompile() {
     );
     let rebuilt = plan(&scene);
     scene.run(&refit).exits(0).prints("LIVE");
+    // The new engine is asked anew what it bakes in.
+    assert!(bake_in().is_null());
     scene
         .run(&["refit", "engine.plan", "--base", "--fallback", "rebuild"])
         .exits(0);
     assert!(plan(&scene) != rebuilt);
+    bake_in();
     // `run` recompiles without being asked, and says why.
     let done = scene.run(&[
         "run",

@@ -295,3 +295,105 @@ fn a_plan_moves_with_its_manifest_and_runs_without_the_model() {
         ])
         .exits(0);
 }
+
+const FUSED: &[&str] = &["--expect", IO, "--inputs", IO, "--rtol", "1e-3"];
+
+#[test]
+fn a_range_moves_under_the_weights_that_a_plan_was_refitted_with() {
+    let outside = ["run", "engine.plan", "--dim", "B=4", "--on-range", "widen"];
+    let fused = [&["run", "engine.plan"], FUSED].concat();
+    for weights in [
+        &["fused.safetensors"][..],
+        &["--lora", "lora_kohya.safetensors"],
+        &["--lora", "lora_kohya.safetensors", "--fuse", "peft"],
+    ] {
+        let scene = built();
+        for file in ["fused.safetensors", "lora_kohya.safetensors"] {
+            scene.bring(&format!("sd_unet/{file}"));
+        }
+        scene
+            .run(&[&["refit", "engine.plan"], weights].concat())
+            .exits(0);
+        scene.run(&fused).exits(0).prints(":fused.");
+        let json = [&outside[..], &["--verify", "--json"]].concat();
+        let report = scene.run(&json).exits(0).json();
+        assert_eq!(report["verification"]["equal"], true);
+        scene.run(&fused).exits(0).prints(":fused.");
+        scene
+            .run(&["refit", "engine.plan", "--base"])
+            .exits(0)
+            .prints("40 of 571");
+        scene.run(&fused).exits(0).prints(":base.");
+    }
+    // Where they cannot be had again, nothing is compiled.
+    let scene = built();
+    scene.bring("sd_unet/lora_kohya.safetensors");
+    let lora = ["refit", "engine.plan", "--lora", "lora_kohya.safetensors"];
+    scene.run(&lora).exits(0);
+    std::fs::rename(scene.file("lora_kohya.safetensors"), scene.file("moved")).unwrap();
+    scene.refuses(&outside, 1, &["lora_kohya.safetensors", "`recipe`"]);
+    // The same name with other contents is another LoRA.
+    let other = fixture("sd_unet/pytorch_lora_weights.safetensors");
+    let mut bytes = std::fs::read(other).unwrap();
+    let last = bytes.len() - 2;
+    bytes[last] ^= 0x7f;
+    scene.write("lora_kohya.safetensors", bytes);
+    scene.refuses(&outside, 1, &["another value now", "`recipe`"]);
+}
+
+#[test]
+fn verify_finds_an_engine_that_holds_something_else_than_its_manifest_says() {
+    let scene = built();
+    let verify = ["run", "engine.plan", "--inputs", IO, "--verify", "--json"];
+    let report = scene.run(&verify).exits(0).json();
+    assert!(report["verification"]["error"].as_f64().unwrap() < 1e-5);
+    // One weight's bytes, and the digest of the plan in its manifest, as if it had been written so.
+    let plan = std::fs::read(scene.file("engine.plan")).unwrap();
+    let mut other = plan.clone();
+    let data = 8 + u64::from_le_bytes(*plan.first_chunk().unwrap()) as usize;
+    other[data..data + 512].fill(0x3f);
+    assert!(plan != other);
+    scene.write("engine.plan", &other);
+    let digest = |bytes: &[u8]| trtmut::tensor::Digest::of(bytes).to_string();
+    let manifest = std::fs::read_to_string(scene.file("engine.plan.json")).unwrap();
+    scene.write(
+        "engine.plan.json",
+        manifest.replace(&digest(&plan), &digest(&other)),
+    );
+    let report = scene.run(&verify).exits(40).json();
+    assert_eq!(report["verification"]["equal"], false);
+}
+
+#[test]
+fn a_stripped_plan_is_refused_and_filled_by_a_refit() {
+    let scene = built();
+    let manifest = std::fs::read_to_string(scene.file("engine.plan.json")).unwrap();
+    let stripped = manifest.replacen('{', "{\"stripped\":true,", 1);
+    scene.write("engine.plan.json", stripped);
+    scene.refuses(
+        &["run", "engine.plan", "--inputs", IO],
+        1,
+        &["stripped", "trtmut refit engine.plan --base"],
+    );
+    let base = scene.bring("sd_unet/base.safetensors");
+    let diff = ["diff", "engine.plan", "base.safetensors", "--exit-code"];
+    base.run(&diff).exits(10).prints("stripped");
+    let filled = scene.run(&["refit", "engine.plan", "--base"]);
+    filled.exits(0).prints("filled engine.plan");
+    scene.run(&["run", "engine.plan", "--inputs", IO]).exits(0);
+    scene
+        .run(&["refit", "engine.plan", "--base"])
+        .exits(0)
+        .prints("LIVE");
+    scene.run(&diff).exits(0);
+}
+
+#[test]
+fn a_cuda_graph_needs_a_gpu() {
+    let scene = built();
+    scene.refuses(
+        &["run", "engine.plan", "--inputs", IO, "--cuda-graph"],
+        1,
+        &["cuda-graph", "computes on the CPU"],
+    );
+}

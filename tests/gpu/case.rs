@@ -89,6 +89,7 @@ impl Case {
             model: &self.model,
             profile: &self.profile,
             options: &options,
+            mark: None,
         };
         let notes = backend.build(&job, &mut out, &Silent)?;
         std::io::Write::flush(&mut out)?;
@@ -96,8 +97,13 @@ impl Case {
         Ok(notes)
     }
 
-    /// The initializers' own bytes, or those of the export of the fused model. Values of Constant nodes are left alone.
+    /// What a refit is given: see [`Case::weights`].
     pub fn feed(&self, fused: bool) -> Result<Arc<dyn Feed>, Failed> {
+        Ok(Arc::new(Bytes(self.weights(fused)?)))
+    }
+
+    /// The initializers' own bytes, or those of the export of the fused model. Values of Constant nodes are left alone.
+    fn weights(&self, fused: bool) -> Result<HashMap<String, Vec<u8>>, Failed> {
         let mut bytes: HashMap<String, Vec<u8>> = self
             .model
             .weights()
@@ -117,16 +123,38 @@ impl Case {
                 }
             }
         }
-        Ok(Arc::new(Bytes(bytes)))
+        Ok(bytes)
+    }
+
+    /// The same case, with the model file written anew with the fused weights.
+    pub fn fused(&self) -> Result<Case, Failed> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("fused.onnx");
+        let fused = self.weights(true)?;
+        let mut out = std::io::BufWriter::new(std::fs::File::create(&path)?);
+        self.model
+            .write_onnx::<trtmut::onnx::Error>(&mut out, &|w| {
+                Ok(match fused.get(&w.name) {
+                    Some(bytes) => Cow::Borrowed(bytes.as_slice()),
+                    None => self.model.bytes(w),
+                })
+            })?;
+        std::io::Write::flush(&mut out)?;
+        Ok(Case {
+            name: self.name,
+            model: Model::open(&path)?,
+            profile: self.profile.clone(),
+            folder,
+        })
     }
 
     /// Largest distance from torch over the three shapes.
     pub fn distance(&self, engine: &mut dyn Engine, which: &str) -> Result<f64, Failed> {
-        (0..3).try_fold(0.0, |worst, io| {
+        let each = (0..3).map(|io| {
             let (inputs, expected) = io_tensors(self.name, io, which)?;
-            let outputs = engine.run(&inputs)?;
-            Ok(f64::max(worst, distance(&outputs, &expected)?))
-        })
+            distance(&engine.run(&inputs)?, &expected)
+        });
+        Ok(worst(each.collect::<Result<Vec<_>, Failed>>()?))
     }
 }
 
@@ -176,8 +204,7 @@ pub fn distance(outputs: &NamedTensors, expected: &NamedTensors) -> Result<f64, 
     if outputs.len() != expected.len() || outputs.is_empty() {
         return Err(format!("{} outputs, not {}", outputs.len(), expected.len()).into());
     }
-    let mut worst = 0.0;
-    for (name, want) in expected {
+    let each = expected.iter().map(|(name, want)| {
         let (_, got) = outputs
             .iter()
             .find(|(n, _)| n == name)
@@ -199,13 +226,17 @@ pub fn distance(outputs: &NamedTensors, expected: &NamedTensors) -> Result<f64, 
             .map(|(g, w)| (f64::from(*g) - f64::from(*w)).powi(2))
             .sum();
         let size: f64 = want.iter().map(|w| f64::from(*w).powi(2)).sum();
-        let relative = (apart / size.max(f64::MIN_POSITIVE)).sqrt();
-        // `max` would hide a NaN.
-        if relative.is_nan() || relative > worst {
-            worst = relative;
-        }
-    }
-    Ok(worst)
+        Ok((apart / size.max(f64::MIN_POSITIVE)).sqrt())
+    });
+    Ok(worst(each.collect::<Result<Vec<_>, Failed>>()?))
+}
+
+/// The largest; NaN where one is NaN, which `f64::max` would hide.
+pub fn worst(distances: impl IntoIterator<Item = f64>) -> f64 {
+    distances.into_iter().fold(
+        0.0,
+        |worst, d| if d.is_nan() || d > worst { d } else { worst },
+    )
 }
 
 /// NaN is not within any limit.

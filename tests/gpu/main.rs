@@ -7,25 +7,31 @@
 //! | `TRTMUT_TEST_RTX`, `TRTMUT_TEST_LEAN` | folders of TensorRT-RTX and of the lean runtime, where those trials are to run |
 //! | `TRTMUT_TEST_FIXTURES` | the fixtures; `fixtures` of the current folder without it |
 //! | `TRTMUT_TEST_CYCLES` | cycles of the memory trials; 200 without it |
+//! | `TRTMUT_TEST_SECONDS` | after so long `memory/build_cycles` stops early; it fails if fewer than 50 cycles have run |
+//! | `TRTMUT_TEST_BACKEND` | what the `flow` trials build for, so that they can be tried without a GPU: `cpu`; `tensorrt` without it |
 
-#![allow(clippy::print_stdout, reason = "the table is what this program is for")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the table is what this program is for, and stderr tells how far it is"
+)]
 
 mod case;
+mod cli;
+mod errors;
+mod flow;
 mod memory;
+mod truth;
 
-use case::{
-    Bytes, Case, distance, env, fixture, io_tensors, known, search, show, tensorrt, timed, within,
-};
+use case::{Case, distance, env, io_tensors, known, search, show, tensorrt, timed, within};
 use libtest_mimic::{Arguments, Failed, Trial};
-use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use trtmut::engine::tensorrt::{Product, Settings, TensorRt, TensorRtEngine, header};
-use trtmut::engine::{Backend, BuildJob, BuildNotes, Engine, Error, RunOptions};
-use trtmut::onnx::Model;
+use trtmut::engine::tensorrt::{Product, TensorRt, TensorRtEngine, header};
+use trtmut::engine::{Backend, BuildNotes, Engine, Error, RunOptions};
 use trtmut::tensor::NamedTensors;
 use trtmut::watch::Silent;
 
@@ -71,15 +77,24 @@ fn main() {
             format!("{fixture}/latency"),
             Box::new(move |t| latency(fixture, t)),
         );
+        add(
+            format!("{fixture}/flow"),
+            Box::new(move |t| flow::exact(fixture, t)),
+        );
+        add(
+            format!("{fixture}/flow_fp16"),
+            Box::new(move |t| flow::half(fixture, t)),
+        );
     }
-    add("errors/runs_and_refits".into(), Box::new(errors));
+    add("dit/fp16_truth".into(), Box::new(truth::fp16));
+    add("errors/runs_and_refits".into(), Box::new(errors::errors));
     add("memory/refit_cycles".into(), Box::new(memory::refit_cycles));
     add("memory/build_cycles".into(), Box::new(memory::build_cycles));
-    add("dit/constants_too".into(), Box::new(constants_too));
+    add("dit/constants_too".into(), Box::new(errors::constants_too));
     add("rtx/refittable_build".into(), Box::new(rtx));
     add("lean/load".into(), Box::new(lean));
     // Last, because a library that does not check its input would take the process with it.
-    add("errors/half_a_plan".into(), Box::new(half_a_plan));
+    add("errors/half_a_plan".into(), Box::new(errors::half_a_plan));
     let conclusion = libtest_mimic::run(&arguments, trials);
     print_table(&table.lock().expect("no panic"));
     conclusion.exit();
@@ -92,7 +107,9 @@ fn print_table(rows: &[[String; 3]]) {
     }
 }
 
+/// A row of the table that is printed at the end; also told at once on stderr, in case the end is never reached.
 fn record(table: &Table, what: &str, figure: &str, value: impl std::fmt::Display) {
+    eprintln!("{what}: {figure}: {value}");
     table
         .lock()
         .expect("no panic")
@@ -287,12 +304,10 @@ fn latency(name: &'static str, table: &Table) -> Result<(), Failed> {
                 engine.layers()?
             ),
         );
-        drop(engine);
-        let backend = backend.settings(Settings {
+        engine.prepare(&RunOptions {
             cuda_graph: true,
-            ..Settings::default()
-        });
-        let mut engine = backend.open_plan(&case.plan())?;
+            ..RunOptions::default()
+        })?;
         let graph = median(&mut engine, &inputs)?;
         within(
             table,
@@ -308,126 +323,6 @@ fn latency(name: &'static str, table: &Table) -> Result<(), Failed> {
             format_args!("{:.3} ms", graph.as_secs_f64() * 1e3),
         );
     }
-    Ok(())
-}
-
-/// What goes wrong says what is wrong, and the engine goes on where it can.
-fn errors(table: &Table) -> Result<(), Failed> {
-    let case = Case::new("dit")?;
-    let mut backend = tensorrt()?;
-    case.build(&mut backend, &[("opt-level", "0")])?;
-    let mut engine = backend.open_plan(&case.plan())?;
-    let (inputs, expected) = io_tensors("dit", 0, "base")?;
-    let mut big = inputs.clone();
-    for (_, tensor) in &mut big {
-        tensor.shape[0] = 64;
-        tensor.data = vec![
-            0;
-            tensor
-                .dtype
-                .bytes_for(tensor.shape.iter().product())
-                .unwrap_or(0)
-        ];
-    }
-    let e = engine
-        .run(&big)
-        .expect_err("outside the profile")
-        .to_string();
-    record(table, "errors", "outside the range", &e);
-    if !e.contains("outside what the engine was built for") || !e.contains(" to ") {
-        return Err(e.into());
-    }
-    let e = engine
-        .run(&inputs[1..].to_vec())
-        .expect_err("one input is missing")
-        .to_string();
-    if !e.contains("not given") {
-        return Err(e.into());
-    }
-    within(
-        table,
-        "errors",
-        "base after them",
-        distance(&engine.run(&inputs)?, &expected)?,
-        EXACT,
-    )?;
-    // One weight alone: either it stands alone, or what belongs to it is named.
-    let Some(slot) = engine
-        .slots()?
-        .into_iter()
-        .find(|s| s.refittable && s.name.ends_with(".weight"))
-    else {
-        return Err("no refittable weight".into());
-    };
-    let weight = case.model.weight(&slot.name).ok_or("it is the model's")?;
-    let one = Bytes(HashMap::from([(
-        slot.name.clone(),
-        case.model.bytes(weight).into_owned(),
-    )]));
-    match engine.refit(Arc::new(one), &Silent) {
-        Ok(()) => record(table, "errors", "one weight alone", "accepted"),
-        Err(Error::Weight { name, reason }) => record(
-            table,
-            "errors",
-            "one weight alone",
-            format_args!("`{name}`: {reason}"),
-        ),
-        Err(e) => return Err(e.into()),
-    }
-    // The dynamo export (opset 20) is beyond TensorRT 8.6's parser.
-    if backend.identity().library == "TensorRT 8.6.0" {
-        let model = Model::open(fixture("dit").join("model.dynamo.onnx"))?;
-        let job = BuildJob {
-            model: &model,
-            profile: &case.profile,
-            options: &BTreeMap::new(),
-        };
-        let e = backend
-            .build(&job, &mut Vec::new(), &Silent)
-            .expect_err("it does not parse");
-        record(table, "errors", "an export that does not parse", &e);
-        if !matches!(e, Error::Refused { .. }) {
-            return Err(e.into());
-        }
-    }
-    Ok(())
-}
-
-/// Constants that are no initializers can be given too, and then change nothing.
-fn constants_too(table: &Table) -> Result<(), Failed> {
-    let case = Case::new("dit")?;
-    let mut backend = tensorrt()?;
-    case.build(&mut backend, &[("opt-level", "0")])?;
-    let mut engine = backend.open_plan(&case.plan())?;
-    let all = case
-        .model
-        .weights()
-        .iter()
-        .map(|w| (w.name.clone(), case.model.bytes(w).into_owned()))
-        .collect();
-    engine.refit(Arc::new(Bytes(all)), &Silent)?;
-    within(
-        table,
-        "constants too",
-        "base after refit",
-        case.distance(&mut engine, "base")?,
-        EXACT,
-    )
-}
-
-/// A plan that is cut short does not open.
-fn half_a_plan(table: &Table) -> Result<(), Failed> {
-    let case = Case::new("dit")?;
-    let mut backend = tensorrt()?;
-    case.build(&mut backend, &[("opt-level", "0")])?;
-    let mut plan = std::fs::read(case.plan())?;
-    plan.truncate(plan.len() / 2);
-    std::fs::write(case.plan(), &plan)?;
-    let e = backend
-        .open(&case.plan())
-        .err()
-        .ok_or("half a plan must not open")?;
-    record(table, "errors", "half a plan", &e);
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use onnx_protobuf::{
 };
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use trtmut::engine::tensorrt::TensorRtEngine;
 use trtmut::engine::{Backend, BuildJob, Engine, Feed};
 use trtmut::onnx::Model;
@@ -23,6 +23,17 @@ pub fn cycles() -> usize {
         .and_then(|n| n.parse().ok())
         .unwrap_or(200)
 }
+
+/// After so long the build cycles may stop early.
+fn budget() -> Option<Duration> {
+    let text = std::env::var("TRTMUT_TEST_SECONDS").ok()?;
+    Duration::try_from_secs_f64(text.parse().ok()?).ok()
+}
+
+/// Cycles that flat memory can be told from at all.
+const LEAST_CYCLES: usize = 50;
+/// Build cycles between two lines on stderr, so that a run that is cut off has told how far it came.
+const PROGRESS: usize = 20;
 
 /// Resident memory of this process in bytes (`/proc/self/statm`, second field, in pages of 4 KiB).
 pub fn resident() -> Result<i64, Failed> {
@@ -126,14 +137,20 @@ pub fn build_cycles(table: &Table) -> Result<(), Failed> {
         0.5f32.to_le_bytes().repeat(64 * 64),
     )])));
     let mut seen = Vec::new();
-    let start = Instant::now();
+    let (start, budget) = (Instant::now(), budget());
+    let spent = || budget.is_some_and(|b| start.elapsed() >= b);
+    let mut stretch = Instant::now();
     for cycle in 0..cycles() {
+        if spent() {
+            break;
+        }
         let mut out = std::fs::File::create(&plan)?;
         let notes = backend.build(
             &BuildJob {
                 model: &model,
                 profile: &profile,
                 options: &options,
+                mark: None,
             },
             &mut out,
             &Silent,
@@ -147,8 +164,36 @@ pub fn build_cycles(table: &Table) -> Result<(), Failed> {
             return Err(format!("cycle {cycle}: {:?}", &y[..4]).into());
         }
         seen.push((resident()?, used(&engine)?));
+        if seen.len().is_multiple_of(PROGRESS) {
+            eprintln!(
+                "build cycles: {} of {} in {}, the last {PROGRESS} in {} each, {} MiB resident",
+                seen.len(),
+                cycles(),
+                show(start.elapsed()),
+                show(stretch.elapsed() / PROGRESS as u32),
+                resident()? >> 20
+            );
+            stretch = Instant::now();
+        }
     }
-    record(table, "build cycles", "time", show(start.elapsed()));
+    record(
+        table,
+        "build cycles",
+        if seen.len() < cycles() {
+            "stopped early"
+        } else {
+            "time"
+        },
+        format_args!("{} cycles in {}", seen.len(), show(start.elapsed())),
+    );
+    if seen.len() < LEAST_CYCLES {
+        return Err(format!(
+            "{} cycles in {} are too few to tell; {LEAST_CYCLES} are needed",
+            seen.len(),
+            show(start.elapsed())
+        )
+        .into());
+    }
     flat(table, "build cycles", &seen)
 }
 

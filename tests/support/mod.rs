@@ -43,6 +43,7 @@ impl Compiled {
             model,
             profile: &Profile { inputs: Vec::new() },
             options: &BTreeMap::new(),
+            mark: None,
         };
         let notes = backend.build(&job, &mut file, &Silent)?;
         std::io::Write::flush(&mut file)?;

@@ -4,6 +4,8 @@
 #![allow(clippy::unnecessary_wraps, reason = "all trials have one type")]
 
 mod fake;
+mod observer;
+mod peer;
 mod rtx;
 
 use libtest_mimic::{Arguments, Trial};
@@ -16,6 +18,7 @@ fn main() {
     let mut trials: Vec<Trial> = Vec::new();
     trials.extend(fake::trials());
     trials.extend(rtx::trials());
+    trials.extend(peer::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 

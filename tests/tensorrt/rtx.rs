@@ -48,6 +48,10 @@ const TESTS: &[(&str, Test)] = &[
     ("progress_comes_as_events", progress),
     ("a_timing_cache_is_kept_or_said_not_to_be", timing_cache),
     ("plans_of_another_kind_are_refused", foreign_plans),
+    (
+        "folds_and_initializers_are_told_by_the_parser",
+        crate::observer::folds_and_initializers_are_told,
+    ),
 ];
 
 pub fn trials() -> Vec<Trial> {
@@ -67,7 +71,7 @@ fn folder() -> PathBuf {
     root().join(".deps/tensorrt_rtx/tensorrt_rtx_libs")
 }
 
-fn search() -> Search {
+pub fn search() -> Search {
     Search {
         explicit: Some(folder()),
         ..Search::default()
@@ -97,6 +101,7 @@ fn build_with(
             model,
             profile,
             options: &options,
+            mark: None,
         },
         out,
         watch,

@@ -22,7 +22,7 @@ use trtmut::engine::cpu::Cpu;
 use trtmut::engine::{Backend, BuildJob, Engine, Error, Feed, Options, RunOptions, Slot};
 use trtmut::onnx::Model;
 use trtmut::pipeline::{
-    BuildRequest, CompareRequest, Environment, MappingSource, OverlayRequest, build, compare,
+    BuildRequest, CompareRequest, MappingSource, OverlayRequest, build, compare,
 };
 use trtmut::shapes::{Overrides, Profile, ShapeSpec};
 use trtmut::tensor::{Dtype, Extent, NamedTensors, Tensor, TensorDecl};
@@ -129,7 +129,6 @@ struct Old {
     proto: ModelProto,
     model: Model,
     shown: Shown,
-    environment: Environment,
 }
 
 /// What an engine shows of itself.
@@ -145,7 +144,6 @@ impl Old {
     fn build() -> Old {
         let folder = tempfile::tempdir().unwrap();
         let proto = base();
-        let environment = Environment::default();
         for place in ["kept", "gone"] {
             let at = folder.path().join(place);
             fs::create_dir(&at).unwrap();
@@ -176,7 +174,6 @@ impl Old {
             proto,
             model,
             shown,
-            environment,
         }
     }
 
@@ -202,7 +199,7 @@ impl Old {
                 shapes: None,
                 measure: None,
             };
-            let found = compare(&request, &self.environment, &Silent);
+            let found = compare(&request, &Silent);
             found.unwrap().diff.verdict
         };
         Some(Outcome {
@@ -255,6 +252,7 @@ fn compile(model: &Model, path: &Path) -> Option<()> {
         model,
         profile: &Profile { inputs: Vec::new() },
         options: &Options::new(),
+        mark: None,
     };
     let mut out = Vec::new();
     Cpu.build(&job, &mut out, &Silent).ok()?;
@@ -267,7 +265,12 @@ fn show(engine: &mut dyn Engine, read: &BTreeSet<String>) -> Option<Shown> {
     let slots = engine.slots().unwrap().into_iter();
     let slots = slots.filter(|s| read.contains(&s.name));
     let slots = slots.map(|s| (s.name.clone(), s)).collect();
-    engine.prepare(&RunOptions { threads: Some(1) }).ok()?;
+    engine
+        .prepare(&RunOptions {
+            threads: Some(1),
+            ..RunOptions::default()
+        })
+        .ok()?;
     let inputs = engine.inputs().to_vec();
     let mut results = Vec::new();
     for (seed, batch) in [(1, 4), (2, 4), (3, 8)] {

@@ -147,5 +147,10 @@ fn write_plan(
         Ok(model.bytes(weights[slot.name.as_str()]))
     })?;
     watch.event(Event::End);
-    Ok(BuildNotes { notes, slots })
+    Ok(BuildNotes {
+        notes,
+        slots,
+        folds: Vec::new(),
+        stripped: false,
+    })
 }

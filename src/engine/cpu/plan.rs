@@ -163,6 +163,13 @@ impl Engine for PlanEngine {
     }
 
     fn prepare(&mut self, options: &RunOptions) -> Result<(), Error> {
+        if options.cuda_graph {
+            return Err(Error::Option {
+                backend: self.backend.into(),
+                option: "cuda-graph".into(),
+                reason: "it computes on the CPU".into(),
+            });
+        }
         // The old session goes first: two at a time would hold the weights twice.
         self.session = None;
         self.options = options.clone();

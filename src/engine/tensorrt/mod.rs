@@ -37,7 +37,7 @@ use api::{Core, Runtime};
 use gpu::Gpu;
 use loader::{Loaded, Search};
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -50,10 +50,6 @@ pub struct Settings {
     pub timing_cache: Option<PathBuf>,
     /// Threads for builds and refits; `None` takes what the machine has.
     pub threads: Option<usize>,
-    /// With `refit=individual`: the weights to mark; `None` marks every weight of the model.
-    pub mark: Option<BTreeSet<String>>,
-    /// Replay runs as a CUDA graph.
-    pub cuda_graph: bool,
 }
 
 /// What a plan's manifest knows and the plan does not say.

@@ -1,17 +1,17 @@
 //! Replacing an engine's weights.
 //!
-//! The protocol with the [`Feed`]: it is asked once for every slot that [`list_slots`] gives as refittable. Where it has
-//! nothing, the engine keeps what it holds; but TensorRT computes some layers' weights together, and then wants all of them as
-//! soon as it is given one. Which those are is only known afterwards (`getMissingWeights`), so a feed that answers for every
-//! slot always works, and one that leaves out what did not change may be refused with the names that it has to add.
+//! The protocol with the [`Feed`]: it is asked for every refittable slot whose bytes differ from what the engine holds, and then
+//! for what TensorRT computes together with those (`getMissingWeights`), until nothing is missing. That list only ever adds:
+//! what differs is told by the feed. TensorRT-RTX is known to leave weights out of it (pytorch/TensorRT pull request 4198), so
+//! there every slot is given.
 
-use super::Known;
 use super::api::{CudaEngine, Refitter};
+use super::{Known, Product};
 use crate::engine::{Error, Feed, Slot};
 use crate::tensor::Dtype;
 use crate::watch::{Event, Watch};
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// The weights that `engine` holds, and those of `known` that it does not let be replaced.
 ///
@@ -101,11 +101,56 @@ pub fn refit_engine(
                     .into(),
         });
     }
+    let everything = engine.core().loaded().product == Product::Rtx;
+    let first: Vec<&Slot> = slots
+        .iter()
+        .copied()
+        .filter(|s| everything || feed.differs(s))
+        .collect();
+    let mut refitter = Refitter::new(engine)?;
+    refitter.set_max_threads(threads)?;
+    let mut given = give(&mut refitter, &first, feed, watch)?;
+    if given.is_empty() {
+        return Ok(());
+    }
+    loop {
+        let missing = refitter.missing()?;
+        if missing.is_empty() {
+            break;
+        }
+        let more: Vec<&Slot> = slots
+            .iter()
+            .copied()
+            .filter(|s| !given.contains(s.name.as_str()))
+            .filter(|s| missing.iter().flatten().any(|m| *m == s.name))
+            .collect();
+        let added = give(&mut refitter, &more, feed, watch)?;
+        if added.is_empty() {
+            return complain_about_missing(&missing);
+        }
+        given.extend(added);
+    }
+    watch.event(Event::Begin {
+        step: "refitting",
+        total: None,
+    });
+    refitter.commit()?;
+    watch.event(Event::End);
+    Ok(())
+}
+
+/// Gives the refitter what the feed has for `slots`, prepared on all cores. Returns the names that were given.
+fn give<'s, 'b>(
+    refitter: &mut Refitter<'_, 'b>,
+    slots: &[&'s Slot],
+    feed: &'b dyn Feed,
+    watch: &dyn Watch,
+) -> Result<HashSet<&'s str>, Error> {
     watch.event(Event::Begin {
         step: "preparing weights",
         total: Some(slots.len() as u64),
     });
-    let given = slots
+    let prepared = slots
         .par_iter()
         .map(|&slot| {
             let bytes = feed.bytes(slot)?;
@@ -115,22 +160,12 @@ pub fn refit_engine(
         .filter_map(Result::transpose)
         .collect::<Result<Vec<_>, Error>>()?;
     watch.event(Event::End);
-    if given.is_empty() {
-        return Ok(());
-    }
-    let mut refitter = Refitter::new(engine)?;
-    refitter.set_max_threads(threads)?;
-    watch.event(Event::Begin {
-        step: "refitting",
-        total: None,
-    });
-    for (slot, bytes) in &given {
+    let mut given = HashSet::new();
+    for (slot, bytes) in prepared {
         refitter.set(&slot.name, slot.dtype, slot.count, bytes)?;
+        given.insert(slot.name.as_str());
     }
-    complain_about_missing(&refitter.missing()?)?;
-    refitter.commit()?;
-    watch.event(Event::End);
-    Ok(())
+    Ok(given)
 }
 
 fn complain_about_missing(missing: &[Option<String>]) -> Result<(), Error> {

@@ -1,8 +1,7 @@
 //! An open engine: its inputs and outputs, its weights, and running it.
 //!
-//! A run copies inputs to the GPU, enqueues the engine between two events, and copies outputs back. Host memory is not
-//! pinned: callers hold their tensors in ordinary memory, and one copy into pinned memory costs what the driver's own staging
-//! does.
+//! A run copies inputs to the GPU, enqueues the engine between two events, and copies outputs back, through pinned host memory
+//! that is kept between runs.
 
 use super::api::{Context, CudaEngine, IoTensor, Selector};
 use super::gpu::{Gpu, describe};
@@ -11,7 +10,9 @@ use super::{Known, Settings, default_threads, list_slots, refit_engine};
 use crate::engine::{Engine, Error, Feed, Refusal, RunOptions, Slot};
 use crate::tensor::{NamedTensors, Tensor, TensorDecl, element_count, show_shape};
 use crate::watch::Watch;
-use cudarc::driver::{CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, sys};
+use cudarc::driver::{
+    CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, sys,
+};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Write;
@@ -39,6 +40,8 @@ struct Ready {
     graph: Option<Recorded>,
     context: Context,
     buffers: HashMap<String, CudaSlice<u8>>,
+    /// Between a caller's memory and the GPU's, of the size of the last run.
+    pinned: HashMap<String, PinnedHostSlice<u8>>,
     /// Memory of tensors that TensorRT reads and writes on the host; in words, so that any element type is aligned.
     host: HashMap<String, Vec<u64>>,
     start: CudaEvent,
@@ -78,14 +81,9 @@ impl TensorRtEngine {
             io,
             known,
             threads: settings.threads.unwrap_or_else(default_threads),
-            cuda_graph: settings.cuda_graph,
+            cuda_graph: false,
             device_time: None,
         })
-    }
-
-    /// How long the GPU took for the last run, copies not counted.
-    pub fn device_time(&self) -> Option<Duration> {
-        self.device_time
     }
 
     /// Free and total memory of the GPU, in bytes.
@@ -189,6 +187,7 @@ impl TensorRtEngine {
                 graph: None,
                 context: self.engine.context()?,
                 buffers: HashMap::new(),
+                pinned: HashMap::new(),
                 host: HashMap::new(),
                 start: event()?,
                 end: event()?,
@@ -235,8 +234,13 @@ impl Engine for TensorRtEngine {
         Ok(())
     }
 
-    fn prepare(&mut self, _options: &RunOptions) -> Result<(), Error> {
+    fn prepare(&mut self, options: &RunOptions) -> Result<(), Error> {
+        self.cuda_graph = options.cuda_graph;
         self.make_ready().map(|_| ())
+    }
+
+    fn device_time(&self) -> Option<Duration> {
+        self.device_time
     }
 
     fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error> {
@@ -365,22 +369,42 @@ impl Ready {
             let memory = self.host.get_mut(&io.name).expect("placed before");
             bytemuck::cast_slice_mut::<u64, u8>(memory)[..bytes.len()].copy_from_slice(bytes);
         } else if !bytes.is_empty() {
+            self.pin(io, bytes.len())?;
+            let pinned = self.pinned.get_mut(&io.name).expect("just pinned");
+            pinned.as_mut_slice().map_err(cuda)?.copy_from_slice(bytes);
             let memory = self.buffers.get_mut(&io.name).expect("placed before");
-            self.stream.memcpy_htod(bytes, memory).map_err(cuda)?;
+            self.stream.memcpy_htod(pinned, memory).map_err(cuda)?;
         }
         Ok(())
     }
 
-    fn download(&self, io: &IoTensor, size: usize) -> Result<Vec<u8>, Error> {
+    fn download(&mut self, io: &IoTensor, size: usize) -> Result<Vec<u8>, Error> {
         if io.on_host {
             return Ok(bytemuck::cast_slice::<u64, u8>(&self.host[&io.name])[..size].to_vec());
         }
-        let mut data = vec![0; size];
-        if size > 0 {
-            let view = self.buffers[&io.name].slice(..size);
-            self.stream.memcpy_dtoh(&view, &mut data).map_err(cuda)?;
+        if size == 0 {
+            return Ok(Vec::new());
         }
-        Ok(data)
+        self.pin(io, size)?;
+        let pinned = self.pinned.get_mut(&io.name).expect("just pinned");
+        let view = self.buffers[&io.name].slice(..size);
+        self.stream.memcpy_dtoh(&view, pinned).map_err(cuda)?;
+        // Waits for the copy.
+        Ok(pinned.as_slice().map_err(cuda)?.to_vec())
+    }
+
+    /// Has pinned memory of exactly `size` bytes for a tensor.
+    #[allow(unsafe_code)]
+    fn pin(&mut self, io: &IoTensor, size: usize) -> Result<(), Error> {
+        if self.pinned.get(&io.name).is_some_and(|p| p.len() == size) {
+            return Ok(());
+        }
+        self.pinned.remove(&io.name);
+        let context = self.stream.context();
+        // SAFETY: every byte is written, by `upload` or by the copy that `download` starts, before any is read.
+        let pinned = unsafe { context.alloc_pinned_with_flags(size, 0) }.map_err(cuda)?;
+        self.pinned.insert(io.name.clone(), pinned);
+        Ok(())
     }
 
     /// Enqueues the engine, or replays it.

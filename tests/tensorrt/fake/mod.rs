@@ -1,12 +1,12 @@
 //! A library compiled here, with the slot numbers of one release, whose answers are chosen by switches.
 
-mod library;
+pub mod library;
 
 use super::model;
 use library::{Fake, Release};
 use libtest_mimic::{Failed, Trial};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::rc::Rc;
@@ -57,6 +57,10 @@ const TESTS: &[(&str, Test)] = &[
     ),
     ("a_layers_other_weights_are_asked_for", missing_weights),
     ("slots_come_from_prototypes_or_from_what_is_known", slots),
+    (
+        "what_is_computed_together_is_given_together",
+        only_what_differs,
+    ),
     ("a_failed_enqueue_is_told", enqueue_false),
     ("objects_keep_their_library", library_dropped_first),
     (
@@ -341,7 +345,9 @@ fn parse_errors() -> Result<(), Failed> {
         let parser = Parser::new(&network)?;
         for outcome in [
             parser.parse_file(Path::new("m.onnx"))?,
-            parser.parse_bytes(b"model", Path::new("m.onnx"))?,
+            parser
+                .parse_bytes(b"model", Path::new("m.onnx"))?
+                .map(|()| None),
         ] {
             let errors = outcome.expect_err("it fails");
             assert_eq!((errors.len(), errors[0].node), (2, 0));
@@ -441,17 +447,23 @@ fn wrong_weights() -> Result<(), Failed> {
     let engine = engine(&core)?;
     let mut refitter = Refitter::new(&engine)?;
     library_error(
-        refitter.set("w", Dtype::F32, 4, &[0; 15]),
+        refitter.set("w", Dtype::F32, 4, Cow::Borrowed(&[0; 15])),
         &["`w`", "15 bytes"],
     );
     library_error(
-        refitter.set("w", Dtype::Bf16, 4, &[0; 8]),
+        refitter.set("w", Dtype::Bf16, 4, Cow::Borrowed(&[0; 8])),
         &["`w`", "no element type bf16"],
     );
-    library_error(refitter.set("w", Dtype::F32, usize::MAX, &[]), &["`w`"]);
+    library_error(
+        refitter.set("w", Dtype::F32, usize::MAX, Cow::Borrowed(&[])),
+        &["`w`"],
+    );
     let seven = 7f32.to_le_bytes().repeat(4);
-    library_error(refitter.set("nobody", Dtype::F32, 4, &seven), &["`nobody`"]);
-    refitter.set("w", Dtype::F32, 4, &seven)?;
+    library_error(
+        refitter.set("nobody", Dtype::F32, 4, Cow::Borrowed(&seven)),
+        &["`nobody`"],
+    );
+    refitter.set("w", Dtype::F32, 4, Cow::Borrowed(&seven))?;
     let core = Fake::new(V10, &["-DSET_FALSE"]).core();
     let e = refit_engine(&self::engine(&core)?, &known(), &Sevens(&["w"]), 1, &Silent)
         .expect_err("it is refused");
@@ -481,6 +493,48 @@ fn missing_weights() -> Result<(), Failed> {
         // Nothing to give is nothing to do.
         refit_engine(&engine, &known(), &Sevens(&[]), 1, &Silent)?;
     }
+    Ok(())
+}
+
+/// Has every slot's bytes, of which one differs from what the engine holds.
+struct OneDiffers {
+    name: &'static str,
+    asked: Mutex<BTreeSet<String>>,
+}
+
+impl Feed for OneDiffers {
+    fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, Error> {
+        let new = self
+            .asked
+            .lock()
+            .expect("no panic")
+            .insert(slot.name.clone());
+        assert!(new, "`{}` is asked for twice", slot.name);
+        Ok(Some(Cow::Owned(7f32.to_le_bytes().repeat(slot.count))))
+    }
+
+    fn differs(&self, slot: &Slot) -> bool {
+        slot.name == self.name
+    }
+}
+
+fn only_what_differs() -> Result<(), Failed> {
+    let asked = |release, name| -> Result<Vec<String>, Failed> {
+        let core = Fake::new(release, &[]).core();
+        let feed = OneDiffers {
+            name,
+            asked: Mutex::default(),
+        };
+        refit_engine(&engine(&core)?, &known(), &feed, 1, &Silent)?;
+        Ok(feed.asked.into_inner()?.into_iter().collect())
+    };
+    for release in [V8, V10] {
+        assert_eq!(asked(release, "c")?, ["c"]);
+        assert_eq!(asked(release, "w")?, ["b", "w"]);
+        assert!(asked(release, "nothing")?.is_empty());
+    }
+    // Its list of what is missing is known to leave some out.
+    assert_eq!(asked(RTX, "c")?, ["b", "c", "w"]);
     Ok(())
 }
 
@@ -577,6 +631,7 @@ fn job_on(fake: &Fake, options: &[(&str, &str)]) -> Result<(Vec<u8>, Vec<Slot>),
             model: &model,
             profile: &profile,
             options: &options,
+            mark: None,
         },
         &mut plan,
         &Silent,

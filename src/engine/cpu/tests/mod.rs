@@ -141,6 +141,7 @@ fn plan(model: &Model) -> Result<(Vec<u8>, BuildNotes), Error> {
         model,
         profile: &Profile { inputs: Vec::new() },
         options: &std::collections::BTreeMap::new(),
+        mark: None,
     };
     let notes = Cpu.build(&job, &mut bytes, &Silent)?;
     Ok((bytes, notes))
@@ -151,7 +152,10 @@ fn engine(model: &Model) -> Result<(Box<dyn Engine>, BuildNotes), Error> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
     let mut engine = Cpu.open(file.path())?;
-    engine.prepare(&RunOptions { threads: Some(1) })?;
+    engine.prepare(&RunOptions {
+        threads: Some(1),
+        ..RunOptions::default()
+    })?;
     Ok((engine, notes))
 }
 

@@ -167,6 +167,7 @@ fn options_are_refused_by_name() {
         model: &scaled(),
         profile: &Profile { inputs: Vec::new() },
         options: &options,
+        mark: None,
     };
     let refused = Cpu.build(&job, &mut Vec::new(), &Silent);
     assert!(matches!(refused, Err(Error::Option { option, .. }) if option == "precision=fp16"));

@@ -10,7 +10,7 @@ mod v10;
 mod v11;
 mod v8;
 
-pub use object::{Dims32, Dims64, InterfaceInfo, MAX_DIMS, Weights};
+pub use object::{Dims32, Dims64, InterfaceInfo, MAX_DIMS, RefitRecord, Weights};
 
 use std::fmt;
 
@@ -317,6 +317,7 @@ table! {
         get_nb_errors = "getNbErrors",
         get_error = "getError",
         set_flag = "setFlag",
+        set_refit_observer = "setRefitObserver",
         deleting_dtor = "deleting dtor",
     }
     slots parser_error: ParserErrorSlots = "IParserError" {

@@ -48,3 +48,29 @@ pub struct InterfaceInfo {
     /// Its minor version.
     pub minor: i32,
 }
+
+/// `nvonnxparser::RefitRecord`. What it points to is the parser's, and lives as long as the call that hands it over.
+#[repr(C)]
+#[derive(Debug)]
+pub struct RefitRecord {
+    /// The weight's name in the network.
+    pub name: *const c_char,
+    /// `RefitTransformKind`.
+    pub kind: i32,
+    /// ONNX element type of the sources.
+    pub onnx_dtype: i32,
+    /// `nvinfer1::DataType` of the weight.
+    pub dtype: i32,
+    /// Number of elements.
+    pub count: i64,
+    /// Length of `sources`, 4 at most.
+    pub source_count: i32,
+    /// Names of initializers.
+    pub sources: *const *const c_char,
+    /// Of a `BatchNormalization`; otherwise unspecified.
+    pub epsilon: f32,
+    /// Bytes of a constant.
+    pub fixed_data: *const c_void,
+    /// Length of `fixed_data`.
+    pub fixed_data_size: usize,
+}

@@ -100,6 +100,7 @@ pub const TABLE: Table = Table {
         get_nb_errors: at(5, 10_300),
         get_error: at(6, 10_300),
         set_flag: at(14, 10_300),
+        set_refit_observer: ABSENT,
         deleting_dtor: at(9, 10_300),
     },
     parser_error: super::ParserErrorSlots {

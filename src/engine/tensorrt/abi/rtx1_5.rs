@@ -100,6 +100,7 @@ pub const TABLE: Table = Table {
         get_nb_errors: at(3, 10_500),
         get_error: at(4, 10_500),
         set_flag: at(12, 10_500),
+        set_refit_observer: at(23, 10_700),
         deleting_dtor: at(7, 10_500),
     },
     parser_error: super::ParserErrorSlots {

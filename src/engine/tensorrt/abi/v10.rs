@@ -100,6 +100,7 @@ pub const TABLE: Table = Table {
         get_nb_errors: at(5, 100_000),
         get_error: at(6, 100_000),
         set_flag: at(14, 100_000),
+        set_refit_observer: ABSENT,
         deleting_dtor: at(9, 100_000),
     },
     parser_error: super::ParserErrorSlots {

@@ -100,6 +100,7 @@ pub const TABLE: Table = Table {
         get_nb_errors: at(3, 110_000),
         get_error: at(4, 110_000),
         set_flag: at(12, 110_000),
+        set_refit_observer: at(23, 110_400),
         deleting_dtor: at(7, 110_000),
     },
     parser_error: super::ParserErrorSlots {

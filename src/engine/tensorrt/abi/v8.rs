@@ -98,6 +98,7 @@ pub const TABLE: Table = Table {
         get_nb_errors: at(6, 80_500),
         get_error: at(7, 80_500),
         set_flag: at(15, 80_601),
+        set_refit_observer: ABSENT,
         deleting_dtor: at(10, 80_500),
     },
     parser_error: super::ParserErrorSlots {

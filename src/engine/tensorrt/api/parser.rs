@@ -1,6 +1,7 @@
 //! The ONNX parser.
 
 use super::builder::Network;
+use super::observer::{Observer, Record};
 use super::{Core, Kind, Owned, c_string, call, text};
 use crate::engine::Error;
 use std::ffi::{c_char, c_int, c_void};
@@ -80,11 +81,32 @@ impl<'n> Parser<'n> {
         Ok(())
     }
 
-    /// Parses the model at `path`; external data is looked for beside it.
+    /// Parses the model at `path`; external data is looked for beside it. Tells how each weight comes about, where the version
+    /// tells it.
     ///
     /// # Errors
     /// Everything that the parser records, at least one.
-    pub fn parse_file(&self, path: &Path) -> Result<Result<(), Vec<ParseError>>, Error> {
+    pub fn parse_file(
+        &self,
+        path: &Path,
+    ) -> Result<Result<Option<Vec<Record>>, Vec<ParseError>>, Error> {
+        let core = self.core();
+        let observer = Observer::new(core);
+        let observes = core.has(core.table().parser.set_refit_observer);
+        let observe = |observer: *mut c_void| call!(core, self.owned.this(), parser.set_refit_observer as fn(observer => *mut c_void));
+        if observes {
+            observe(observer.as_ptr())?;
+        }
+        let outcome = self.parse_path(path);
+        if observes {
+            // It ends with this call.
+            observe(std::ptr::null_mut())?;
+        }
+        let records = observes.then(|| observer.into_records());
+        Ok(outcome?.map(|()| records))
+    }
+
+    fn parse_path(&self, path: &Path) -> Result<Result<(), Vec<ParseError>>, Error> {
         let core = self.core();
         let name = c_string(core, &path.to_string_lossy())?;
         // ILogger::Severity::kWARNING

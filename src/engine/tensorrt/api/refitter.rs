@@ -5,16 +5,17 @@ use super::{Core, Owned, c_string, call, text};
 use crate::engine::Error;
 use crate::engine::tensorrt::abi::Weights;
 use crate::tensor::Dtype;
+use std::borrow::Cow;
 use std::ffi::c_char;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// `nvinfer1::IRefitter` of one engine. `'b` is the life of the bytes that it was given: TensorRT reads them when
 /// [`Refitter::commit`] is called, not before.
 pub struct Refitter<'e, 'b> {
+    // Dropped first: it points into `bytes`.
     owned: Owned,
     _engine: &'e CudaEngine,
-    _bytes: PhantomData<&'b [u8]>,
+    bytes: Vec<Cow<'b, [u8]>>,
 }
 
 /// Element type and count that the engine wants of a weight.
@@ -47,7 +48,7 @@ impl<'e, 'b> Refitter<'e, 'b> {
         Ok(Refitter {
             owned: Owned::handle(&core, ptr, "createInferRefitter")?,
             _engine: engine,
-            _bytes: PhantomData,
+            bytes: Vec::new(),
         })
     }
 
@@ -118,7 +119,7 @@ impl<'e, 'b> Refitter<'e, 'b> {
         name: &str,
         dtype: Dtype,
         count: usize,
-        bytes: &'b [u8],
+        bytes: Cow<'b, [u8]>,
     ) -> Result<(), Error> {
         let core = self.core();
         let refuse = |reason: String| Error::Weight {
@@ -146,6 +147,8 @@ impl<'e, 'b> Refitter<'e, 'b> {
         let ok = call!(core, self.owned.this(), refitter.set_named_weights as
             fn(c_name.as_ptr() => *const c_char, weights => Weights) -> bool)?;
         if ok {
+            // What a `Cow` points to stays where it is when the `Cow` is moved.
+            self.bytes.push(bytes);
             return Ok(());
         }
         Err(match core.failed("it does not take these weights") {

@@ -1,0 +1,309 @@
+//! `trtmut run`: outputs, latencies, comparison.
+
+mod bring;
+mod compare;
+mod report;
+
+use super::UsageError;
+use super::overlay::OverlayArgs;
+use crate::arrays;
+use crate::engine::{Engine, RunOptions};
+use crate::exit::Exit;
+use crate::pipeline::{self, Environment, InputRequest, PrefixedFile, TensorFile};
+use crate::tensor::{NamedTensors, statistics};
+use crate::ui::Ui;
+use crate::watch::{Event, Watch};
+use anyhow::Context;
+use report::{Latency, OutputLine, RunReport, TensorLine};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// Arguments of `trtmut run`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Inputs that no file gives are drawn from --seed: standard normal floats, 0 or 1 for integers \
+    and booleans; their shapes come from --shape, from --dim, or from the spec's opt.\n\n\
+    A file may hold several sets under prefixes that end in `.` or `/`. FILE:PREFIX takes one. Without it, names are \
+    taken as they are if the file has any of them, else the one prefix that has the most of them; two equally good ones \
+    are an error. --expect prefers `base.` for a plan that holds its base weights, and any other for a refitted one.\n\n\
+    Examples:\n  \
+    trtmut run engine.plan --inputs io.safetensors --expect io.safetensors\n  \
+    trtmut run engine.plan --dim BATCH=2 --iters 50 --warmup 5\n  \
+    trtmut run engine.plan --input sample=x.npy --shape timestep=1 --save out.npz"
+)]
+pub struct Args {
+    /// The plan
+    plan: PathBuf,
+
+    /// Inputs: a .safetensors or .npz file, with :PREFIX where names have one (repeatable)
+    #[arg(long, value_name = "FILE[:PREFIX]")]
+    inputs: Vec<PrefixedFile>,
+
+    /// One input from a file that holds one tensor: NAME=FILE.npy (repeatable)
+    #[arg(long, value_name = "NAME=FILE", value_parser = super::build::name_value)]
+    input: Vec<(String, String)>,
+
+    /// Run with these weights: the plan is refitted (or recompiled where that is not enough) if it holds others (repeatable)
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
+
+    #[command(flatten)]
+    overlay: OverlayArgs,
+
+    /// Shape of an input that no file gives: NAME=2x4x64x64 (repeatable)
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = super::build::name_value)]
+    shape: Vec<(String, String)>,
+
+    /// Size of a named dim, for inputs that no file gives: NAME=N (repeatable)
+    #[arg(long, value_name = "NAME=N", value_parser = super::build::name_value)]
+    dim: Vec<(String, String)>,
+
+    /// What to do with sizes outside of the range that the plan was built for: fail, recompile with every dim that is
+    /// outside moved to the size asked for, or recompile with the smallest range that covers old and new
+    #[arg(long, value_enum, default_value_t = OnRange::Error)]
+    on_range: OnRange,
+
+    /// Seed for inputs that no file gives
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+
+    /// Write the outputs to a .safetensors or .npz file
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+
+    /// Compare the outputs with a file; exit 40 where they differ
+    #[arg(long, value_name = "FILE[:PREFIX]")]
+    expect: Option<PrefixedFile>,
+
+    /// Relative tolerance of --expect, per element
+    #[arg(long, default_value_t = 1e-3)]
+    rtol: f64,
+
+    /// Absolute tolerance of --expect, per element
+    #[arg(long, default_value_t = 1e-4)]
+    atol: f64,
+
+    /// Compare the outputs with those of onnxruntime, or else of the embedded engine, with the same weights; exit 40 where they differ
+    #[arg(long)]
+    verify: bool,
+
+    /// Replay the timed runs as a CUDA graph (TensorRT): many small kernels then start without the CPU
+    #[arg(long)]
+    cuda_graph: bool,
+
+    /// Runs before the timed ones
+    #[arg(long, default_value_t = 0)]
+    warmup: u32,
+
+    /// Timed runs
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    iters: u32,
+
+    /// Threads for CPU engines (default: all cores)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+}
+
+/// `--on-range`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnRange {
+    Error,
+    Recompile,
+    Widen,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that `commands::explain` knows.
+pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    let request = input_request(args)?;
+    if let Some(path) = &args.save {
+        arrays::check_name(path)?;
+        crate::fsx::check_output(path)?;
+    }
+    let (transitions, opened) = bring::weights(args, ui, environment)?;
+    let mut plan = match opened {
+        Some(plan) => plan,
+        None => pipeline::open(&args.plan, environment)?,
+    };
+    let range = match args.on_range {
+        OnRange::Error => plan.manifest.shapes.clone(),
+        OnRange::Recompile | OnRange::Widen => plan.manifest.shapes.unbounded(),
+    };
+    let context = || format!("the inputs do not fit `{}`", args.plan.display());
+    let inputs =
+        pipeline::gather_inputs(&request, &plan.manifest.inputs, &range).with_context(context)?;
+    if let Some(shapes) = bring::moved_range(args.on_range, &plan.manifest.shapes, &inputs.tensors)
+        .with_context(context)?
+    {
+        plan = bring::range(args, plan, &shapes, ui, environment)?;
+    }
+    let manifest = &plan.manifest;
+    if args.expect.is_some() && !inputs.random.is_empty() {
+        let drawn: Vec<&str> = inputs.random.iter().map(String::as_str).collect();
+        return Err(UsageError::new(
+            format!(
+                "--expect needs every input from a file; nothing gives {}",
+                drawn.join(", ")
+            ),
+            "add --inputs FILE or --input NAME=FILE",
+        )
+        .into());
+    }
+    let is_base = manifest.recipe.ingredients.is_empty();
+    let expected = match &args.expect {
+        Some(file) => Some(pipeline::pick_expected(file, &manifest.outputs, is_base)?),
+        None => None,
+    };
+
+    let options = RunOptions {
+        threads: args.threads.map(usize::from),
+        cuda_graph: args.cuda_graph,
+    };
+    ui.event(Event::Begin {
+        step: "loading",
+        total: None,
+    });
+    let start = Instant::now();
+    plan.engine.prepare(&options)?;
+    let prepare = start.elapsed();
+    ui.event(Event::End);
+    let (outputs, latency, gpu) = measure(plan.engine.as_mut(), &inputs.tensors, args, ui)?;
+    if latency.noisy {
+        ui.event(Event::Warn(
+            "the runs differ by so much that these latencies say little; close other programs, or raise --iters and --warmup",
+        ));
+    }
+
+    let comparison = match (&args.expect, expected) {
+        (Some(file), Some((expected, prefix))) => Some(compare::compare(
+            &file.path,
+            prefix,
+            (args.rtol, args.atol),
+            &outputs,
+            &expected,
+        )),
+        _ => None,
+    };
+    if let Some(path) = &args.save {
+        arrays::write(path, &outputs)?;
+    }
+    let verification: Option<compare::Verification> = if args.verify {
+        let request = pipeline::VerifyRequest {
+            plan: &args.plan,
+            manifest: &plan.manifest,
+            inputs: &inputs.tensors,
+            outputs: &outputs,
+        };
+        Some(pipeline::verify_outputs(&request, environment, ui)?.into())
+    } else {
+        None
+    };
+    let equal = comparison.as_ref().is_none_or(|c| c.equal)
+        && verification.as_ref().is_none_or(|v| v.equal);
+    let report = RunReport {
+        plan: args.plan.clone(),
+        backend: plan.manifest.backend.library.clone(),
+        transitions,
+        dims: inputs.dims,
+        inputs: inputs
+            .tensors
+            .iter()
+            .map(|(name, t)| TensorLine {
+                name: name.clone(),
+                dtype: t.dtype,
+                shape: t.shape.clone(),
+                random: inputs.random.contains(name),
+            })
+            .collect(),
+        outputs: outputs
+            .iter()
+            .map(|(name, t)| OutputLine {
+                name: name.clone(),
+                dtype: t.dtype,
+                shape: t.shape.clone(),
+                statistics: statistics(t.view()).ok(),
+            })
+            .collect(),
+        prepare_ns: prepare.as_nanos() as u64,
+        latency,
+        gpu,
+        comparison,
+        verification,
+        saved: args.save.clone(),
+    };
+    ui.result(&report)?;
+    Ok(if equal { Exit::Done } else { Exit::Differs })
+}
+
+fn measure(
+    engine: &mut dyn Engine,
+    inputs: &NamedTensors,
+    args: &Args,
+    ui: &Ui,
+) -> anyhow::Result<(NamedTensors, Latency, Option<Latency>)> {
+    ui.event(Event::Begin {
+        step: "running",
+        total: Some(u64::from(args.warmup) + u64::from(args.iters)),
+    });
+    for _ in 0..args.warmup {
+        engine.run(inputs)?;
+        ui.event(Event::Advance(1));
+    }
+    let mut runs = Vec::with_capacity(args.iters as usize);
+    let mut on_gpu = Vec::new();
+    let mut outputs = NamedTensors::new();
+    for _ in 0..args.iters {
+        let start = Instant::now();
+        outputs = engine.run(inputs)?;
+        runs.push(start.elapsed());
+        on_gpu.extend(engine.device_time());
+        ui.event(Event::Advance(1));
+    }
+    ui.event(Event::End);
+    let gpu = (!on_gpu.is_empty()).then(|| Latency::of(on_gpu, args.warmup));
+    Ok((outputs, Latency::of(runs, args.warmup), gpu))
+}
+
+fn input_request(args: &Args) -> Result<InputRequest, UsageError> {
+    let mut shapes = Vec::new();
+    for (name, text) in &args.shape {
+        let shape: Result<Vec<usize>, _> = match text.as_str() {
+            "scalar" => Ok(Vec::new()),
+            t => t.split('x').map(str::parse).collect(),
+        };
+        let shape = shape.map_err(|_| {
+            UsageError::new(
+                format!("--shape {name}={text}: `{text}` is not a shape"),
+                format!("write it as --shape {name}=2x4x64x64 (or `scalar`)"),
+            )
+        })?;
+        shapes.push((name.clone(), shape));
+    }
+    let mut dims = BTreeMap::new();
+    for (name, text) in &args.dim {
+        let size = text.parse().map_err(|_| {
+            UsageError::new(
+                format!("--dim {name}={text}: `{text}` is not a size"),
+                format!("write it as --dim {name}=2"),
+            )
+        })?;
+        dims.insert(name.clone(), size);
+    }
+    Ok(InputRequest {
+        files: args.inputs.clone(),
+        single: args
+            .input
+            .iter()
+            .map(|(name, path)| TensorFile {
+                name: name.clone(),
+                path: path.into(),
+            })
+            .collect(),
+        shapes,
+        dims,
+        seed: args.seed,
+    })
+}

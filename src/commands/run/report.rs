@@ -1,0 +1,196 @@
+//! What `trtmut run` reports: outputs, latencies, and how the plan got to where it ran.
+
+use super::compare::{Comparison, Verification};
+use crate::tensor::{Dtype, Statistics, show_shape};
+use crate::ui::{self, Align, Report, Table};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Serialize)]
+pub struct RunReport {
+    pub plan: PathBuf,
+    pub backend: String,
+    /// What was done to the plan before it ran, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub transitions: Vec<Transition>,
+    pub dims: BTreeMap<String, u64>,
+    pub inputs: Vec<TensorLine>,
+    pub outputs: Vec<OutputLine>,
+    pub prepare_ns: u64,
+    pub latency: Latency,
+    /// Time of the GPU alone, copies not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Latency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved: Option<PathBuf>,
+}
+
+/// One step of the state machine.
+#[derive(Debug, Serialize)]
+pub struct Transition {
+    /// `LIVE`, `NEEDS_REFIT`, `NEEDS_RECOMPILE`.
+    pub state: &'static str,
+    /// `run`, `refit`, `recompile`.
+    pub action: &'static str,
+    pub reason: String,
+    pub ns: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct TensorLine {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub random: bool,
+}
+
+#[derive(Debug, Serialize)]
+pub struct OutputLine {
+    pub name: String,
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// Absent for types that have no numbers to show.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<Statistics>,
+}
+
+/// Latency of the timed runs, in nanoseconds.
+#[derive(Debug, Serialize)]
+pub struct Latency {
+    pub iters: u32,
+    pub warmup: u32,
+    pub min_ns: u64,
+    p50_ns: u64,
+    p90_ns: u64,
+    p99_ns: u64,
+    pub mean_ns: u64,
+    pub runs_per_second: f64,
+    /// Whether the spread makes the figures worth little.
+    pub noisy: bool,
+}
+
+impl Latency {
+    /// Percentiles are of the nearest rank: the smallest run that at least so many percent do not exceed.
+    pub fn of(mut runs: Vec<Duration>, warmup: u32) -> Latency {
+        runs.sort();
+        let rank = |p: f64| {
+            let at = (p * runs.len() as f64).ceil() as usize;
+            runs[at.clamp(1, runs.len()) - 1].as_nanos() as u64
+        };
+        let total: Duration = runs.iter().sum();
+        let mean = total / runs.len() as u32;
+        let (min, p50, p90) = (rank(0.0), rank(0.5), rank(0.9));
+        Latency {
+            iters: runs.len() as u32,
+            warmup,
+            min_ns: min,
+            p50_ns: p50,
+            p90_ns: p90,
+            p99_ns: rank(0.99),
+            mean_ns: mean.as_nanos() as u64,
+            runs_per_second: 1.0 / mean.as_secs_f64().max(1e-12),
+            noisy: runs.len() >= 5 && (p90 - min) as f64 > 0.3 * p50 as f64,
+        }
+    }
+}
+
+impl Report for RunReport {
+    const SCHEMA: &'static str = "trtmut.run/1";
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut table = Table::new(&[
+            ("output", Align::Left),
+            ("type", Align::Left),
+            ("shape", Align::Left),
+            ("min", Align::Right),
+            ("max", Align::Right),
+            ("mean", Align::Right),
+            ("NaN", Align::Right),
+            ("inf", Align::Right),
+        ]);
+        for o in &self.outputs {
+            let number = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.5}"));
+            let s = o.statistics.as_ref();
+            table.row([
+                o.name.clone(),
+                o.dtype.to_string(),
+                show_shape(&o.shape),
+                number(s.and_then(|s| s.min)),
+                number(s.and_then(|s| s.max)),
+                number(s.and_then(|s| s.mean)),
+                s.map_or("-".into(), |s| s.nan.to_string()),
+                s.map_or("-".into(), |s| s.inf.to_string()),
+            ]);
+        }
+        table.write(out, 0)?;
+        let drawn: Vec<&str> = self
+            .inputs
+            .iter()
+            .filter(|i| i.random)
+            .map(|i| i.name.as_str())
+            .collect();
+        if !drawn.is_empty() {
+            writeln!(out, "\ninputs drawn from the seed: {}", drawn.join(", "))?;
+        }
+        writeln!(out)?;
+        self.latency.human(out, "latency")?;
+        if let Some(gpu) = &self.gpu {
+            gpu.human(out, "of it GPU")?;
+        }
+        if let Some(c) = &self.comparison {
+            c.human(out)?;
+        }
+        if let Some(v) = &self.verification {
+            v.human(out)?;
+        }
+        if let Some(path) = &self.saved {
+            writeln!(out, "\nsaved {}", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+impl Latency {
+    fn human(&self, out: &mut dyn Write, what: &str) -> io::Result<()> {
+        let show = |ns| ui::duration(Duration::from_nanos(ns));
+        if self.iters == 1 {
+            return writeln!(out, "{what:<9}  {} (one run)", show(self.mean_ns));
+        }
+        writeln!(
+            out,
+            "{what:<9}  min {}  p50 {}  p90 {}  p99 {}  mean {}  ({} runs, {:.1}/s)",
+            show(self.min_ns),
+            show(self.p50_ns),
+            show(self.p90_ns),
+            show(self.p99_ns),
+            show(self.mean_ns),
+            self.iters,
+            self.runs_per_second
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_nearest_rank() {
+        let runs = (1..=100).map(Duration::from_millis).collect();
+        let l = Latency::of(runs, 0);
+        assert_eq!(l.min_ns, 1_000_000);
+        assert_eq!(l.p50_ns, 50_000_000);
+        assert_eq!(l.p90_ns, 90_000_000);
+        assert_eq!(l.p99_ns, 99_000_000);
+        assert!(l.noisy);
+        let one = Latency::of(vec![Duration::from_millis(7)], 0);
+        assert_eq!((one.min_ns, one.p99_ns), (7_000_000, 7_000_000));
+    }
+}

@@ -1,0 +1,204 @@
+//! What an engine computes, held against a reference engine that compiles the model with the same weights.
+
+use super::rebuild::write_model;
+use super::{Environment, Error, Overlay, OverlayRequest, inputs, onnxruntime};
+use crate::engine::cpu::{self, Cpu};
+use crate::engine::{Backend, BuildJob, Engine, Options, RunOptions};
+use crate::fsx;
+use crate::onnx::Model;
+use crate::plan::Manifest;
+use crate::shapes::Profile;
+use crate::tensor::{Difference, NamedTensors, difference};
+use crate::watch::{Event, Watch};
+use std::path::Path;
+
+/// How far one output of an engine is from the reference.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// Output name.
+    pub output: String,
+    /// The distance.
+    pub difference: Difference,
+    /// Whether it is within tolerance.
+    pub equal: bool,
+}
+
+/// A check of an engine's outputs against those of a reference engine.
+#[derive(Debug, Clone)]
+pub struct Verification {
+    /// Library of the reference engine.
+    pub reference: String,
+    /// Per output.
+    pub outputs: Vec<Verified>,
+}
+
+impl Verification {
+    /// Whether every output is within tolerance.
+    pub fn is_equal(&self) -> bool {
+        self.outputs.iter().all(|o| o.equal)
+    }
+
+    /// Largest relative L2 error of an output.
+    pub fn largest_error(&self) -> f64 {
+        let errors = self.outputs.iter().map(|o| o.difference.relative_l2);
+        // A NaN is larger than anything.
+        errors.fold(
+            0.0,
+            |worst, e| if e.is_nan() || e > worst { e } else { worst },
+        )
+    }
+}
+
+/// Relative L2 error that two engines may have between them in f32, and where the plan computes in half precision.
+const TOLERANCE: f64 = 1e-4;
+const HALF_TOLERANCE: f64 = 2e-2;
+
+/// Runs `engine` and a reference on inputs drawn from a seed, at the sizes that the plan was optimised for.
+///
+/// # Errors
+/// What either engine fails with.
+pub(super) fn verify(
+    engine: &mut dyn Engine,
+    manifest: &Manifest,
+    overlay: &Overlay,
+    beside: &Path,
+    environment: &Environment,
+) -> Result<Verification, Error> {
+    let drawn = inputs::gather_inputs(
+        &inputs::InputRequest::default(),
+        &manifest.inputs,
+        &manifest.shapes,
+    )?;
+    engine.prepare(&RunOptions::default())?;
+    let outputs = engine.run(&drawn.tensors)?;
+    against_reference(
+        manifest,
+        overlay,
+        &drawn.tensors,
+        &outputs,
+        beside,
+        environment,
+    )
+}
+
+/// A run whose outputs are to be verified.
+pub struct VerifyRequest<'a> {
+    /// The plan that ran.
+    pub plan: &'a Path,
+    /// Its manifest.
+    pub manifest: &'a Manifest,
+    /// What it was given.
+    pub inputs: &'a NamedTensors,
+    /// What it computed.
+    pub outputs: &'a NamedTensors,
+}
+
+/// Compares what a plan computed with what a reference computes from the same inputs and weights.
+///
+/// # Errors
+/// [`Error::Source`] and [`Error::Recipe`] where model or weights cannot be had again; what the reference fails with.
+pub fn verify_outputs(
+    request: &VerifyRequest<'_>,
+    environment: &Environment,
+    watch: &dyn Watch,
+) -> Result<Verification, Error> {
+    watch.event(Event::Begin {
+        step: "verifying",
+        total: None,
+    });
+    let VerifyRequest { plan, manifest, .. } = request;
+    let overlay = if manifest.recipe.ingredients.is_empty() {
+        Overlay::resolve(plan, manifest, &OverlayRequest::default(), watch)?
+    } else {
+        Overlay::again(plan, manifest, watch)?
+    };
+    let found = against_reference(
+        manifest,
+        &overlay,
+        request.inputs,
+        request.outputs,
+        plan,
+        environment,
+    )?;
+    watch.event(Event::End);
+    Ok(found)
+}
+
+fn against_reference(
+    manifest: &Manifest,
+    overlay: &Overlay,
+    given: &NamedTensors,
+    actual: &NamedTensors,
+    beside: &Path,
+    environment: &Environment,
+) -> Result<Verification, Error> {
+    let refitted = !overlay.recipe.ingredients.is_empty();
+    let written = refitted.then(|| write_model(overlay, beside)).transpose()?;
+    let model = written
+        .as_ref()
+        .map_or(&overlay.model().model, |w| &w.model);
+    let reference = reference(model, environment)?;
+    let expected = run_once(reference.as_ref(), model, &manifest.profile, given, beside)?;
+    let half = manifest
+        .options
+        .get("precision")
+        .is_some_and(|p| p.contains("16") || p.contains("int8"));
+    let limit = if half { HALF_TOLERANCE } else { TOLERANCE };
+    let mut outputs = Vec::new();
+    for ((name, a), (_, e)) in actual.iter().zip(&expected) {
+        let d = difference(a.view(), e.view(), limit, limit).map_err(|cause| {
+            crate::mapping::Error::Convert {
+                weight: name.clone(),
+                cause,
+            }
+        })?;
+        outputs.push(Verified {
+            output: name.clone(),
+            equal: a.shape == e.shape && d.relative_l2 <= limit,
+            difference: d,
+        });
+    }
+    Ok(Verification {
+        reference: reference.identity().library,
+        outputs,
+    })
+}
+
+/// onnxruntime where it is installed, since it is the better witness; else the embedded engine.
+fn reference(model: &Model, environment: &Environment) -> Result<Box<dyn Backend>, Error> {
+    if let Ok(runtime) = onnxruntime(environment) {
+        return Ok(Box::new(runtime));
+    }
+    let refusals = cpu::refusals(model);
+    if refusals.is_empty() {
+        return Ok(Box::new(Cpu));
+    }
+    Err(crate::engine::Error::Refused {
+        backend: cpu::CPU.into(),
+        refusals,
+    }
+    .into())
+}
+
+fn run_once(
+    backend: &dyn Backend,
+    model: &Model,
+    profile: &Profile,
+    inputs: &NamedTensors,
+    beside: &Path,
+) -> Result<NamedTensors, Error> {
+    let options = Options::new();
+    let job = BuildJob {
+        model,
+        profile,
+        options: &options,
+        mark: None,
+    };
+    let staged = fsx::Staged::write::<Error>(beside, |out| {
+        backend.build(&job, out, &crate::watch::Silent)?;
+        Ok(())
+    })?;
+    let mut engine = backend.open(staged.path())?;
+    engine.prepare(&RunOptions::default())?;
+    Ok(engine.run(inputs)?)
+}

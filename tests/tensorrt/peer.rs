@@ -1,0 +1,132 @@
+//! The program that refits are timed against (`benches/gpu/peer.cpp`) calls the slots of 8.5 and 8.6, and says what goes wrong.
+
+use crate::fake::library::{Fake, Release};
+use crate::root;
+use libtest_mimic::{Failed, Trial};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use tempfile::TempDir;
+use trtmut::engine::tensorrt::Product;
+
+const RELEASES: &[Release] = &[
+    ("trt-8.5", 8500, Product::TensorRt),
+    ("trt-8.6", 8600, Product::TensorRt),
+];
+
+pub fn trials() -> Vec<Trial> {
+    let here = Command::new("c++")
+        .arg("--version")
+        .output()
+        .is_ok_and(|o| o.status.success());
+    let why = if here {
+        ""
+    } else {
+        " (there is no `c++` on the path)"
+    };
+    let name = format!("peer/refits_a_plan_or_says_why_not{why}");
+    vec![Trial::test(name, refits).with_ignored_flag(!here)]
+}
+
+fn compile(folder: &Path) -> Result<PathBuf, Failed> {
+    let binary = folder.join("peer");
+    let done = Command::new("c++")
+        .args(["-std=c++17", "-Wall", "-Wextra", "-Werror", "-o"])
+        .arg(&binary)
+        .arg(root().join("benches/gpu/peer.cpp"))
+        .args(["-ldl", "-lpthread"])
+        .output()?;
+    if done.status.success() {
+        Ok(binary)
+    } else {
+        Err(String::from_utf8_lossy(&done.stderr).as_ref().into())
+    }
+}
+
+/// Weights that the fake takes: four sevens each.
+fn weights(folder: &Path, file: &str, names: &[&str]) -> Result<PathBuf, Failed> {
+    let sevens = 7f32.to_le_bytes().repeat(4);
+    let views = names
+        .iter()
+        .map(|n| Ok((n, TensorView::new(Dtype::F32, vec![2, 2], &sevens)?)))
+        .collect::<Result<Vec<_>, Failed>>()?;
+    let path = folder.join(file);
+    let about = [("made by".to_owned(), "a \"test\"".to_owned())];
+    std::fs::write(
+        &path,
+        safetensors::serialize(views, Some(about.into_iter().collect()))?,
+    )?;
+    Ok(path)
+}
+
+fn refits() -> Result<(), Failed> {
+    let scratch = TempDir::new()?;
+    let peer = compile(scratch.path())?;
+    let plan = scratch.path().join("p.plan");
+    let run = |library: &Path, changed: &Path, rest: &Path| -> Result<Output, Failed> {
+        std::fs::write(&plan, "fake plan")?;
+        let output = Command::new(&peer)
+            .args([library, &plan, changed, rest])
+            .output()?;
+        assert_eq!(std::fs::read(&plan)?, b"fake plan");
+        Ok(output)
+    };
+    let says = |output: &Output, text: &str| {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            output.status.code() == Some(1) && stderr.contains(text),
+            "{}: {stderr}",
+            output.status
+        );
+    };
+    let file = |name, names| weights(scratch.path(), name, names);
+    // `b` belongs to `w`, and nobody asks for `c`.
+    let changed = file("changed.safetensors", &["w"])?;
+    let rest = file("rest.safetensors", &["b", "c", "not the engine's"])?;
+    for &release in RELEASES {
+        let fake = Fake::new(release, &[]);
+        let done = run(fake.folder.path(), &changed, &rest)?;
+        let line = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(
+            done.status.success() && done.stderr.is_empty(),
+            "{}: {}",
+            done.status,
+            String::from_utf8_lossy(&done.stderr)
+        );
+        assert!(
+            line.starts_with("load ") && line.ends_with(" changed 1 given 2\n"),
+            "{line}"
+        );
+        let broken = Fake::new(release, &["-DREFIT_FALSE"]);
+        let done = run(broken.folder.path(), &changed, &rest)?;
+        says(&done, "TensorRT: refit went wrong");
+        says(&done, "peer: refitCudaEngine failed");
+    }
+    let fake = Fake::new(RELEASES[1], &[]);
+    let refuses = |changed: &Path, rest: &Path, text: &str| -> Result<(), Failed> {
+        says(&run(fake.folder.path(), changed, rest)?, text);
+        Ok(())
+    };
+    let little = file("little.safetensors", &["c"])?;
+    refuses(&changed, &little, "`b` is asked for too, and in neither")?;
+    let other = file("other.safetensors", &["w", "nobody's"])?;
+    refuses(
+        &other,
+        &rest,
+        "`nobody's` is no weight that the engine lists",
+    )?;
+    std::fs::write(&other, "junk")?;
+    refuses(&other, &rest, "other.safetensors is no safetensors file")?;
+    let mut cut = std::fs::read(&changed)?;
+    cut.truncate(cut.len() - 1);
+    std::fs::write(&other, cut)?;
+    refuses(&other, &rest, "`w` of ")?;
+    let newer = Fake::new(("trt-10.16", 101_600, Product::TensorRt), &[]);
+    let library = newer.folder.path().join("libnvinfer.so.10");
+    says(
+        &run(&library, &changed, &rest)?,
+        "version 101600, not 8.5 or 8.6",
+    );
+    Ok(())
+}
