@@ -1,15 +1,17 @@
 //! `trtmut inspect`: what a plan or a model is, without running it and without a GPU.
 
+use super::UsageError;
 use super::inspect_model::{ModelReport, tensors};
 use crate::engine::tensorrt::header::{self, Header};
 use crate::exit::Exit;
 use crate::onnx::Model;
-use crate::pipeline::Environment;
+use crate::pipeline::{self, Environment};
 use crate::plan::{self, Ingredient, Manifest};
 use crate::ui::{self, Align, Report, Table, Ui};
 use serde::Serialize;
+use serde_json::Value;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `trtmut inspect`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +25,11 @@ pub struct Args {
     /// Also list every weight (of a model: every constant)
     #[arg(long)]
     weights: bool,
+
+    /// Also open the engine and list its layers after fusing (TensorRT, on its GPU); how much each tells depends on
+    /// `build --profiling-verbosity`
+    #[arg(long)]
+    layers: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -34,6 +41,9 @@ struct InspectReport {
     /// Absent for a plan that stands alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     manifest: Option<Manifest>,
+    /// What the engine inspector says, in TensorRT's own form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    layers: Option<Value>,
     #[serde(skip)]
     list_weights: bool,
 }
@@ -113,6 +123,17 @@ impl Report for InspectReport {
             }
             table.write(out, 2)?;
         }
+        if let Some(layers) = &self.layers {
+            let rows = layers.get("Layers").and_then(Value::as_array);
+            let rows = rows.map_or(&[][..], Vec::as_slice);
+            writeln!(out, "\n  {}", ui::count(rows.len(), "layer"))?;
+            for row in rows {
+                let name = row.get("Name").unwrap_or(row);
+                let kind = row.get("LayerType").and_then(Value::as_str);
+                let name = name.as_str().unwrap_or("?");
+                writeln!(out, "  {name}  {}", kind.unwrap_or_default())?;
+            }
+        }
         Ok(())
     }
 }
@@ -121,7 +142,7 @@ impl Report for InspectReport {
 ///
 /// # Errors
 /// Anything that `commands::explain` knows.
-pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<Exit> {
+pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     let header = header::read(&args.file);
     let manifest = match plan::open(&args.file) {
         Ok(m) => Some(m),
@@ -136,11 +157,40 @@ pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<E
         }
         Err(e) => return Err(e.into()),
     };
+    let layers = match (args.layers, &manifest) {
+        (false, _) => None,
+        (true, Some(_)) => Some(layers(&args.file, environment)?),
+        (true, None) => {
+            return Err(UsageError::new(
+                format!(
+                    "`{}` has no manifest, so its engine is not opened",
+                    args.file.display()
+                ),
+                "leave --layers out, or build the plan with trtmut",
+            )
+            .into());
+        }
+    };
     ui.result(&InspectReport {
         plan: args.file.clone(),
         header: header.ok(),
         manifest,
+        layers,
         list_weights: args.weights,
     })?;
     Ok(Exit::Done)
+}
+
+fn layers(plan: &Path, environment: &Environment) -> anyhow::Result<Value> {
+    let opened = pipeline::open(plan, environment)?;
+    opened.engine.layers()?.ok_or_else(|| {
+        UsageError::new(
+            format!(
+                "{} does not tell the layers of its engines",
+                opened.manifest.backend.library
+            ),
+            "leave --layers out: only TensorRT fuses layers",
+        )
+        .into()
+    })
 }

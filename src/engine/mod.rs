@@ -178,6 +178,14 @@ pub trait Engine {
     /// See [`Error`].
     fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error>;
 
+    /// What the library tells of its layers after fusing, as JSON in the library's own form; `None` where it tells nothing.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn layers(&self) -> Result<Option<serde_json::Value>, Error> {
+        Ok(None)
+    }
+
     /// How long the GPU took for the last run, copies not counted; `None` where no GPU ran anything.
     fn device_time(&self) -> Option<Duration> {
         None

@@ -141,7 +141,7 @@ impl<'a> Side<'a> {
                 "{own} {}; refitted to {other} {}; {} layers, built in {}",
                 list(&built),
                 list(&refitted),
-                engine.layers()?,
+                engine.layer_count()?,
                 show(time)
             ),
         );

@@ -106,16 +106,8 @@ impl TensorRtEngine {
     ///
     /// # Errors
     /// Never for supported versions.
-    pub fn layers(&self) -> Result<usize, Error> {
+    pub fn layer_count(&self) -> Result<usize, Error> {
         self.engine.layers()
-    }
-
-    /// What the engine inspector says of the layers, as JSON.
-    ///
-    /// # Errors
-    /// With TensorRT's own words.
-    pub fn inspect(&self) -> Result<String, Error> {
-        self.engine.inspect()
     }
 
     /// The range of an input's sizes, for messages: `1x4x8x8 to 3x4x32x32`.
@@ -237,6 +229,16 @@ impl Engine for TensorRtEngine {
     fn prepare(&mut self, options: &RunOptions) -> Result<(), Error> {
         self.cuda_graph = options.cuda_graph;
         self.make_ready().map(|_| ())
+    }
+
+    fn layers(&self) -> Result<Option<serde_json::Value>, Error> {
+        self.gpu.context().map_err(cuda)?;
+        let json = self.engine.inspect()?;
+        let value = serde_json::from_str(&json).map_err(|e| Error::Library {
+            library: self.engine.core().loaded().title(),
+            message: format!("the engine inspector gives no JSON ({e})"),
+        })?;
+        Ok(Some(value))
     }
 
     fn device_time(&self) -> Option<Duration> {
