@@ -110,6 +110,10 @@ struct CacheArgs {
     /// Do not read a cached plan to check its digest
     #[arg(long)]
     trust_cache: bool,
+
+    /// Read all weights, though the files are as they were when they were last read
+    #[arg(long)]
+    rehash: bool,
 }
 
 impl CacheArgs {
@@ -129,6 +133,7 @@ impl CacheArgs {
         }
         match self.folder.open(environment) {
             Ok(store) => Ok(Some(CacheRequest {
+                memo: store.memo().rehash(self.rehash),
                 store,
                 check: if self.trust_cache {
                     Check::Trust
@@ -259,8 +264,11 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     let options = args.engine.options();
     let settings = args.engine.settings(args.threads.map(usize::from));
-    let backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
+    let mut backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
     let cache = args.cache.request(backend.as_ref(), environment, ui)?;
+    if let Some(cache) = &cache {
+        pipeline::keep_timings(backend.as_mut(), &cache.store);
+    }
     let built = pipeline::build_cached(
         &BuildRequest {
             model: &model,
@@ -291,11 +299,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         weights: Counts {
             total: m.weights.len(),
             refittable: m.weights.iter().filter(|w| w.fixed.is_none()).count(),
-            bytes: model
-                .weights()
-                .iter()
-                .map(|w| model.bytes(w).len() as u64)
-                .sum(),
+            bytes: model.weights().iter().map(|w| w.byte_length() as u64).sum(),
         },
         notes: m.notes,
         cache: built.cache,

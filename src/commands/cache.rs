@@ -4,8 +4,8 @@ use super::UsageError;
 use super::build::{ShapeArgs, read_spec};
 use super::engine_args::EngineArgs;
 use crate::cache::{
-    CacheFault, Difference, Key, Kind, Listed, Pinned, Prune, PruneReport, Store, default_limit,
-    parse_age, parse_size,
+    CacheFault, Difference, Key, Kind, Listed, Pinned, Prune, PruneReport, Store, parse_age,
+    parse_size,
 };
 use crate::exit::Exit;
 use crate::fsx;
@@ -38,25 +38,22 @@ impl CacheFolder {
     /// # Errors
     /// [`UsageError`] where nothing names a folder; [`CacheFault`].
     pub fn open(&self, environment: &Environment) -> anyhow::Result<Store> {
-        let folder = self.folder(environment)?;
-        let size = self.cache_size.as_ref().or(environment.cache_size.as_ref());
-        let limit = match size {
-            Some(text) => parse_size(text)?,
-            None => default_limit(&folder)?,
-        };
-        Ok(Store::open(folder, limit)?)
+        let (dir, size) = (self.cache_dir.as_deref(), self.cache_size.as_deref());
+        Ok(environment.open_cache(dir, size)?.ok_or_else(no_folder)?)
     }
 
     fn folder(&self, environment: &Environment) -> Result<PathBuf, UsageError> {
         environment
             .cache_folder(self.cache_dir.as_deref())
-            .ok_or_else(|| {
-                UsageError::new(
-                    "there is no cache folder: neither HOME nor XDG_CACHE_HOME is set",
-                    "name one with --cache-dir or TRTMUT_CACHE_DIR",
-                )
-            })
+            .ok_or_else(no_folder)
     }
+}
+
+fn no_folder() -> UsageError {
+    UsageError::new(
+        "there is no cache folder: neither HOME nor XDG_CACHE_HOME is set",
+        "name one with --cache-dir or TRTMUT_CACHE_DIR",
+    )
 }
 
 /// Arguments of `trtmut cache`.
@@ -156,6 +153,10 @@ struct ExplainArgs {
 
     #[command(flatten)]
     engine: EngineArgs,
+
+    /// Read all weights, though the files are as they were when they were last read
+    #[arg(long)]
+    rehash: bool,
 }
 
 fn seconds(time: SystemTime) -> u64 {
@@ -592,6 +593,7 @@ fn explain(
         &resolved.profile(),
         &asked.engine.options(),
         &backend.identity(),
+        Some(&store.memo().rehash(asked.rehash)),
         ui,
     );
     let found = store.explain(&fields)?;
