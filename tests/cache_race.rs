@@ -1,7 +1,8 @@
 //! Many processes on one cache folder, some of them killed: everyone who survives has the right bytes, nothing is built
 //! twice, and nothing is left behind.
 //!
-//! `TRTMUT_RACE_SECONDS` sets how long (6 by default).
+//! `TRTMUT_RACE_SECONDS` sets how long (6 by default); with `--nocapture` the figures are printed.
+#![allow(clippy::print_stdout, reason = "figures are read with --nocapture")]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ struct Worker {
     damage: bool,
     built: u64,
     hits: u64,
+    prunes: u64,
+    checks: u64,
 }
 
 impl Worker {
@@ -68,11 +71,13 @@ impl Worker {
                     ..Prune::default()
                 };
                 self.store.prune(prune).unwrap();
+                self.prunes += 1;
             }
             82..88 => {
                 let repair = self.random.below(2) == 0;
                 let report = self.store.verify(repair, &Silent).unwrap();
                 assert!(report.is_clean() || self.damage, "{report:?}");
+                self.checks += 1;
             }
             88..93 => {
                 let listing = self.store.list().unwrap();
@@ -154,7 +159,8 @@ impl Worker {
         } else {
             Link::Never
         };
-        hit.copy_to(&output, link).unwrap();
+        let taken = self.store.take(hit, &output, link, Check::Full);
+        taken.unwrap().unwrap();
         assert!(fs::read(&output).unwrap() == expected);
         fs::remove_file(&output).unwrap();
     }
@@ -210,6 +216,10 @@ fn race(test: &str, damage: bool) {
         );
     }
     assert!(killed * 5 >= PROCESSES, "only {killed} were killed");
+    let started = PROCESSES + killed;
+    println!(
+        "{test}: {seconds} s, {PROCESSES} processes at a time, {started} in all, {killed} of them killed, {KEYS} keys"
+    );
     afterwards(temp.path(), damage);
 }
 
@@ -223,11 +233,20 @@ fn work(dir: PathBuf, damage: bool) {
         damage,
         built: 0,
         hits: 0,
+        prunes: 0,
+        checks: 0,
     };
     while Instant::now() < end {
         worker.round();
     }
-    let sum = format!("{} {}", worker.built, worker.hits);
+    let Worker {
+        built,
+        hits,
+        prunes,
+        checks,
+        ..
+    } = worker;
+    let sum = format!("{built} {hits} {prunes} {checks}");
     fs::write(worker.dir.join(format!("sum-{}", std::process::id())), sum).unwrap();
 }
 
@@ -259,21 +278,19 @@ fn afterwards(dir: &Path, damage: bool) {
         .map(|e| e.bytes)
         .sum();
     assert!(listing.total_bytes() <= LIMIT.max(pinned), "{listing:?}");
-    let (mut built, mut hits) = (0, 0);
+    let mut sums = [0u64; 4];
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path
-            .file_name()
-            .unwrap()
-            .to_string_lossy()
-            .starts_with("sum-")
-        {
-            let text = fs::read_to_string(path).unwrap();
-            let (b, h) = text.split_once(' ').unwrap();
-            built += b.parse::<u64>().unwrap();
-            hits += h.parse::<u64>().unwrap();
+        let name = path.file_name().unwrap().to_string_lossy();
+        if name.starts_with("sum-") {
+            let text = fs::read_to_string(&path).unwrap();
+            for (sum, n) in sums.iter_mut().zip(text.split(' ')) {
+                *sum += n.parse::<u64>().unwrap();
+            }
         }
     }
+    let [built, hits, prunes, checks] = sums;
+    println!("  by those that lived: {built} built, {hits} hits, {prunes} prunes, {checks} checks");
     // Otherwise nothing was raced for.
     assert!(built >= KEYS && hits >= KEYS, "{built} built, {hits} hits");
 }

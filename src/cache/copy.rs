@@ -10,8 +10,12 @@
 //! cache, whose own files are private; the cache's folders keep it private however an output is linked. A linked or
 //! copied output is as new as the copying, so that `make` sees it as up to date.
 
-use super::Hit;
 use super::entry::is_at;
+use super::folder::PLAN;
+use super::hash::{self, CopyError};
+use super::record::Part;
+use super::store::{Check, Store};
+use super::{CacheFault, Damage, Hit};
 use crate::fsx;
 use std::fs::{File, Permissions};
 use std::io::{self, Seek};
@@ -40,6 +44,62 @@ pub enum Copied {
     Bytes,
 }
 
+/// Why a plan did not come out.
+enum Trouble {
+    /// It is not what was stored.
+    Damaged,
+    /// It cannot be read.
+    Plan(io::Error),
+    /// A fault of the output.
+    Output(io::Error),
+}
+
+impl Store {
+    /// Puts the plan of a hit at `path`, whole or not at all, replacing what was there. With [`Check::Full`] its digest is compared,
+    /// on the way where it is copied: a lookup with [`Check::Trust`] and this read it once, where a lookup with
+    /// [`Check::Full`] and [`Hit::copy_to`] read it twice.
+    ///
+    /// The inner error is [`fsx::Error::Write`], when `path` cannot be written: a fault of the output, not of the cache.
+    ///
+    /// # Errors
+    /// As [`Store::lookup`]: [`CacheFault::Damaged`] when it is not what was stored, [`CacheFault::Io`] when it cannot be read.
+    pub fn take(
+        &self,
+        hit: &Hit,
+        path: impl AsRef<Path>,
+        link: Link,
+        check: Check,
+    ) -> Result<Result<Copied, fsx::Error>, CacheFault> {
+        let path = path.as_ref();
+        let stored = hit.record.plan;
+        let right = |found| match found {
+            (bytes, digest) if Part { bytes, digest } == stored => Ok(()),
+            _ => Err(Trouble::Damaged),
+        };
+        let put = match check {
+            Check::Trust => return Ok(hit.copy_to(path, link)),
+            Check::Full => hit.put_at(
+                path,
+                link,
+                Trouble::Output,
+                || right(hash::digest(&hit.plan, |_| ()).map_err(Trouble::Plan)?),
+                |to| {
+                    right(hash::copy(&hit.plan, to).map_err(|e| match e {
+                        CopyError::Read(e) => Trouble::Plan(e),
+                        CopyError::Write(e) => Trouble::Output(e),
+                    })?)
+                },
+            ),
+        };
+        match put {
+            Ok(copied) => Ok(Ok(copied)),
+            Err(Trouble::Output(e)) => Ok(Err(fsx::Error::write(path, e))),
+            Err(Trouble::Plan(e)) => Err(CacheFault::io("read", &hit.plan_path())(e)),
+            Err(Trouble::Damaged) => Err(self.damaged(hit, Damage::Digest { file: PLAN })),
+        }
+    }
+}
+
 impl Hit {
     /// Puts the plan at `path`, whole or not at all, replacing what was there.
     ///
@@ -47,29 +107,47 @@ impl Hit {
     /// [`fsx::Error::Write`] when `path` cannot be written: a fault of the output, not of the cache.
     pub fn copy_to(&self, path: impl AsRef<Path>, link: Link) -> Result<Copied, fsx::Error> {
         let path = path.as_ref();
-        let wrap = |e| fsx::Error::write(path, e);
+        let copy = |mut to: &File| {
+            let mut plan = &self.plan;
+            plan.rewind()?;
+            // File to file, the kernel copies.
+            if io::copy(&mut plan, &mut to)? == self.record.plan.bytes {
+                Ok(())
+            } else {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
+        };
+        self.put_at(path, link, |e| e, || Ok(()), copy)
+            .map_err(|e| fsx::Error::write(path, e))
+    }
+
+    /// `shared` has the last word before a link or a reflink appears at `path`; `copy` fills the file where there can be neither.
+    fn put_at<E>(
+        &self,
+        path: &Path,
+        link: Link,
+        wrap: impl Fn(io::Error) -> E + Copy,
+        shared: impl FnOnce() -> Result<(), E>,
+        copy: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<Copied, E> {
         let folder = match path.parent() {
             Some(p) if !p.as_os_str().is_empty() => p,
             _ => Path::new("."),
         };
         let mut beside = Builder::new();
         beside.prefix(".trtmut-").suffix(".tmp");
-        let mut fresh = beside
+        let fresh = beside
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)
             .map_err(wrap)?;
         if reflink(&self.plan, fresh.as_file()).is_ok() {
+            shared()?;
             return finish(fresh, path, Copied::Reflink).map_err(wrap);
         }
         if link == Link::Allowed {
             // The umask can only be seen by what it leaves.
-            let mode = fresh
-                .as_file()
-                .metadata()
-                .map_err(wrap)?
-                .permissions()
-                .mode()
-                & 0o444;
+            let meta = fresh.as_file().metadata().map_err(wrap)?;
+            let mode = meta.permissions().mode() & 0o444;
             let linked = beside.make_in(folder, |name| std::fs::hard_link(self.plan_path(), name));
             // Another disk, a file system without links or too many of them: no matter. Nor is it if the folder was
             // replaced meanwhile: then the link is to a file that was not checked.
@@ -80,17 +158,12 @@ impl Hit {
                     .set_permissions(Permissions::from_mode(mode))
                     .is_ok()
             {
+                shared()?;
                 let _ = self.plan.set_modified(SystemTime::now());
                 return finish(linked, path, Copied::HardLink).map_err(wrap);
             }
         }
-        let mut plan = &self.plan;
-        plan.rewind().map_err(wrap)?;
-        // File to file, the kernel copies.
-        let copied = io::copy(&mut plan, fresh.as_file_mut()).map_err(wrap)?;
-        if copied != self.record.plan.bytes {
-            return Err(wrap(io::ErrorKind::UnexpectedEof.into()));
-        }
+        copy(fresh.as_file())?;
         fresh.as_file().sync_all().map_err(wrap)?;
         finish(fresh, path, Copied::Bytes).map_err(wrap)
     }
@@ -117,7 +190,7 @@ pub(super) fn reflink(from: &File, to: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::{Check, KeyFields, Plan, Store};
+    use crate::cache::{KeyFields, Plan};
     use crate::watch::Silent;
     use std::fs;
     use std::path::PathBuf;
@@ -197,6 +270,41 @@ mod tests {
         hit.copy_to(&output, Link::Allowed).unwrap();
         assert_eq!(fs::read(&output).unwrap(), b"plan");
         assert_eq!(fs::read_dir(output.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn damage_is_found_on_the_way_out() {
+        for link in [Link::Never, Link::Allowed] {
+            let (temp, hit, output) = scene();
+            let store = Store::open(temp.path().join("c"), 1 << 20).unwrap();
+            fs::write(&output, b"old").unwrap();
+            assert!(
+                store
+                    .take(&hit, &output, link, Check::Full)
+                    .unwrap()
+                    .is_ok()
+            );
+            assert_eq!(fs::read(&output).unwrap(), b"plan");
+            fs::remove_file(&output).unwrap();
+            fs::write(&output, b"old").unwrap();
+            // As a disk does it: in place.
+            let place = hit.plan_path();
+            fs::set_permissions(&place, Permissions::from_mode(0o600)).unwrap();
+            fs::write(&place, b"plaN").unwrap();
+            let fault = store.take(&hit, &output, link, Check::Full).unwrap_err();
+            let CacheFault::Damaged { quarantine, .. } = fault else {
+                panic!("{fault}")
+            };
+            assert!(quarantine.unwrap().exists());
+            assert_eq!(fs::read(&output).unwrap(), b"old");
+            assert_eq!(fs::read_dir(output.parent().unwrap()).unwrap().count(), 1);
+            assert!(store.lookup(&hit.key(), Check::Full).unwrap().is_none());
+            // Who has it open may say so again; what stands in its place by now is not touched.
+            let lock = store.lock(hit.fields(), &Silent).unwrap();
+            lock.put(Plan::Bytes(b"plan"), b"{}").unwrap();
+            assert!(store.take(&hit, &output, link, Check::Full).is_err());
+            assert!(store.lookup(&hit.key(), Check::Full).unwrap().is_some());
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! Digests of open files, read block by block: unlike a memory map, a file that shrinks meanwhile is only a short read.
+//! Digests of open files, read block by block: unlike a memory map, a file that shrinks meanwhile is only a short read. And copies
+//! whose digest is found on the way.
 
 use crate::tensor::Digest;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread::ScopedJoinHandle;
 
 /// Large enough that all cores have work, small enough to stay in the processor's cache.
 const BLOCK: usize = 4 << 20;
@@ -28,10 +31,121 @@ pub(super) fn digest(file: &File, mut seen: impl FnMut(u64)) -> io::Result<(u64,
     Ok((at, Digest(*hasher.finalize().as_bytes())))
 }
 
+/// A block that is copied and hashed at the same time stays in the processor's cache between the two.
+const COPIED: usize = 1 << 20;
+/// Blocks that are under way between the copying thread and the hashing one.
+const UNDER_WAY: usize = 4;
+/// After so many bytes the disk is set to work, so that less is left to wait for at the end.
+const FLUSHED: u64 = 64 << 20;
+
+/// Which side of a copy failed.
+#[derive(Debug)]
+pub(super) enum CopyError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl From<CopyError> for io::Error {
+    fn from(error: CopyError) -> io::Error {
+        match error {
+            CopyError::Read(e) | CopyError::Write(e) => e,
+        }
+    }
+}
+
+/// Copies everything in `from` to the beginning of `to`, and tells length and digest of what was copied. Reading, hashing and the
+/// disk go on at the same time, and each byte is read once. What was copied last is not synced yet.
+pub(super) fn copy(from: &File, to: &File) -> Result<(u64, Digest), CopyError> {
+    let (filled, to_hash) = sync_channel::<(Vec<u8>, usize)>(UNDER_WAY);
+    let (emptied, to_fill) = channel();
+    let (written, to_flush) = channel();
+    for _ in 0..UNDER_WAY {
+        let _ = emptied.send(Vec::new());
+    }
+    std::thread::scope(|scope| {
+        let copying = scope.spawn(move || copy_blocks(from, to, &to_fill, &filled, &written));
+        let flushing = scope.spawn(move || flush(to, &to_flush));
+        let mut hasher = blake3::Hasher::new();
+        for (block, n) in to_hash {
+            hasher.update_rayon(&block[..n]);
+            let _ = emptied.send(block);
+        }
+        let copied = joined(copying)?;
+        // The system tells of a failure once: later syncs would succeed.
+        joined(flushing).map_err(CopyError::Write)?;
+        Ok((copied, Digest(*hasher.finalize().as_bytes())))
+    })
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Each block is written by this thread and then handed on to be hashed.
+fn copy_blocks(
+    from: &File,
+    to: &File,
+    to_fill: &Receiver<Vec<u8>>,
+    filled: &SyncSender<(Vec<u8>, usize)>,
+    written: &Sender<()>,
+) -> Result<u64, CopyError> {
+    let (mut at, mut flushed) = (0, 0);
+    // The other ends are there until these are dropped.
+    while let Ok(mut block) = to_fill.recv() {
+        block.resize(COPIED, 0);
+        let n = match from.read_at(&mut block, at) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+            Err(e) => return Err(CopyError::Read(e)),
+        };
+        to.write_all_at(&block[..n], at).map_err(CopyError::Write)?;
+        at += n as u64;
+        let _ = filled.send((block, n));
+        if at - flushed >= FLUSHED {
+            flushed = at;
+            let _ = written.send(());
+        }
+    }
+    Ok(at)
+}
+
+fn flush(to: &File, written: &Receiver<()>) -> io::Result<()> {
+    while written.recv().is_ok() {
+        // Once for all that was written meanwhile.
+        while written.try_recv().is_ok() {}
+        to.sync_data()?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io::Write;
+
+    #[test]
+    fn a_copy_is_the_same_and_so_is_its_digest() {
+        for length in [0, 1, COPIED, 7 * COPIED + 11, 2 * FLUSHED as usize] {
+            let bytes: Vec<u8> = (0..length).map(|i| (i % 249) as u8).collect();
+            let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+            from.write_all(&bytes).unwrap();
+            let got = copy(&from, &to).unwrap();
+            assert_eq!(got, (length as u64, Digest::of(&bytes)));
+            assert_eq!(digest(&to, |_| ()).unwrap(), got);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_cannot_be_written_is_an_error() {
+        let mut from = tempfile::NamedTempFile::new().unwrap();
+        from.write_all(&vec![1; 6 * COPIED]).unwrap();
+        let read_only = File::open(from.path()).unwrap();
+        let failed = copy(from.as_file(), &read_only);
+        assert!(matches!(failed, Err(CopyError::Write(_))), "{failed:?}");
+    }
 
     #[test]
     fn agrees_with_the_digest_of_the_bytes() {

@@ -1,4 +1,4 @@
-//! The memo: what was once computed from a file's bytes, remembered as long as the file stays the same.
+//! The memo: what was once computed from the bytes of one or several files, remembered as long as they stay the same.
 //!
 //! A file is taken to be the same when device, inode, size, mtime and ctime are, to the nanosecond; ctime cannot be set by
 //! hand. Nothing is remembered of a file that was changed less than [`SETTLED`] before it was read, since a further change
@@ -10,19 +10,21 @@
 
 use super::CacheFault;
 use super::folder::{children, create, make, nanoseconds, remove};
+use crate::fsx::Map;
 use crate::tensor::{Digest, LabelledHasher};
 use serde::{Deserialize, Serialize};
 use std::fs::Metadata;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::path::PathBuf;
+use std::time::Duration;
 
 const FORMAT: &str = "trtmut.memo/1";
 /// The coarsest time stamps that are in use are FAT's, of two seconds; the rest is for the lag of kernel clocks.
 const SETTLED: Duration = Duration::from_millis(2100);
-/// Some megabytes at most; the oldest go first.
+/// The oldest go first where they are more than these, or take more bytes.
 const MOST: usize = 4096;
+const MOST_BYTES: u64 = 64 << 20;
 /// Room for the digests of some ten thousand tensors.
 const LONGEST: u64 = 8 << 20;
 
@@ -33,11 +35,11 @@ pub struct Memo {
     rehash: bool,
 }
 
-/// A file as it was before it was read.
+/// Files as they were before they were read.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    path: PathBuf,
-    state: State,
+    paths: Vec<PathBuf>,
+    states: Vec<State>,
     at_ns: u64,
 }
 
@@ -56,9 +58,9 @@ struct State {
 #[serde(deny_unknown_fields)]
 struct Wire {
     format: String,
-    state: State,
+    states: Vec<State>,
     purpose: String,
-    /// When the file was looked at, nanoseconds since 1970.
+    /// When the first of the files was looked at, nanoseconds since 1970.
     at_ns: u64,
     value: String,
     /// Digest of everything above.
@@ -85,20 +87,15 @@ impl State {
 
 impl Wire {
     fn seal(&self) -> Digest {
-        let State {
-            device,
-            inode,
-            bytes,
-            mtime_ns,
-            ctime_ns,
-        } = self.state;
-        LabelledHasher::new(FORMAT)
-            .field("device", &device.to_le_bytes())
-            .field("inode", &inode.to_le_bytes())
-            .field("bytes", &bytes.to_le_bytes())
-            .field("mtime_ns", &mtime_ns.to_le_bytes())
-            .field("ctime_ns", &ctime_ns.to_le_bytes())
-            .field("purpose", self.purpose.as_bytes())
+        let mut h = LabelledHasher::new(FORMAT);
+        for s in &self.states {
+            h.field("device", &s.device.to_le_bytes())
+                .field("inode", &s.inode.to_le_bytes())
+                .field("bytes", &s.bytes.to_le_bytes())
+                .field("mtime_ns", &s.mtime_ns.to_le_bytes())
+                .field("ctime_ns", &s.ctime_ns.to_le_bytes());
+        }
+        h.field("purpose", self.purpose.as_bytes())
             .field("at_ns", &self.at_ns.to_le_bytes())
             .field("value", self.value.as_bytes())
             .finish()
@@ -120,56 +117,52 @@ impl Memo {
         self
     }
 
-    /// Looks at a file before it is read.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`] when it cannot be looked at.
-    pub fn look(&self, path: impl AsRef<Path>) -> Result<Seen, CacheFault> {
-        let path = path.as_ref();
-        let at_ns = nanoseconds(SystemTime::now());
-        let meta = path.metadata().map_err(CacheFault::io("read", path))?;
-        Ok(Seen {
-            path: path.to_owned(),
-            state: State::of(&meta),
-            at_ns,
-        })
+    /// What the files were when they were mapped, which is before anything of them was read.
+    pub fn seen(files: &[&Map]) -> Seen {
+        let opened = files.iter().map(|f| nanoseconds(f.opened()));
+        Seen {
+            paths: files.iter().map(|f| f.path().to_owned()).collect(),
+            states: files.iter().map(|f| State::of(f.metadata())).collect(),
+            at_ns: opened.min().unwrap_or(0),
+        }
     }
 
-    /// What was remembered of this file for this purpose, if it is still true. Anything wrong with the memo is a `None`.
+    /// What was remembered of these files for this purpose, if it is still true. Anything wrong with the memo is a `None`, and so
+    /// is what depends on no file.
     pub fn recall(&self, seen: &Seen, purpose: &str) -> Option<String> {
-        if self.rehash {
+        if self.rehash || seen.states.is_empty() {
             return None;
         }
-        let path = self.place(&seen.state, purpose);
+        let path = self.place(&seen.states, purpose);
         if path.metadata().ok()?.len() > LONGEST {
             return None;
         }
         let wire: Wire = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         let believed = wire.format == FORMAT
             && wire.seal == wire.seal()
-            && wire.state == seen.state
+            && wire.states == seen.states
             && wire.purpose == purpose
             && wire.at_ns <= seen.at_ns
-            && wire.state.settled(wire.at_ns);
+            && wire.states.iter().all(|s| s.settled(wire.at_ns));
         believed.then_some(wire.value)
     }
 
-    /// Remembers a value computed from the file's bytes after [`Memo::look`]. Says whether it did: not when the file changed
-    /// meanwhile or shortly before, and not when the value is very long.
+    /// Remembers a value computed from the bytes of the files. Says whether it did: not when one of them changed meanwhile or
+    /// shortly before, and not when the value is very long.
     ///
     /// # Errors
     /// [`CacheFault::Io`] when the memo cannot be written.
     pub fn remember(&self, seen: &Seen, purpose: &str, value: &str) -> Result<bool, CacheFault> {
-        let unchanged = seen
-            .path
-            .metadata()
-            .is_ok_and(|m| State::of(&m) == seen.state);
-        if !unchanged || !seen.state.settled(seen.at_ns) {
+        let mut files = seen.paths.iter().zip(&seen.states);
+        let unchanged = files.all(|(path, state)| {
+            state.settled(seen.at_ns) && path.metadata().is_ok_and(|m| State::of(&m) == *state)
+        });
+        if !unchanged || seen.states.is_empty() {
             return Ok(false);
         }
         let mut wire = Wire {
             format: FORMAT.into(),
-            state: seen.state,
+            states: seen.states.clone(),
             purpose: purpose.into(),
             at_ns: seen.at_ns,
             value: value.into(),
@@ -182,7 +175,7 @@ impl Memo {
         }
         make(&self.folder)?;
         self.forget_oldest()?;
-        let place = self.place(&seen.state, purpose);
+        let place = self.place(&seen.states, purpose);
         // Threads of one process may remember the same at the same time.
         let beside = tempfile::Builder::new()
             .prefix(".new-")
@@ -194,47 +187,37 @@ impl Memo {
         Ok(true)
     }
 
-    /// Digest of a file's bytes, remembered or computed.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`] when the file cannot be read. A memo that cannot be written is no error.
-    pub fn digest(&self, path: impl AsRef<Path>) -> Result<Digest, CacheFault> {
-        const PURPOSE: &str = "blake3 of the file";
-        let path = path.as_ref();
-        let seen = self.look(path)?;
-        if let Some(digest) = self.recall(&seen, PURPOSE).and_then(|v| v.parse().ok()) {
-            return Ok(digest);
-        }
-        let file = std::fs::File::open(path).map_err(CacheFault::io("read", path))?;
-        let (_, digest) =
-            super::hash::digest(&file, |_| ()).map_err(CacheFault::io("read", path))?;
-        let _ = self.remember(&seen, PURPOSE, &digest.to_string());
-        Ok(digest)
-    }
-
     /// By device and inode, so that a file that changes takes the place of what it was.
-    fn place(&self, state: &State, purpose: &str) -> PathBuf {
-        let digest = LabelledHasher::new(FORMAT)
-            .field("device", &state.device.to_le_bytes())
-            .field("inode", &state.inode.to_le_bytes())
-            .field("purpose", purpose.as_bytes())
-            .finish();
-        self.folder.join(digest.hex())
+    fn place(&self, states: &[State], purpose: &str) -> PathBuf {
+        let mut h = LabelledHasher::new(FORMAT);
+        for s in states {
+            h.field("device", &s.device.to_le_bytes())
+                .field("inode", &s.inode.to_le_bytes());
+        }
+        self.folder
+            .join(h.field("purpose", purpose.as_bytes()).finish().hex())
     }
 
     fn forget_oldest(&self) -> Result<(), CacheFault> {
-        let paths = children(&self.folder)?;
-        if paths.len() < MOST {
+        let looked = children(&self.folder)?.into_iter().filter_map(|path| {
+            let meta = path.metadata().ok()?;
+            Some((meta.modified().ok()?, meta.len(), path))
+        });
+        let mut by_age: Vec<_> = looked.collect();
+        let mut bytes: u64 = by_age.iter().map(|(_, n, _)| n).sum();
+        if by_age.len() < MOST && bytes < MOST_BYTES {
             return Ok(());
         }
-        let mut by_age: Vec<_> = paths
-            .into_iter()
-            .filter_map(|p| Some((p.metadata().ok()?.modified().ok()?, p)))
-            .collect();
         by_age.sort();
-        // A quarter at once, so that this is seldom done.
-        for (_, path) in by_age.iter().take(MOST / 4) {
+        let mut left = by_age.len();
+        for (_, length, path) in &by_age {
+            // Down to three quarters, so that this is seldom done.
+            if left <= MOST / 4 * 3 && bytes <= MOST_BYTES / 4 * 3 {
+                break;
+            }
             remove(path)?;
+            left -= 1;
+            bytes -= length;
         }
         Ok(())
     }
@@ -244,6 +227,7 @@ impl Memo {
 mod tests {
     use super::*;
     use std::fs;
+    use std::time::SystemTime;
 
     struct Scene {
         temp: tempfile::TempDir,
@@ -262,7 +246,7 @@ mod tests {
 
         /// The file as it is seen some seconds from now; nobody can set a ctime back.
         fn later(&self, seconds: u64) -> Seen {
-            let mut seen = self.memo.look(&self.file).unwrap();
+            let mut seen = Memo::seen(&[&Map::open(&self.file).unwrap()]);
             seen.at_ns += seconds * 1_000_000_000;
             seen
         }
@@ -337,7 +321,7 @@ mod tests {
     fn a_damaged_memo_is_never_believed() {
         let s = Scene::remembered();
         let seen = s.later(20);
-        let place = s.memo.place(&seen.state, "p");
+        let place = s.memo.place(&seen.states, "p");
         let whole = fs::read(&place).unwrap();
         for bit in 0..whole.len() * 8 {
             let mut flipped = whole.clone();
@@ -362,7 +346,7 @@ mod tests {
         for n in 1..MOST {
             fs::write(s.memo.folder.join(n.to_string()), b"").unwrap();
         }
-        let place = s.memo.place(&s.later(0).state, "p");
+        let place = s.memo.place(&s.later(0).states, "p");
         let file = fs::File::options().write(true).open(place).unwrap();
         file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
         assert!(s.memo.remember(&s.later(20), "q", "v").unwrap());
@@ -379,12 +363,36 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_is_the_file_s_with_and_without_a_memo() {
+    fn no_more_bytes_are_kept_than_is_said() {
+        let s = Scene::remembered();
+        let long = vec![b' '; LONGEST as usize];
+        for n in 0..8 {
+            fs::write(s.memo.folder.join(n.to_string()), &long).unwrap();
+        }
+        assert!(s.memo.remember(&s.later(20), "q", "v").unwrap());
+        let left = children(&s.memo.folder).unwrap();
+        let bytes: u64 = left.iter().map(|p| p.metadata().unwrap().len()).sum();
+        assert!(bytes <= MOST_BYTES, "{bytes}");
+        assert_eq!(s.memo.recall(&s.later(30), "q").as_deref(), Some("v"));
+    }
+
+    #[test]
+    fn a_change_of_one_of_several_files_is_seen() {
         let s = Scene::new();
-        assert_eq!(s.memo.digest(&s.file).unwrap(), Digest::of(b"weights"));
-        // In the memo's place: the digest is still computed.
-        fs::write(&s.memo.folder, b"").unwrap();
-        assert_eq!(s.memo.digest(&s.file).unwrap(), Digest::of(b"weights"));
-        assert!(s.memo.digest(s.temp.path().join("none")).is_err());
+        let data = s.temp.path().join("data");
+        fs::write(&data, b"data").unwrap();
+        let both = |seconds: u64| {
+            let maps = [&s.file, &data].map(|p| Map::open(p).unwrap());
+            let mut seen = Memo::seen(&[&maps[0], &maps[1]]);
+            seen.at_ns += seconds * 1_000_000_000;
+            seen
+        };
+        assert!(s.memo.remember(&both(10), "p", "v").unwrap());
+        assert_eq!(s.memo.recall(&both(20), "p").as_deref(), Some("v"));
+        assert_eq!(s.memo.recall(&s.later(20), "p"), None, "one of the two");
+        fs::write(&data, b"DATA").unwrap();
+        assert_eq!(s.memo.recall(&both(20), "p"), None);
+        // One that has just changed keeps all of it from being remembered.
+        assert!(!s.memo.remember(&both(0), "p", "w").unwrap());
     }
 }

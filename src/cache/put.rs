@@ -88,12 +88,12 @@ impl BuildLock<'_> {
     }
 }
 
-fn copy_in(from: &Path, mut out: &File) -> io::Result<Part> {
-    let mut from = File::open(from)?;
-    if reflink(&from, out).is_err() {
-        io::copy(&mut from, &mut out)?;
-    }
-    let (bytes, digest) = hash::digest(out, |_| ())?;
+fn copy_in(from: &Path, out: &File) -> io::Result<Part> {
+    let from = File::open(from)?;
+    let (bytes, digest) = match reflink(&from, out) {
+        Ok(()) => hash::digest(out, |_| ())?,
+        Err(_) => hash::copy(&from, out)?,
+    };
     Ok(Part { bytes, digest })
 }
 

@@ -1,6 +1,7 @@
 //! Sizes and ages as people write them, and the default limit.
 
 use super::CacheFault;
+use crate::fsx::disk;
 use bytesize::ByteSize;
 use std::path::Path;
 use std::time::Duration;
@@ -33,14 +34,8 @@ pub fn parse_age(text: &str) -> Result<Duration, CacheFault> {
 /// # Errors
 /// [`CacheFault::Io`] when the disk cannot be asked.
 pub fn default_limit(folder: &Path) -> Result<u64, CacheFault> {
-    let absolute = std::path::absolute(folder).map_err(CacheFault::io("find", folder))?;
-    let there = absolute
-        .ancestors()
-        .find(|p| p.exists())
-        .unwrap_or(Path::new("/"));
-    let disk = rustix::fs::statvfs(there)
-        .map_err(|e| CacheFault::io("ask for the disk size of", there)(e.into()))?;
-    Ok(DEFAULT_LIMIT.min(disk.f_blocks.saturating_mul(disk.f_frsize) / 10))
+    let disk = disk(folder).map_err(CacheFault::io("ask for the disk size of", folder))?;
+    Ok(DEFAULT_LIMIT.min(disk.total / 10))
 }
 
 #[cfg(test)]
@@ -77,9 +72,9 @@ mod tests {
     #[test]
     fn the_default_limit_is_a_tenth_of_the_disk_at_most() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = rustix::fs::statvfs(dir.path()).unwrap();
+        let disk = disk(dir.path()).unwrap();
         let limit = default_limit(&dir.path().join("not/yet/there")).unwrap();
         assert!(limit > 0 && limit <= DEFAULT_LIMIT);
-        assert!(limit <= disk.f_blocks * disk.f_frsize / 10);
+        assert!(limit <= disk.total / 10);
     }
 }

@@ -11,6 +11,8 @@ use super::{CacheFault, Damage, Key, KeyFields, Memo};
 use crate::tensor::Digest;
 use crate::watch::Watch;
 use rayon::prelude::*;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -196,10 +198,15 @@ impl Store {
     /// # Errors
     /// [`CacheFault::Io`].
     pub fn list(&self) -> Result<Listing, CacheFault> {
-        let rows: Vec<_> = children(&self.folder.engines())?
-            .into_par_iter()
-            .filter_map(|place| row(&place).transpose())
-            .collect();
+        let engines = self.folder.engines();
+        let rows: Vec<_> = match File::open(&engines) {
+            Ok(opened) => children(&engines)?
+                .into_par_iter()
+                .filter_map(|place| row(&opened, &place).transpose())
+                .collect(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(CacheFault::io("list", &engines)(e)),
+        };
         let mut listing = Listing {
             timing_bytes: bytes_below(&self.folder.timing()),
             runtime_bytes: bytes_below(&self.folder.runtime()),
@@ -252,16 +259,18 @@ impl Store {
     /// # Errors
     /// [`CacheFault::UnknownKey`] when there is none, [`CacheFault::Damaged`] when it cannot be read; it is not moved.
     pub fn info(&self, key: &Key) -> Result<Listed, CacheFault> {
-        match row(&self.folder.entry(*key))? {
+        let unknown = || CacheFault::UnknownKey {
+            text: key.to_string(),
+        };
+        let engines = File::open(self.folder.engines()).map_err(|_| unknown())?;
+        match row(&engines, &self.folder.entry(*key))? {
             Some(Ok(listed)) => Ok(listed),
             Some(Err(Broken { entry, damage, .. })) => Err(CacheFault::Damaged {
                 entry,
                 damage,
                 quarantine: None,
             }),
-            None => Err(CacheFault::UnknownKey {
-                text: key.to_string(),
-            }),
+            None => Err(unknown()),
         }
     }
 
@@ -309,6 +318,21 @@ impl Store {
         Ok(places.iter().filter_map(|p| Key::of_path(p)).collect())
     }
 
+    /// The fault for an entry whose damage was found after it was opened; moves it away, if it is still there.
+    pub(super) fn damaged(&self, hit: &Hit, damage: Damage) -> CacheFault {
+        let moved = File::open(&hit.folder).ok().and_then(|folder| {
+            // The folder that was opened just now is that of the hit if it still holds its record.
+            let same = is_at(&hit.lock, &hit.folder.join(RECORD));
+            same.then(|| self.quarantine(&hit.folder, &folder).ok().flatten())
+                .flatten()
+        });
+        CacheFault::Damaged {
+            entry: hit.key.to_string(),
+            damage,
+            quarantine: moved,
+        }
+    }
+
     /// Moves a damaged entry away, unless something else is in its place by now (`None`).
     pub(super) fn quarantine(
         &self,
@@ -337,9 +361,9 @@ impl Store {
     }
 }
 
-/// One entry from its folder; `None` when it is gone by now.
-fn row(place: &Path) -> Result<Option<Result<Listed, Broken>>, CacheFault> {
-    let looked = look(place);
+/// One entry from its folder, which is in `engines`; `None` when it is gone by now.
+fn row(engines: &File, place: &Path) -> Result<Option<Result<Listed, Broken>>, CacheFault> {
+    let looked = look(engines, place);
     if let Ok(Ok(listed)) = looked {
         return Ok(Some(Ok(listed)));
     }
@@ -354,23 +378,22 @@ fn row(place: &Path) -> Result<Option<Result<Listed, Broken>>, CacheFault> {
     })))
 }
 
-fn look(place: &Path) -> Result<Result<Listed, Damage>, CacheFault> {
+/// Of ten thousand entries, every call into the kernel is felt, and every step of a long path in each: so paths begin at
+/// `engines`, and the record is one read.
+fn look(engines: &File, place: &Path) -> Result<Result<Listed, Damage>, CacheFault> {
     let Some(key) = Key::of_path(place) else {
         return Ok(Err(Damage::Name));
     };
+    let below = Path::new(place.file_name().unwrap_or_default());
     let path = place.join(RECORD);
     let wrap = |e| CacheFault::io("read", &path)(e);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-            ) =>
-        {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = match openat(engines, below.join(RECORD), flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::NOENT | Errno::NOTDIR) => {
             return Ok(Err(Damage::Missing { file: RECORD }));
         }
-        Err(e) => return Err(wrap(e)),
+        Err(e) => return Err(wrap(e.into())),
     };
     let meta = file.metadata().map_err(wrap)?;
     if !meta.is_file() {
@@ -381,7 +404,6 @@ fn look(place: &Path) -> Result<Result<Listed, Damage>, CacheFault> {
         let why = format!("it has {length} bytes");
         return Ok(Err(Damage::Record { why }));
     }
-    // One read and no more: of ten thousand entries, every call into the kernel is felt.
     let mut json = vec![0; length as usize];
     match file.read_exact_at(&mut json, 0) {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => json.clear(),
@@ -391,8 +413,9 @@ fn look(place: &Path) -> Result<Result<Listed, Damage>, CacheFault> {
         Ok(record) => record,
         Err(damage) => return Ok(Err(damage)),
     };
-    let plan = match place.join(PLAN).metadata() {
-        Ok(m) if m.is_file() => m.len(),
+    let stat = |name: &str| statat(engines, below.join(name), AtFlags::empty());
+    let plan = match stat(PLAN) {
+        Ok(m) if FileType::from_raw_mode(m.st_mode).is_file() => m.st_size as u64,
         _ => return Ok(Err(Damage::Missing { file: PLAN })),
     };
     if plan != record.plan.bytes {
@@ -407,6 +430,6 @@ fn look(place: &Path) -> Result<Result<Listed, Damage>, CacheFault> {
         bytes: length + plan + record.manifest.bytes,
         record,
         used: meta.modified().map_err(wrap)?,
-        pinned: place.join(PINNED).exists(),
+        pinned: stat(PINNED).is_ok(),
     }))
 }

@@ -112,6 +112,10 @@ struct CacheArgs {
     #[arg(long)]
     trust_cache: bool,
 
+    /// Read all weights, though the files are as they were when they were last read
+    #[arg(long)]
+    rehash: bool,
+
     #[command(flatten)]
     remote: RemoteArgs,
 
@@ -156,6 +160,7 @@ impl CacheArgs {
         };
         match self.folder.open(environment) {
             Ok(store) => Ok(Some(CacheRequest {
+                memo: store.memo().rehash(self.rehash),
                 store,
                 remote,
                 push: self.push,
@@ -288,8 +293,11 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     let options = args.engine.options();
     let settings = args.engine.settings(args.threads.map(usize::from));
-    let backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
+    let mut backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
     let cache = args.cache.request(backend.as_ref(), environment, ui)?;
+    if let Some(cache) = &cache {
+        pipeline::keep_timings(backend.as_mut(), &cache.store);
+    }
     let built = pipeline::build_cached(
         &BuildRequest {
             model: &model,
@@ -320,11 +328,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         weights: Counts {
             total: m.weights.len(),
             refittable: m.weights.iter().filter(|w| w.fixed.is_none()).count(),
-            bytes: model
-                .weights()
-                .iter()
-                .map(|w| model.bytes(w).len() as u64)
-                .sum(),
+            bytes: model.weights().iter().map(|w| w.byte_length() as u64).sum(),
         },
         notes: m.notes,
         cache: built.cache,

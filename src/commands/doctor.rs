@@ -1,14 +1,16 @@
 //! `trtmut doctor`: what is on this machine, and what each backend can do with it.
 
+use crate::cache::Store;
 use crate::engine::Backend;
 use crate::engine::cpu::Cpu;
 use crate::engine::tensorrt::doctor::{Survey, look};
 use crate::exit::Exit;
+use crate::fsx;
 use crate::pipeline::{self, Environment};
 use crate::ui::{self, Report, Ui};
 use serde::Serialize;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `trtmut doctor`.
 #[derive(Debug, clap::Args)]
@@ -29,8 +31,80 @@ struct DoctorReport {
     onnxruntime: Runtime,
     #[serde(flatten)]
     tensorrt: Survey,
+    cache: Cache,
+    current: Current,
     #[serde(skip)]
     all: bool,
+}
+
+/// The engine cache, in bytes.
+#[derive(Debug, Default, Serialize)]
+struct Cache {
+    folder: Option<PathBuf>,
+    bytes: u64,
+    limit: Option<u64>,
+    entries: usize,
+    free: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<String>,
+}
+
+/// The folder that outputs go to unless another is named.
+#[derive(Debug, Serialize)]
+struct Current {
+    folder: PathBuf,
+    free: Option<u64>,
+}
+
+fn free(folder: &Path) -> Option<u64> {
+    fsx::disk(folder).ok().map(|disk| disk.free)
+}
+
+impl Cache {
+    /// Looks at it without making anything.
+    fn look(environment: &Environment) -> Cache {
+        let Some(folder) = environment.cache_folder(None) else {
+            let problem = Some("neither TRTMUT_CACHE_DIR nor HOME is set".into());
+            return Cache {
+                problem,
+                ..Cache::default()
+            };
+        };
+        let mut cache = Cache {
+            free: free(&folder),
+            ..Cache::default()
+        };
+        let looked = environment.cache_limit(&folder, None).and_then(|limit| {
+            cache.limit = Some(limit);
+            if folder.exists() {
+                let listing = Store::open(&folder, limit)?.list()?;
+                cache.bytes = listing.total_bytes();
+                cache.entries = listing.entries.len();
+            }
+            Ok(())
+        });
+        cache.problem = looked.err().map(|e| format!("{:#}", anyhow::Error::new(e)));
+        cache.folder = Some(folder);
+        cache
+    }
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        let free = self
+            .free
+            .map_or(String::new(), |n| format!("; {} free there", ui::bytes(n)));
+        let folder = self.folder.as_deref().unwrap_or("".as_ref()).display();
+        match (&self.problem, self.limit) {
+            (Some(why), _) => writeln!(out, "cache        cannot be used: {why}"),
+            (None, limit) => writeln!(
+                out,
+                "cache        {} of {}, {} engine{} ({folder}){free}",
+                ui::bytes(self.bytes),
+                ui::bytes(limit.unwrap_or(0)),
+                self.entries,
+                if self.entries == 1 { "" } else { "s" },
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -101,6 +175,10 @@ impl Report for DoctorReport {
                 writeln!(out, "  {:<23} {word}", ability.what)?;
             }
         }
+        self.cache.human(out)?;
+        if let Some(free) = self.current.free {
+            writeln!(out, "this folder  {} free", ui::bytes(free))?;
+        }
         if self.all {
             writeln!(out, "\ntried in vain:")?;
             for tried in &self.tensorrt.tried {
@@ -133,6 +211,11 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         cpu: Cpu.identity().library,
         onnxruntime,
         tensorrt: look(&pipeline::search(environment)),
+        cache: Cache::look(environment),
+        current: Current {
+            free: free(Path::new(".")),
+            folder: std::env::current_dir().unwrap_or_default(),
+        },
         all: args.all,
     })?;
     Ok(Exit::Done)

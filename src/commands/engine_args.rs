@@ -65,7 +65,7 @@ pub struct EngineArgs {
     #[arg(long, value_enum)]
     profiling_verbosity: Option<ProfilingVerbosity>,
 
-    /// Folder or file that keeps what builds measured, so that the next one is faster
+    /// File that keeps what builds measured, so that the next one is faster [default: one in the cache]
     #[arg(long, value_name = "FILE")]
     timing_cache: Option<PathBuf>,
 }

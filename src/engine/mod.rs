@@ -108,6 +108,9 @@ pub trait Backend {
         false
     }
 
+    /// Keeps what builds measure in this folder, unless it was told another place. Nothing, for those that measure nothing.
+    fn keep_timings(&mut self, _folder: &Path) {}
+
     /// Compiles `job` and writes the plan to `out`.
     ///
     /// # Errors

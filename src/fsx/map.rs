@@ -1,9 +1,10 @@
 //! The only door to memory maps.
 
 use super::Error;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 /// A whole file, mapped read-only; pages come from disk when they are looked at and do not count as anonymous memory.
 ///
@@ -12,6 +13,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Map {
     path: PathBuf,
+    /// Before the file was looked at.
+    opened: SystemTime,
+    meta: Metadata,
     // `None` for an empty file, which cannot be mapped.
     bytes: Option<memmap2::Mmap>,
 }
@@ -35,6 +39,7 @@ impl Map {
     pub fn of(file: &File, path: impl AsRef<Path>) -> Result<Map, Error> {
         let path = path.as_ref();
         let wrap = |e| Error::read(path, e);
+        let opened = SystemTime::now();
         let meta = file.metadata().map_err(wrap)?;
         if meta.is_dir() {
             return Err(wrap(std::io::ErrorKind::IsADirectory.into()));
@@ -48,6 +53,8 @@ impl Map {
         };
         Ok(Map {
             path: path.to_owned(),
+            opened,
+            meta,
             bytes,
         })
     }
@@ -55,6 +62,16 @@ impl Map {
     /// The path it was opened with.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// When it was opened.
+    pub fn opened(&self) -> SystemTime {
+        self.opened
+    }
+
+    /// What the file was then: of the file that is mapped, whatever lies at its path by now.
+    pub fn metadata(&self) -> &Metadata {
+        &self.meta
     }
 }
 

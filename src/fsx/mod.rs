@@ -1,11 +1,13 @@
-//! Files: read-only memory maps, and outputs that appear whole or not at all.
+//! Files: read-only memory maps, outputs that appear whole or not at all, and the room that there is for them.
 
 mod atomic;
 mod beside;
+mod disk;
 mod map;
 
 pub use atomic::{Staged, check_output, write_atomic};
 pub use beside::{FolderLock, Scratch, lock_folder_of};
+pub use disk::{Disk, disk};
 pub use map::Map;
 
 use crate::fault::{Class, Explain};

@@ -61,6 +61,11 @@ impl Files {
         self.maps.first().map(Map::path)
     }
 
+    /// All of them.
+    pub(super) fn maps(&self) -> &[Map] {
+        &self.maps
+    }
+
     /// The bytes at `place`.
     pub(super) fn bytes(&self, place: &Place) -> &[u8] {
         &self.maps[place.0][place.1.clone()]

@@ -256,6 +256,11 @@ impl Model {
         self.files.model()
     }
 
+    /// The files that it consists of: its own first, then those with external data; none for one made by [`Model::from_graph`].
+    pub fn files(&self) -> &[Map] {
+        self.files.maps()
+    }
+
     /// The graph as protobuf bytes: [`Model::proto`] as it is.
     pub fn graph_bytes(&self) -> Vec<u8> {
         write::serialise(&self.proto)

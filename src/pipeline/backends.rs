@@ -1,6 +1,7 @@
 //! Which backend compiles a model, and which one opens a plan again.
 
-use super::{Environment, Error};
+use super::{Environment, Error, worth_caching};
+use crate::cache::Store;
 use crate::engine::cpu::{self, CPU, Cpu, ONNXRUNTIME, OnnxRuntime};
 use crate::engine::tensorrt::gpu::Gpu;
 use crate::engine::tensorrt::loader::Search;
@@ -96,6 +97,30 @@ pub fn reopen(manifest: &Manifest, environment: &Environment) -> Result<Box<dyn 
         outputs: manifest.outputs.clone(),
     });
     Ok(Box::new(backend))
+}
+
+/// As [`reopen`], to compile with.
+///
+/// # Errors
+/// As [`choose`].
+pub fn compiler(manifest: &Manifest, environment: &Environment) -> Result<Box<dyn Backend>, Error> {
+    let mut backend = reopen(manifest, environment)?;
+    // A fault of the cache is no reason not to compile, only to measure again.
+    if worth_caching(&manifest.backend)
+        && let Ok(Some(store)) = environment.open_cache(None, None)
+    {
+        keep_timings(backend.as_mut(), &store);
+    }
+    Ok(backend)
+}
+
+/// Keeps what builds measure in the cache, where the backend is one that measures and was not told another place.
+pub fn keep_timings(backend: &mut dyn Backend, store: &Store) {
+    if worth_caching(&backend.identity())
+        && let Ok(folder) = store.timing_dir()
+    {
+        backend.keep_timings(&folder);
+    }
 }
 
 /// The slots as the build told them: recorded apart only where they differ from the graph's weights.

@@ -1,6 +1,7 @@
 //! A model becomes a plan and a manifest.
 
-use super::Error;
+use super::{Error, past};
+use crate::cache::Memo;
 use crate::engine::{self, Backend, BuildJob, Fold, Identity, Options, Slot};
 use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
@@ -77,7 +78,7 @@ pub enum CacheUse {
 /// # Errors
 /// See [`Error`]; nothing on disk has changed then.
 pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Error> {
-    Draft::new(request, watch)?.compile(watch)
+    Draft::new(request, None, watch)?.compile(watch)
 }
 
 /// A request that was checked, with all that is known of its result before an engine is there.
@@ -87,6 +88,8 @@ pub(super) struct Draft<'a> {
     pub(super) profile: Profile,
     /// Digest of every constant tensor of the model.
     pub(super) digests: HashMap<&'a str, Digest>,
+    /// Digest of the ONNX file.
+    file: Digest,
     mapping: Mapping,
     base: Option<BaseSource>,
     /// See [`BuildJob::mark`].
@@ -96,6 +99,7 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     pub(super) fn new(
         request: &'a BuildRequest<'a>,
+        memo: Option<&Memo>,
         watch: &dyn Watch,
     ) -> Result<Draft<'a>, Error> {
         fsx::check_output(request.output)?;
@@ -106,13 +110,19 @@ impl<'a> Draft<'a> {
         if !request.force {
             refuse_foreign(request.output, structure)?;
         }
-        let (mapping, base) = mapping(request)?;
+        let (mapping, base) = mapping(request, memo)?;
+        // The file that was parsed, where there is one; it may have been replaced since.
+        let file = match request.model.files().first() {
+            Some(map) => past::file(map, memo),
+            None => past::file(&fsx::Map::open(request.model_path)?, memo),
+        };
         Ok(Draft {
             request,
             structure,
             profile: request.shapes.profile(),
-            digests: digests(request.model, watch),
+            digests: past::weights(request.model, memo, watch),
             mark: marked(request.options, base.is_some(), &mapping.rows),
+            file,
             mapping,
             base,
         })
@@ -149,7 +159,7 @@ impl<'a> Draft<'a> {
             notes: notes.notes,
             stripped: notes.stripped,
             folds: notes.folds,
-            ..self.manifest(plan, backend.identity())?
+            ..self.manifest(plan, backend.identity())
         };
         note_slots(&mut manifest, model, notes.slots);
         plan::replace(output, staged, &manifest)?;
@@ -161,7 +171,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The manifest, but for what only the engine tells: slots, notes, and which weights cannot be refitted.
-    pub(super) fn manifest(&self, plan: PlanRef, backend: Identity) -> Result<Manifest, Error> {
+    pub(super) fn manifest(&self, plan: PlanRef, backend: Identity) -> Manifest {
         let BuildRequest { model, output, .. } = *self.request;
         let mapped: HashMap<&str, &Row> = self
             .mapping
@@ -182,14 +192,14 @@ impl<'a> Draft<'a> {
                 mapping: mapped.get(w.name.as_str()).map(|&r| r.clone()),
             })
             .collect();
-        Ok(Manifest {
+        Manifest {
             format: FORMAT.into(),
             tool: concat!("trtmut ", env!("CARGO_PKG_VERSION")).into(),
             plan,
             backend,
             model: ModelRef {
                 path: relative(output, self.request.model_path),
-                file: Digest::of(&fsx::Map::open(self.request.model_path)?),
+                file: self.file,
                 structure: self.structure,
                 content: Manifest::content_digest(self.structure, &weights),
             },
@@ -205,7 +215,7 @@ impl<'a> Draft<'a> {
             weights,
             base: self.base.clone(),
             recipe: Recipe::default(),
-        })
+        }
     }
 }
 
@@ -224,7 +234,10 @@ pub(super) fn marked<'r>(
     })
 }
 
-fn mapping(request: &BuildRequest<'_>) -> Result<(Mapping, Option<BaseSource>), Error> {
+fn mapping(
+    request: &BuildRequest<'_>,
+    memo: Option<&Memo>,
+) -> Result<(Mapping, Option<BaseSource>), Error> {
     let files = match request.mapping {
         MappingSource::Keep(manifest) => {
             let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
@@ -240,18 +253,18 @@ fn mapping(request: &BuildRequest<'_>) -> Result<(Mapping, Option<BaseSource>), 
         return Ok((mapping::infer(request.model, None)?.mapping, None));
     }
     let source = Source::open_all(files)?;
-    let resolved = mapping::infer(request.model, Some(&source))?;
+    let mapping = past::mapping(request.model, &source, memo)?;
     let base = BaseSource {
         files: source
             .files()
             .iter()
             .map(|f| FileRef {
                 path: relative(request.output, f.path()),
-                digest: f.digest(),
+                digest: past::file(f.map(), memo),
             })
             .collect(),
     };
-    Ok((resolved.mapping, Some(base)))
+    Ok((mapping, Some(base)))
 }
 
 /// An existing output may be overwritten without being asked only by a plan of the same model.

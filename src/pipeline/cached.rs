@@ -6,9 +6,9 @@
 //! weights in its key. A fault of the cache never fails a build.
 
 use super::build::Draft;
-use super::{BuildRequest, Built, CacheUse, Environment, Error, reopen};
+use super::{BuildRequest, Built, CacheUse, Environment, Error, past, reopen};
 use crate::cache::{
-    BuildLock, CacheFault, Check, Existing, Hit, KeyFields, Link, Plan, Pushed, Remote,
+    BuildLock, CacheFault, Check, Existing, Hit, KeyFields, Link, Memo, Plan, Pushed, Remote,
     RemoteFault, Store,
 };
 use crate::engine::{self, Feed, Fold, Identity, Options, Slot};
@@ -37,6 +37,8 @@ pub struct CacheRequest {
     pub remote: Option<Remote>,
     /// Whether the remote gets what this machine has.
     pub push: bool,
+    /// What is remembered of files that were read before.
+    pub memo: Memo,
 }
 
 /// Whether engines of a backend are cached without being asked: a "build" for a CPU is little more than a copy.
@@ -44,15 +46,16 @@ pub fn worth_caching(backend: &Identity) -> bool {
     backend.backend.starts_with("tensorrt")
 }
 
-/// What an engine depends on, field by field.
+/// What an engine depends on, field by field. The weights are read only where they are part of it and `memo` does not know them.
 pub fn key_fields(
     model: &Model,
     profile: &Profile,
     options: &Options,
     backend: &Identity,
+    memo: Option<&Memo>,
     watch: &dyn Watch,
 ) -> KeyFields {
-    let digests = || super::build::digests(model, watch);
+    let digests = || past::weights(model, memo, watch);
     fields(model.structure_digest(), profile, options, backend, digests)
 }
 
@@ -70,10 +73,8 @@ fn fields<'a>(
         // What is done to a graph before it is compiled may change with the version.
         .with("trtmut", env!("CARGO_PKG_VERSION"))
         .with("manifest format", FORMAT);
-    for name in ["gpu", "compute_capability"] {
-        if let Some(value) = backend.device.get(name) {
-            fields = fields.with(name, value);
-        }
+    for (name, value) in hardware(backend, options) {
+        fields = fields.with(name, value);
     }
     for (at, input) in profile.inputs.iter().enumerate() {
         let range = serde_json::to_string(input).expect("names and numbers are JSON");
@@ -86,6 +87,37 @@ fn fields<'a>(
         fields = fields.with("weights", weights_digest(&digests()).to_string());
     }
     fields
+}
+
+/// The hardware that an engine runs on: this GPU, or as many as it was asked to run on.
+///
+/// The driver is no part of it. An engine is tied to the library and the GPU; a newer driver runs it as it is, and where an
+/// older one cannot, opening it fails and says so. Its version changes with every update of the machine, and each would
+/// throw away all engines.
+fn hardware<'a>(backend: &'a Identity, options: &'a Options) -> Vec<(&'static str, &'a str)> {
+    let device = |name| backend.device.get(name).map(String::as_str);
+    let gpu = device("gpu").map(|v| ("gpu", v));
+    let capability = device("compute_capability");
+    let own = capability.map(|v| ("compute_capability", v));
+    let asked = |name: &str| options.get(name).map(String::as_str);
+    match backend.backend.as_str() {
+        "tensorrt" => match asked("hardware-compat") {
+            // Older GPUs have no part in it; what is built on one is its own.
+            Some(all @ "ampere-plus") if capability.is_some_and(ampere_or_newer) => {
+                vec![("hardware", all)]
+            }
+            Some("same-compute-capability") if own.is_some() => own.into_iter().collect(),
+            _ => gpu.into_iter().chain(own).collect(),
+        },
+        // It compiles for what it is told, which is an option and so in the key, wherever it runs.
+        "tensorrt-rtx" if asked("compute-capability").is_some() => Vec::new(),
+        _ => gpu.into_iter().chain(own).collect(),
+    }
+}
+
+fn ampere_or_newer(capability: &str) -> bool {
+    let major = capability.split('.').next();
+    major.and_then(|m| m.parse::<u32>().ok()) >= Some(8)
 }
 
 /// Whether other weights mean another engine.
@@ -118,7 +150,7 @@ pub fn build_cached(
     environment: &Environment,
     watch: &dyn Watch,
 ) -> Result<Built, Error> {
-    let draft = Draft::new(request, watch)?;
+    let draft = Draft::new(request, cache.map(|c| &c.memo), watch)?;
     let Some(cache) = cache else {
         return draft.compile(watch);
     };
@@ -164,6 +196,17 @@ fn warn<F: Explain + std::error::Error>(watch: &dyn Watch, so: &str, fault: &F) 
     watch.event(Event::Warn(&text));
 }
 
+/// A damaged entry counts as none.
+fn damaged<T>(fault: CacheFault, watch: &dyn Watch) -> Result<Option<T>, CacheFault> {
+    match fault {
+        CacheFault::Damaged { .. } => {
+            warn(watch, "the engine is built again", &fault);
+            Ok(None)
+        }
+        _ => Err(fault),
+    }
+}
+
 /// Brings the engine from the remote into the local cache, and decides whether the remote is to get one.
 fn fetch(
     remote: &Remote,
@@ -192,6 +235,31 @@ fn fetch(
     };
     warn(watch, so, &fault);
     None
+}
+
+/// Why an engine that the cache has did not become a plan.
+enum Missed {
+    /// Of the cache's doing: as if it had none.
+    Cache(CacheFault),
+    Build(Error),
+}
+
+impl From<CacheFault> for Missed {
+    fn from(fault: CacheFault) -> Missed {
+        Missed::Cache(fault)
+    }
+}
+
+impl From<Error> for Missed {
+    fn from(error: Error) -> Missed {
+        Missed::Build(error)
+    }
+}
+
+impl From<fsx::Error> for Missed {
+    fn from(error: fsx::Error) -> Missed {
+        Missed::Build(error.into())
+    }
 }
 
 struct Cached<'a> {
@@ -237,9 +305,12 @@ impl Cached<'_> {
         }
         if let Some(remote) = &self.cache.remote
             && let Some(hit) = fetch(remote, &lock, push, watch)
-            && let Some(built) = self.take(&hit, watch)
         {
-            return Ok(Ok(built?));
+            match self.take(&hit, watch) {
+                Ok(Some(built)) => return Ok(Ok(built?)),
+                Ok(None) => {}
+                Err(fault) => return Ok(Err(fault)),
+            }
         }
         let mut built = self.draft.compile(watch)?;
         built.cache = CacheUse::Miss;
@@ -276,30 +347,27 @@ impl Cached<'_> {
 
     /// The engine out of the cache; `None` where there is none of use.
     fn find(&self, watch: &dyn Watch) -> Result<Option<Result<Built, Error>>, CacheFault> {
-        let hit = match self
-            .cache
-            .store
-            .lookup(&self.fields.key(), self.cache.check)
-        {
+        // The plan itself is checked when it is taken out.
+        let hit = match self.cache.store.lookup(&self.fields.key(), Check::Trust) {
             Ok(Some(hit)) => hit,
             Ok(None) => return Ok(None),
-            Err(fault @ CacheFault::Damaged { .. }) => {
-                warn(watch, "the engine is built again", &fault);
-                return Ok(None);
-            }
-            Err(fault) => return Err(fault),
+            Err(fault) => return damaged(fault, watch),
         };
-        Ok(self.take(&hit, watch))
+        self.take(&hit, watch)
     }
 
     /// The engine out of an entry; `None` where it is of no use.
-    fn take(&self, hit: &Hit, watch: &dyn Watch) -> Option<Result<Built, Error>> {
+    fn take(
+        &self,
+        hit: &Hit,
+        watch: &dyn Watch,
+    ) -> Result<Option<Result<Built, Error>>, CacheFault> {
         let useless = |why: &str| {
             watch.event(Event::Note(&format!(
                 "the cached engine {} is of no use: {why}",
                 hit.key().short()
             )));
-            None
+            Ok(None)
         };
         let plan = PlanRef {
             bytes: hit.record().plan.bytes,
@@ -320,24 +388,27 @@ impl Cached<'_> {
                 None => return useless(&format!("it has no weight `{name}`")),
             }
         }
-        if same {
-            return Some(self.copy(hit, &entry));
-        }
-        match self.refit(hit, &entry, watch) {
-            Ok(built) => Some(Ok(built)),
+        let built = if same {
+            self.copy(hit, &entry)
+        } else {
+            self.refit(hit, &entry, watch)
+        };
+        match built {
+            Ok(built) => Ok(Some(Ok(built))),
+            Err(Missed::Cache(fault)) => damaged(fault, watch),
             // The disk of the output is full, or the like: compiling would not help.
-            Err(Error::File(e)) => Some(Err(Error::File(e))),
-            Err(e) => {
+            Err(Missed::Build(e)) if same || matches!(e, Error::File(_)) => Ok(Some(Err(e))),
+            Err(Missed::Build(e)) => {
                 watch.event(Event::Warn(&format!(
                     "the cached engine could not be refitted, so the model is compiled: {e}"
                 )));
-                None
+                Ok(None)
             }
         }
     }
 
     /// The manifest for a plan that came from `entry`.
-    fn manifest(&self, plan: PlanRef, entry: &Manifest) -> Result<Manifest, Error> {
+    fn manifest(&self, plan: PlanRef, entry: &Manifest) -> Manifest {
         let fixed: HashMap<&str, &Option<String>> = entry
             .weights
             .iter()
@@ -348,24 +419,25 @@ impl Cached<'_> {
             notes: entry.notes.clone(),
             stripped: entry.stripped,
             folds: entry.folds.clone(),
-            ..self.draft.manifest(plan, entry.backend.clone())?
+            ..self.draft.manifest(plan, entry.backend.clone())
         };
         for row in &mut manifest.weights {
             row.fixed = fixed.get(row.name.as_str()).and_then(|&f| f.clone());
         }
-        Ok(manifest)
+        manifest
     }
 
-    fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Error> {
+    fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Missed> {
         let output = self.draft.request.output;
         let start = Instant::now();
         // Never a hard link: whatever writes into an output would reach the cache and other outputs.
-        let staged = Staged::place::<Error>(output, |path| {
-            hit.copy_to(path, Link::Never)?;
+        let CacheRequest { store, check, .. } = self.cache;
+        let staged = Staged::place::<Missed>(output, |path| {
+            store.take(hit, path, Link::Never, *check)??;
             Ok(())
         })?;
-        let manifest = self.manifest(entry.plan.clone(), entry)?;
-        plan::replace(output, staged, &manifest)?;
+        let manifest = self.manifest(entry.plan.clone(), entry);
+        plan::replace(output, staged, &manifest).map_err(Error::from)?;
         Ok(Built {
             manifest,
             compile: start.elapsed(),
@@ -373,7 +445,7 @@ impl Cached<'_> {
         })
     }
 
-    fn refit(&self, hit: &Hit, entry: &Manifest, watch: &dyn Watch) -> Result<Built, Error> {
+    fn refit(&self, hit: &Hit, entry: &Manifest, watch: &dyn Watch) -> Result<Built, Missed> {
         let output = self.draft.request.output;
         let start = Instant::now();
         let parent = match output.parent() {
@@ -386,20 +458,20 @@ impl Cached<'_> {
             .map_err(|e| fsx::Error::write(parent, e))?;
         // Opened from a name of its own, since another process may replace the entry at any time.
         let own = folder.path().join("engine.plan");
-        hit.copy_to(&own, Link::Allowed)?;
-        let mut engine = reopen(entry, self.environment)?.open(&own)?;
+        let CacheRequest { store, check, .. } = self.cache;
+        store.take(hit, &own, Link::Allowed, *check)??;
+        let backend = reopen(entry, self.environment)?;
+        let mut engine = backend.open(&own).map_err(Error::from)?;
         watch.event(Event::Begin {
             step: "refitting the cached engine",
             total: None,
         });
-        engine.refit(
-            Arc::new(ModelFeed::open(self.draft, entry.folds.clone())?),
-            watch,
-        )?;
+        let feed = Arc::new(ModelFeed::open(self.draft, entry.folds.clone())?);
+        engine.refit(feed, watch).map_err(Error::from)?;
         let (staged, plan) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
         watch.event(Event::End);
-        let manifest = self.manifest(plan, entry)?;
-        plan::replace(output, staged, &manifest)?;
+        let manifest = self.manifest(plan, entry);
+        plan::replace(output, staged, &manifest).map_err(Error::from)?;
         Ok(Built {
             manifest,
             compile: start.elapsed(),

@@ -1,5 +1,6 @@
 //! What the process was started with, read once.
 
+use crate::cache::{CacheFault, Store, default_limit, parse_size};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -64,6 +65,33 @@ impl Environment {
             .map(Path::to_owned)
             .or_else(|| self.cache_dir.clone())
             .or_else(|| self.cache_home.as_ref().map(|home| home.join("trtmut")))
+    }
+
+    /// The most that the cache in `folder` may hold, `explicit` being what the command line says.
+    ///
+    /// # Errors
+    /// [`CacheFault::Size`] for what is no size, [`CacheFault::Io`] when the disk cannot be asked.
+    pub fn cache_limit(&self, folder: &Path, explicit: Option<&str>) -> Result<u64, CacheFault> {
+        match explicit.or(self.cache_size.as_deref()) {
+            Some(text) => parse_size(text),
+            None => default_limit(folder),
+        }
+    }
+
+    /// Opens the cache, making its folder where it is missing; `None` where nothing names one.
+    ///
+    /// # Errors
+    /// As [`Environment::cache_limit`] and [`Store::open`].
+    pub fn open_cache(
+        &self,
+        dir: Option<&Path>,
+        size: Option<&str>,
+    ) -> Result<Option<Store>, CacheFault> {
+        let Some(folder) = self.cache_folder(dir) else {
+            return Ok(None);
+        };
+        let limit = self.cache_limit(&folder, size)?;
+        Store::open(folder, limit).map(Some)
     }
 
     /// The folders that the `python3` on the path imports packages from; empty where there is none. Asked for only when a

@@ -20,12 +20,13 @@ mod environment;
 mod inputs;
 mod open;
 mod overlay;
+mod past;
 mod rebuild;
 mod recompile;
 mod refit;
 mod verify;
 
-pub use backends::{BackendChoice, choose, onnxruntime, reopen, search};
+pub use backends::{BackendChoice, choose, compiler, keep_timings, onnxruntime, reopen, search};
 pub use build::{BuildRequest, Built, CacheUse, MappingSource, build};
 pub use cached::{CacheRequest, build_cached, key_fields, worth_caching};
 pub use compare::{CompareRequest, Compared, Measured, compare};

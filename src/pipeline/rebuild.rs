@@ -1,7 +1,7 @@
 //! The model with other weights, written out, and compiled again where a refit is not enough.
 
 use super::build::{marked, note_slots};
-use super::{Environment, Error, Overlay, reopen};
+use super::{Environment, Error, Overlay, compiler};
 use crate::engine::BuildJob;
 use crate::fsx;
 use crate::onnx::{Model, Weight};
@@ -65,7 +65,7 @@ pub(super) fn compile(
     watch: &dyn Watch,
 ) -> Result<(Manifest, Duration), Error> {
     fsx::check_output(output)?;
-    let backend = reopen(&manifest, environment)?;
+    let backend = compiler(&manifest, environment)?;
     if backend.needs_bounds() {
         manifest.shapes.require_bounded()?;
     }

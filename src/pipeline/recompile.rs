@@ -1,6 +1,6 @@
 //! A plan is compiled again from the model that its manifest names: same backend, same options, another shape range.
 
-use super::{BuildRequest, Environment, Error, MappingSource, Overlay, build, rebuild, reopen};
+use super::{BuildRequest, Environment, Error, MappingSource, Overlay, build, compiler, rebuild};
 use crate::onnx::Model;
 use crate::plan::Manifest;
 use crate::shapes::Resolved;
@@ -62,7 +62,7 @@ pub fn recompile(
         return Ok(time);
     }
     let source = source_model(plan, manifest)?;
-    let backend = reopen(manifest, environment)?;
+    let backend = compiler(manifest, environment)?;
     let built = build(
         &BuildRequest {
             model: &source.model,

@@ -155,6 +155,11 @@ impl SourceFile {
         self.map.len() as u64
     }
 
+    /// The file itself.
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
     /// The digest of the whole file, header included; reads all of it.
     pub fn digest(&self) -> Digest {
         Digest::of(&self.map)

@@ -1,8 +1,12 @@
 //! `trtmut build` through the engine cache, and `trtmut cache`.
 
 use crate::scene::{Done, Scene};
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 use trtmut::onnx::{Error, Model, Role};
 use trtmut::tensor::Dtype;
 
@@ -30,7 +34,7 @@ fn says(done: &Done, cache: &str) {
 /// The same model with other weights.
 fn other_weights(scene: &Scene) {
     let model = Model::open(scene.file("model.ts.onnx")).unwrap();
-    let mut out = fs::File::create(scene.file("other.onnx")).unwrap();
+    let mut out = File::create(scene.file("other.onnx")).unwrap();
     model
         .write_onnx::<Error>(&mut out, &|w| {
             let bytes = model.bytes(w);
@@ -174,6 +178,161 @@ fn a_cache_that_cannot_be_used_is_a_warning() {
     assert!(entries(&scene).is_empty());
 }
 
+/// Builds with the cache in the state that a test made, and says what it does. Whatever that is, the plan is there and right.
+fn build_with(scene: &Scene, command: &mut Command, cache: &str, says: &[&str]) {
+    let _ = fs::remove_file(scene.file("out.plan"));
+    command.args(["build", "model.ts.onnx", "--shapes", "shapes.ts.json"]);
+    command.args(["--backend", "cpu", "--json", "-o", "out.plan"]);
+    let output = command.output().unwrap();
+    let done = scene.done(command, &output);
+    done.exits(0);
+    assert_eq!(done.json()["cache"], cache, "{}", done.stderr);
+    for text in says {
+        assert!(done.stderr.contains(text), "no `{text}` in {}", done.stderr);
+    }
+    assert_eq!(done.stderr.is_empty(), says.is_empty(), "{}", done.stderr);
+    assert!(fs::read(scene.file("out.plan")).unwrap() == fs::read(scene.file("a.plan")).unwrap());
+}
+
+fn mode(path: &Path, bits: u32) {
+    fs::set_permissions(path, Permissions::from_mode(bits)).unwrap();
+}
+
+#[test]
+fn a_folder_that_others_control_is_a_warning() {
+    let scene = scene();
+    build(&scene, "model.ts.onnx", "a.plan", &[]);
+    let cache = scene.file(".cache");
+    let with = |cache: &Path, says: &[&str]| {
+        let mut command = scene.command(&[""; 0]);
+        command.env("TRTMUT_CACHE_DIR", cache);
+        build_with(&scene, &mut command, "off", says);
+    };
+    mode(&cache, 0o777);
+    with(&cache, &["warning", "everybody may write"]);
+    mode(&cache, 0o700);
+    // Only root can give a folder away; for everybody else, root's are somebody else's.
+    let foreign = if chown(&cache, Some(65534), None).is_ok() {
+        cache
+    } else {
+        PathBuf::from("/usr")
+    };
+    with(&foreign, &["warning", "belongs to user"]);
+}
+
+#[test]
+fn what_is_in_the_way_is_a_warning() {
+    let scene = scene();
+    build(&scene, "model.ts.onnx", "a.plan", &["--no-cache"]);
+    for folder in ["engines-v1", "locks", "tmp"] {
+        let path = scene.file(".cache").join(folder);
+        let _ = fs::remove_dir_all(scene.file(".cache"));
+        scene.write(&format!(".cache/{folder}"), "in the way");
+        let output = scene
+            .command(&["build", "model.ts.onnx", "--shapes", "shapes.ts.json"])
+            .args(["--json", "-o", "out.plan"])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("warning") && said.contains(folder), "{said}");
+        assert!(
+            fs::read(scene.file("out.plan")).unwrap() == fs::read(scene.file("a.plan")).unwrap()
+        );
+        fs::remove_file(path).unwrap();
+    }
+}
+
+/// Gives everything at and below `path` to nobody, if this is root.
+fn give_away(path: &Path) -> bool {
+    for entry in fs::read_dir(path).into_iter().flatten() {
+        give_away(&entry.unwrap().path());
+    }
+    chown(path, Some(65534), Some(65534)).is_ok()
+}
+
+#[test]
+fn lost_permissions_are_a_warning_and_a_read_only_cache_still_serves() {
+    let scene = scene();
+    build(&scene, "model.ts.onnx", "a.plan", &[]);
+    let cache = scene.file(".cache");
+    // Permissions mean nothing to root: then it is done as nobody, with a copy of the program that nobody can reach.
+    let exe = scene.file("exe");
+    fs::copy(env!("CARGO_BIN_EXE_trtmut"), &exe).unwrap();
+    let root = give_away(scene.path());
+    mode(scene.path(), 0o755);
+    let with = |expected: &str, says: &[&str]| {
+        let mut command = Command::new(&exe);
+        command.current_dir(scene.path());
+        command.env("TRTMUT_CACHE_DIR", &cache);
+        if root {
+            command.uid(65534).gid(65534);
+        }
+        build_with(&scene, &mut command, expected, says);
+    };
+    let set_all = |bits| {
+        for folder in ["engines-v1", "locks", "tmp", "."] {
+            mode(&cache.join(folder), bits);
+        }
+    };
+    set_all(0o500);
+    with("hit", &[]);
+    // Not the same engine, so there is something to write.
+    set_all(0o700);
+    fs::remove_dir_all(cache.join("engines-v1")).unwrap();
+    fs::create_dir(cache.join("engines-v1")).unwrap();
+    give_away(&cache);
+    set_all(0o500);
+    with(
+        "off",
+        &["warning", "Permission denied", "without the cache"],
+    );
+    mode(&cache, 0o000);
+    with("off", &["warning", "Permission denied"]);
+    mode(&cache, 0o700);
+}
+
+#[test]
+fn a_clock_that_went_back_is_no_fault() {
+    let scene = scene();
+    build(&scene, "model.ts.onnx", "a.plan", &[]);
+    let future = SystemTime::now() + Duration::from_secs(1_000_000);
+    let stamp = |path: &Path| File::open(path).unwrap().set_modified(future).unwrap();
+    let entry = entries(&scene).remove(0);
+    for file in ["entry.json", "engine.plan", "manifest.json"] {
+        stamp(&entry.join(file));
+    }
+    stamp(&entry);
+    // What was used in the future stays, and so does a model from there: neither remembered nor refused.
+    stamp(&scene.file("model.ts.onnx"));
+    for _ in 0..2 {
+        build_with(&scene, &mut scene.command(&[""; 0]), "hit", &[]);
+    }
+    let used = entry.join("entry.json").metadata().unwrap().modified();
+    assert!(used.unwrap() < future, "the next use brings the stamp back");
+}
+
+#[test]
+#[ignore = "needs user namespaces, to mount a small tmpfs"]
+fn a_full_and_a_read_only_disk_are_a_warning() {
+    let scene = scene();
+    build(&scene, "model.ts.onnx", "a.plan", &["--no-cache"]);
+    fs::create_dir_all(scene.file(".cache")).unwrap();
+    let with = |options: &str, cache: &str, says: &[&str]| {
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c"]);
+        command.arg("mount -t tmpfs -o $OPTIONS none .cache && exec \"$0\" \"$@\"");
+        command.arg(env!("CARGO_BIN_EXE_trtmut"));
+        command.current_dir(scene.path()).env("OPTIONS", options);
+        command.env("TRTMUT_CACHE_DIR", scene.file(".cache"));
+        command.env("TRTMUT_CACHE_SIZE", "1GiB");
+        build_with(&scene, &mut command, cache, says);
+    };
+    let full = ["warning", "was not stored", "No space left", "prune"];
+    with("size=100k,mode=0700", "miss", &full);
+    with("ro,mode=0700", "off", &["warning", "Read-only file system"]);
+}
+
 #[test]
 fn without_being_asked_a_cpu_build_is_not_cached() {
     let scene = scene();
@@ -221,4 +380,37 @@ fn entries_are_listed_pinned_pruned_and_cleared() {
     json(&["clear", "--yes"]);
     assert!(entries(&scene).is_empty());
     scene.refuses(&["cache", "prune", "--to", "much"], 2, &["much"]);
+}
+
+#[test]
+fn doctor_shows_the_cache_and_the_disk() {
+    let scene = scene();
+    let doctor = || {
+        let done = scene.run(&["doctor", "--json"]);
+        done.exits(0);
+        done.json()
+    };
+    let before = doctor();
+    assert_eq!(before["cache"]["entries"], 0);
+    assert_eq!(before["cache"]["bytes"], 0);
+    assert!(before["cache"]["limit"].as_u64() > Some(0));
+    assert!(before["cache"]["free"].as_u64() > Some(0));
+    assert!(before["current"]["free"].as_u64() > Some(0));
+    assert!(!scene.file(".cache").exists(), "looking makes nothing");
+    build(&scene, "model.ts.onnx", "a.plan", &[]);
+    let list = scene.run(&["cache", "list", "--json"]).json();
+    let after = doctor();
+    assert_eq!(after["cache"]["entries"], 1);
+    assert_eq!(after["cache"]["bytes"], list["bytes"]);
+    assert_eq!(after["cache"]["folder"], list["folder"]);
+    let shown = scene.run(&["doctor"]);
+    shown.exits(0).prints(", 1 engine").prints("free");
+    mode(&scene.file(".cache"), 0o777);
+    let exposed = doctor();
+    let problem = exposed["cache"]["problem"].as_str().unwrap();
+    assert!(problem.contains("everybody may write"), "{problem}");
+    scene
+        .run(&["doctor"])
+        .exits(0)
+        .prints("cannot be used: everybody may write");
 }

@@ -3,6 +3,7 @@
 mod build;
 mod cache;
 mod hostile;
+mod memo;
 mod refit;
 mod run;
 mod scene;

@@ -32,6 +32,10 @@ pub(super) struct ExplainArgs {
 
     #[command(flatten)]
     engine: EngineArgs,
+
+    /// Read all weights, though the files are as they were when they were last read
+    #[arg(long)]
+    rehash: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -89,6 +93,7 @@ pub(super) fn explain(
         &resolved.profile(),
         &asked.engine.options(),
         &backend.identity(),
+        Some(&store.memo().rehash(asked.rehash)),
         ui,
     );
     let found = store.explain(&fields)?;

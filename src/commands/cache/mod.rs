@@ -6,7 +6,7 @@ mod remote;
 mod upkeep;
 
 use super::UsageError;
-use crate::cache::{CacheFault, Key, Prune, Store, default_limit, parse_age, parse_size};
+use crate::cache::{CacheFault, Key, Prune, Store, parse_age, parse_size};
 use crate::exit::Exit;
 use crate::fsx;
 use crate::pipeline::Environment;
@@ -40,25 +40,22 @@ impl CacheFolder {
     /// # Errors
     /// [`UsageError`] where nothing names a folder; [`CacheFault`].
     pub fn open(&self, environment: &Environment) -> anyhow::Result<Store> {
-        let folder = self.folder(environment)?;
-        let size = self.cache_size.as_ref().or(environment.cache_size.as_ref());
-        let limit = match size {
-            Some(text) => parse_size(text)?,
-            None => default_limit(&folder)?,
-        };
-        Ok(Store::open(folder, limit)?)
+        let (dir, size) = (self.cache_dir.as_deref(), self.cache_size.as_deref());
+        Ok(environment.open_cache(dir, size)?.ok_or_else(no_folder)?)
     }
 
     fn folder(&self, environment: &Environment) -> Result<PathBuf, UsageError> {
         environment
             .cache_folder(self.cache_dir.as_deref())
-            .ok_or_else(|| {
-                UsageError::new(
-                    "there is no cache folder: neither HOME nor XDG_CACHE_HOME is set",
-                    "name one with --cache-dir or TRTMUT_CACHE_DIR",
-                )
-            })
+            .ok_or_else(no_folder)
     }
+}
+
+fn no_folder() -> UsageError {
+    UsageError::new(
+        "there is no cache folder: neither HOME nor XDG_CACHE_HOME is set",
+        "name one with --cache-dir or TRTMUT_CACHE_DIR",
+    )
 }
 
 /// Arguments of `trtmut cache`.

@@ -89,12 +89,14 @@ pub(super) fn build(
     }
     let cache_file = settings.timing_cache.as_deref();
     let cache = match cache_file
-        .map(|p| timing_cache(&config, p, &mut notes))
+        .map(|p| timing_cache(&config, p, watch))
         .transpose()
     {
         Ok(cache) => cache.flatten(),
         Err(e) => {
-            notes.push(format!("built without a timing cache: {e}"));
+            watch.event(Event::Warn(&format!(
+                "building without a timing cache: {e}"
+            )));
             None
         }
     };
@@ -120,7 +122,7 @@ pub(super) fn build(
             .serialize()
             .and_then(|bytes| save(path, bytes.bytes()))
     {
-        notes.push(format!("the timing cache was not kept: {e}"));
+        watch.event(Event::Warn(&format!("the timing cache was not kept: {e}")));
     }
     let folds = folds(job.model, &records.unwrap_or_default(), &slots);
     Ok(BuildNotes {
@@ -376,24 +378,26 @@ fn mark(network: &Network, job: &BuildJob<'_>, notes: &mut Vec<String>) -> Resul
     Ok(())
 }
 
-/// The timing cache of `path`, or an empty one where there is none yet or it is of another library or GPU.
+/// The timing cache of `path`, or an empty one where there is none yet or it is of another library or GPU. What is said of it is
+/// said now and not noted in the manifest, which has no absolute paths.
 fn timing_cache<'c>(
     config: &'c Config,
     path: &Path,
-    notes: &mut Vec<String>,
+    watch: &dyn Watch,
 ) -> Result<Option<super::api::TimingCache<'c>>, Error> {
     if let Ok(bytes) = std::fs::read(path) {
         if let Some(cache) = config.set_timing_cache(&bytes)? {
             return Ok(Some(cache));
         }
-        notes.push(format!(
+        watch.event(Event::Warn(&format!(
             "`{}` is a timing cache of another library or GPU; starting afresh",
             path.display()
-        ));
+        )));
     }
     config.set_timing_cache(&[])
 }
 
+/// By rename: of several builds at the same time, the last one's is kept, and what the others measured is measured again.
 fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     fsx::write_atomic(path, |out| out.write_all(bytes).map_err(Error::Write))
 }

@@ -205,6 +205,18 @@ impl Backend for TensorRt {
         true
     }
 
+    /// TensorRT-RTX measures nothing when it builds.
+    fn keep_timings(&mut self, folder: &Path) {
+        let loaded = self.core.loaded();
+        if self.settings.timing_cache.is_some() || loaded.product != Product::TensorRt {
+            return;
+        }
+        if let Ok(gpu) = self.gpu() {
+            let name = timing_file(&self.core.loaded().title(), gpu.facts());
+            self.settings.timing_cache = Some(folder.join(name));
+        }
+    }
+
     fn build(
         &self,
         job: &BuildJob<'_>,
@@ -226,9 +238,53 @@ impl Backend for TensorRt {
     }
 }
 
+/// One for each library and GPU: what was measured holds for no other, and the library refuses it there.
+fn timing_file(library: &str, gpu: &gpu::Facts) -> String {
+    let text = format!("{library} {} {}", gpu.name, gpu.capability()).to_lowercase();
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '.';
+    let words: Vec<&str> = text
+        .split(|c| !plain(c))
+        .filter(|w| w.contains(|c: char| c != '.'))
+        .collect();
+    words.join("-") + ".timing"
+}
+
 /// Threads to use where nothing else is said.
 fn default_threads() -> usize {
     std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timing_caches_are_named_after_library_and_gpu() {
+        let gpu = |name: &str, compute_capability| gpu::Facts {
+            name: name.into(),
+            compute_capability,
+            driver: "580.82.07".into(),
+            cuda: "13.0".into(),
+            memory: 1 << 34,
+        };
+        let name = |library, g| timing_file(library, &g);
+        let rtx = "NVIDIA GeForce RTX 4090";
+        assert_eq!(
+            name("TensorRT 10.9.0.34", gpu(rtx, (8, 9))),
+            "tensorrt-10.9.0.34-nvidia-geforce-rtx-4090-8.9.timing"
+        );
+        let others = [
+            name("TensorRT 10.9.0.35", gpu(rtx, (8, 9))),
+            name("TensorRT 10.9.0.34", gpu("NVIDIA L4", (8, 9))),
+            name("TensorRT 10.9.0.34", gpu(rtx, (9, 0))),
+        ];
+        assert!(!others.contains(&name("TensorRT 10.9.0.34", gpu(rtx, (8, 9)))));
+        // Whatever a driver calls its GPU, it stays one file in the folder.
+        assert_eq!(
+            name("TensorRT 8.6.0", gpu("../a b/\u{e9} ..", (8, 0))),
+            "tensorrt-8.6.0-a-b-8.0.timing"
+        );
+    }
 }

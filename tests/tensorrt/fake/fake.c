@@ -304,7 +304,9 @@ static _Bool commit(void *this) {
 typedef struct { Fn *vtable; } Plain;
 static Plain parse_error = {error_table};
 static _Bool parsed;
-static void delete_parser(Plain *p) { live_objects--; free(p); }
+static void *observer; /* ends with the parse that it was given for */
+static void set_observer(void *this, void *o) { (void)this; observer = o; }
+static void delete_parser(Plain *p) { if (observer) violations++; live_objects--; free(p); }
 static _Bool parse_file(void *this, const char *path, int verbosity) {
     (void)this;
     parsed = path[0] && verbosity == 2;
@@ -425,6 +427,9 @@ static void fill(void) {
     PUT(parser_table, IParser, deleting_dtor, delete_parser);
 #if defined(SLOT_IParser_setFlag) && VERSION != 8600
     PUT(parser_table, IParser, setFlag, take_int);
+#endif
+#ifdef SLOT_IParser_setRefitObserver
+    PUT(parser_table, IParser, setRefitObserver, set_observer);
 #endif
     PUT(error_table, IParserError, desc, desc);
     PUT(error_table, IParserError, file, file);

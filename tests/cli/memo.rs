@@ -1,0 +1,265 @@
+//! What was read once is not read again: bytes are counted in the real binary.
+//!
+//! Weights are memory maps, which no count of reads shows; but a page that was looked at through a map is resident. So a build is
+//! stopped at its very end, where it writes its report into a pipe that nobody empties, and asked for the most that was
+//! resident (`VmHWM`) and for what it read otherwise (`rchar`).
+
+#[path = "../support/net.rs"]
+#[allow(dead_code)]
+mod net;
+
+use crate::scene::Scene;
+use net::{Net, random};
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+use trtmut::onnx::{Error, Model};
+
+const SIDE: usize = 2048;
+const MATRICES: usize = 6;
+const WEIGHTS: u64 = (MATRICES * SIDE * SIDE * 4) as u64;
+/// What the program itself and the small things that it reads may take.
+const LITTLE: u64 = 48 << 20;
+
+/// A file that is younger may change once more without its time stamps showing it, and is not remembered.
+const SETTLED: Duration = Duration::from_millis(2300);
+
+/// A chain of products, as one file, and with the weights in another.
+fn models(scene: &Scene) {
+    let mut net = Net::default().input("x0", &["1", &SIDE.to_string()]);
+    for n in 0..MATRICES {
+        let (name, out) = (format!("w{n}"), format!("x{}", n + 1));
+        net = net.weight(&name, &random(n as u64, &[SIDE, SIDE])).node(
+            &name,
+            "MatMul",
+            &[&format!("x{n}"), &name],
+            &out,
+            &[],
+        );
+    }
+    let last = format!("x{MATRICES}");
+    let net = net.output(&last, &["1", &SIDE.to_string()]);
+    scene.write("one.onnx", net.onnx(""));
+    let model = Model::open(scene.file("one.onnx")).unwrap();
+    let create = |name| File::create(scene.file(name)).unwrap();
+    let (mut out, mut data) = (create("two.onnx"), create("two.data"));
+    model
+        .write_onnx_external::<Error>(&mut out, &mut data, "two.data", &|w| Ok(model.bytes(w)))
+        .unwrap();
+    assert!(data.metadata().unwrap().len() >= WEIGHTS);
+}
+
+struct Counted {
+    cache: String,
+    /// The most that was resident at any time, bytes.
+    resident: u64,
+    /// Bytes that went through `read`, and through copies inside the kernel.
+    read: u64,
+}
+
+fn build(scene: &Scene, model: &str, more: &[&str]) -> Counted {
+    let args = ["build", model, "--backend", "cpu", "--json", "-o"];
+    let plan = format!("{model}.plan");
+    let manifest = scene.file(&format!("{plan}.json"));
+    let _ = fs::remove_file(&manifest);
+    let _ = fs::remove_file(scene.file(&plan));
+    // Nothing more goes in; a child that shares it waits when it writes.
+    let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let filling = b"\n".repeat(1 << 16);
+    while theirs.write(&filling).is_ok_and(|n| n > 0) {}
+    while theirs.write(b"\n").is_ok() {}
+    theirs.set_nonblocking(false).unwrap();
+    let mut child = scene
+        .command(&[&args[..], &[&plan], more].concat())
+        .stdout(OwnedFd::from(theirs))
+        .spawn()
+        .unwrap();
+    let proc = PathBuf::from(format!("/proc/{}", child.id()));
+    let state = || {
+        let stat = fs::read_to_string(proc.join("stat")).unwrap();
+        let after_name = stat.rsplit(')').next().unwrap();
+        after_name.trim_start().chars().next().unwrap()
+    };
+    // It waits on nothing else for so long.
+    let mut waiting = 0;
+    while waiting < 10 {
+        assert!(child.try_wait().unwrap().is_none(), "it failed");
+        std::thread::sleep(Duration::from_millis(10));
+        let waits = manifest.exists() && state() == 'S';
+        waiting = if waits { waiting + 1 } else { 0 };
+    }
+    let number = |file: &str, label: &str| -> u64 {
+        let text = fs::read_to_string(proc.join(file)).unwrap();
+        let line = text.lines().find(|l| l.starts_with(label)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    let resident = number("status", "VmHWM:") * 1024;
+    let read = number("io", "rchar:");
+    let mut report = String::new();
+    ours.read_to_string(&mut report).unwrap();
+    assert!(child.wait().unwrap().success());
+    let report: serde_json::Value = serde_json::from_str(report.trim()).unwrap();
+    let counted = Counted {
+        cache: report["cache"].as_str().unwrap().to_owned(),
+        resident,
+        read,
+    };
+    #[allow(clippy::print_stdout, reason = "figures are read with --nocapture")]
+    {
+        println!(
+            "{model} {more:?}: {}, {} MiB resident, {} MiB read",
+            counted.cache,
+            resident >> 20,
+            read >> 20
+        );
+    }
+    counted
+}
+
+#[test]
+fn a_hit_reads_no_weights() {
+    let scene = Scene::new();
+    models(&scene);
+    std::thread::sleep(SETTLED);
+    for model in ["one.onnx", "two.onnx"] {
+        // The second file holds the same model, so there is its engine already; it is only read for the first time.
+        let first = build(&scene, model, &[]);
+        assert_eq!(
+            first.cache,
+            if model == "one.onnx" { "miss" } else { "hit" }
+        );
+        assert!(first.resident >= WEIGHTS);
+
+        let hit = build(&scene, model, &[]);
+        assert_eq!(hit.cache, "hit");
+        assert!(hit.resident < LITTLE, "{}", hit.resident);
+        // The plan of a CPU holds the weights: it is read once, to check it and copy it.
+        assert!(hit.read < WEIGHTS + LITTLE, "{}", hit.read);
+        let trusted = build(&scene, model, &["--trust-cache"]);
+        assert_eq!(trusted.cache, "hit");
+        assert!(trusted.resident < LITTLE, "{}", trusted.resident);
+        assert!(trusted.read < WEIGHTS + LITTLE, "{}", trusted.read);
+
+        let rehash = build(&scene, model, &["--rehash"]);
+        assert_eq!(rehash.cache, "hit");
+        assert!(rehash.resident >= WEIGHTS, "{}", rehash.resident);
+    }
+    // The memo was found in the way of nothing: without it, all is read, and it is no error.
+    fs::remove_dir_all(scene.file(".cache/memo")).unwrap();
+    scene.write(".cache/memo", "in the way");
+    let hit = build(&scene, "two.onnx", &[]);
+    assert_eq!(hit.cache, "hit");
+    assert!(hit.resident >= WEIGHTS, "{}", hit.resident);
+}
+
+/// A scene with a small model that was built once, so that everything of it is remembered.
+fn remembered() -> Scene {
+    let scene = Scene::new();
+    let net = Net::default()
+        .input("x", &["N", "64"])
+        .weight("w", &random(1, &[64, 64]))
+        .node("p", "MatMul", &["x", "w"], "y", &[])
+        .output("y", &["N", "64"]);
+    scene.write("source.onnx", net.onnx(""));
+    let model = Model::open(scene.file("source.onnx")).unwrap();
+    let create = |name| File::create(scene.file(name)).unwrap();
+    model
+        .write_onnx_external::<Error>(
+            &mut create("model.onnx"),
+            &mut create("model.data"),
+            "model.data",
+            &|w| Ok(model.bytes(w)),
+        )
+        .unwrap();
+    std::thread::sleep(SETTLED);
+    let first = quick(&scene, "a.plan", &[]);
+    assert_eq!(first["cache"], "miss");
+    assert!(fs::read_dir(scene.file(".cache/memo")).unwrap().count() >= 2);
+    scene
+}
+
+fn quick(scene: &Scene, plan: &str, more: &[&str]) -> serde_json::Value {
+    let args = [
+        "build",
+        "model.onnx",
+        "--dim",
+        "N=1:4",
+        "--json",
+        "-o",
+        plan,
+    ];
+    let done = scene.run(&[&args[..], more].concat());
+    done.exits(0);
+    done.json()
+}
+
+fn manifest(scene: &Scene, plan: &str) -> serde_json::Value {
+    let path = scene.file(&format!("{plan}.json"));
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn what_is_remembered_makes_the_same_manifest() {
+    let scene = remembered();
+    assert_eq!(quick(&scene, "b.plan", &[])["cache"], "hit");
+    assert_eq!(quick(&scene, "c.plan", &["--rehash"])["cache"], "hit");
+    assert_eq!(quick(&scene, "d.plan", &["--no-cache"])["cache"], "off");
+    for plan in ["b.plan", "c.plan", "d.plan"] {
+        assert_eq!(manifest(&scene, "a.plan"), manifest(&scene, plan));
+    }
+}
+
+#[test]
+fn a_change_that_keeps_length_and_mtime_is_seen() {
+    let scene = remembered();
+    let path = scene.file("model.data");
+    let mtime = path.metadata().unwrap().modified().unwrap();
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    let mut value = [0; 4];
+    file.read_exact_at(&mut value, 400).unwrap();
+    let changed = f32::from_le_bytes(value) + 1.0;
+    file.write_all_at(&changed.to_le_bytes(), 400).unwrap();
+    file.set_modified(mtime).unwrap();
+    drop(file);
+    // Also long after, when the new state itself is remembered.
+    for plan in ["b.plan", "c.plan", "d.plan"] {
+        assert_eq!(quick(&scene, plan, &[])["cache"], "refitted");
+        std::thread::sleep(SETTLED / 2);
+    }
+    quick(&scene, "fresh.plan", &["--no-cache"]);
+    let weights = |plan| manifest(&scene, plan)["weights"].clone();
+    assert_ne!(weights("a.plan"), weights("fresh.plan"));
+    for plan in ["b.plan", "c.plan", "d.plan"] {
+        assert_eq!(weights(plan), weights("fresh.plan"));
+        assert!(fs::read(scene.file(plan)).unwrap() == fs::read(scene.file("fresh.plan")).unwrap());
+    }
+}
+
+#[test]
+fn a_proven_mapping_is_remembered_with_its_checkpoint() {
+    let scene = remembered();
+    let (shape, values) = random(1, &[64, 64]);
+    let turned = (0..64 * 64).map(|i| values[i % 64 * 64 + i / 64]).collect();
+    let checkpoint = |values: Vec<f32>| {
+        let all = [("p.weight".to_owned(), (shape.clone(), values))].into();
+        net::safetensors(&all)
+    };
+    scene.write("base.safetensors", checkpoint(turned));
+    std::thread::sleep(SETTLED);
+    let with = ["--weights", "base.safetensors"];
+    for plan in ["b.plan", "c.plan"] {
+        assert_eq!(quick(&scene, plan, &with)["cache"], "hit");
+    }
+    let mapping = |plan| manifest(&scene, plan)["weights"][0]["mapping"].clone();
+    assert_eq!(manifest(&scene, "b.plan"), manifest(&scene, "c.plan"));
+    assert_ne!(mapping("b.plan"), mapping("a.plan"), "it was not proven");
+    // Another checkpoint in its place proves something else.
+    scene.write("base.safetensors", checkpoint(vec![0.5; 64 * 64]));
+    quick(&scene, "d.plan", &with);
+    assert_ne!(mapping("d.plan"), mapping("c.plan"));
+}
