@@ -1,5 +1,8 @@
 //! The remote cache: machines that share engines, and remotes that are damaged, slow or gone. Only this machine is spoken to.
 
+// What the memory trial found.
+#![allow(clippy::print_stdout)]
+
 #[path = "../cli/scene.rs"]
 #[allow(dead_code)]
 mod scene;
@@ -7,6 +10,7 @@ mod scene;
 mod support;
 
 mod machines;
+mod memory;
 mod s3;
 mod server;
 
@@ -56,6 +60,14 @@ fn main() {
         }),
         Err(why) => Trial::test(format!("{s3} ({why})"), || Ok(())).with_ignored_flag(true),
     });
+    let large = "memory of a large plan (moves gigabytes; --ignored --nocapture runs it)";
+    trials.push(
+        Trial::test(large, || {
+            memory::of_a_large_plan();
+            Ok(())
+        })
+        .with_ignored_flag(true),
+    );
     libtest_mimic::run(&arguments, trials).exit();
 }
 
@@ -85,8 +97,11 @@ fn shared() {
     }
 }
 
-/// Ways to damage an entry on the remote; the paths are of its record, its plan and its manifest.
-fn damages() -> Vec<(&'static str, fn(&Path, &Path, &Path))> {
+/// Damages an entry on the remote; the paths are of its record, its plan and its manifest.
+type Harm = fn(&Path, &Path, &Path);
+
+/// Ways to do so, with what is said about each.
+fn damages() -> Vec<(&'static str, Harm)> {
     fn flip(path: &Path) {
         let mut bytes = fs::read(path).unwrap();
         let middle = bytes.len() / 2;
@@ -111,13 +126,13 @@ fn damages() -> Vec<(&'static str, fn(&Path, &Path, &Path))> {
         ("instead of", |_, _, manifest| cut(manifest)),
         ("instead of", |_, _, manifest| grow(manifest)),
         ("is missing", |_, _, manifest| {
-            fs::remove_file(manifest).unwrap()
+            fs::remove_file(manifest).unwrap();
         }),
         ("cannot be read", |record, _, _| {
-            fs::write(record, b"{}").unwrap()
+            fs::write(record, b"{}").unwrap();
         }),
         ("cannot be read", |record, _, _| {
-            fs::write(record, b"").unwrap()
+            fs::write(record, b"").unwrap();
         }),
         ("cannot be read", |record, _, _| {
             fs::write(record, vec![b' '; 5 << 20]).unwrap();

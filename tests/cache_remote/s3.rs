@@ -10,6 +10,11 @@ use std::time::{Duration, Instant};
 
 const BUCKET: &str = "fleet";
 
+/// The remote in its bucket.
+pub fn url() -> String {
+    format!("s3://{BUCKET}/engines")
+}
+
 /// Where moto is, or why it cannot be tried here.
 pub fn moto() -> Result<PathBuf, &'static str> {
     let folder = deps().join("moto");
@@ -20,7 +25,7 @@ pub fn moto() -> Result<PathBuf, &'static str> {
     }
 }
 
-struct S3 {
+pub struct S3 {
     process: Child,
     address: String,
 }
@@ -33,7 +38,7 @@ impl Drop for S3 {
 }
 
 impl S3 {
-    fn start() -> S3 {
+    pub fn start() -> S3 {
         let folder = moto().unwrap();
         let mut process = Command::new("python3")
             .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"])
@@ -59,7 +64,7 @@ impl S3 {
         let start = Instant::now();
         while !s3.put(&format!("/{BUCKET}")) {
             assert!(
-                start.elapsed() < Duration::from_secs(120),
+                start.elapsed() < Duration::from_mins(2),
                 "moto does not answer"
             );
             std::thread::sleep(Duration::from_millis(100));
@@ -82,7 +87,7 @@ impl S3 {
             && answer.contains(" 200 ")
     }
 
-    fn fleet(&self, width: usize) -> Fleet {
+    pub fn fleet(&self, width: usize) -> Fleet {
         Fleet::of(width)
             .with("AWS_ENDPOINT", &format!("http://{}", self.address))
             .with("AWS_ALLOW_HTTP", "true")
@@ -92,7 +97,7 @@ impl S3 {
 /// Everything at one server, whose start takes longer than all of it.
 pub fn a_bucket_serves_a_fleet() {
     let s3 = S3::start();
-    let url = format!("s3://{BUCKET}/engines");
+    let url = url();
     let fleet = s3.fleet(16);
     let remote = ["--remote", &url];
     assert_eq!(

@@ -41,7 +41,7 @@ pub struct Server {
 }
 
 /// Longer than any client of the tests waits.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 impl Server {
     pub fn start(manner: Manner) -> Server {
