@@ -2,6 +2,7 @@
 
 use super::decide::{Case, names_of};
 use super::row::{Evidence, Grade, Row};
+use crate::tensor::element_count;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 
@@ -67,7 +68,8 @@ impl Accounts {
 
 /// `settled_missing`: rows settled earlier whose sources this checkpoint lacks.
 pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> Accounts {
-    let reached: HashSet<&str> = rows.iter().flat_map(names_of).collect();
+    let mut reached: HashSet<&str> = rows.iter().flat_map(names_of).collect();
+    forget_look_alikes(&mut reached, rows, case);
     let mut missing: Vec<(usize, Missing)> = Vec::new();
     for r in settled_missing {
         let has = |n: &&str| case.sources.binary_search_by(|s| s.name.cmp(n)).is_err();
@@ -137,5 +139,32 @@ pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> 
     Accounts {
         missing: missing.into_iter().map(|(_, m)| m).collect(),
         leftovers,
+    }
+}
+
+/// Takes back what is reached only because some row holds the same few values (all zeros, all ones), where another row of as many
+/// elements has found no source at all: the tensor may be that one's, and a change of it would be lost.
+fn forget_look_alikes(reached: &mut HashSet<&str>, rows: &[Row], case: &Case<'_>) {
+    let looks_alike = |row: &&Row| {
+        row.grade == Grade::Ambiguous
+            && row.recipe.is_none()
+            && (row.evidence.iter()).any(|e| matches!(e, Evidence::SharedValue { .. }))
+    };
+    let firmly: HashSet<&str> = rows
+        .iter()
+        .filter(|row| !looks_alike(row))
+        .flat_map(names_of)
+        .collect();
+    let orphans: HashSet<usize> = rows
+        .iter()
+        .filter(|row| row.grade == Grade::Constant && row.evidence.contains(&Evidence::NoCandidate))
+        .filter_map(|row| element_count(&row.shape))
+        .filter(|&n| n > 1)
+        .collect();
+    for source in case.sources {
+        let count = element_count(source.view.shape);
+        if !firmly.contains(source.name) && count.is_some_and(|n| orphans.contains(&n)) {
+            reached.remove(source.name);
+        }
     }
 }

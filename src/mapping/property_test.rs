@@ -164,6 +164,12 @@ proptest! {
     }
 }
 
+/// The new checkpoint's tensor is all zeros, as a constant of the graph is, and the weight that it fills is nowhere to be found.
+#[test]
+fn a_tensor_that_looks_like_a_constant_is_not_taken_for_it() {
+    check(15_564_973_242_205_326_135, &mut Tally::default()).unwrap();
+}
+
 #[test]
 fn most_generated_refits_go_through() {
     let mut tally = Tally::default();
