@@ -67,12 +67,14 @@ impl Target {
             };
             // What cannot be parsed may hold a password anywhere.
             let shown = text.rsplit('@').next().unwrap_or_default();
+            let shown = shown.split(['?', '#']).next().unwrap_or_default();
             wrong(shown.into(), &why)
         })?;
         let mut shown = url.clone();
         let secret = url.password().is_some();
         let _ = shown.set_password(None);
         shown.set_query(None);
+        shown.set_fragment(None);
         let web = matches!(url.scheme(), "http" | "https");
         if secret || (web && !url.username().is_empty()) {
             let _ = shown.set_username("");
@@ -240,7 +242,7 @@ mod tests {
             ("gs://bucket/a", ObjectStoreScheme::GoogleCloudStorage, "a"),
             ("az://container/a", ObjectStoreScheme::MicrosoftAzure, "a"),
             ("https://host/a/b", ObjectStoreScheme::Http, "a/b"),
-            ("http://127.0.0.1:80/a", ObjectStoreScheme::Http, "a"),
+            ("http://127.0.0.1:8080/a", ObjectStoreScheme::Http, "a"),
             ("http://localhost/a", ObjectStoreScheme::Http, "a"),
             ("http://[::1]/a", ObjectStoreScheme::Http, "a"),
             ("file:///a/b", ObjectStoreScheme::Local, "a/b"),
@@ -266,6 +268,7 @@ mod tests {
             "https://host/a?sig=hunter2",
             "https://host/a#hunter2",
             "https://me:hunter2@host:port/a",
+            "https://host:port/a?sig=hunter2",
         ] {
             let fault = parse(url).unwrap_err();
             assert!(matches!(fault, RemoteFault::Url { .. }), "{url}: {fault:?}");
