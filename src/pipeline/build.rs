@@ -2,7 +2,7 @@
 
 use super::{Error, past};
 use crate::cache::Memo;
-use crate::engine::{self, Backend, BuildJob, Fold, Identity, Options, Slot};
+use crate::engine::{Backend, BuildJob, Identity, Options, Slot};
 use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
@@ -15,7 +15,6 @@ use crate::watch::{Event, Watch};
 use crate::weights::Source;
 use rayon::prelude::*;
 use serde::Serialize;
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -326,20 +325,6 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
     };
 }
 
-/// The bytes of a slot that is computed from several weights, which `weight` gives by name.
-pub(super) fn fold_bytes<'b>(
-    fold: &Fold,
-    weight: impl Fn(&str) -> Result<Option<Cow<'b, [u8]>>, engine::Error>,
-) -> Result<Cow<'b, [u8]>, engine::Error> {
-    let folded = fold.compute(|name| {
-        weight(name)?.ok_or_else(|| engine::Error::Weight {
-            name: name.to_owned(),
-            reason: format!("`{}` is computed from it, and it is not known", fold.slot),
-        })
-    })?;
-    Ok(Cow::Owned(folded))
-}
-
 /// Digest of every constant tensor by name, on all cores.
 pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a str, Digest> {
     watch.event(Event::Begin {
@@ -401,7 +386,7 @@ pub(super) fn relative(from: &Path, to: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{BuildNotes, Engine};
+    use crate::engine::{self, BuildNotes, Engine};
     use crate::fault::Explain;
     use crate::shapes::{Overrides, ShapeSpec};
     use std::collections::BTreeMap;

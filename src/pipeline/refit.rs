@@ -1,12 +1,13 @@
 //! A plan gets other weights: verified, mapped, proven complete, applied, and only then put in place.
 
 use super::build::note_slots;
+use super::feed::{fold_of, slot_bytes};
 use super::{
     Environment, Error, OpenPlan, Overlay, OverlayRequest, Verification, rebuild, reopen, verify,
 };
 use crate::engine::{self, Engine, Feed, Fold, Slot};
 use crate::plan::{self, Manifest, Recipe, WeightRow};
-use crate::tensor::{Digest, cast};
+use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -80,7 +81,9 @@ pub fn prepare(
             let overlay = resolving
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            Ok::<_, Error>((Some(engine?), overlay?))
+            // What is wrong with the files that were given comes first: that is the user's to mend.
+            let overlay = overlay?;
+            Ok::<_, Error>((Some(engine?), overlay))
         })?,
     };
     let changes = manifest
@@ -306,46 +309,22 @@ struct OverlayFeed {
     folds: Vec<Fold>,
 }
 
-impl OverlayFeed {
-    fn fold(&self, slot: &Slot) -> Option<&Fold> {
-        self.folds.iter().find(|f| f.slot == slot.name)
-    }
-
-    fn weight(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
-        self.overlay.bytes(name).map_err(|e| engine::Error::Weight {
-            name: name.to_owned(),
-            reason: e.to_string(),
-        })
-    }
-}
-
 impl Feed for OverlayFeed {
     fn differs(&self, slot: &Slot) -> bool {
         let differs = |name: &str| self.overlay.digest(name) != self.held.get(name).copied();
-        match self.fold(slot) {
+        match fold_of(&self.folds, slot) {
             Some(fold) => fold.sources().into_iter().any(differs),
             None => differs(&slot.name),
         }
     }
 
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
-        if let Some(fold) = self.fold(slot) {
-            return super::build::fold_bytes(fold, |name| self.weight(name)).map(Some);
-        }
-        let Some(bytes) = self.weight(&slot.name)? else {
-            return Ok(None);
-        };
         let model = &self.overlay.model().model;
-        let stored = model.weight(&slot.name).map(|w| w.dtype);
-        match stored {
-            Some(dtype) if dtype != slot.dtype => {
-                let cast = cast(dtype, slot.dtype, &bytes).map_err(|e| engine::Error::Weight {
-                    name: slot.name.clone(),
-                    reason: e.to_string(),
-                })?;
-                Ok(Some(Cow::Owned(cast)))
-            }
-            _ => Ok(Some(bytes)),
-        }
+        slot_bytes(slot, &self.folds, model, |name| {
+            self.overlay.bytes(name).map_err(|e| engine::Error::Weight {
+                name: name.to_owned(),
+                reason: e.to_string(),
+            })
+        })
     }
 }

@@ -8,7 +8,7 @@ use crate::fsx;
 use crate::onnx::Model;
 use crate::plan::Manifest;
 use crate::shapes::Profile;
-use crate::tensor::{Difference, NamedTensors, difference};
+use crate::tensor::{Difference, Dtype, NamedTensors, difference};
 use crate::watch::{Event, Watch};
 use std::path::Path;
 
@@ -49,9 +49,21 @@ impl Verification {
     }
 }
 
-/// Relative L2 error that two engines may have between them in f32, and where the plan computes in half precision.
+/// Relative L2 error that two engines may have between them in f32, and where the plan computes in less.
 const TOLERANCE: f64 = 1e-4;
-const HALF_TOLERANCE: f64 = 2e-2;
+const REDUCED_TOLERANCE: f64 = 2e-2;
+
+/// Whether a plan may compute in less than f32: by its options, or because its model does.
+fn is_reduced(manifest: &Manifest) -> bool {
+    let option = |name: &str| manifest.options.get(name).map_or("", String::as_str);
+    let precision = option("precision");
+    let narrow = |dtype: Dtype| matches!(dtype, Dtype::F16 | Dtype::Bf16);
+    precision.contains("16")
+        || precision.contains("int8")
+        || option("tf32") == "true"
+        || manifest.weights.iter().any(|w| narrow(w.dtype))
+        || manifest.inputs.iter().any(|i| narrow(i.dtype))
+}
 
 /// Runs `engine` and a reference on inputs drawn from a seed, at the sizes that the plan was optimised for.
 ///
@@ -139,11 +151,11 @@ fn against_reference(
         .map_or(&overlay.model().model, |w| &w.model);
     let reference = reference(model, environment)?;
     let expected = run_once(reference.as_ref(), model, &manifest.profile, given, beside)?;
-    let half = manifest
-        .options
-        .get("precision")
-        .is_some_and(|p| p.contains("16") || p.contains("int8"));
-    let limit = if half { HALF_TOLERANCE } else { TOLERANCE };
+    let limit = if is_reduced(manifest) {
+        REDUCED_TOLERANCE
+    } else {
+        TOLERANCE
+    };
     let mut outputs = Vec::new();
     for ((name, a), (_, e)) in actual.iter().zip(&expected) {
         let d = difference(a.view(), e.view(), limit, limit).map_err(|cause| {

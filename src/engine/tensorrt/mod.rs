@@ -7,6 +7,7 @@
 //! | [`api`] | the library's objects as safe types |
 //! | [`options`] | build options by name |
 //! | `build`, `refit`, `run` | the three things that engines are for |
+//! | `folds` | weights that the parser computed from several of the model's |
 //! | [`gpu`] | the GPU, its memory and streams |
 //! | [`header`] | what a plan says of itself without any library |
 //! | [`doctor`] | what is here and what it can do |
@@ -17,6 +18,7 @@ pub mod abi;
 pub mod api;
 mod build;
 pub mod doctor;
+mod folds;
 pub mod gpu;
 pub mod header;
 mod io;

@@ -1,0 +1,242 @@
+//! What an engine depends on, as the labelled fields of its cache key: everything but the weights, which the entry's manifest
+//! names by digest, unless the engine cannot be given others.
+
+use super::build::Draft;
+use super::past;
+use crate::cache::{KeyFields, Memo};
+use crate::engine::{Identity, Options};
+use crate::onnx::Model;
+use crate::plan::FORMAT;
+use crate::shapes::Profile;
+use crate::tensor::{Digest, LabelledHasher};
+use crate::watch::Watch;
+use std::collections::HashMap;
+
+/// The fields of a build.
+pub(super) fn fields_of(draft: &Draft<'_>) -> KeyFields {
+    let request = draft.request;
+    let fields = fields(
+        draft.structure,
+        &draft.profile,
+        request.options,
+        &request.backend.identity(),
+        || draft.digests.clone(),
+    );
+    let Some(names) = &draft.mark else {
+        return fields;
+    };
+    let mut hasher = LabelledHasher::new("trtmut.marked/1");
+    for name in names {
+        hasher.field("name", name.as_bytes());
+    }
+    fields.with("marked weights", hasher.finish().to_string())
+}
+
+/// What an engine depends on, field by field. The weights are read only where they are part of it and `memo` does not know them.
+pub fn key_fields(
+    model: &Model,
+    profile: &Profile,
+    options: &Options,
+    backend: &Identity,
+    memo: Option<&Memo>,
+    watch: &dyn Watch,
+) -> KeyFields {
+    let digests = || past::weights(model, memo, watch);
+    fields(model.structure_digest(), profile, options, backend, digests)
+}
+
+fn fields<'a>(
+    structure: Digest,
+    profile: &Profile,
+    options: &Options,
+    backend: &Identity,
+    digests: impl FnOnce() -> HashMap<&'a str, Digest>,
+) -> KeyFields {
+    let mut fields = KeyFields::new()
+        .with("structure", structure.to_string())
+        .with("backend", &backend.backend)
+        .with("library", &backend.library)
+        // What is done to a graph before it is compiled may change with the version.
+        .with("trtmut", env!("CARGO_PKG_VERSION"))
+        .with("manifest format", FORMAT);
+    for (name, value) in hardware(backend, options) {
+        fields = fields.with(name, value);
+    }
+    for (at, input) in profile.inputs.iter().enumerate() {
+        let range = serde_json::to_string(input).expect("names and numbers are JSON");
+        fields = fields.with(format!("profile of input {at}"), range);
+    }
+    for (name, value) in options {
+        fields = fields.with(format!("option {name}"), value);
+    }
+    if holds_its_weights(options) {
+        fields = fields.with("weights", weights_digest(&digests()).to_string());
+    }
+    fields
+}
+
+/// The hardware that an engine runs on: this GPU, or as many as it was asked to run on.
+///
+/// The driver is no part of it. An engine is tied to the library and the GPU; a newer driver runs it as it is, and where an
+/// older one cannot, opening it fails and says so. Its version changes with every update of the machine, and each would
+/// throw away all engines.
+fn hardware<'a>(backend: &'a Identity, options: &'a Options) -> Vec<(&'static str, &'a str)> {
+    let device = |name| backend.device.get(name).map(String::as_str);
+    let gpu = device("gpu").map(|v| ("gpu", v));
+    let capability = device("compute_capability");
+    let own = capability.map(|v| ("compute_capability", v));
+    let asked = |name: &str| options.get(name).map(String::as_str);
+    match backend.backend.as_str() {
+        "tensorrt" => match asked("hardware-compat") {
+            // Older GPUs have no part in it; what is built on one is its own.
+            Some(all @ "ampere-plus") if capability.is_some_and(ampere_or_newer) => {
+                vec![("hardware", all)]
+            }
+            Some("same-compute-capability") if own.is_some() => own.into_iter().collect(),
+            _ => gpu.into_iter().chain(own).collect(),
+        },
+        // It compiles for what it is told, which is an option and so in the key, wherever it runs.
+        "tensorrt-rtx" if asked("compute-capability").is_some() => Vec::new(),
+        _ => gpu.into_iter().chain(own).collect(),
+    }
+}
+
+fn ampere_or_newer(capability: &str) -> bool {
+    let major = capability.split('.').next();
+    major.and_then(|m| m.parse::<u32>().ok()) >= Some(8)
+}
+
+/// Whether other weights mean another engine.
+fn holds_its_weights(options: &Options) -> bool {
+    let is = |name: &str, values: &[&str]| {
+        options
+            .get(name)
+            .is_some_and(|v| values.contains(&v.as_str()))
+    };
+    is("refit", &["none", "identical"]) || is("strip", &["true"])
+}
+
+fn weights_digest(digests: &HashMap<&str, Digest>) -> Digest {
+    let mut rows: Vec<_> = digests.iter().collect();
+    rows.sort_unstable_by_key(|(name, _)| **name);
+    let mut hasher = LabelledHasher::new("trtmut.weights/1");
+    for (name, digest) in rows {
+        hasher.field(name, &digest.0);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::Key;
+    use serde_json::json;
+
+    struct Case {
+        structure: &'static [u8],
+        axes: serde_json::Value,
+        options: Vec<(&'static str, &'static str)>,
+        backend: &'static str,
+        library: &'static str,
+        device: Vec<(&'static str, &'static str)>,
+        weights: &'static [u8],
+    }
+
+    fn base() -> Case {
+        Case {
+            structure: b"graph",
+            axes: json!([{"min": 1, "opt": 2, "max": 4}]),
+            options: Vec::new(),
+            backend: "tensorrt",
+            library: "TensorRT 10.9.0",
+            device: vec![
+                ("gpu", "A"),
+                ("driver", "570"),
+                ("compute_capability", "8.9"),
+            ],
+            weights: b"one",
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Case)) -> Key {
+        let mut case = base();
+        change(&mut case);
+        let profile = json!({"inputs": [{"name": "x", "dtype": "f32", "axes": case.axes}]});
+        let text = |pairs: Vec<(&str, &str)>| {
+            let all = pairs.into_iter().map(|(k, v)| (k.into(), v.into()));
+            all.collect()
+        };
+        let backend = Identity {
+            backend: case.backend.into(),
+            library: case.library.into(),
+            device: text(case.device),
+        };
+        fields(
+            Digest::of(case.structure),
+            &serde_json::from_value(profile).unwrap(),
+            &text(case.options),
+            &backend,
+            || HashMap::from([("w", Digest::of(case.weights))]),
+        )
+        .key()
+    }
+
+    #[test]
+    fn what_an_engine_depends_on_makes_another_key() {
+        let device = |gpu, capability| vec![("gpu", gpu), ("compute_capability", capability)];
+        let mut keys = vec![
+            ("base", with(|_| ())),
+            ("structure", with(|c| c.structure = b"other")),
+            ("rtx", with(|c| c.backend = "tensorrt-rtx")),
+            ("library", with(|c| c.library = "TensorRT 10.9.1")),
+            ("gpu", with(|c| c.device = device("B", "8.9"))),
+            ("capability", with(|c| c.device = device("A", "9.0"))),
+            ("no gpu", with(|c| c.device = Vec::new())),
+        ];
+        for (min, opt, max) in [(2, 2, 4), (1, 1, 4), (1, 2, 5)] {
+            let axes = json!([{"min": min, "opt": opt, "max": max}]);
+            keys.push(("range", with(|c| c.axes = axes)));
+        }
+        for option in [
+            ("precision", "fp16"),
+            ("precision", "bf16"),
+            ("tf32", "true"),
+            ("opt-level", "5"),
+            ("workspace", "1G"),
+            ("sparsity", "true"),
+            ("strip", "true"),
+            ("refit", "none"),
+            ("refit", "identical"),
+            ("refit", "individual"),
+        ] {
+            keys.push((option.0, with(|c| c.options = vec![option])));
+        }
+        for option in [("refit", "none"), ("refit", "identical"), ("strip", "true")] {
+            let fixed = with(|c| {
+                c.options = vec![option];
+                c.weights = b"two";
+            });
+            keys.push(("weights of a fixed engine", fixed));
+        }
+        let mut pairs = 0;
+        for (i, (a, left)) in keys.iter().enumerate() {
+            for (b, right) in &keys[..i] {
+                assert_ne!(left, right, "{a} and {b}");
+                pairs += 1;
+            }
+        }
+        assert!(pairs >= 60, "{pairs}");
+    }
+
+    #[test]
+    fn what_an_engine_does_not_depend_on_makes_the_same_key() {
+        assert_eq!(with(|_| ()), with(|c| c.weights = b"two"));
+        assert_eq!(with(|_| ()), with(|c| c.device[1].1 = "999"));
+        let options = vec![("tf32", "true"), ("sparsity", "true")];
+        let reversed = options.iter().rev().copied().collect();
+        assert_eq!(
+            with(|c| c.options = options),
+            with(|c| c.options = reversed)
+        );
+    }
+}
