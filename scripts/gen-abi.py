@@ -35,7 +35,9 @@ CLASSES = {
         setTimingCache setMemoryPoolLimit setBuilderOptimizationLevel setHardwareCompatibilityLevel
         setProgressMonitor setNbComputeCapabilities setComputeCapability"""),
     "timing_cache": ("VTimingCache", "serialize"),
-    "network": ("VNetworkDefinition", "getNbInputs getInput getNbOutputs getOutput getNbLayers markWeightsRefittable"),
+    "network": ("VNetworkDefinition", """getNbInputs getInput getNbOutputs getOutput getNbLayers getLayer
+        markWeightsRefittable"""),
+    "layer": ("VLayer", "getNbInputs getInput getNbOutputs getOutput setPrecision setOutputType"),
     "tensor": ("VTensor", "getName getDimensions getType isShapeTensor"),
     "profile": ("VOptimizationProfile", "setDimensions"),
     "host_memory": ("VHostMemory", "data size"),
@@ -57,7 +59,7 @@ CALLBACKS = ["ILogger", "IProgressMonitor", "IStreamWriter"]
 # Table group -> (C++ enum, enumerators).
 ENUMS = {
     "flag": ("BuilderFlag", """kFP16 kBF16 kINT8 kTF32 kREFIT kREFIT_IDENTICAL kREFIT_INDIVIDUAL kSTRIP_PLAN
-        kSPARSE_WEIGHTS kVERSION_COMPATIBLE"""),
+        kSPARSE_WEIGHTS kVERSION_COMPATIBLE kPREFER_PRECISION_CONSTRAINTS"""),
     "network_flag": ("NetworkDefinitionCreationFlag", "kEXPLICIT_BATCH kSTRONGLY_TYPED"),
     "data_type": ("DataType", "kFLOAT kHALF kINT8 kINT32 kBOOL kUINT8 kFP8 kBF16 kINT64 kINT4 kFP4 kE8M0"),
     "selector": ("OptProfileSelector", "kMIN kOPT kMAX"),

@@ -4,7 +4,7 @@
 use super::build::Draft;
 use super::past;
 use crate::cache::{KeyFields, Memo};
-use crate::engine::{Identity, Options};
+use crate::engine::{Identity, Options, tensorrt};
 use crate::onnx::Model;
 use crate::plan::FORMAT;
 use crate::shapes::Profile;
@@ -59,6 +59,7 @@ fn fields<'a>(
         // What is done to a graph before it is compiled may change with the version.
         .with("trtmut", env!("CARGO_PKG_VERSION"))
         .with("manifest format", FORMAT);
+    let options = &spelled(backend, options);
     for (name, value) in hardware(backend, options) {
         fields = fields.with(name, value);
     }
@@ -73,6 +74,14 @@ fn fields<'a>(
         fields = fields.with("weights", weights_digest(&digests()).to_string());
     }
     fields
+}
+
+fn spelled(backend: &Identity, options: &Options) -> Options {
+    if backend.backend.starts_with("tensorrt") {
+        tensorrt::canonical(options)
+    } else {
+        options.clone()
+    }
 }
 
 /// The hardware that an engine runs on: this GPU, or as many as it was asked to run on.
@@ -238,5 +247,11 @@ mod tests {
             with(|c| c.options = options),
             with(|c| c.options = reversed)
         );
+        let defaults = vec![
+            ("refit", "full"),
+            ("tf32", "false"),
+            ("hardware-compat", "none"),
+        ];
+        assert_eq!(with(|_| ()), with(|c| c.options = defaults));
     }
 }

@@ -7,7 +7,7 @@ use super::api::{
 use super::folds::folds;
 use super::gpu::Gpu;
 use super::options::{Choices, Refit};
-use super::{Known, Product, Settings, default_threads, deserialize, list_slots, no_gpu};
+use super::{Known, Product, Settings, default_threads, deserialize, list_slots, no_gpu, phases};
 use crate::engine::{BuildJob, BuildNotes, Error, Refusal, Slot};
 use crate::fsx;
 use crate::onnx::{Model, Role};
@@ -82,7 +82,15 @@ pub(super) fn build(
     tell(core, watch);
 
     let config = builder.config()?;
-    set_flags(&config, &choices, job.model, &mut notes)?;
+    if set_flags(&config, &choices, job.model, &mut notes)? == Reduced::Allowed {
+        let pinned = phases::pin(&network, job.model)?;
+        if pinned > 0 {
+            config.set(Flag::PreferPrecisionConstraints, true)?;
+            notes.push(format!(
+                "{pinned} layers that compute arguments of sines and cosines from the inputs stay in f32"
+            ));
+        }
+    }
     set_limits(&config, &choices)?;
     set_profile(&builder, &config, &network.inputs()?, job.profile)?;
     if choices.refit == Refit::Individual {
@@ -196,12 +204,19 @@ fn tell(core: &Core, watch: &dyn Watch) {
     }
 }
 
+/// Whether layers may compute in less than f32.
+#[derive(PartialEq, Eq)]
+enum Reduced {
+    Allowed,
+    No,
+}
+
 fn set_flags(
     config: &Config,
     choices: &Choices,
     model: &Model,
     notes: &mut Vec<String>,
-) -> Result<(), Error> {
+) -> Result<Reduced, Error> {
     config.set(Flag::Tf32, choices.tf32)?;
     match choices.refit {
         Refit::Full => config.set(Flag::Refit, true)?,
@@ -219,8 +234,9 @@ fn set_flags(
         }
     }
     let Some(weak) = choices.weak else {
-        return Ok(());
+        return Ok(Reduced::No);
     };
+    let mut reduced = Reduced::No;
     let holds = |dtype| {
         model.weights().iter().any(|w| w.dtype == dtype)
             || model.inputs().iter().any(|i| i.dtype == dtype)
@@ -228,6 +244,7 @@ fn set_flags(
     let mut allow = |on: bool, dtype: Dtype, flag: Flag| -> Result<(), Error> {
         if on || weak.by_model && holds(dtype) && config.has(flag) {
             config.set(flag, true)?;
+            reduced = Reduced::Allowed;
             if !on {
                 notes.push(format!(
                     "{dtype} is allowed because the model holds {dtype} tensors"
@@ -240,8 +257,9 @@ fn set_flags(
     allow(weak.bf16, Dtype::Bf16, Flag::Bf16)?;
     if weak.int8 {
         config.set(Flag::Int8, true)?;
+        reduced = Reduced::Allowed;
     }
-    Ok(())
+    Ok(reduced)
 }
 
 fn set_limits(config: &Config, choices: &Choices) -> Result<(), Error> {

@@ -6,17 +6,21 @@
 //! | [`abi`] | slot numbers, enumerators and structs of the five families, as data |
 //! | [`api`] | the library's objects as safe types |
 //! | [`options`] | build options by name |
+//! | `canonical` | one spelling for options that mean the same |
 //! | `build`, `refit`, `run` | the three things that engines are for |
+//! | `phases` | what stays in f32 where half precision is allowed |
 //! | `folds` | weights that the parser computed from several of the model's |
 //! | [`gpu`] | the GPU, its memory and streams |
 //! | [`header`] | what a plan says of itself without any library |
 //! | [`doctor`] | what is here and what it can do |
 //!
-//! `unsafe` is confined to `loader`, `api` and the few lines of `gpu` and `run` that the driver's API asks for.
+//! `unsafe` is confined to `loader`, `api`, the few lines of `gpu` and `run` that the driver's API asks for, and the one of `main`
+//! that sets a variable for the driver before there are threads.
 
 pub mod abi;
 pub mod api;
 mod build;
+mod canonical;
 pub mod doctor;
 mod folds;
 pub mod gpu;
@@ -24,10 +28,12 @@ pub mod header;
 mod io;
 pub mod loader;
 pub mod options;
+mod phases;
 mod refit;
 mod run;
 
 pub use abi::Product;
+pub use canonical::canonical;
 pub use refit::{list_slots, refit_engine};
 pub use run::TensorRtEngine;
 

@@ -295,7 +295,7 @@ fn precisions(value: &str) -> Result<Precisions, String> {
 }
 
 /// `8589934592`, `512M`, `8G`; units are powers of 1024.
-fn bytes(value: &str) -> Result<usize, String> {
+pub(super) fn bytes(value: &str) -> Result<usize, String> {
     let (digits, shift) = match value.as_bytes().last() {
         Some(b'K') => (&value[..value.len() - 1], 10),
         Some(b'M') => (&value[..value.len() - 1], 20),
@@ -310,7 +310,7 @@ fn bytes(value: &str) -> Result<usize, String> {
         .ok_or_else(|| "it is a number of bytes, or one with `K`, `M` or `G`".into())
 }
 
-fn capabilities(value: &str) -> Result<Vec<u32>, String> {
+pub(super) fn capabilities(value: &str) -> Result<Vec<u32>, String> {
     let known = || {
         RTX_CAPABILITIES
             .iter()

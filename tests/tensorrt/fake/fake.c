@@ -77,7 +77,7 @@ static Object *make(Fn *vtable, Object *parent, const char *kind) {
 }
 
 #define TABLE(name) static Fn name[SLOTS]
-TABLE(builder_table); TABLE(config_table); TABLE(network_table); TABLE(tensor_table); TABLE(profile_table);
+TABLE(builder_table); TABLE(config_table); TABLE(network_table); TABLE(layer_table); TABLE(tensor_table); TABLE(profile_table);
 TABLE(memory_table); TABLE(runtime_table); TABLE(engine_table); TABLE(context_table); TABLE(refitter_table);
 TABLE(parser_table); TABLE(error_table); TABLE(cache_table); TABLE(serialization_table); TABLE(inspector_table);
 
@@ -91,11 +91,21 @@ static Object *memory(void) { return make(memory_table, NULL, "memory"); }
 static Object input_tensor = {handle_vtable, (Object *)&input_tensor.vtable, tensor_table, NULL, 0, "tensor"};
 static int32_t one(void *this) { (void)this; return 1; }
 static void *get_input(void *this, int32_t i) { (void)this; return i == 0 ? &input_tensor : NULL; }
-static const char *tensor_name(void *this) { (void)this; return "x"; }
+static Object sum = {handle_vtable, (Object *)&sum.vtable, tensor_table, NULL, 0, "sum"};
+static const char *tensor_name(void *this) { return object_of(this) == &sum ? "sum" : "x"; }
 static Dims dynamic_shape(void) { Dims d = {2, {-1, 4}}; return d; }
 static Dims tensor_dims(void *this) { (void)this; return dynamic_shape(); }
 static int32_t tensor_type(void *this) { (void)this; return 0; }
 static _Bool no(void *this) { (void)this; return 0; }
+/* Two layers; the first reads x and an input that is left out, and makes a sum. */
+static Object first_layer = {handle_vtable, (Object *)&first_layer.vtable, layer_table, NULL, 0, "layer"};
+static void *get_layer(void *this, int32_t i) { (void)this; return i == 0 ? &first_layer : NULL; }
+static void *layer_input(void *this, int32_t i) { (void)this; return i == 1 ? &input_tensor : NULL; }
+static void *layer_output(void *this, int32_t i) { (void)this; return i == 0 ? &sum : NULL; }
+static int32_t precision = -1, output_type = -1;
+static void set_precision(void *this, int32_t type) { (void)this; precision = type; }
+static void set_output_type(void *this, int32_t i, int32_t type) { (void)this; if (!i) output_type = type; }
+EXPORT int fake_pinned(void) { return 10 * (precision + 1) + output_type + 1; }
 static _Bool mark(void *this, const char *name) { (void)this; return strcmp(name, "w") == 0; }
 
 /* --- profile and config --- */
@@ -342,7 +352,7 @@ static const char *node_operator(void *this) { (void)this; return "Slice"; }
 /* --- tables --- */
 #define PUT(table, class, method, f) table[SLOT_##class##_##method] = (Fn)(f)
 static void fill(void) {
-    Fn *all[] = {builder_table, config_table, network_table, tensor_table, profile_table, memory_table, runtime_table,
+    Fn *all[] = {builder_table, config_table, network_table, layer_table, tensor_table, profile_table, memory_table, runtime_table,
                  engine_table, context_table, refitter_table, parser_table, error_table, cache_table, serialization_table,
                  inspector_table};
     for (size_t t = 0; t < sizeof all / sizeof *all; t++)
@@ -377,6 +387,15 @@ static void fill(void) {
     PUT(network_table, VNetworkDefinition, getNbInputs, one);
     PUT(network_table, VNetworkDefinition, getInput, get_input);
     PUT(network_table, VNetworkDefinition, getNbLayers, two);
+    PUT(network_table, VNetworkDefinition, getLayer, get_layer);
+#ifdef SLOT_VLayer_setPrecision
+    PUT(layer_table, VLayer, getNbInputs, two);
+    PUT(layer_table, VLayer, getInput, layer_input);
+    PUT(layer_table, VLayer, getNbOutputs, one);
+    PUT(layer_table, VLayer, getOutput, layer_output);
+    PUT(layer_table, VLayer, setPrecision, set_precision);
+    PUT(layer_table, VLayer, setOutputType, set_output_type);
+#endif
 #ifdef SLOT_VNetworkDefinition_markWeightsRefittable
     PUT(network_table, VNetworkDefinition, markWeightsRefittable, mark);
 #endif

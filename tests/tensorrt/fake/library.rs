@@ -80,30 +80,35 @@ impl Fake {
         TensorRt::find(self.product, &self.search()).expect("the fake loads")
     }
 
-    /// How many objects are alive and how many rules were broken, in both libraries.
+    /// How many objects are alive and how many rules were broken.
     pub fn counts(&self) -> (i32, i32) {
-        let mut counts = (0, 0);
-        for entry in std::fs::read_dir(self.folder.path())
-            .expect("it is there")
+        (self.ask("fake_live"), self.ask("fake_violations"))
+    }
+
+    /// 10 × what the precision of its layer was set to + what its output's type was, each `DataType` + 1.
+    pub fn pinned(&self) -> i32 {
+        self.ask("fake_pinned")
+    }
+
+    /// The sum of what both libraries answer.
+    fn ask(&self, function: &str) -> i32 {
+        let files = std::fs::read_dir(self.folder.path()).expect("it is there");
+        let libraries = files
             .flatten()
-        {
-            if entry.file_name().to_string_lossy().contains(".so") {
+            .filter(|f| f.file_name().to_string_lossy().contains(".so"));
+        libraries
+            .map(|file| {
                 #[allow(unsafe_code)]
-                // SAFETY: fake.c, open already; both functions take nothing and return an int.
+                // SAFETY: fake.c, open already; its functions of this form take nothing and return an int.
                 unsafe {
                     let library =
-                        libloading::Library::new(entry.path()).expect("it is open already");
-                    let get = |name: &str| {
-                        let f: libloading::Symbol<'_, unsafe extern "C" fn() -> i32> =
-                            library.get(name.as_bytes()).expect("fake.c has it");
-                        f()
-                    };
-                    counts.0 += get("fake_live");
-                    counts.1 += get("fake_violations");
+                        libloading::Library::new(file.path()).expect("it is open already");
+                    let f: libloading::Symbol<'_, unsafe extern "C" fn() -> i32> =
+                        library.get(function.as_bytes()).expect("fake.c has it");
+                    f()
                 }
-            }
-        }
-        counts
+            })
+            .sum()
     }
 }
 

@@ -50,6 +50,7 @@ const TESTS: &[(&str, Test)] = &[
     ("a_refused_profile_is_told", profile_refused),
     ("plans_that_do_not_open_tell_why", deserialize_null),
     ("odd_answers_are_errors", odd_answers),
+    ("layers_are_pinned_where_types_are_weak", pinned_layers),
     ("a_failed_refit_is_told", refit_false),
     (
         "weights_that_do_not_fit_are_refused_before_the_library_sees_them",
@@ -425,6 +426,35 @@ fn odd_answers() -> Result<(), Failed> {
         &["this version has no"],
     );
     assert!(!config.has(Flag::Bf16) && config.has(Flag::Fp16));
+    Ok(())
+}
+
+fn pinned_layers() -> Result<(), Failed> {
+    for release in [V8, V10] {
+        let fake = Fake::new(release, &[]);
+        let core = fake.core();
+        let network = Builder::new(&core)?.network(NetworkTyping::Weak)?;
+        assert!(network.can_pin());
+        let layer = network.layer(0)?;
+        let tensors = [("x", &layer.inputs), ("sum", &layer.outputs)];
+        for (name, tensors) in tensors {
+            assert_eq!(tensors.len(), 1);
+            assert_eq!(
+                (tensors[0].name.as_str(), tensors[0].dtype),
+                (name, Dtype::F32)
+            );
+        }
+        layer.pin(Dtype::F16, false)?;
+        assert_eq!(fake.pinned(), 2, "kHALF for the output alone");
+        layer.pin(Dtype::F32, true)?;
+        assert_eq!(fake.pinned(), 11, "kFLOAT for both");
+        library_error(layer.pin(Dtype::F64, true), &["no element type f64"]);
+        library_error(network.layer(1).map(|_| ()), &["getLayer"]);
+    }
+    // Strongly typed networks have nothing to pin.
+    let core = Fake::new(RTX, &[]).core();
+    let network = Builder::new(&core)?.network(NetworkTyping::Strong)?;
+    assert!(!network.can_pin());
     Ok(())
 }
 

@@ -255,7 +255,16 @@ table! {
         get_nb_outputs = "getNbOutputs",
         get_output = "getOutput",
         get_nb_layers = "getNbLayers",
+        get_layer = "getLayer",
         mark_weights_refittable = "markWeightsRefittable",
+    }
+    slots layer: LayerSlots = "VLayer" {
+        get_nb_inputs = "getNbInputs",
+        get_input = "getInput",
+        get_nb_outputs = "getNbOutputs",
+        get_output = "getOutput",
+        set_precision = "setPrecision",
+        set_output_type = "setOutputType",
     }
     slots tensor: TensorSlots = "VTensor" {
         get_name = "getName",
@@ -339,6 +348,7 @@ table! {
         strip_plan = "kSTRIP_PLAN",
         sparse_weights = "kSPARSE_WEIGHTS",
         version_compatible = "kVERSION_COMPATIBLE",
+        prefer_precision_constraints = "kPREFER_PRECISION_CONSTRAINTS",
     }
     values network_flag: NetworkFlagValues = "NetworkDefinitionCreationFlag" {
         explicit_batch = "kEXPLICIT_BATCH",

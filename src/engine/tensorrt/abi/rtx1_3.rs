@@ -38,7 +38,16 @@ pub const TABLE: Table = Table {
         get_nb_outputs: at(16, 10_300),
         get_output: at(17, 10_300),
         get_nb_layers: at(12, 10_300),
+        get_layer: at(13, 10_300),
         mark_weights_refittable: at(68, 10_300),
+    },
+    layer: super::LayerSlots {
+        get_nb_inputs: ABSENT,
+        get_input: ABSENT,
+        get_nb_outputs: ABSENT,
+        get_output: ABSENT,
+        set_precision: ABSENT,
+        set_output_type: ABSENT,
     },
     tensor: super::TensorSlots {
         get_name: at(3, 10_300),
@@ -122,6 +131,7 @@ pub const TABLE: Table = Table {
         strip_plan: at(19, 10_300),
         sparse_weights: at(7, 10_300),
         version_compatible: at(13, 10_300),
+        prefer_precision_constraints: at(10, 10_300),
     },
     network_flag: super::NetworkFlagValues {
         explicit_batch: at(0, 10_300),

@@ -38,7 +38,16 @@ pub const TABLE: Table = Table {
         get_nb_outputs: at(16, 10_500),
         get_output: at(17, 10_500),
         get_nb_layers: at(12, 10_500),
+        get_layer: at(13, 10_500),
         mark_weights_refittable: at(67, 10_500),
+    },
+    layer: super::LayerSlots {
+        get_nb_inputs: ABSENT,
+        get_input: ABSENT,
+        get_nb_outputs: ABSENT,
+        get_output: ABSENT,
+        set_precision: ABSENT,
+        set_output_type: ABSENT,
     },
     tensor: super::TensorSlots {
         get_name: at(3, 10_500),
@@ -122,6 +131,7 @@ pub const TABLE: Table = Table {
         strip_plan: at(18, 10_500),
         sparse_weights: at(7, 10_500),
         version_compatible: at(12, 10_500),
+        prefer_precision_constraints: ABSENT,
     },
     network_flag: super::NetworkFlagValues {
         explicit_batch: ABSENT,

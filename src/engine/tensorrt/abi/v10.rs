@@ -38,7 +38,16 @@ pub const TABLE: Table = Table {
         get_nb_outputs: at(16, 100_000),
         get_output: at(17, 100_000),
         get_nb_layers: at(12, 100_000),
+        get_layer: at(13, 100_000),
         mark_weights_refittable: at(72, 100_300),
+    },
+    layer: super::LayerSlots {
+        get_nb_inputs: at(5, 100_000),
+        get_input: at(6, 100_000),
+        get_nb_outputs: at(7, 100_000),
+        get_output: at(8, 100_000),
+        set_precision: at(10, 100_000),
+        set_output_type: at(14, 100_000),
     },
     tensor: super::TensorSlots {
         get_name: at(3, 100_000),
@@ -122,6 +131,7 @@ pub const TABLE: Table = Table {
         strip_plan: at(19, 100_000),
         sparse_weights: at(7, 100_000),
         version_compatible: at(13, 100_000),
+        prefer_precision_constraints: at(10, 100_000),
     },
     network_flag: super::NetworkFlagValues {
         explicit_batch: at(0, 100_000),

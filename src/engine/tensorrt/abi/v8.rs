@@ -38,7 +38,16 @@ pub const TABLE: Table = Table {
         get_nb_outputs: at(21, 80_500),
         get_output: at(22, 80_500),
         get_nb_layers: at(17, 80_500),
+        get_layer: at(18, 80_500),
         mark_weights_refittable: ABSENT,
+    },
+    layer: super::LayerSlots {
+        get_nb_inputs: at(5, 80_500),
+        get_input: at(6, 80_500),
+        get_nb_outputs: at(7, 80_500),
+        get_output: at(8, 80_500),
+        set_precision: at(10, 80_500),
+        set_output_type: at(14, 80_500),
     },
     tensor: super::TensorSlots {
         get_name: at(3, 80_500),
@@ -120,6 +129,7 @@ pub const TABLE: Table = Table {
         strip_plan: ABSENT,
         sparse_weights: at(8, 80_500),
         version_compatible: at(15, 80_600),
+        prefer_precision_constraints: at(11, 80_500),
     },
     network_flag: super::NetworkFlagValues {
         explicit_batch: at(0, 80_500),

@@ -208,6 +208,10 @@ impl Network {
         self.owned.ptr.as_ptr()
     }
 
+    pub(super) fn this(&self) -> *mut c_void {
+        self.owned.this()
+    }
+
     /// Number of layers.
     ///
     /// # Errors

@@ -33,6 +33,8 @@ pub enum Flag {
     SparseWeights,
     /// The plan runs in later versions too.
     VersionCompatible,
+    /// A layer's own precision comes before speed.
+    PreferPrecisionConstraints,
 }
 
 /// How far a plan runs on other GPUs.
@@ -90,6 +92,9 @@ impl Config {
             Flag::StripPlan => (f.strip_plan, "builder flag for stripped plans"),
             Flag::SparseWeights => (f.sparse_weights, "sparsity builder flag"),
             Flag::VersionCompatible => (f.version_compatible, "version compatibility"),
+            Flag::PreferPrecisionConstraints => {
+                (f.prefer_precision_constraints, "precision constraints")
+            }
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod builder;
 mod config;
+mod layer;
 mod logger;
 mod monitor;
 mod observer;
@@ -16,6 +17,7 @@ mod writer;
 
 pub use builder::{Builder, HostMemory, Network, NetworkInput, NetworkTyping, Profile, Selector};
 pub use config::{Config, Flag, HardwareLevel, TimingCache, Verbosity};
+pub use layer::{Layer, LayerTensor};
 pub use logger::{Message, Severity};
 pub use observer::{Origin, Record};
 pub use parser::{ParseError, Parser};
