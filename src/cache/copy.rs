@@ -6,13 +6,14 @@
 //!    replace files by rename, as this one does, are not hindered; `cp` onto it and `>` are refused, `cp -f` replaces it.
 //! 3. A **copy**.
 //!
-//! All three appear by rename. The output's permissions come from the umask, as if it had just been built, not from the
-//! cache, whose own files are private; the cache's folders keep it private however an output is linked. A linked or
-//! copied output is as new as the copying, so that `make` sees it as up to date.
+//! All three appear by rename, and none is synced: what a power cut takes of an output is still in the cache, and a plan that is
+//! not that of its manifest is refused by whoever opens it. The output's permissions come from the umask, as if it had just
+//! been built, not from the cache, whose own files are private; the cache's folders keep it private however an output is linked.
+//! A linked or copied output is as new as the copying, so that `make` sees it as up to date.
 
 use super::entry::is_at;
 use super::folder::PLAN;
-use super::hash::{self, CopyError};
+use super::hash::{self, CopyError, Next};
 use super::record::Part;
 use super::store::{Check, Store};
 use super::{CacheFault, Damage, Hit};
@@ -84,10 +85,12 @@ impl Store {
                 Trouble::Output,
                 || right(hash::digest(&hit.plan, |_| ()).map_err(Trouble::Plan)?),
                 |to| {
-                    right(hash::copy(&hit.plan, to).map_err(|e| match e {
-                        CopyError::Read(e) => Trouble::Plan(e),
-                        CopyError::Write(e) => Trouble::Output(e),
-                    })?)
+                    right(
+                        hash::copy(&hit.plan, to, Next::Nothing).map_err(|e| match e {
+                            CopyError::Read(e) => Trouble::Plan(e),
+                            CopyError::Write(e) => Trouble::Output(e),
+                        })?,
+                    )
                 },
             ),
         };
@@ -164,7 +167,6 @@ impl Hit {
             }
         }
         copy(fresh.as_file())?;
-        fresh.as_file().sync_all().map_err(wrap)?;
         finish(fresh, path, Copied::Bytes).map_err(wrap)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::entry::is_at;
 use super::folder::{
-    Folder, MANIFEST, PINNED, PLAN, RECORD, bytes_below, children, make, nanoseconds, remove,
+    Folder, MANIFEST, PLAN, RECORD, bytes_below, children, make, nanoseconds, remove,
 };
 use super::store::{Kind, Store};
 use super::{CacheFault, Key};
@@ -149,6 +149,7 @@ impl Folder {
     /// Everything that counts, from the disk.
     fn items(&self) -> Result<Vec<Item>, CacheFault> {
         let mut items = Vec::new();
+        let pins = self.pinned()?;
         for (kind, folder) in [
             (Kind::Engine, self.engines()),
             (Kind::Timing, self.timing()),
@@ -172,7 +173,8 @@ impl Folder {
                     kind,
                     bytes: known.unwrap_or_else(|| bytes_below(&path)),
                     used_ns: nanoseconds(used.unwrap_or(SystemTime::UNIX_EPOCH)),
-                    pinned: kind == Kind::Engine && path.join(PINNED).exists(),
+                    pinned: kind == Kind::Engine
+                        && path.file_name().is_some_and(|name| pins.contains(name)),
                     path,
                 });
             }
@@ -204,6 +206,7 @@ impl Folder {
             std::fs::rename(&item.path, &away).map_err(CacheFault::io("evict", &item.path))?;
             drop(lock);
             remove(&away)?;
+            remove(&self.pins().join(name(&item.path)))?;
         } else {
             remove(&item.path)?;
         }

@@ -1,6 +1,8 @@
 //! The folder: where things lie in it, who may use it, and how files in it are made.
 
 use super::{CacheFault, Key};
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -9,7 +11,6 @@ use std::path::{Path, PathBuf};
 pub(super) const PLAN: &str = "engine.plan";
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const RECORD: &str = "entry.json";
-pub(super) const PINNED: &str = "pinned";
 
 /// From <https://bford.info/cachedir/>.
 const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n# This folder is trtmut's cache; it can be removed.\n";
@@ -71,6 +72,15 @@ impl Folder {
     }
     pub fn entry(&self, key: Key) -> PathBuf {
         self.engines().join(key.to_string())
+    }
+    pub fn pins(&self) -> PathBuf {
+        self.root.join("pins")
+    }
+    /// Names of what is pinned: keys of entries, which need not be there any more.
+    pub fn pinned(&self) -> Result<HashSet<OsString>, CacheFault> {
+        let pins = children(&self.pins())?;
+        let names = pins.iter().filter_map(|p| p.file_name());
+        Ok(names.map(ToOwned::to_owned).collect())
     }
     pub fn locks(&self) -> PathBuf {
         self.root.join("locks")

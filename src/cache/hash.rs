@@ -53,9 +53,18 @@ impl From<CopyError> for io::Error {
     }
 }
 
+/// What comes after a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The caller syncs the copy, so the disk begins while it is made.
+    Sync,
+    /// The system writes it when it likes.
+    Nothing,
+}
+
 /// Copies everything in `from` to the beginning of `to`, and tells length and digest of what was copied. Reading, hashing and the
 /// disk go on at the same time, and each byte is read once. What was copied last is not synced yet.
-pub(super) fn copy(from: &File, to: &File) -> Result<(u64, Digest), CopyError> {
+pub(super) fn copy(from: &File, to: &File, next: Next) -> Result<(u64, Digest), CopyError> {
     let (filled, to_hash) = sync_channel::<(Vec<u8>, usize)>(UNDER_WAY);
     let (emptied, to_fill) = channel();
     let (written, to_flush) = channel();
@@ -63,7 +72,7 @@ pub(super) fn copy(from: &File, to: &File) -> Result<(u64, Digest), CopyError> {
         let _ = emptied.send(Vec::new());
     }
     std::thread::scope(|scope| {
-        let copying = scope.spawn(move || copy_blocks(from, to, &to_fill, &filled, &written));
+        let copying = scope.spawn(move || copy_blocks(from, to, next, &to_fill, &filled, &written));
         let flushing = scope.spawn(move || flush(to, &to_flush));
         let mut hasher = blake3::Hasher::new();
         for (block, n) in to_hash {
@@ -87,6 +96,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
 fn copy_blocks(
     from: &File,
     to: &File,
+    next: Next,
     to_fill: &Receiver<Vec<u8>>,
     filled: &SyncSender<(Vec<u8>, usize)>,
     written: &Sender<()>,
@@ -104,7 +114,7 @@ fn copy_blocks(
         to.write_all_at(&block[..n], at).map_err(CopyError::Write)?;
         at += n as u64;
         let _ = filled.send((block, n));
-        if at - flushed >= FLUSHED {
+        if next == Next::Sync && at - flushed >= FLUSHED {
             flushed = at;
             let _ = written.send(());
         }
@@ -132,9 +142,12 @@ mod tests {
             let bytes: Vec<u8> = (0..length).map(|i| (i % 249) as u8).collect();
             let (mut from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
             from.write_all(&bytes).unwrap();
-            let got = copy(&from, &to).unwrap();
-            assert_eq!(got, (length as u64, Digest::of(&bytes)));
-            assert_eq!(digest(&to, |_| ()).unwrap(), got);
+            for next in [Next::Sync, Next::Nothing] {
+                to.set_len(0).unwrap();
+                let got = copy(&from, &to, next).unwrap();
+                assert_eq!(got, (length as u64, Digest::of(&bytes)));
+                assert_eq!(digest(&to, |_| ()).unwrap(), got);
+            }
         }
     }
 
@@ -143,7 +156,7 @@ mod tests {
         let mut from = tempfile::NamedTempFile::new().unwrap();
         from.write_all(&vec![1; 6 * COPIED]).unwrap();
         let read_only = File::open(from.path()).unwrap();
-        let failed = copy(from.as_file(), &read_only);
+        let failed = copy(from.as_file(), &read_only, Next::Sync);
         assert!(matches!(failed, Err(CopyError::Write(_))), "{failed:?}");
     }
 

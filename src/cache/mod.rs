@@ -8,7 +8,7 @@
 //!     engine.plan                the plan's bytes
 //!     manifest.json              the caller's bytes, not looked into
 //!     entry.json                 record: key fields in clear text, sizes and digests, sealed; its mtime is the last use
-//!     pinned                     present: not evicted
+//!   pins/<key>                   present: the entry is not evicted
 //!   locks/store                  shared: publishing; exclusive: evicting, quarantining, sweeping
 //!   locks/<key>                  exclusive: building; holds the owner's pid, host and start
 //!   timing/  runtime/            files of the caller that count and are evicted by mtime

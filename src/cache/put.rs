@@ -92,7 +92,7 @@ fn copy_in(from: &Path, out: &File) -> io::Result<Part> {
     let from = File::open(from)?;
     let (bytes, digest) = match reflink(&from, out) {
         Ok(()) => hash::digest(out, |_| ())?,
-        Err(_) => hash::copy(&from, out)?,
+        Err(_) => hash::copy(&from, out, hash::Next::Sync)?,
     };
     Ok(Part { bytes, digest })
 }

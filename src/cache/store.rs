@@ -2,7 +2,7 @@
 
 use super::entry::{self, Hit, Outcome, is_at};
 use super::folder::{
-    Folder, PINNED, PLAN, RECORD, bytes_below, children, create, make, nanoseconds, remove,
+    Folder, PLAN, RECORD, bytes_below, children, create, make, nanoseconds, remove,
 };
 use super::lock::BuildLock;
 use super::record::{LONGEST, Record};
@@ -13,6 +13,8 @@ use crate::watch::Watch;
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -199,10 +201,11 @@ impl Store {
     /// [`CacheFault::Io`].
     pub fn list(&self) -> Result<Listing, CacheFault> {
         let engines = self.folder.engines();
+        let pins = self.folder.pinned()?;
         let rows: Vec<_> = match File::open(&engines) {
             Ok(opened) => children(&engines)?
                 .into_par_iter()
-                .filter_map(|place| row(&opened, &place).transpose())
+                .filter_map(|place| row(&opened, &place, &pins).transpose())
                 .collect(),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(CacheFault::io("list", &engines)(e)),
@@ -263,7 +266,8 @@ impl Store {
             text: key.to_string(),
         };
         let engines = File::open(self.folder.engines()).map_err(|_| unknown())?;
-        match row(&engines, &self.folder.entry(*key))? {
+        let pins = self.folder.pinned()?;
+        match row(&engines, &self.folder.entry(*key), &pins)? {
             Some(Ok(listed)) => Ok(listed),
             Some(Err(Broken { entry, damage, .. })) => Err(CacheFault::Damaged {
                 entry,
@@ -274,13 +278,15 @@ impl Store {
         }
     }
 
-    /// Keeps an entry from eviction, whatever the limit.
+    /// Keeps an entry from eviction, whatever the limit, and what replaces it under its key.
     ///
     /// # Errors
     /// [`CacheFault::UnknownKey`], [`CacheFault::Io`].
     pub fn pin(&self, key: &Key) -> Result<Pinned, CacheFault> {
         let _evicting = self.folder.lock_shared()?;
-        let path = self.pin_path(key)?;
+        self.must_have(key)?;
+        make(&self.folder.pins())?;
+        let path = self.folder.pins().join(key.to_string());
         match create(&path) {
             Ok(_) => Ok(Pinned::Changed),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(Pinned::Already),
@@ -294,18 +300,19 @@ impl Store {
     /// As [`Store::pin`].
     pub fn unpin(&self, key: &Key) -> Result<Pinned, CacheFault> {
         let _evicting = self.folder.lock_shared()?;
-        let path = self.pin_path(key)?;
+        let path = self.folder.pins().join(key.to_string());
         match std::fs::remove_file(&path) {
             Ok(()) => Ok(Pinned::Changed),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Pinned::Already),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                self.must_have(key).map(|()| Pinned::Already)
+            }
             Err(e) => Err(CacheFault::io("remove", &path)(e)),
         }
     }
 
-    fn pin_path(&self, key: &Key) -> Result<PathBuf, CacheFault> {
-        let place = self.folder.entry(*key);
-        if place.is_dir() {
-            Ok(place.join(PINNED))
+    fn must_have(&self, key: &Key) -> Result<(), CacheFault> {
+        if self.folder.entry(*key).is_dir() {
+            Ok(())
         } else {
             Err(CacheFault::UnknownKey {
                 text: key.to_string(),
@@ -362,8 +369,12 @@ impl Store {
 }
 
 /// One entry from its folder, which is in `engines`; `None` when it is gone by now.
-fn row(engines: &File, place: &Path) -> Result<Option<Result<Listed, Broken>>, CacheFault> {
-    let looked = look(engines, place);
+fn row(
+    engines: &File,
+    place: &Path,
+    pins: &HashSet<OsString>,
+) -> Result<Option<Result<Listed, Broken>>, CacheFault> {
+    let looked = look(engines, place, pins);
     if let Ok(Ok(listed)) = looked {
         return Ok(Some(Ok(listed)));
     }
@@ -380,7 +391,11 @@ fn row(engines: &File, place: &Path) -> Result<Option<Result<Listed, Broken>>, C
 
 /// Of ten thousand entries, every call into the kernel is felt, and every step of a long path in each: so paths begin at
 /// `engines`, and the record is one read.
-fn look(engines: &File, place: &Path) -> Result<Result<Listed, Damage>, CacheFault> {
+fn look(
+    engines: &File,
+    place: &Path,
+    pins: &HashSet<OsString>,
+) -> Result<Result<Listed, Damage>, CacheFault> {
     let Some(key) = Key::of_path(place) else {
         return Ok(Err(Damage::Name));
     };
@@ -413,8 +428,7 @@ fn look(engines: &File, place: &Path) -> Result<Result<Listed, Damage>, CacheFau
         Ok(record) => record,
         Err(damage) => return Ok(Err(damage)),
     };
-    let stat = |name: &str| statat(engines, below.join(name), AtFlags::empty());
-    let plan = match stat(PLAN) {
+    let plan = match statat(engines, below.join(PLAN), AtFlags::empty()) {
         Ok(m) if FileType::from_raw_mode(m.st_mode).is_file() => m.st_size as u64,
         _ => return Ok(Err(Damage::Missing { file: PLAN })),
     };
@@ -430,6 +444,6 @@ fn look(engines: &File, place: &Path) -> Result<Result<Listed, Damage>, CacheFau
         bytes: length + plan + record.manifest.bytes,
         record,
         used: meta.modified().map_err(wrap)?,
-        pinned: stat(PINNED).is_ok(),
+        pinned: pins.contains(below.as_os_str()),
     }))
 }
