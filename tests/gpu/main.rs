@@ -30,7 +30,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use trtmut::engine::tensorrt::{Product, TensorRt, TensorRtEngine, header};
+use trtmut::engine::tensorrt::{Product, TensorRt, TensorRtEngine, gpu, header};
 use trtmut::engine::{Backend, BuildNotes, Engine, Error, RunOptions};
 use trtmut::tensor::NamedTensors;
 use trtmut::watch::Silent;
@@ -47,6 +47,11 @@ type Run = Box<dyn FnOnce(&Table) -> Result<(), Failed> + Send>;
 type Table = Arc<Mutex<Vec<[String; 3]>>>;
 
 fn main() {
+    #[allow(unsafe_code)]
+    // SAFETY: this is the first thing that the process does.
+    unsafe {
+        gpu::load_kernels_lazily();
+    }
     let words: Vec<String> = std::env::args().collect();
     if words.get(1).is_some_and(|w| w == CHILD) {
         child(&words[2], &words[3], &words[4]);

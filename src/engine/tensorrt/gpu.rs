@@ -31,6 +31,21 @@ pub struct Gpu {
 /// survive its being torn down and set up again.
 static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
 
+/// Has the driver load each kernel when it is first called, unless the user said otherwise: a refit needs few of those that
+/// come with TensorRT. It is the driver's own default since CUDA 12.2, but not for what was linked with an older runtime, as
+/// TensorRT 8.6 is. (`CUDA_MODULE_LOADING` in the CUDA C++ Programming Guide, "Lazy Loading".)
+///
+/// # Safety
+/// No other thread runs yet.
+#[allow(unsafe_code)]
+pub unsafe fn load_kernels_lazily() {
+    const VARIABLE: &str = "CUDA_MODULE_LOADING";
+    if std::env::var_os(VARIABLE).is_none() {
+        // SAFETY: the caller says that nobody can be reading the environment.
+        unsafe { std::env::set_var(VARIABLE, "LAZY") };
+    }
+}
+
 impl Gpu {
     /// Opens the first GPU, once in a process.
     ///
