@@ -29,6 +29,10 @@ pub struct EngineArgs {
     #[arg(long)]
     int8: bool,
 
+    /// Keep nodes of these names in f32 where less is allowed: patterns with * and ?, e.g. '*norm*,/out/*'
+    #[arg(long, value_name = "NAMES")]
+    f32_layers: Option<String>,
+
     /// Allow TF32
     #[arg(long, overrides_with = "no_tf32")]
     tf32: bool,
@@ -128,6 +132,7 @@ impl EngineArgs {
             "precision",
             (!precision.is_empty()).then(|| precision.join(",")),
         );
+        set("f32-layers", self.f32_layers.clone());
         set("tf32", flag(self.tf32));
         set("opt-level", self.opt_level.map(|n| n.to_string()));
         set("workspace", self.workspace.clone());

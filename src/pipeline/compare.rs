@@ -1,11 +1,11 @@
 //! Two things that users hold (plans, models, checkpoints, LoRAs) become a comparison.
 
 use super::build::{UNREAD, digests};
-use super::{Error, Overlay, OverlayRequest, source_model};
+use super::{Error, Overlay, OverlayRequest, key, source_model};
 use crate::diff::{
     self, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact, weight_facts,
 };
-use crate::engine::Identity;
+use crate::engine::{Identity, Options};
 use crate::mapping::{self, ModelValues, Recipe as How};
 use crate::onnx::Model;
 use crate::plan::{self, Manifest};
@@ -131,8 +131,9 @@ fn compare_with(
         (Thing::Plan(a), Some(Thing::Plan(b))) => {
             let old = plan_side(&request.old, &a);
             let mut new = plan_side(&request.new[0], &b);
-            new.options = Some(b.options.clone());
-            new.maker = Some(maker(&b.backend));
+            let options = key::spelled(&b.backend, &b.options);
+            new.maker = Some(maker(&b.backend, &options));
+            new.options = Some(options);
             new.shapes = Some(b.shapes.clone());
             Ok(plain(diff::compare(&old, &new)))
         }
@@ -165,11 +166,14 @@ fn plain(diff: Diff) -> Compared {
     }
 }
 
-fn maker(identity: &Identity) -> Maker {
+/// Who compiled, as far as the engine depends on it: what would be in its cache key.
+fn maker(identity: &Identity, options: &Options) -> Maker {
+    let device = key::hardware(identity, options);
+    let device = device.into_iter().map(|(n, v)| (n.into(), v.into()));
     Maker {
         backend: identity.backend.clone(),
         library: identity.library.clone(),
-        device: identity.device.clone(),
+        device: device.collect(),
     }
 }
 
@@ -202,6 +206,7 @@ fn plan_side(plan: &Path, manifest: &Manifest) -> Side {
                 .collect();
         }
     }
+    let options = key::spelled(&manifest.backend, &manifest.options);
     Side {
         graph: Some(match &model {
             Some(model) => Graph::of(model),
@@ -212,8 +217,8 @@ fn plan_side(plan: &Path, manifest: &Manifest) -> Side {
         }),
         weights,
         shapes: Some(manifest.shapes.clone()),
-        options: Some(manifest.options.clone()),
-        maker: Some(maker(&manifest.backend)),
+        maker: Some(maker(&manifest.backend, &options)),
+        options: Some(options),
     }
 }
 

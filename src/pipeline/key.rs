@@ -76,7 +76,8 @@ fn fields<'a>(
     fields
 }
 
-fn spelled(backend: &Identity, options: &Options) -> Options {
+/// The options of a build in one spelling.
+pub(super) fn spelled(backend: &Identity, options: &Options) -> Options {
     if backend.backend.starts_with("tensorrt") {
         tensorrt::canonical(options)
     } else {
@@ -89,7 +90,10 @@ fn spelled(backend: &Identity, options: &Options) -> Options {
 /// The driver is no part of it. An engine is tied to the library and the GPU; a newer driver runs it as it is, and where an
 /// older one cannot, opening it fails and says so. Its version changes with every update of the machine, and each would
 /// throw away all engines.
-fn hardware<'a>(backend: &'a Identity, options: &'a Options) -> Vec<(&'static str, &'a str)> {
+pub(super) fn hardware<'a>(
+    backend: &'a Identity,
+    options: &'a Options,
+) -> Vec<(&'static str, &'a str)> {
     let device = |name| backend.device.get(name).map(String::as_str);
     let gpu = device("gpu").map(|v| ("gpu", v));
     let capability = device("compute_capability");

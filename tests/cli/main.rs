@@ -2,6 +2,7 @@
 
 mod build;
 mod cache;
+mod diff;
 mod hostile;
 mod memo;
 mod refit;

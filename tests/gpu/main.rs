@@ -16,6 +16,7 @@
     reason = "the table is what this program is for, and stderr tells how far it is"
 )]
 
+mod cached;
 mod case;
 mod cli;
 mod errors;
@@ -91,6 +92,7 @@ fn main() {
             Box::new(move |t| flow::half(fixture, t)),
         );
     }
+    add("dit/cache".into(), Box::new(cached::cached));
     add("dit/fp16_truth".into(), Box::new(truth::fp16));
     add("errors/runs_and_refits".into(), Box::new(errors::errors));
     add("memory/refit_cycles".into(), Box::new(memory::refit_cycles));

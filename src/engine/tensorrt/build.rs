@@ -6,8 +6,8 @@ use super::api::{
 };
 use super::folds::folds;
 use super::gpu::Gpu;
-use super::options::{Choices, Refit};
-use super::{Known, Product, Settings, default_threads, deserialize, list_slots, no_gpu, phases};
+use super::options::{Choices, NOTHING_REDUCED, Refit};
+use super::{Known, Product, Settings, default_threads, deserialize, list_slots, no_gpu, pinned};
 use crate::engine::{BuildJob, BuildNotes, Error, Refusal, Slot};
 use crate::fsx;
 use crate::onnx::{Model, Role};
@@ -83,13 +83,18 @@ pub(super) fn build(
 
     let config = builder.config()?;
     if set_flags(&config, &choices, job.model, &mut notes)? == Reduced::Allowed {
-        let pinned = phases::pin(&network, job.model)?;
+        let pinned = pinned::pin(&network, job.model, &choices.f32_layers)?;
         if pinned > 0 {
             config.set(Flag::PreferPrecisionConstraints, true)?;
-            notes.push(format!(
-                "{pinned} layers that compute arguments of sines and cosines from the inputs stay in f32"
-            ));
+            notes.push(format!("{pinned} layers stay in f32"));
         }
+    } else if !choices.f32_layers.is_empty() {
+        // TensorRT 8 looks at the model's tensors, and none of them is shorter.
+        return Err(Error::Option {
+            backend: loaded.product.backend().into(),
+            option: "f32-layers".into(),
+            reason: NOTHING_REDUCED.into(),
+        });
     }
     set_limits(&config, &choices)?;
     set_profile(&builder, &config, &network.inputs()?, job.profile)?;

@@ -8,7 +8,7 @@
 //! | [`options`] | build options by name |
 //! | `canonical` | one spelling for options that mean the same |
 //! | `build`, `refit`, `run` | the three things that engines are for |
-//! | `phases` | what stays in f32 where half precision is allowed |
+//! | `pinned` | what stays in f32 where half precision is allowed |
 //! | `folds` | weights that the parser computed from several of the model's |
 //! | [`gpu`] | the GPU, its memory and streams |
 //! | [`header`] | what a plan says of itself without any library |
@@ -28,7 +28,7 @@ pub mod header;
 mod io;
 pub mod loader;
 pub mod options;
-mod phases;
+mod pinned;
 mod refit;
 mod run;
 

@@ -3,6 +3,7 @@
 use super::abi::{Family, Product, Version};
 use super::api::{HardwareLevel, Verbosity};
 use crate::engine::{Error, Options};
+use glob::Pattern;
 
 /// Which weights stay replaceable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub enum Refit {
 /// | `refit` | `full`, `identical` (10.0), `individual` (10.3), `none` | `full` |
 /// | `strip` | `true`, `false`: leave refittable weights out (10.0) | `false` |
 /// | `precision` | `model` (strongly typed: the model's own types, 10.0), or a list of `fp32`, `fp16`, `bf16` (10.0), `int8`: what a weakly typed network may compute in (8.x, 10.x) | `model`; 8.x: `fp32`, with `fp16` when the model has fp16 tensors |
+/// | `f32-layers` | list of patterns for names of ONNX nodes, with `*` and `?`: what stays in fp32 where less is allowed (8.x, 10.x) | none |
 /// | `tf32` | `true`, `false` | `false`: torch multiplies matrices in full f32 too |
 /// | `opt-level` | `0` … `5` (8.6) | the library's |
 /// | `workspace` | bytes, or with `K`, `M`, `G` | the library's |
@@ -40,6 +42,8 @@ pub struct Choices {
     pub strip: bool,
     /// `None` is strongly typed.
     pub weak: Option<Precisions>,
+    /// Names of nodes that stay in f32.
+    pub f32_layers: Vec<Pattern>,
     /// Allow TF32.
     pub tf32: bool,
     /// Search effort.
@@ -58,6 +62,10 @@ pub struct Choices {
     pub verbosity: Option<Verbosity>,
 }
 
+/// Why `f32-layers` is refused.
+pub(super) const NOTHING_REDUCED: &str =
+    "nothing less than f32 is allowed; pass `--fp16`, `--bf16` or `--int8` too, or leave it out";
+
 /// What a weakly typed network may compute in, beside fp32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Precisions {
@@ -69,6 +77,13 @@ pub struct Precisions {
     pub bf16: bool,
     /// int8.
     pub int8: bool,
+}
+
+impl Precisions {
+    /// Whether anything less than f32 may be computed in, as far as can be told without the model.
+    fn reduced(self) -> bool {
+        self.by_model || self.fp16 || self.bf16 || self.int8
+    }
 }
 
 /// Compute capabilities × 10 that some TensorRT-RTX compiles for.
@@ -91,6 +106,7 @@ impl Choices {
                 by_model: true,
                 ..Precisions::default()
             }),
+            f32_layers: Vec::new(),
             tf32: false,
             opt_level: None,
             workspace: None,
@@ -153,6 +169,7 @@ impl Choices {
                         }
                         c.weak = Some(p);
                     }
+                    "f32-layers" => c.f32_layers = patterns(value)?,
                     "tf32" => c.tf32 = boolean(value)?,
                     "opt-level" => {
                         since(8, 6, "optimization level")?;
@@ -243,6 +260,9 @@ impl Choices {
                 "a stripped plan is filled by a refit, so `--refit none` excludes it".into(),
             ));
         }
+        if !self.f32_layers.is_empty() && !self.weak.is_some_and(Precisions::reduced) {
+            return Err(("f32-layers", NOTHING_REDUCED.into()));
+        }
         if !self.strip && self.refit == Refit::Identical {
             return Err((
                 "refit",
@@ -292,6 +312,19 @@ fn precisions(value: &str) -> Result<Precisions, String> {
         }
     }
     Ok(p)
+}
+
+/// `*norm*,/decoder/out/*`.
+fn patterns(value: &str) -> Result<Vec<Pattern>, String> {
+    let all = value.split(',').map(|p| {
+        let p = p.trim();
+        match Pattern::new(p) {
+            Ok(pattern) if !p.is_empty() => Ok(pattern),
+            Ok(_) => Err("one of its patterns is empty".to_owned()),
+            Err(e) => Err(format!("`{p}` is no pattern: {}", e.msg)),
+        }
+    });
+    all.collect()
 }
 
 /// `8589934592`, `512M`, `8G`; units are powers of 1024.
@@ -386,6 +419,7 @@ mod tests {
                 ("refit", "individual"),
                 ("strip", "true"),
                 ("precision", "fp16,bf16"),
+                ("f32-layers", "*norm*, /out/?"),
                 ("tf32", "true"),
                 ("opt-level", "2"),
                 ("workspace", "2G"),
@@ -408,6 +442,8 @@ mod tests {
                 ..Precisions::default()
             })
         );
+        let kept: Vec<_> = c.f32_layers.iter().map(Pattern::as_str).collect();
+        assert_eq!(kept, ["*norm*", "/out/?"]);
         assert_eq!(
             (c.workspace, c.hardware),
             (Some(2 << 30), Some(HardwareLevel::SameComputeCapability))
@@ -457,6 +493,15 @@ mod tests {
                 "the model's own types",
             ),
             (TRT, (10, 0, 0), &[("precision", "fp8")], "a list of"),
+            (TRT, (10, 0, 0), &[("f32-layers", "*")], "--fp16"),
+            (
+                TRT,
+                (8, 6, 0),
+                &[("precision", "fp32"), ("f32-layers", "*")],
+                "--fp16",
+            ),
+            (TRT, (8, 6, 0), &[("f32-layers", "a,,b")], "empty"),
+            (TRT, (8, 6, 0), &[("f32-layers", "a***")], "no pattern"),
             (TRT, (8, 5, 3), &[("opt-level", "3")], "came with 8.6"),
             (TRT, (8, 6, 0), &[("opt-level", "6")], "from 0 to 5"),
             (TRT, (8, 6, 0), &[("workspace", "0")], "number of bytes"),

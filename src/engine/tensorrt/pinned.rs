@@ -1,4 +1,4 @@
-//! What stays in full precision where a build may use half of it: the arguments of sines and cosines.
+//! What stays in full precision where a build may use half of it: what the user names, and the arguments of sines and cosines.
 //!
 //! A timestep of 962 times a frequency of 1 is a phase of 962 radians, and half precision has no number between 961.5 and 962.5:
 //! the sine of what is left of it is far off. So says the arithmetic, and so it is seen (docs/gpu): TensorRT 8.6, allowed fp16,
@@ -6,10 +6,12 @@
 //! 3 %. Such phases are computed from the model's inputs alone and cost next to nothing, so they are pinned to f32. Sines of
 //! activations (whose arguments come out of layers in half precision anyway) are left to the library.
 
+use super::Product;
 use super::api::Network;
 use crate::engine::Error;
 use crate::onnx::Model;
 use crate::tensor::Dtype;
+use glob::Pattern;
 use std::collections::{HashMap, HashSet};
 
 /// Operators through which an argument is followed back to the inputs: they combine, move or look up single elements, or
@@ -92,13 +94,39 @@ fn is_sine(operator: &str) -> bool {
     matches!(operator, "Sin" | "Cos")
 }
 
-/// Pins the layers that compute phases to f32, and tells how many they are.
+/// What the nodes make whose names match; an error is the first pattern that none does.
+fn named<'m, 'p>(
+    model: &'m Model,
+    patterns: &'p [Pattern],
+) -> Result<HashSet<&'m str>, &'p Pattern> {
+    let nodes = &model.proto().graph.node;
+    let mut found = HashSet::new();
+    for pattern in patterns {
+        let mut matching = nodes.iter().filter(|n| pattern.matches(&n.name)).peekable();
+        if matching.peek().is_none() {
+            return Err(pattern);
+        }
+        found.extend(matching.flat_map(|n| n.output.iter().map(String::as_str)));
+    }
+    Ok(found)
+}
+
+/// Pins to f32 the layers that compute phases, and those of the nodes whose names match `wanted`. Tells how many they are.
 ///
 /// # Errors
-/// Only those of a library whose answers are odd.
-pub(super) fn pin(network: &Network, model: &Model) -> Result<usize, Error> {
-    let phases = phases(model);
-    if phases.is_empty() || !network.can_pin() {
+/// [`Error::Option`] for a pattern that matches nothing; otherwise only those of a library whose answers are odd.
+pub(super) fn pin(network: &Network, model: &Model, wanted: &[Pattern]) -> Result<usize, Error> {
+    let mut kept = phases(model);
+    kept.extend(named(model, wanted).map_err(|pattern| {
+        let first = model.proto().graph.node.first();
+        let such = first.map_or(String::new(), |n| format!(", such as `{}`", n.name));
+        Error::Option {
+            backend: Product::TensorRt.backend().into(),
+            option: format!("f32-layers={pattern}"),
+            reason: format!("no node has a name like it; names are those of the ONNX file{such}"),
+        }
+    })?);
+    if kept.is_empty() || !network.can_pin() {
         return Ok(0);
     }
     let nodes = &model.proto().graph.node;
@@ -114,10 +142,7 @@ pub(super) fn pin(network: &Network, model: &Model) -> Result<usize, Error> {
         .enumerate()
         .flat_map(|(i, l)| l.outputs.iter().map(move |o| (o.name.as_str(), i)))
         .collect();
-    let mut open: Vec<usize> = phases
-        .iter()
-        .filter_map(|v| makers.get(v).copied())
-        .collect();
+    let mut open: Vec<usize> = kept.iter().filter_map(|v| makers.get(v).copied()).collect();
     let (mut seen, mut pinned) = (HashSet::new(), 0);
     while let Some(index) = open.pop() {
         if !seen.insert(index) {
@@ -173,6 +198,32 @@ mod tests {
             testing::node("Add", &["e", "h"], &["y"]),
         ]);
         assert_eq!(found, ["c", "p", "s", "t"]);
+    }
+
+    #[test]
+    fn nodes_are_named_by_patterns() {
+        let node = |name: &str, output| onnx_protobuf::NodeProto {
+            name: name.into(),
+            ..testing::node("Relu", &["x"], &[output])
+        };
+        let graph = onnx_protobuf::GraphProto {
+            node: vec![
+                node("/a/norm1/Relu", "p"),
+                node("/a/norm2/Relu", "q"),
+                node("out", "y"),
+            ],
+            ..testing::small().graph.unwrap_or_default()
+        };
+        let model = testing::open(&testing::model(graph)).unwrap();
+        let named = |patterns: &[&str]| {
+            let patterns: Vec<_> = patterns.iter().map(|p| Pattern::new(p).unwrap()).collect();
+            let found = named(&model, &patterns).map_err(ToString::to_string);
+            found.map(|found| found.into_iter().collect::<std::collections::BTreeSet<_>>())
+        };
+        assert_eq!(named(&[]), Ok([].into()));
+        assert_eq!(named(&["*norm?*"]), Ok(["p", "q"].into()));
+        assert_eq!(named(&["/a/norm1/*", "*norm*"]), Ok(["p", "q"].into()));
+        assert_eq!(named(&["out", "norm"]), Err("norm".into()));
     }
 
     #[test]
