@@ -456,3 +456,32 @@ fn libraries_and_machines() {
     );
     table.holds(23);
 }
+
+#[test]
+fn what_a_checkpoint_marks() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dit");
+    let model = Model::open(fixture.join("model.ts.onnx")).unwrap();
+    let profile = trtmut::shapes::Profile { inputs: Vec::new() };
+    let key = |option: (&str, &str), files: &[PathBuf]| {
+        let options: Options = [(option.0.into(), option.1.into())].into();
+        let backend = start().backend();
+        let fields = pipeline::key_fields(&model, &profile, &options, &backend, None, &Silent);
+        let fields = pipeline::with_checkpoint(fields, &model, &options, files, None);
+        fields.unwrap().key()
+    };
+    let base = [fixture.join("base.safetensors")];
+    let mut table = Table::default();
+    for (option, is) in [
+        (("refit", "individual"), Other),
+        (("refit", "full"), Same),
+        (("refit", "none"), Same),
+    ] {
+        table.row(
+            &format!("a checkpoint with {option:?}"),
+            is,
+            key(option, &base),
+            key(option, &[]),
+        );
+    }
+    table.holds(3);
+}

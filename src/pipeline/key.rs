@@ -1,8 +1,8 @@
 //! What an engine depends on, as the labelled fields of its cache key: everything but the weights, which the entry's manifest
 //! names by digest, unless the engine cannot be given others.
 
-use super::build::Draft;
-use super::past;
+use super::build::{Draft, marked};
+use super::{Error, past};
 use crate::cache::{KeyFields, Memo};
 use crate::engine::{Identity, Options, tensorrt};
 use crate::onnx::Model;
@@ -10,7 +10,9 @@ use crate::plan::FORMAT;
 use crate::shapes::Profile;
 use crate::tensor::{Digest, LabelledHasher};
 use crate::watch::Watch;
-use std::collections::HashMap;
+use crate::weights::Source;
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 
 /// The fields of a build.
 pub(super) fn fields_of(draft: &Draft<'_>) -> KeyFields {
@@ -22,7 +24,11 @@ pub(super) fn fields_of(draft: &Draft<'_>) -> KeyFields {
         &request.backend.identity(),
         || draft.digests.clone(),
     );
-    let Some(names) = &draft.mark else {
+    marking(fields, draft.mark.as_ref())
+}
+
+fn marking(fields: KeyFields, names: Option<&BTreeSet<String>>) -> KeyFields {
+    let Some(names) = names else {
         return fields;
     };
     let mut hasher = LabelledHasher::new("trtmut.marked/1");
@@ -30,6 +36,26 @@ pub(super) fn fields_of(draft: &Draft<'_>) -> KeyFields {
         hasher.field("name", name.as_bytes());
     }
     fields.with("marked weights", hasher.finish().to_string())
+}
+
+/// `fields` of a build that is given the checkpoint in `files`: with `--refit individual`, what is marked refittable depends on
+/// it.
+///
+/// # Errors
+/// Those of reading the checkpoint and of mapping it.
+pub fn with_checkpoint(
+    fields: KeyFields,
+    model: &Model,
+    options: &Options,
+    files: &[PathBuf],
+    memo: Option<&Memo>,
+) -> Result<KeyFields, Error> {
+    if files.is_empty() {
+        return Ok(fields);
+    }
+    let source = Source::open_all(files)?;
+    let rows = past::mapping(model, &source, memo)?.rows;
+    Ok(marking(fields, marked(options, true, &rows).as_ref()))
 }
 
 /// What an engine depends on, field by field. The weights are read only where they are part of it and `memo` does not know them.

@@ -35,7 +35,7 @@ pub use compare::{CompareRequest, Compared, Measured, compare};
 pub use complete::refusal;
 pub use environment::Environment;
 pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
-pub use key::key_fields;
+pub use key::{key_fields, with_checkpoint};
 pub use open::{OpenPlan, open};
 pub use overlay::{Overlay, OverlayRequest};
 pub use recompile::{SourceModel, recompile, source_model};

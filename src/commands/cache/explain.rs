@@ -23,6 +23,10 @@ pub(super) struct ExplainArgs {
     #[arg(long, value_name = "FILE")]
     shapes: Option<PathBuf>,
 
+    /// The checkpoint that the build is given (repeatable)
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
+
     #[command(flatten)]
     ranges: ShapeArgs,
 
@@ -88,14 +92,16 @@ pub(super) fn explain(
     let resolved = spec.resolve(model.inputs(), &asked.ranges.overrides()?)?;
     let settings = asked.engine.settings(None);
     let backend = pipeline::choose(asked.backend, &model, &settings, environment, ui)?;
+    let (options, memo) = (asked.engine.options(), store.memo().rehash(asked.rehash));
     let fields = pipeline::key_fields(
         &model,
         &resolved.profile(),
-        &asked.engine.options(),
+        &options,
         &backend.identity(),
-        Some(&store.memo().rehash(asked.rehash)),
+        Some(&memo),
         ui,
     );
+    let fields = pipeline::with_checkpoint(fields, &model, &options, &asked.weights, Some(&memo))?;
     let found = store.explain(&fields)?;
     let nearest = found.nearest.into_iter().map(|n| NearEntry {
         entry: Entry::from(&n.entry),
