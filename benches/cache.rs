@@ -6,7 +6,7 @@
 #![allow(clippy::print_stdout, reason = "the figures are the output")]
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use trtmut::cache::{Check, KeyFields, Link, Plan, Store};
 use trtmut::watch::Silent;
@@ -181,4 +181,13 @@ fn list(folder: &Path, entries: usize) {
         ratio(took, least)
     );
     println!("  of the processor{spent:>10.1?}, on all cores together");
+    for (name, more) in [("cache list", &[][..]), ("… --json", &["--json"][..])] {
+        let took = time(|| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_trtmut"));
+            command.args(["cache", "list", "--cache-dir"]).arg(&cache);
+            let done = command.args(more).stdout(Stdio::null()).status();
+            assert!(done.expect("trtmut").success());
+        });
+        println!("  {name:<15} {took:>10.1?}   {:.2}", ratio(took, least));
+    }
 }

@@ -19,7 +19,7 @@ use super::store::{Check, Store};
 use super::{CacheFault, Damage, Hit};
 use crate::fsx;
 use std::fs::{File, Permissions};
-use std::io::{self, Seek};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
@@ -110,11 +110,8 @@ impl Hit {
     /// [`fsx::Error::Write`] when `path` cannot be written: a fault of the output, not of the cache.
     pub fn copy_to(&self, path: impl AsRef<Path>, link: Link) -> Result<Copied, fsx::Error> {
         let path = path.as_ref();
-        let copy = |mut to: &File| {
-            let mut plan = &self.plan;
-            plan.rewind()?;
-            // File to file, the kernel copies.
-            if io::copy(&mut plan, &mut to)? == self.record.plan.bytes {
+        let copy = |to: &File| {
+            if hash::copy_unseen(&self.plan, to)? == self.record.plan.bytes {
                 Ok(())
             } else {
                 Err(io::ErrorKind::UnexpectedEof.into())

@@ -104,6 +104,7 @@ impl Store {
         report.swept = self.folder.sweep_tmp()?;
         self.folder.sweep_locks()?;
         remove(&self.folder.memo())?;
+        remove(&self.folder.index())?;
         Ok(report)
     }
 

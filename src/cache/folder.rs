@@ -94,6 +94,9 @@ impl Folder {
     pub fn memo(&self) -> PathBuf {
         self.root.join("memo")
     }
+    pub fn index(&self) -> PathBuf {
+        self.root.join("index")
+    }
     pub fn quarantine(&self) -> PathBuf {
         self.root.join("quarantine")
     }

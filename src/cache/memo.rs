@@ -1,27 +1,20 @@
 //! The memo: what was once computed from the bytes of one or several files, remembered as long as they stay the same.
 //!
-//! A file is taken to be the same when device, inode, size, mtime and ctime are, to the nanosecond; ctime cannot be set by
-//! hand. Nothing is remembered of a file that was changed less than [`SETTLED`] before it was read, since a further change
-//! may then leave the same time stamps: git's rule for racily clean index entries
-//! (<https://git-scm.com/docs/racy-git>). Nor is anything believed that was remembered later than now, which means that
-//! the clock went back. A file that is written through a memory map while it is read is beyond what time stamps can show.
+//! Whether they do is told [by their time stamps](super::state). Nothing is believed that was remembered later than now, which
+//! means that the clock went back.
 //!
 //! One small file per remembered value, replaced by rename: any number of processes may use it at once without a lock.
 
 use super::CacheFault;
 use super::folder::{children, create, make, nanoseconds, remove};
+use super::state::State;
 use crate::fsx::Map;
 use crate::tensor::{Digest, LabelledHasher};
 use serde::{Deserialize, Serialize};
-use std::fs::Metadata;
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 const FORMAT: &str = "trtmut.memo/1";
-/// The coarsest time stamps that are in use are FAT's, of two seconds; the rest is for the lag of kernel clocks.
-const SETTLED: Duration = Duration::from_millis(2100);
 /// The oldest go first where they are more than these, or take more bytes.
 const MOST: usize = 4096;
 const MOST_BYTES: u64 = 64 << 20;
@@ -43,17 +36,6 @@ pub struct Seen {
     at_ns: u64,
 }
 
-/// What has to stay the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    mtime_ns: i128,
-    ctime_ns: i128,
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wire {
@@ -65,24 +47,6 @@ struct Wire {
     value: String,
     /// Digest of everything above.
     seal: Digest,
-}
-
-impl State {
-    fn of(meta: &Metadata) -> State {
-        let ns = |s: i64, ns: i64| i128::from(s) * 1_000_000_000 + i128::from(ns);
-        State {
-            device: meta.dev(),
-            inode: meta.ino(),
-            bytes: meta.len(),
-            mtime_ns: ns(meta.mtime(), meta.mtime_nsec()),
-            ctime_ns: ns(meta.ctime(), meta.ctime_nsec()),
-        }
-    }
-
-    fn settled(&self, at_ns: u64) -> bool {
-        let newest = self.mtime_ns.max(self.ctime_ns);
-        newest + SETTLED.as_nanos() as i128 <= i128::from(at_ns)
-    }
 }
 
 impl Wire {

@@ -13,6 +13,7 @@
 //!   locks/<key>                  exclusive: building; holds the owner's pid, host and start
 //!   timing/  runtime/            files of the caller that count and are evicted by mtime
 //!   memo/                        digests of files already read
+//!   index                        records of entries as they were last listed
 //!   quarantine/                  damaged entries, the first to be evicted
 //!   tmp/                         entries being written; each has a lock beside it that dies with its writer
 //! ```
@@ -35,13 +36,16 @@ mod explain;
 mod fault;
 mod folder;
 mod hash;
+mod index;
 mod key;
+mod list;
 mod lock;
 mod memo;
 mod put;
 mod record;
 mod remote;
 mod size;
+mod state;
 mod store;
 mod verify;
 
@@ -51,11 +55,12 @@ pub use evict::{Prune, PruneReport, Removed};
 pub use explain::{Difference, Explanation, Near};
 pub use fault::{CacheFault, Damage};
 pub use key::{Key, KeyFields};
+pub use list::{Listed, Listing};
 pub use lock::{BuildLock, Owner};
 pub use memo::{Memo, Seen};
 pub use put::Plan;
 pub use record::{Part, Record};
 pub use remote::{Cause, Existing, Pulled, Pushed, Remote, RemoteFault, RemoteSettings};
 pub use size::{default_limit, parse_age, parse_size};
-pub use store::{Check, Kind, Listed, Listing, Pinned, Store};
+pub use store::{Check, Kind, Pinned, Store};
 pub use verify::{Broken, VerifyReport};

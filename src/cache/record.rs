@@ -61,7 +61,18 @@ impl Record {
 
     /// The contents of `entry.json`.
     pub fn to_json(&self) -> Vec<u8> {
-        let wire = Wire {
+        let mut json = serde_json::to_vec_pretty(&self.wire()).expect("text and numbers are JSON");
+        json.push(b'\n');
+        json
+    }
+
+    /// The same in one line.
+    pub(super) fn to_line(&self) -> String {
+        serde_json::to_string(&self.wire()).expect("text and numbers are JSON")
+    }
+
+    fn wire(&self) -> Wire {
+        Wire {
             format: FORMAT.into(),
             key: self.key().to_string(),
             fields: self.fields.clone(),
@@ -69,10 +80,7 @@ impl Record {
             manifest: self.manifest,
             created_ns: self.created_ns,
             seal: self.seal(),
-        };
-        let mut json = serde_json::to_vec_pretty(&wire).expect("text and numbers are JSON");
-        json.push(b'\n');
-        json
+        }
     }
 
     /// Reads and checks a record that should be `key`'s.

@@ -1,23 +1,12 @@
-//! The store: looking up, listing, pinning and clearing.
+//! The store: looking up, pinning and moving away what is damaged.
 
 use super::entry::{self, Hit, Outcome, is_at};
-use super::folder::{
-    Folder, PLAN, RECORD, bytes_below, children, create, make, nanoseconds, remove,
-};
+use super::folder::{Folder, RECORD, children, create, make, nanoseconds, remove};
 use super::lock::BuildLock;
-use super::record::{LONGEST, Record};
-use super::verify::Broken;
 use super::{CacheFault, Damage, Key, KeyFields, Memo};
-use crate::tensor::Digest;
 use crate::watch::Watch;
-use rayon::prelude::*;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
-use rustix::io::Errno;
-use std::collections::HashSet;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -51,47 +40,6 @@ pub enum Kind {
     Timing,
     /// A file in [`Store::runtime_dir`].
     Runtime,
-}
-
-/// An entry as `list` shows it; its plan was not read.
-#[derive(Debug, Clone)]
-pub struct Listed {
-    /// Its key.
-    pub key: Key,
-    /// Fields, sizes, digests, time of creation.
-    pub record: Record,
-    /// Bytes on disk, all its files together.
-    pub bytes: u64,
-    /// When it was last used.
-    pub used: SystemTime,
-    /// Whether it is kept from eviction.
-    pub pinned: bool,
-}
-
-/// Everything that is in the cache.
-#[derive(Debug, Default)]
-pub struct Listing {
-    /// Entries, least recently used first.
-    pub entries: Vec<Listed>,
-    /// Entries whose record cannot be read or whose plan has the wrong length.
-    pub broken: Vec<Broken>,
-    /// Entries that could not be read at all, each its own fault.
-    pub faults: Vec<CacheFault>,
-    /// Bytes of timing caches.
-    pub timing_bytes: u64,
-    /// Bytes of runtime caches.
-    pub runtime_bytes: u64,
-    /// Bytes of quarantined entries.
-    pub quarantine_bytes: u64,
-}
-
-impl Listing {
-    /// Bytes of everything that counts against the limit.
-    pub fn total_bytes(&self) -> u64 {
-        let entries: u64 = self.entries.iter().map(|e| e.bytes).sum();
-        let broken: u64 = self.broken.iter().map(|b| b.bytes).sum();
-        entries + broken + self.timing_bytes + self.runtime_bytes + self.quarantine_bytes
-    }
 }
 
 /// What pinning changed.
@@ -195,39 +143,6 @@ impl Store {
         BuildLock::take(self, fields, watch)
     }
 
-    /// Everything in the cache, from the disk; plans are not read.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
-    pub fn list(&self) -> Result<Listing, CacheFault> {
-        let engines = self.folder.engines();
-        let pins = self.folder.pinned()?;
-        let rows: Vec<_> = match File::open(&engines) {
-            Ok(opened) => children(&engines)?
-                .into_par_iter()
-                .filter_map(|place| row(&opened, &place, &pins).transpose())
-                .collect(),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(e) => return Err(CacheFault::io("list", &engines)(e)),
-        };
-        let mut listing = Listing {
-            timing_bytes: bytes_below(&self.folder.timing()),
-            runtime_bytes: bytes_below(&self.folder.runtime()),
-            quarantine_bytes: bytes_below(&self.folder.quarantine()),
-            ..Listing::default()
-        };
-        for row in rows {
-            match row {
-                Ok(Ok(listed)) => listing.entries.push(listed),
-                Ok(Err(broken)) => listing.broken.push(broken),
-                Err(fault) => listing.faults.push(fault),
-            }
-        }
-        listing.entries.sort_by_key(|e| (e.used, e.key));
-        listing.broken.sort_by(|a, b| a.entry.cmp(&b.entry));
-        Ok(listing)
-    }
-
     /// The key that begins with `text`.
     ///
     /// # Errors
@@ -244,37 +159,6 @@ impl Store {
                 text: text.into(),
                 matches: keys.iter().map(Key::short).collect(),
             }),
-        }
-    }
-
-    /// The entry that holds a plan of this digest.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
-    pub fn find_plan(&self, plan: &Digest) -> Result<Option<Listed>, CacheFault> {
-        let mut entries = self.list()?.entries;
-        entries.retain(|e| e.record.plan.digest == *plan);
-        Ok(entries.pop())
-    }
-
-    /// One row of [`Store::list`].
-    ///
-    /// # Errors
-    /// [`CacheFault::UnknownKey`] when there is none, [`CacheFault::Damaged`] when it cannot be read; it is not moved.
-    pub fn info(&self, key: &Key) -> Result<Listed, CacheFault> {
-        let unknown = || CacheFault::UnknownKey {
-            text: key.to_string(),
-        };
-        let engines = File::open(self.folder.engines()).map_err(|_| unknown())?;
-        let pins = self.folder.pinned()?;
-        match row(&engines, &self.folder.entry(*key), &pins)? {
-            Some(Ok(listed)) => Ok(listed),
-            Some(Err(Broken { entry, damage, .. })) => Err(CacheFault::Damaged {
-                entry,
-                damage,
-                quarantine: None,
-            }),
-            None => Err(unknown()),
         }
     }
 
@@ -366,84 +250,4 @@ impl Store {
         }
         Ok(Some(to))
     }
-}
-
-/// One entry from its folder, which is in `engines`; `None` when it is gone by now.
-fn row(
-    engines: &File,
-    place: &Path,
-    pins: &HashSet<OsString>,
-) -> Result<Option<Result<Listed, Broken>>, CacheFault> {
-    let looked = look(engines, place, pins);
-    if let Ok(Ok(listed)) = looked {
-        return Ok(Some(Ok(listed)));
-    }
-    if place.symlink_metadata().is_err() {
-        return Ok(None);
-    }
-    let name = place.file_name().unwrap_or_default();
-    Ok(Some(looked?.map_err(|damage| Broken {
-        entry: name.to_string_lossy().into_owned(),
-        damage,
-        bytes: bytes_below(place),
-    })))
-}
-
-/// Of ten thousand entries, every call into the kernel is felt, and every step of a long path in each: so paths begin at
-/// `engines`, and the record is one read.
-fn look(
-    engines: &File,
-    place: &Path,
-    pins: &HashSet<OsString>,
-) -> Result<Result<Listed, Damage>, CacheFault> {
-    let Some(key) = Key::of_path(place) else {
-        return Ok(Err(Damage::Name));
-    };
-    let below = Path::new(place.file_name().unwrap_or_default());
-    let path = place.join(RECORD);
-    let wrap = |e| CacheFault::io("read", &path)(e);
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = match openat(engines, below.join(RECORD), flags, Mode::empty()) {
-        Ok(file) => File::from(file),
-        Err(Errno::NOENT | Errno::NOTDIR) => {
-            return Ok(Err(Damage::Missing { file: RECORD }));
-        }
-        Err(e) => return Err(wrap(e.into())),
-    };
-    let meta = file.metadata().map_err(wrap)?;
-    if !meta.is_file() {
-        return Ok(Err(Damage::Missing { file: RECORD }));
-    }
-    let length = meta.len();
-    if length > LONGEST {
-        let why = format!("it has {length} bytes");
-        return Ok(Err(Damage::Record { why }));
-    }
-    let mut json = vec![0; length as usize];
-    match file.read_exact_at(&mut json, 0) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => json.clear(),
-        read => read.map_err(wrap)?,
-    }
-    let record = match Record::parse(&json, key) {
-        Ok(record) => record,
-        Err(damage) => return Ok(Err(damage)),
-    };
-    let plan = match statat(engines, below.join(PLAN), AtFlags::empty()) {
-        Ok(m) if FileType::from_raw_mode(m.st_mode).is_file() => m.st_size as u64,
-        _ => return Ok(Err(Damage::Missing { file: PLAN })),
-    };
-    if plan != record.plan.bytes {
-        return Ok(Err(Damage::Length {
-            file: PLAN,
-            expected: record.plan.bytes,
-            found: plan,
-        }));
-    }
-    Ok(Ok(Listed {
-        key,
-        bytes: length + plan + record.manifest.bytes,
-        record,
-        used: meta.modified().map_err(wrap)?,
-        pinned: pins.contains(below.as_os_str()),
-    }))
 }

@@ -1,7 +1,10 @@
 //! Borderless tables.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table as Comfy, presets};
 use std::io::{self, Write};
+use unicode_width::UnicodeWidthStr;
+
+/// Blanks between columns.
+const GAP: usize = 2;
 
 /// Where a column's text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,30 +16,34 @@ pub enum Align {
 }
 
 /// A table with a head and two spaces between columns.
-pub struct Table(Comfy);
+pub struct Table {
+    aligns: Vec<Align>,
+    /// Widest cell of each column, in terminal columns.
+    widths: Vec<usize>,
+    /// Head and rows, cell by cell.
+    cells: Vec<String>,
+}
 
 impl Table {
     /// A table with these columns.
     pub fn new(columns: &[(&str, Align)]) -> Table {
-        let mut table = Comfy::new();
+        let mut table = Table {
+            aligns: columns.iter().map(|(_, align)| *align).collect(),
+            widths: vec![0; columns.len()],
+            cells: Vec::new(),
+        };
+        table.row(columns.iter().map(|(name, _)| (*name).to_owned()));
         table
-            .load_preset(presets::NOTHING)
-            .set_content_arrangement(ContentArrangement::Disabled)
-            .set_header(columns.iter().map(|(name, _)| *name));
-        for (i, (_, align)) in columns.iter().enumerate() {
-            let column = table.column_mut(i).expect("the header made this column");
-            column.set_padding((0, 2));
-            column.set_cell_alignment(match align {
-                Align::Left => CellAlignment::Left,
-                Align::Right => CellAlignment::Right,
-            });
-        }
-        Table(table)
     }
 
-    /// Adds a row.
+    /// Adds a row. Cells are single lines; those beyond the last column are dropped, and missing ones are empty.
     pub fn row<I: IntoIterator<Item = String>>(&mut self, cells: I) {
-        self.0.add_row(cells);
+        let mut cells = cells.into_iter();
+        for width in &mut self.widths {
+            let cell = cells.next().unwrap_or_default();
+            *width = (*width).max(cell.width());
+            self.cells.push(cell);
+        }
     }
 
     /// Writes it, each line indented by `indent` spaces and without trailing blanks.
@@ -44,9 +51,42 @@ impl Table {
     /// # Errors
     /// Whatever `out` fails with.
     pub fn write(&self, out: &mut dyn Write, indent: usize) -> io::Result<()> {
-        for line in self.0.lines() {
-            writeln!(out, "{:indent$}{}", "", line.trim_end())?;
+        let mut line = String::new();
+        for row in self.cells.chunks(self.aligns.len().max(1)) {
+            line.clear();
+            line.extend(std::iter::repeat_n(' ', indent));
+            for ((cell, align), width) in row.iter().zip(&self.aligns).zip(&self.widths) {
+                let blanks = width - cell.width();
+                let (before, after) = match align {
+                    Align::Left => (0, blanks),
+                    Align::Right => (blanks, 0),
+                };
+                line.extend(std::iter::repeat_n(' ', before));
+                line.push_str(cell);
+                line.extend(std::iter::repeat_n(' ', after + GAP));
+            }
+            writeln!(out, "{}", line.trim_end())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_they_look() {
+        let mut table = Table::new(&[
+            ("name", Align::Left),
+            ("n", Align::Right),
+            ("", Align::Left),
+        ]);
+        table.row(["a".into(), "1".into(), "x".into()]);
+        table.row(["模型".into(), "1234".into()]);
+        let mut out = Vec::new();
+        table.write(&mut out, 1).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text, " name     n\n a        1  x\n 模型  1234\n");
     }
 }

@@ -1,12 +1,11 @@
 //! `trtmut cache list`, `info`, `pin`, `unpin`: one row per entry.
 
 use super::{ago, find, seconds, short};
-use crate::cache::{Broken, Listed, Pinned, Store};
+use crate::cache::{Broken, KeyFields, Listed, Pinned, Store};
 use crate::tensor::Digest;
 use crate::ui::{self, Align, Report, Table, Ui};
 use crate::watch::{Event, Watch};
-use serde::Serialize;
-use std::collections::BTreeMap;
+use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -20,19 +19,24 @@ pub(super) enum Sort {
 
 /// An entry; times are seconds since 1970.
 #[derive(Debug, Serialize)]
-pub(super) struct Entry {
+pub(super) struct Entry<'l> {
     pub(super) key: String,
     bytes: u64,
     used: u64,
     created: u64,
     pinned: bool,
     plan: Digest,
-    fields: BTreeMap<String, String>,
+    #[serde(serialize_with = "as_map")]
+    fields: &'l KeyFields,
 }
 
-impl From<&Listed> for Entry {
-    fn from(listed: &Listed) -> Entry {
-        let fields = listed.record.fields.iter();
+/// Labels and values as one object.
+pub(super) fn as_map<S: Serializer>(fields: &KeyFields, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_map(fields.iter())
+}
+
+impl<'l> From<&'l Listed> for Entry<'l> {
+    fn from(listed: &'l Listed) -> Entry<'l> {
         Entry {
             key: listed.key.to_string(),
             bytes: listed.bytes,
@@ -40,7 +44,7 @@ impl From<&Listed> for Entry {
             created: listed.record.created_ns / 1_000_000_000,
             pinned: listed.pinned,
             plan: listed.record.plan.digest,
-            fields: fields.map(|(l, v)| (l.to_owned(), v.to_owned())).collect(),
+            fields: &listed.record.fields,
         }
     }
 }
@@ -53,15 +57,15 @@ pub(super) struct Damaged {
 }
 
 #[derive(Debug, Serialize)]
-struct ListReport {
+struct ListReport<'l> {
     folder: PathBuf,
     limit: u64,
     bytes: u64,
-    entries: Vec<Entry>,
+    entries: Vec<Entry<'l>>,
     damaged: Vec<Damaged>,
 }
 
-impl Report for ListReport {
+impl Report for ListReport<'_> {
     const SCHEMA: &'static str = "trtmut.cache-list/1";
 
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -80,7 +84,7 @@ impl Report for ListReport {
                     ui::bytes(e.bytes),
                     ago(e.used),
                     ago(e.created),
-                    e.fields.get("library").cloned().unwrap_or_default(),
+                    e.fields.get("library").unwrap_or_default().to_owned(),
                     if e.pinned { "pinned" } else { "" }.into(),
                 ]);
             }
@@ -101,9 +105,9 @@ impl Report for ListReport {
 
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-struct InfoReport(Entry);
+struct InfoReport<'l>(Entry<'l>);
 
-impl Report for InfoReport {
+impl Report for InfoReport<'_> {
     const SCHEMA: &'static str = "trtmut.cache-info/1";
 
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -112,7 +116,7 @@ impl Report for InfoReport {
         writeln!(out, "{}\n  {}{pinned}", e.key, ui::bytes(e.bytes))?;
         writeln!(out, "  used {}, built {}", ago(e.used), ago(e.created))?;
         writeln!(out, "  plan {}\n", e.plan)?;
-        for (label, value) in &e.fields {
+        for (label, value) in e.fields.iter() {
             writeln!(out, "  {label}: {value}")?;
         }
         Ok(())

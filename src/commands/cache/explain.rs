@@ -1,15 +1,14 @@
 //! `trtmut cache explain`: why a build would hit or miss.
 
-use super::entries::Entry;
+use super::entries::{Entry, as_map};
 use super::short;
-use crate::cache::{Difference, Store};
+use crate::cache::{Difference, KeyFields, Store};
 use crate::commands::build::{ShapeArgs, read_spec};
 use crate::commands::engine_args::EngineArgs;
 use crate::onnx::Model;
 use crate::pipeline::{self, BackendChoice, Environment};
 use crate::ui::{Report, Ui};
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -43,20 +42,21 @@ pub(super) struct ExplainArgs {
 }
 
 #[derive(Debug, Serialize)]
-struct NearEntry {
-    entry: Entry,
-    differences: Vec<Difference>,
+struct NearEntry<'l> {
+    entry: Entry<'l>,
+    differences: &'l [Difference],
 }
 
 #[derive(Debug, Serialize)]
-struct ExplainReport {
+struct ExplainReport<'l> {
     key: String,
     hit: bool,
-    fields: BTreeMap<String, String>,
-    nearest: Vec<NearEntry>,
+    #[serde(serialize_with = "as_map")]
+    fields: &'l KeyFields,
+    nearest: Vec<NearEntry<'l>>,
 }
 
-impl Report for ExplainReport {
+impl Report for ExplainReport<'_> {
     const SCHEMA: &'static str = "trtmut.cache-explain/1";
 
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
@@ -70,7 +70,7 @@ impl Report for ExplainReport {
         writeln!(out, "miss: there is no engine {key}")?;
         for near in &self.nearest {
             writeln!(out, "\n{} differs in", short(&near.entry.key))?;
-            for d in &near.differences {
+            for d in near.differences {
                 let show = |v: &Option<String>| v.clone().unwrap_or_else(|| "nothing".into());
                 writeln!(out, "  {}", d.label)?;
                 writeln!(out, "    wanted  {}", show(&d.wanted))?;
@@ -103,17 +103,14 @@ pub(super) fn explain(
     );
     let fields = pipeline::with_checkpoint(fields, &model, &options, &asked.weights, Some(&memo))?;
     let found = store.explain(&fields)?;
-    let nearest = found.nearest.into_iter().map(|n| NearEntry {
+    let nearest = found.nearest.iter().map(|n| NearEntry {
         entry: Entry::from(&n.entry),
-        differences: n.differences,
+        differences: &n.differences,
     });
     ui.result(&ExplainReport {
         key: found.key.to_string(),
         hit: found.hit.is_some(),
-        fields: fields
-            .iter()
-            .map(|(l, v)| (l.to_owned(), v.to_owned()))
-            .collect(),
+        fields: &fields,
         nearest: nearest.collect(),
     })?;
     Ok(())
