@@ -96,7 +96,7 @@ impl Index {
     }
 }
 
-impl<'i> Rows<'i> {
+impl Rows<'_> {
     /// Whether there is a row for the entry `name`.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)

@@ -15,7 +15,7 @@ pub use table::{Align, Table};
 
 use crate::watch::{Event, Watch};
 use serde::Serialize;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 /// What a command has to say at its end.
 pub trait Report: Serialize {
@@ -67,7 +67,8 @@ impl Ui {
     /// When stdout cannot be written. A reader that closed the pipe is no error.
     pub fn result<R: Report>(&self, report: &R) -> io::Result<()> {
         self.clear();
-        let mut out = anstream::stdout().lock();
+        // stdout on its own makes every line a call into the kernel, also where nobody looks on.
+        let mut out = BufWriter::with_capacity(1 << 16, anstream::stdout().lock());
         let done = if self.json {
             document(R::SCHEMA, report)
                 .map_err(io::Error::other)
