@@ -1,7 +1,9 @@
 //! Keys: the digest of labelled fields.
 
 use crate::tensor::{Digest, LabelledHasher};
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 
@@ -10,9 +12,13 @@ const FORMAT: &str = "trtmut.engine-key/1";
 
 /// What an entry depends on, field by field, in clear text. The caller gives each value in a canonical form: the same
 /// meaning must be the same text in every process and on every machine.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct KeyFields(Vec<(String, String)>);
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct KeyFields {
+    /// Labels and values one behind the other: a list of ten thousand entries has them all in memory.
+    text: String,
+    /// Where each label and each value ends.
+    ends: Vec<[usize; 2]>,
+}
 
 impl KeyFields {
     /// No fields yet.
@@ -31,8 +37,15 @@ impl KeyFields {
             self.get(&label).is_none(),
             "the key field `{label}` is given twice"
         );
-        self.0.push((label, value.into()));
+        self.push(&label, &value.into());
         self
+    }
+
+    fn push(&mut self, label: &str, value: &str) {
+        self.text.push_str(label);
+        let middle = self.text.len();
+        self.text.push_str(value);
+        self.ends.push([middle, self.text.len()]);
     }
 
     /// Value of a field.
@@ -42,7 +55,12 @@ impl KeyFields {
 
     /// Labels and values in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(l, v)| (l.as_str(), v.as_str()))
+        let mut start = 0;
+        self.ends.iter().map(move |&[middle, end]| {
+            let field = (&self.text[start..middle], &self.text[middle..end]);
+            start = end;
+            field
+        })
     }
 
     /// The key of these fields.
@@ -56,6 +74,46 @@ impl KeyFields {
         Key(hasher.finish())
     }
 }
+
+impl fmt::Debug for KeyFields {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+/// As a list of pairs, which keeps their order.
+impl Serialize for KeyFields {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for KeyFields {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<KeyFields, D::Error> {
+        struct Pairs;
+        impl<'de> Visitor<'de> for Pairs {
+            type Value = KeyFields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of pairs of label and value")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pairs: A) -> Result<KeyFields, A::Error> {
+                let mut fields = KeyFields::new();
+                while let Some((Text(label), Text(value))) = pairs.next_element()? {
+                    fields.push(&label, &value);
+                }
+                Ok(fields)
+            }
+        }
+        from.deserialize_seq(Pairs)
+    }
+}
+
+/// Borrowed where the text is as it was written.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'t>(#[serde(borrow)] Cow<'t, str>);
 
 /// Name of an entry: 64 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -84,9 +84,9 @@ impl Store {
         let engines = self.folder.engines();
         let pins = self.folder.pinned()?;
         let index = Index::read(&self.folder.index());
-        let known = index.rows(now_ns);
+        let (known, places) = rayon::join(|| index.rows(now_ns), || children(&engines));
         let rows: Vec<_> = match File::open(&engines) {
-            Ok(opened) => children(&engines)?
+            Ok(opened) => places?
                 .into_par_iter()
                 .filter_map(|place| row(&opened, &place, &pins, &known).transpose())
                 .collect(),
@@ -217,7 +217,7 @@ fn look(
     };
     let told = if known.has(text) {
         match stat(RECORD)? {
-            Ok(state) => known.get(text, key, &state).map(|record| (record, state)),
+            Ok(state) => known.get(text, &state).map(|record| (record, state)),
             Err(damage) => return Ok(Err(damage)),
         }
     } else {
@@ -417,15 +417,7 @@ mod tests {
         let text = fs::read_to_string(s.store.folder.index()).unwrap();
         let index = Index::read(&s.store.folder.index());
         let name = fields(1).key().to_string();
-        let at: u64 = text
-            .lines()
-            .next()
-            .unwrap()
-            .rsplit(' ')
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let at: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
         assert!(index.rows(at).has(&name) && !index.rows(at - 1).has(&name));
     }
 }

@@ -4,6 +4,7 @@ use super::fault::Damage;
 use super::{Key, KeyFields};
 use crate::tensor::{Digest, LabelledHasher};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// Format and version of the record.
 pub(super) const FORMAT: &str = "trtmut.cache-entry/1";
@@ -36,9 +37,11 @@ pub struct Record {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wire {
-    format: String,
-    key: String,
+struct Wire<'t> {
+    #[serde(borrow)]
+    format: Cow<'t, str>,
+    #[serde(borrow)]
+    key: Cow<'t, str>,
     fields: KeyFields,
     plan: Part,
     manifest: Part,
@@ -71,16 +74,28 @@ impl Record {
         serde_json::to_string(&self.wire()).expect("text and numbers are JSON")
     }
 
-    fn wire(&self) -> Wire {
+    fn wire(&self) -> Wire<'static> {
         Wire {
             format: FORMAT.into(),
-            key: self.key().to_string(),
+            key: self.key().to_string().into(),
             fields: self.fields.clone(),
             plan: self.plan,
             manifest: self.manifest,
             created_ns: self.created_ns,
             seal: self.seal(),
         }
+    }
+
+    /// Reads what [`Record::to_line`] wrote for the entry `name`, from where it is known to be unchanged: the seal, which takes
+    /// longer than the reading, is not compared.
+    pub(super) fn of_line(line: &[u8], name: &str) -> Option<Record> {
+        let wire: Wire<'_> = serde_json::from_slice(line).ok()?;
+        (wire.format == FORMAT && wire.key == name).then_some(Record {
+            fields: wire.fields,
+            plan: wire.plan,
+            manifest: wire.manifest,
+            created_ns: wire.created_ns,
+        })
     }
 
     /// Reads and checks a record that should be `key`'s.
@@ -102,7 +117,9 @@ impl Record {
             }
         })?;
         if format != FORMAT {
-            return Err(Damage::Format { found: format });
+            return Err(Damage::Format {
+                found: format.into_owned(),
+            });
         }
         let record = Record {
             fields,
@@ -115,7 +132,9 @@ impl Record {
             return Err(Damage::Seal);
         }
         if own != key {
-            return Err(Damage::Key { found });
+            return Err(Damage::Key {
+                found: found.into_owned(),
+            });
         }
         Ok(record)
     }
