@@ -4,15 +4,10 @@ use clap::Parser;
 use std::process::ExitCode;
 use trtmut::cli::Cli;
 use trtmut::commands::{self, Environment};
-use trtmut::engine::tensorrt::gpu;
 use trtmut::ui::Ui;
 
 fn main() -> ExitCode {
-    #[allow(unsafe_code)]
-    // SAFETY: this is the first thing that the process does.
-    unsafe {
-        gpu::load_kernels_lazily();
-    }
+    commands::prepare_process();
     let cli = Cli::parse();
     let mut environment = Environment::from_process();
     if let Some(path) = &cli.tensorrt {

@@ -22,6 +22,11 @@ use crate::{arrays, engine, fsx, mapping, onnx, pipeline, plan, weights};
 
 pub use crate::pipeline::Environment;
 
+/// What has to be set before the process has a second thread.
+pub fn prepare_process() {
+    engine::tensorrt::gpu::load_kernels_lazily();
+}
+
 /// Runs the command that was asked for.
 ///
 /// # Errors

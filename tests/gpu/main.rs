@@ -48,11 +48,7 @@ type Run = Box<dyn FnOnce(&Table) -> Result<(), Failed> + Send>;
 type Table = Arc<Mutex<Vec<[String; 3]>>>;
 
 fn main() {
-    #[allow(unsafe_code)]
-    // SAFETY: this is the first thing that the process does.
-    unsafe {
-        gpu::load_kernels_lazily();
-    }
+    gpu::load_kernels_lazily();
     let words: Vec<String> = std::env::args().collect();
     if words.get(1).is_some_and(|w| w == CHILD) {
         child(&words[2], &words[3], &words[4]);

@@ -35,14 +35,16 @@ static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
 /// come with TensorRT. It is the driver's own default since CUDA 12.2, but not for what was linked with an older runtime, as
 /// TensorRT 8.6 is. (`CUDA_MODULE_LOADING` in the CUDA C++ Programming Guide, "Lazy Loading".)
 ///
-/// # Safety
-/// No other thread runs yet.
-#[allow(unsafe_code)]
-pub unsafe fn load_kernels_lazily() {
+/// To be called when the process starts: once there is a second thread, nothing is done.
+pub fn load_kernels_lazily() {
     const VARIABLE: &str = "CUDA_MODULE_LOADING";
-    if std::env::var_os(VARIABLE).is_none() {
-        // SAFETY: the caller says that nobody can be reading the environment.
-        unsafe { std::env::set_var(VARIABLE, "LAZY") };
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if alone && std::env::var_os(VARIABLE).is_none() {
+        #[allow(unsafe_code)]
+        // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
+        unsafe {
+            std::env::set_var(VARIABLE, "LAZY");
+        }
     }
 }
 

@@ -14,8 +14,7 @@
 //! | [`header`] | what a plan says of itself without any library |
 //! | [`doctor`] | what is here and what it can do |
 //!
-//! `unsafe` is confined to `loader`, `api`, the few lines of `gpu` and `run` that the driver's API asks for, and the one of `main`
-//! that sets a variable for the driver before there are threads.
+//! `unsafe` is confined to `loader`, `api` and the few lines of `gpu` and `run` that the driver's API asks for.
 
 pub mod abi;
 pub mod api;
