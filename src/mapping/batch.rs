@@ -6,7 +6,7 @@ use rayon::prelude::*;
 /// Bytes of buffers that may be alive at once, unless one item alone needs more.
 const AT_ONCE: usize = 96 << 20;
 
-/// `work` on every item, in order of `items`; `cost` is the bytes of buffers that it takes. Waiting inside of a thread pool
+/// `work` on every item, in order of `items`; of several errors, the first. `cost` is the bytes of buffers that it takes. Waiting inside of a thread pool
 /// could deadlock, so items are cut into runs instead, each run in parallel.
 pub(super) fn batched<T: Sync, R: Send, E: Send>(
     items: &[T],
@@ -25,7 +25,11 @@ pub(super) fn batched<T: Sync, R: Send, E: Send>(
             })
             .count();
         let (run, later) = rest.split_at(fit.max(1));
-        done.extend(run.par_iter().map(&work).collect::<Result<Vec<R>, E>>()?);
+        // A parallel collection into one result would keep any of several errors, another one each time.
+        let results: Vec<Result<R, E>> = run.par_iter().map(&work).collect();
+        for result in results {
+            done.push(result?);
+        }
         rest = later;
     }
     Ok(done)
@@ -54,6 +58,8 @@ mod tests {
         assert!(worst.into_inner() <= AT_ONCE);
         let huge = batched(&[usize::MAX, 1], |&b| b, |&b| Ok::<_, ()>(b));
         assert_eq!(huge.unwrap(), [usize::MAX, 1]);
-        assert_eq!(batched(&[1, 2], |_| 1, |&b| Err::<(), _>(b)), Err(1));
+        for _ in 0..200 {
+            assert_eq!(batched(&[1, 2], |_| 1, |&b| Err::<(), _>(b)), Err(1));
+        }
     }
 }
