@@ -4,7 +4,7 @@ use super::decide::{Case, names_of};
 use super::row::{Evidence, Grade, Row};
 use crate::tensor::element_count;
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Why a checkpoint tensor feeds no weight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +143,10 @@ pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> 
 }
 
 /// Takes back what is reached only because some row holds the same few values (all zeros, all ones), where another row of as many
-/// elements has found no source at all: the tensor may be that one's, and a change of it would be lost.
+/// elements has no source of its own: the tensor may be that one's, and a change of it would be lost.
+///
+/// A row has none of its own if nothing was found for it, or if more rows look like the same tensors than there are of those that no
+/// other row is sure of.
 fn forget_look_alikes(reached: &mut HashSet<&str>, rows: &[Row], case: &Case<'_>) {
     let looks_alike = |row: &&Row| {
         row.grade == Grade::Ambiguous
@@ -155,15 +158,29 @@ fn forget_look_alikes(reached: &mut HashSet<&str>, rows: &[Row], case: &Case<'_>
         .filter(|row| !looks_alike(row))
         .flat_map(names_of)
         .collect();
-    let orphans: HashSet<usize> = rows
+    // Elements, and the tensors that it looks like.
+    let mut orphans: HashSet<(usize, BTreeSet<&str>)> = rows
         .iter()
         .filter(|row| row.grade == Grade::Constant && row.evidence.contains(&Evidence::NoCandidate))
-        .filter_map(|row| element_count(&row.shape))
-        .filter(|&n| n > 1)
+        .filter_map(|row| Some((element_count(&row.shape)?, BTreeSet::new())))
         .collect();
+    let mut alike: HashMap<(usize, BTreeSet<&str>), usize> = HashMap::new();
+    for row in rows.iter().filter(looks_alike) {
+        if let Some(count) = element_count(&row.shape) {
+            *alike.entry((count, names_of(row).collect())).or_default() += 1;
+        }
+    }
+    orphans.extend(alike.into_iter().filter_map(|(group, rows)| {
+        let own = group.1.iter().filter(|name| !firmly.contains(*name));
+        (rows > own.count()).then_some(group)
+    }));
+    orphans.retain(|(count, _)| *count > 1);
     for source in case.sources {
         let count = element_count(source.view.shape);
-        if !firmly.contains(source.name) && count.is_some_and(|n| orphans.contains(&n)) {
+        let may_be = |(n, names): &(usize, BTreeSet<&str>)| {
+            Some(*n) == count && !names.contains(source.name)
+        };
+        if !firmly.contains(source.name) && orphans.iter().any(may_be) {
             reached.remove(source.name);
         }
     }

@@ -170,6 +170,12 @@ fn a_tensor_that_looks_like_a_constant_is_not_taken_for_it() {
     check(15_564_973_242_205_326_135, &mut Tally::default()).unwrap();
 }
 
+/// The same, where the weight itself looks like another tensor.
+#[test]
+fn nor_where_its_weight_looks_like_another() {
+    check(15_199_731_589_941_688_948, &mut Tally::default()).unwrap();
+}
+
 #[test]
 fn most_generated_refits_go_through() {
     let mut tally = Tally::default();
