@@ -342,6 +342,7 @@ fn options() {
         ("hardware-compat", "ampere-plus"),
         ("hardware-compat", "same-compute-capability"),
         ("profiling-verbosity", "detailed"),
+        ("f32-layers", "*norm*"),
     ];
     for (i, option) in all.into_iter().enumerate() {
         let name = format!("{option:?}");
@@ -356,6 +357,22 @@ fn options() {
             );
         }
     }
+    for default in [
+        ("refit", "full"),
+        ("tf32", "false"),
+        ("hardware-compat", "none"),
+        ("precision", "model"),
+    ] {
+        table.change(&format!("the default, {default:?}"), Same, |c| {
+            c.options = vec![default];
+        });
+    }
+    table.pair(
+        "one size in two spellings",
+        Same,
+        |c| c.options = vec![("workspace", "1G")],
+        |c| c.options = vec![("workspace", "1024M")],
+    );
     table.pair(
         "options in another order",
         Same,

@@ -11,6 +11,16 @@ use std::thread::ScopedJoinHandle;
 /// Large enough that all cores have work, small enough to stay in the processor's cache.
 const BLOCK: usize = 4 << 20;
 
+/// One read, again where a signal came between. Nothing is read at the end only.
+fn read_at(file: &File, block: &mut [u8], at: u64) -> io::Result<usize> {
+    loop {
+        match file.read_at(block, at) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
+}
+
 /// Digest and length of everything in `file`, whatever its position; `seen` hears of every block.
 pub(super) fn digest(file: &File, mut seen: impl FnMut(u64)) -> io::Result<(u64, Digest)> {
     let length = file.metadata()?.len();
@@ -18,12 +28,10 @@ pub(super) fn digest(file: &File, mut seen: impl FnMut(u64)) -> io::Result<(u64,
     let mut hasher = blake3::Hasher::new();
     let mut at = 0;
     loop {
-        let n = match file.read_at(&mut block, at) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
+        let n = read_at(file, &mut block, at)?;
+        if n == 0 {
+            break;
+        }
         hasher.update_rayon(&block[..n]);
         at += n as u64;
         seen(n as u64);
@@ -59,15 +67,12 @@ pub(super) fn copy_unseen(from: &File, to: &File) -> io::Result<u64> {
     let mut block = vec![0; COPIED];
     let mut at = 0;
     loop {
-        match from.read_at(&mut block, at) {
-            Ok(0) => return Ok(at),
-            Ok(n) => {
-                to.write_all_at(&block[..n], at)?;
-                at += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+        let n = read_at(from, &mut block, at)?;
+        if n == 0 {
+            return Ok(at);
         }
+        to.write_all_at(&block[..n], at)?;
+        at += n as u64;
     }
 }
 
@@ -123,12 +128,10 @@ fn copy_blocks(
     // The other ends are there until these are dropped.
     while let Ok(mut block) = to_fill.recv() {
         block.resize(COPIED, 0);
-        let n = match from.read_at(&mut block, at) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
-            Err(e) => return Err(CopyError::Read(e)),
-        };
+        let n = read_at(from, &mut block, at).map_err(CopyError::Read)?;
+        if n == 0 {
+            break;
+        }
         to.write_all_at(&block[..n], at).map_err(CopyError::Write)?;
         at += n as u64;
         let _ = filled.send((block, n));

@@ -6,10 +6,10 @@
 //! …
 //! ```
 //!
-//! A row is believed as long as its `entry.json` [is the same](super::state) and the digest is right. The index is replaced by rename and can be missing, old or damaged: what it does not tell is read from the
-//! entry.
+//! A row is believed as long as its `entry.json` [is the same](super::state) and the digest is right. The index is replaced by
+//! rename and can be missing, old or damaged: what it does not tell is read from the entry.
 
-use super::folder::create;
+use super::folder::{Folder, create, make};
 use super::record::Record;
 use super::state::State;
 use super::{CacheFault, Key};
@@ -52,12 +52,13 @@ impl Index {
         Rows(lines.filter_map(|l| l.split_at_checked(NAME)).collect())
     }
 
-    /// Replaces the index by `rows`, which were read at `at_ns` or are of an index that was believed then.
+    /// Replaces the index of `folder` by `rows`, which were read at `at_ns` or are of an index that was believed then. It is written
+    /// under `tmp/`, where sweepers find what a killed process leaves; one that takes it away too early costs an index.
     ///
     /// # Errors
     /// [`CacheFault::Io`]: a read-only cache, a full disk.
     pub fn write(
-        path: &Path,
+        folder: &Folder,
         at_ns: u64,
         rows: impl IntoIterator<Item = String>,
     ) -> Result<(), CacheFault> {
@@ -67,16 +68,17 @@ impl Index {
             lines.push('\n');
         }
         let head = format!("{FORMAT} {at_ns} {}\n", Digest::of(lines.as_bytes()));
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let (tmp, path) = (folder.tmp(), folder.index());
+        make(&tmp)?;
         let beside = tempfile::Builder::new()
-            .prefix(".index-")
-            .make_in(folder, create)
-            .map_err(CacheFault::io("write in", folder))?;
-        let wrap = |e| CacheFault::io("write", path)(e);
+            .prefix("index-")
+            .make_in(&tmp, create)
+            .map_err(CacheFault::io("write in", &tmp))?;
+        let wrap = |e| CacheFault::io("write", &path)(e);
         for part in [head, lines] {
             beside.as_file().write_all(part.as_bytes()).map_err(wrap)?;
         }
-        beside.persist(path).map_err(|e| wrap(e.error))?;
+        beside.persist(&path).map_err(|e| wrap(e.error))?;
         Ok(())
     }
 

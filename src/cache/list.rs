@@ -135,7 +135,7 @@ impl Store {
             }
         });
         // A read-only cache has none, and is listed more slowly.
-        let _ = Index::write(&self.folder.index(), now_ns, lines);
+        let _ = Index::write(&self.folder, now_ns, lines);
     }
 
     /// The entry that holds a plan of this digest.
@@ -408,6 +408,21 @@ mod tests {
             fs::write(&index, &whole[..length]).unwrap();
             assert_eq!(s.later(20), first, "{length}");
         }
+    }
+
+    #[test]
+    fn what_a_killed_list_leaves_is_swept() {
+        let s = Scene::new();
+        s.later(10);
+        let tmp = s.store.folder.tmp();
+        assert_eq!(
+            fs::read_dir(&tmp).unwrap().count(),
+            0,
+            "the index was moved away"
+        );
+        fs::write(tmp.join("index-abc"), b"half").unwrap();
+        let swept = s.store.prune(crate::cache::Prune::default()).unwrap().swept;
+        assert_eq!((swept, fs::read_dir(&tmp).unwrap().count()), (1, 0));
     }
 
     #[test]

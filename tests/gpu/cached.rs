@@ -1,10 +1,11 @@
 //! Builds through the engine cache, every one a process of its own: stored, copied, refitted, and compiled again with what earlier
 //! builds measured.
 
-use crate::case::{Case, io_tensors, show, within, worst};
-use crate::cli::{Done, Workplace, backend};
+use crate::case::{Case, show, within, worst};
+use crate::cli::{Done, Workplace, backend, expect};
 use crate::{EXACT, Table, record};
 use libtest_mimic::Failed;
+use serde_json::json;
 
 const WHAT: &str = "dit cache";
 
@@ -23,28 +24,14 @@ pub fn cached(table: &Table) -> Result<(), Failed> {
             ]
             .concat();
             let done = place.run(&arguments, &[0])?;
-            if done.report["cache"] != outcome {
-                return Err(format!("{plan}: not a {outcome}: {}", done.report).into());
-            }
+            expect(&done.report, "cache", &json!(outcome))?;
             record(table, WHAT, &format!("{plan}: {outcome}"), show(done.time));
             Ok(done)
         };
     let build =
         |plan: &str, more: &[&str], outcome: &str| build_of("model.ts.onnx", plan, more, outcome);
     let equals = |plan: &str, which: &str| {
-        let each = (0..3).map(|io| {
-            let inputs = format!("io{io}.safetensors:in.");
-            let expected = format!("io{io}.safetensors:{which}.");
-            let run = ["run", plan, "--inputs", &inputs, "--expect", &expected];
-            let done = place.run(&run, &[0, 40])?;
-            let outputs = done.report["comparison"]["outputs"].as_array();
-            let outputs = outputs.ok_or("no outputs")?;
-            if outputs.len() != io_tensors("dit", io, which)?.1.len() {
-                return Err(format!("{} outputs", outputs.len()).into());
-            }
-            let l2 = |o: &serde_json::Value| o["difference"]["relative_l2"].as_f64();
-            Ok(worst(outputs.iter().map(|o| l2(o).unwrap_or(f64::NAN))))
-        });
+        let each = (0..3).map(|io| Ok(place.distance(plan, &[], which, io)?.0));
         let away = worst(each.collect::<Result<Vec<_>, Failed>>()?);
         within(table, WHAT, &format!("{plan}: {which}"), away, EXACT)
     };

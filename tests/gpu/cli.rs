@@ -1,8 +1,8 @@
 //! The trtmut binary, run in a folder of its own with a fixture's files in it.
 
-use crate::case::{env, fixture};
+use crate::case::{env, fixture, io_tensors, worst};
 use libtest_mimic::Failed;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ pub fn backend() -> String {
 
 /// A folder to run trtmut in.
 pub struct Workplace {
+    name: &'static str,
     binary: PathBuf,
     folder: TempDir,
 }
@@ -30,7 +31,7 @@ pub struct Done {
 
 impl Workplace {
     /// A folder with all files of the fixture.
-    pub fn new(name: &str) -> Result<Workplace, Failed> {
+    pub fn new(name: &'static str) -> Result<Workplace, Failed> {
         // In a pack the binary lies beside this program; cargo says where it built it otherwise.
         let packed = std::env::current_exe()?.with_file_name("trtmut");
         let binary = if packed.exists() {
@@ -48,7 +49,11 @@ impl Workplace {
                 std::fs::copy(&from, folder.path().join(file))?;
             }
         }
-        Ok(Workplace { binary, folder })
+        Ok(Workplace {
+            name,
+            binary,
+            folder,
+        })
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -96,5 +101,45 @@ impl Workplace {
         let report = serde_json::from_str(&stdout)
             .map_err(|e| format!("stdout is not one document: {e}; {}", shown()))?;
         Ok(Done { code, report, time })
+    }
+
+    /// Runs a plan on the fixture's inputs of one size: relative L2 distance from torch's `which` outputs, the largest over all of
+    /// them.
+    pub fn distance(
+        &self,
+        plan: &str,
+        more: &[&str],
+        which: &str,
+        io: usize,
+    ) -> Result<(f64, Done), Failed> {
+        let inputs = format!("io{io}.safetensors:in.");
+        let expected = format!("io{io}.safetensors:{which}.");
+        let arguments = ["run", plan, "--inputs", &inputs, "--expect", &expected];
+        // 40: some element is outside of the tolerance of `--expect`, which is not what is judged here.
+        let done = self.run(&[&arguments[..], more].concat(), &[0, 40])?;
+        expect(&done.report, "schema", &json!("trtmut.run/1"))?;
+        let comparison = &done.report["comparison"];
+        let equal = done.code == 0;
+        expect(comparison, "equal", &json!(equal))?;
+        expect(comparison, "missing", &json!([]))?;
+        let outputs = comparison["outputs"].as_array().ok_or("no outputs")?;
+        let (_, wanted) = io_tensors(self.name, io, which)?;
+        if outputs.len() != wanted.len() {
+            return Err(format!("{} outputs, not {}", outputs.len(), wanted.len()).into());
+        }
+        let each = outputs.iter().map(|o| {
+            // JSON has no NaN; what has no number cannot be near.
+            o["difference"]["relative_l2"].as_f64().unwrap_or(f64::NAN)
+        });
+        Ok((worst(each), done))
+    }
+}
+
+/// Checks one member of a document.
+pub fn expect(object: &Value, key: &str, wanted: &Value) -> Result<(), Failed> {
+    if &object[key] == wanted {
+        Ok(())
+    } else {
+        Err(format!("`{key}` is {}, not {wanted}, in {object}", object[key]).into())
     }
 }

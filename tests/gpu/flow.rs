@@ -1,12 +1,12 @@
 //! The whole flow through the trtmut binary, every step a process of its own: build, run, diff, refit from a checkpoint and from
 //! LoRAs, back to the base, and what a refit cannot do. Judged by torch's outputs.
 
-use crate::case::{fixture, io_tensors, show, within, worst};
-use crate::cli::{Done, Workplace, backend};
+use crate::case::{fixture, show, within, worst};
+use crate::cli::{Done, Workplace, backend, expect};
 use crate::{EXACT, HALF, Table, record};
 use libtest_mimic::Failed;
 use safetensors::SafeTensors;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -154,26 +154,7 @@ impl<'t> Flow<'t> {
         which: &str,
         io: usize,
     ) -> Result<(f64, Done), Failed> {
-        let inputs = format!("io{io}.safetensors:in.");
-        let expected = format!("io{io}.safetensors:{which}.");
-        let arguments = ["run", plan, "--inputs", &inputs, "--expect", &expected];
-        // 40: some element is outside of the tolerance of `--expect`, which is not what is judged here.
-        let done = self.place.run(&[&arguments[..], more].concat(), &[0, 40])?;
-        expect(&done.report, "schema", &json!("trtmut.run/1"))?;
-        let comparison = &done.report["comparison"];
-        let equal = done.code == 0;
-        expect(comparison, "equal", &json!(equal))?;
-        expect(comparison, "missing", &json!([]))?;
-        let outputs = comparison["outputs"].as_array().ok_or("no outputs")?;
-        let (_, wanted) = io_tensors(self.name, io, which)?;
-        if outputs.len() != wanted.len() {
-            return Err(format!("{} outputs, not {}", outputs.len(), wanted.len()).into());
-        }
-        let each = outputs.iter().map(|o| {
-            // JSON has no NaN; what has no number cannot be near.
-            o["difference"]["relative_l2"].as_f64().unwrap_or(f64::NAN)
-        });
-        Ok((worst(each), done))
+        self.place.distance(plan, more, which, io)
     }
 
     fn equals(&self, which: &str, sizes: &[usize], figure: &str) -> Result<(), Failed> {
@@ -348,14 +329,5 @@ impl<'t> Flow<'t> {
             format_args!("{:.1}×", build.as_secs_f64() / median.as_secs_f64()),
         );
         Ok(())
-    }
-}
-
-/// Checks one member of a document.
-fn expect(object: &Value, key: &str, wanted: &Value) -> Result<(), Failed> {
-    if &object[key] == wanted {
-        Ok(())
-    } else {
-        Err(format!("`{key}` is {}, not {wanted}, in {object}", object[key]).into())
     }
 }

@@ -65,6 +65,8 @@ fn phases(model: &Model) -> HashSet<&str> {
         .iter()
         .enumerate()
         .flat_map(|(i, n)| n.output.iter().map(move |o| (o.as_str(), i)))
+        // An output that is left out has no name, and neither has an input: they are not the same value.
+        .filter(|(name, _)| !name.is_empty())
         .collect();
     let mut found = HashSet::new();
     for sine in nodes.iter().filter(|n| is_sine(&n.op_type)) {
@@ -73,7 +75,7 @@ fn phases(model: &Model) -> HashSet<&str> {
         let mut of_inputs = true;
         while let Some(value) = open.pop() {
             let Some(&producer) = producers.get(value) else {
-                continue; // an input, or an initializer
+                continue; // an input, an initializer, or nothing
             };
             let node = &nodes[producer];
             if node.op_type == "Constant" || !chain.insert(value) {
@@ -198,6 +200,17 @@ mod tests {
             testing::node("Add", &["e", "h"], &["y"]),
         ]);
         assert_eq!(found, ["c", "p", "s", "t"]);
+    }
+
+    #[test]
+    fn what_is_left_out_connects_nothing() {
+        let found = of(vec![
+            testing::node("Dropout", &["x"], &["h", ""]),
+            testing::node("Slice", &["x", "f", "f", "", ""], &["p"]),
+            testing::node("Sin", &["p"], &["s"]),
+            testing::node("Add", &["s", "h"], &["y"]),
+        ]);
+        assert_eq!(found, ["p", "s"]);
     }
 
     #[test]
