@@ -1,9 +1,7 @@
 //! Computing the bytes of an ONNX weight from its sources, and a source's bytes from the weight.
 
-use super::Checkpoint;
-use super::error::Error;
-use super::fold::{self, Affine};
-use super::row::{Part, Recipe, Row, Step};
+use super::derive::fold::{self, Affine};
+use super::types::{Checkpoint, Error, Part, Recipe, Row, Step};
 use crate::tensor::{Dtype, Tensor, TensorView, cast, element_count, from_f32, permute, to_f32};
 use std::borrow::Cow;
 

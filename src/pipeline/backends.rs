@@ -1,12 +1,13 @@
 //! Which backend compiles a model, and which one opens a plan again.
 
-use super::{Environment, Error, worth_caching};
+use super::environment::Environment;
+use super::error::Error;
 use crate::cache::Store;
 use crate::engine::cpu::{self, CPU, Cpu, ONNXRUNTIME, OnnxRuntime};
 use crate::engine::tensorrt::gpu::Gpu;
 use crate::engine::tensorrt::loader::Search;
 use crate::engine::tensorrt::{Known, Product, Settings, TensorRt};
-use crate::engine::{self, Backend, Slot};
+use crate::engine::{self, Backend, Identity, Slot};
 use crate::onnx::Model;
 use crate::plan::{Manifest, WeightRow};
 use crate::tensor::element_count;
@@ -159,4 +160,9 @@ pub fn onnxruntime(environment: &Environment) -> Result<OnnxRuntime, engine::Err
         Some(explicit) => OnnxRuntime::locate(Some(explicit), &[]),
         None => OnnxRuntime::locate(None, environment.site_packages()),
     }
+}
+
+/// Whether engines of a backend are cached without being asked: a "build" for a CPU is little more than a copy.
+pub fn worth_caching(backend: &Identity) -> bool {
+    backend.backend.starts_with("tensorrt")
 }

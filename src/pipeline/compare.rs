@@ -1,7 +1,9 @@
 //! Two things that users hold (plans, models, checkpoints, LoRAs) become a comparison.
 
-use super::build::{UNREAD, digests};
-use super::{Error, Overlay, OverlayRequest, key, source_model};
+use super::build::key;
+use super::error::Error;
+use super::facts::{UNREAD, digests};
+use super::refit::{Overlay, OverlayRequest, source_model};
 use crate::diff::{
     self, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact, weight_facts,
 };

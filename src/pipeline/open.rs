@@ -1,6 +1,8 @@
 //! A plan on disk becomes an open engine.
 
-use super::{Environment, Error, reopen};
+use super::backends::reopen;
+use super::environment::Environment;
+use super::error::Error;
 use crate::engine::Engine;
 use crate::plan::{self, Manifest};
 use std::path::Path;

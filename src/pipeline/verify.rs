@@ -1,53 +1,20 @@
 //! What an engine computes, held against a reference engine that compiles the model with the same weights.
 
-use super::rebuild::write_model;
-use super::{Environment, Error, Overlay, OverlayRequest, inputs, onnxruntime};
+use super::backends::onnxruntime;
+use super::environment::Environment;
+use super::error::Error;
+use super::refit::{Overlay, OverlayRequest, write_model};
+use super::run::inputs;
+use super::verification::{Verification, Verified};
 use crate::engine::cpu::{self, Cpu};
 use crate::engine::{Backend, BuildJob, Engine, Options, RunOptions};
 use crate::fsx;
 use crate::onnx::Model;
 use crate::plan::Manifest;
 use crate::shapes::Profile;
-use crate::tensor::{Difference, Dtype, NamedTensors, difference};
+use crate::tensor::{Dtype, NamedTensors, difference};
 use crate::watch::{Event, Watch};
 use std::path::Path;
-
-/// How far one output of an engine is from the reference.
-#[derive(Debug, Clone)]
-pub struct Verified {
-    /// Output name.
-    pub output: String,
-    /// The distance.
-    pub difference: Difference,
-    /// Whether it is within tolerance.
-    pub equal: bool,
-}
-
-/// A check of an engine's outputs against those of a reference engine.
-#[derive(Debug, Clone)]
-pub struct Verification {
-    /// Library of the reference engine.
-    pub reference: String,
-    /// Per output.
-    pub outputs: Vec<Verified>,
-}
-
-impl Verification {
-    /// Whether every output is within tolerance.
-    pub fn is_equal(&self) -> bool {
-        self.outputs.iter().all(|o| o.equal)
-    }
-
-    /// Largest relative L2 error of an output.
-    pub fn largest_error(&self) -> f64 {
-        let errors = self.outputs.iter().map(|o| o.difference.relative_l2);
-        // A NaN is larger than anything.
-        errors.fold(
-            0.0,
-            |worst, e| if e.is_nan() || e > worst { e } else { worst },
-        )
-    }
-}
 
 /// Relative L2 error that two engines may have between them in f32, and where the plan computes in less.
 const TOLERANCE: f64 = 1e-4;

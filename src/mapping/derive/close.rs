@@ -1,0 +1,272 @@
+//! How near a new value is to what the ONNX file holds: samples to choose among candidates cheaply, and full measures to
+//! judge the chosen one.
+//!
+//! A changed tensor is taken for the successor of a held one when the change is small, or of low rank, or when the two
+//! still point the same way far beyond chance. Independent tensors of n elements have cosines of about 1/√n, and their
+//! difference has full rank.
+
+use super::rank::effective_rank;
+use super::value::squeezed;
+use crate::tensor::{Dtype, TensorView};
+use half::{bf16, f16};
+
+/// Elements that a sample takes; cosines of samples are off by about 1/√4096.
+const SAMPLE: usize = 4096;
+/// A relative change up to this is small.
+const SMALL: f64 = 0.3;
+/// Cosine from which, with [`DEVIATIONS`], two tensors are related.
+const RELATED: f64 = 0.5;
+/// How many standard deviations of chance the cosine must be away from 0.
+const DEVIATIONS: f64 = 10.0;
+/// Fewer elements are never compared by closeness.
+pub(in crate::mapping) const FEWEST: usize = 4;
+/// A candidate is clearly closer when its cosine is higher by this.
+pub(in crate::mapping) const CLEARLY: f64 = 0.1;
+/// Without a name, the best candidate must lead by this.
+pub(in crate::mapping) const LEAD: f64 = 0.25;
+/// Part of a change's energy that may be left when it is explained by one factor per channel.
+const EXPLAINED: f64 = 0.1;
+
+/// Positions (flat, row-major) that are sampled of a tensor of `count` elements: all, or one out of each equal stretch.
+pub(in crate::mapping) fn positions(count: usize) -> Vec<usize> {
+    if count <= SAMPLE {
+        return (0..count).collect();
+    }
+    (0..SAMPLE)
+        .map(|i| {
+            let (from, to) = (i * count / SAMPLE, (i + 1) * count / SAMPLE);
+            let hash = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+            from + hash as usize % (to - from)
+        })
+        .collect()
+}
+
+/// One element as f32; none for types without a plain float.
+fn element(dtype: Dtype, data: &[u8], at: usize) -> Option<f32> {
+    fn word<const N: usize>(data: &[u8], at: usize) -> Option<[u8; N]> {
+        data.get(at * N..(at + 1) * N)?.try_into().ok()
+    }
+    Some(match dtype {
+        Dtype::F32 => f32::from_le_bytes(word(data, at)?),
+        Dtype::F64 => f64::from_le_bytes(word(data, at)?) as f32,
+        Dtype::F16 => f16::from_le_bytes(word(data, at)?).to_f32(),
+        Dtype::Bf16 => bf16::from_le_bytes(word(data, at)?).to_f32(),
+        _ => return None,
+    })
+}
+
+/// Samples `view` as it would stand after its squeezed axes were put in `order`.
+pub(in crate::mapping) fn sample(view: TensorView<'_>, order: &[usize]) -> Option<Vec<f32>> {
+    let from = squeezed(view.shape);
+    let count: usize = from.iter().product();
+    let mut strides = vec![1; from.len()];
+    for a in (1..from.len()).rev() {
+        strides[a - 1] = strides[a] * from[a];
+    }
+    positions(count)
+        .into_iter()
+        .map(|flat| {
+            let (mut rest, mut at) = (flat, 0);
+            for &axis in order.iter().rev() {
+                at += rest % from[axis] * strides[axis];
+                rest /= from[axis];
+            }
+            element(view.dtype, view.data, at)
+        })
+        .collect()
+}
+
+/// Cosine of the angle between two samples; 0 where one is zero or not finite.
+pub(in crate::mapping) fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let (mut aa, mut bb, mut ab) = (0f64, 0f64, 0f64);
+    for (&x, &y) in a.iter().zip(b) {
+        let (x, y) = (f64::from(x), f64::from(y));
+        aa += x * x;
+        bb += y * y;
+        ab += x * y;
+    }
+    let cosine = ab / (aa.sqrt() * bb.sqrt());
+    if cosine.is_finite() { cosine } else { 0.0 }
+}
+
+/// How a new value relates to the held one, over all elements.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::mapping) struct Measure {
+    /// ‖new − held‖ / ‖held‖; infinite where `held` is zero.
+    pub relative: f64,
+    /// Cosine of the angle.
+    pub cosine: f64,
+    /// The change is one factor per channel, for the most part.
+    pub proportional: bool,
+    /// Effective rank of the change and what it could have; looked for only when the change is not small.
+    pub rank: Option<(usize, usize)>,
+    count: usize,
+}
+
+impl Measure {
+    /// Measures `new` against `held`, both of `shape`. Buffers: the two, nothing more of their size.
+    pub fn of(held: &[f32], new: Vec<f32>, shape: &[usize]) -> Measure {
+        let energy = |v: &[f32]| v.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+        let squares = new.iter().zip(held).map(|(n, h)| f64::from(n - h).powi(2));
+        let (changed, old, now) = (squares.sum::<f64>(), energy(held), energy(&new));
+        let relative = (changed / old).sqrt();
+        let relative = if relative.is_nan() {
+            f64::INFINITY
+        } else {
+            relative
+        };
+        let cosine = cosine(held, &new);
+        let proportional = changed > 0.0 && explained(held, &new, shape, changed);
+        let flat = squeezed(shape);
+        let mut rank = None;
+        if relative > SMALL && flat.len() >= 2 {
+            let rows = flat[0];
+            let columns = held.len() / rows.max(1);
+            let mut change = new;
+            for (n, h) in change.iter_mut().zip(held) {
+                *n -= h;
+            }
+            // Rounding to a half type leaves noise of full rank; it is relative to the new value, not to the change.
+            let noise = 4e-3 * (now / changed).sqrt();
+            let full = rows.min(columns);
+            rank = effective_rank(&change, rows, columns, noise.clamp(1e-3, 0.05))
+                .filter(|_| full >= 4)
+                .map(|r| (r, full));
+        }
+        Measure {
+            relative,
+            cosine,
+            proportional,
+            rank,
+            count: held.len(),
+        }
+    }
+
+    /// Whether the new value is recognisably a change of the held one.
+    pub fn is_close(&self) -> bool {
+        let related =
+            self.cosine >= RELATED && self.cosine * (self.count as f64).sqrt() >= DEVIATIONS;
+        self.count >= FEWEST
+            && !self.proportional
+            && (self.relative <= SMALL || self.rank.is_some() || related)
+    }
+}
+
+/// Whether `new` is, for the most part, `held` times one factor for each index of one of the first two axes (or one factor
+/// for all): what a folded scale looks like.
+fn explained(held: &[f32], new: &[f32], shape: &[usize], changed: f64) -> bool {
+    let mut groupings = vec![(1, held.len())];
+    for axis in 0..shape.len().min(2) {
+        let inner: usize = shape[axis + 1..].iter().product();
+        groupings.push((shape[axis], inner));
+    }
+    groupings.into_iter().any(|(channels, inner)| {
+        if channels == 0 || inner == 0 || held.len() / channels < FEWEST {
+            return false;
+        }
+        let channel = |i: usize| {
+            if channels == 1 {
+                0
+            } else {
+                i / inner % channels
+            }
+        };
+        let (mut hh, mut hn) = (vec![0f64; channels], vec![0f64; channels]);
+        for (i, (&h, &n)) in held.iter().zip(new).enumerate() {
+            let (h, n) = (f64::from(h), f64::from(n));
+            hh[channel(i)] += h * h;
+            hn[channel(i)] += h * n;
+        }
+        let left: f64 = held
+            .iter()
+            .zip(new)
+            .enumerate()
+            .map(|(i, (&h, &n))| {
+                let c = channel(i);
+                let factor = if hh[c] > 0.0 { hn[c] / hh[c] } else { 0.0 };
+                (f64::from(n) - factor * f64::from(h)).powi(2)
+            })
+            .sum();
+        left <= EXPLAINED * changed
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+    use rand_distr::{Distribution, StandardNormal};
+
+    fn random(n: usize, seed: u64) -> Vec<f32> {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+        (0..n).map(|_| StandardNormal.sample(&mut rng)).collect()
+    }
+
+    #[test]
+    fn a_large_low_rank_change_is_close_and_a_foreign_tensor_is_not() {
+        let (held, a, b) = (random(48 * 48, 1), random(48 * 4, 2), random(4 * 48, 3));
+        let new: Vec<f32> = (0..48 * 48)
+            .map(|i| {
+                let d: f32 = (0..4).map(|k| a[i / 48 * 4 + k] * b[k * 48 + i % 48]).sum();
+                held[i] + 2.0 * d
+            })
+            .collect();
+        let m = Measure::of(&held, new, &[48, 48]);
+        assert!(
+            m.relative > 1.0 && m.rank == Some((4, 48)) && m.is_close(),
+            "{m:?}"
+        );
+        let foreign = random(48 * 48, 4);
+        assert!(!Measure::of(&held, foreign, &[48, 48]).is_close());
+        let turned: Vec<f32> = (0..48 * 48).map(|i| held[i % 48 * 48 + i / 48]).collect();
+        assert!(!Measure::of(&held, turned, &[48, 48]).is_close());
+    }
+
+    #[test]
+    fn a_folded_scale_is_not_close() {
+        let base = random(16 * 9, 5);
+        let held: Vec<f32> = base
+            .iter()
+            .enumerate()
+            .map(|(i, v)| v * (0.9 + 0.02 * (i / 9) as f32))
+            .collect();
+        let m = Measure::of(&held, base, &[16, 1, 3, 3]);
+        assert!(
+            m.relative < SMALL && m.proportional && !m.is_close(),
+            "{m:?}"
+        );
+    }
+
+    #[test]
+    fn a_small_change_of_full_rank_is_close() {
+        let held = random(256, 6);
+        let new: Vec<f32> = held
+            .iter()
+            .zip(random(256, 7))
+            .map(|(h, n)| h + 0.05 * n)
+            .collect();
+        assert!(Measure::of(&held, new.clone(), &[16, 16]).is_close());
+        assert!(!Measure::of(&held[..2], new[..2].to_vec(), &[2]).is_close());
+        assert!(!Measure::of(&[0.0; 16], new[..16].to_vec(), &[16]).is_close());
+    }
+
+    #[test]
+    fn samples_follow_the_order_of_axes() {
+        let data: Vec<u8> = (0u8..6).flat_map(|v| f32::from(v).to_le_bytes()).collect();
+        let view = TensorView {
+            dtype: Dtype::F32,
+            shape: &[2, 1, 3],
+            data: &data,
+        };
+        assert_eq!(
+            sample(view, &[0, 1]).unwrap(),
+            [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        );
+        assert_eq!(
+            sample(view, &[1, 0]).unwrap(),
+            [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+        );
+        assert_eq!(positions(10_000).len(), SAMPLE);
+        assert!(positions(10_000).is_sorted());
+    }
+}

@@ -1,0 +1,248 @@
+//! What a graph alone says about its weights: presumed source names, orientation, and signs of folded normalisations.
+//!
+//! Names and paths as torch's two exporters write them: TorchScript keeps parameter names, gives folded constants anonymous
+//! ones (`onnx::MatMul_1618`) and writes the module path into node names (`/m/blocks.0/to_q/MatMul`); the dynamo exporter
+//! keeps parameter names, calls folded constants `val_167`, and names nodes after operators (`node_linear_3`).
+
+use super::attention;
+use super::nodes::{Nodes, Use, int};
+use crate::mapping::types::{Clue, FoldSign, Grade, Hint, Layout, Row, push_hint};
+use crate::onnx::{Role, Weight};
+use onnx_protobuf::{GraphProto, NodeProto};
+use std::collections::HashSet;
+
+/// Whether an exporter made this name up: it says nothing about the source.
+pub(super) fn is_anonymous(name: &str) -> bool {
+    let numbered = |prefix: &str| {
+        name.strip_prefix(prefix)
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
+    };
+    name.starts_with("onnx::") || name.starts_with('/') || numbered("val_") || numbered("")
+}
+
+/// The module path in a TorchScript node name: `/m/layers/layers.0/conv1/Conv` is `m.layers.0.conv1`. A container that is
+/// called itself appears twice, once in its child's name.
+pub(super) fn module_path(node: &str) -> Option<String> {
+    let (path, _operator) = node.strip_prefix('/')?.rsplit_once('/')?;
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        let repeats = parts.last().is_some_and(|last| {
+            part.strip_prefix(last)
+                .is_some_and(|rest| rest.starts_with('.'))
+        });
+        if repeats {
+            parts.pop();
+        }
+        parts.push(part);
+    }
+    Some(parts.join("."))
+}
+
+/// The parameter of a module that an operator reads at an input.
+fn leaf(operator: &str, input: usize) -> Option<&'static str> {
+    Some(match (operator, input) {
+        (
+            "Conv"
+            | "ConvTranspose"
+            | "Gemm"
+            | "PRelu"
+            | "LayerNormalization"
+            | "InstanceNormalization"
+            | "GroupNormalization"
+            | "RMSNormalization"
+            | "BatchNormalization",
+            1,
+        )
+        | ("MatMul" | "Mul", _)
+        | ("Gather", 0) => "weight",
+        (
+            "Conv"
+            | "ConvTranspose"
+            | "Gemm"
+            | "LayerNormalization"
+            | "InstanceNormalization"
+            | "GroupNormalization"
+            | "BatchNormalization",
+            2,
+        )
+        | ("Add", _) => "bias",
+        ("BatchNormalization", 3) => "running_mean",
+        ("BatchNormalization", 4) => "running_var",
+        _ => return None,
+    })
+}
+
+/// How a two-dimensional weight stands, as one of its uses sees it.
+fn orientation(name: &str, one: Use<'_>) -> Layout {
+    let turned = |as_is: bool| {
+        if as_is == one.transposed {
+            Layout::Transposed
+        } else {
+            Layout::AsIs
+        }
+    };
+    match (one.node.op_type.as_str(), one.input) {
+        ("Gemm", 1) => turned(int(one.node, "transB") != 0),
+        // A parameter that keeps its name may be multiplied as it is (`x @ self.projection`) or have been transposed by a
+        // rewriter that kept the name: the graph cannot tell these apart.
+        ("MatMul", 1) if is_anonymous(name) || one.transposed => turned(false),
+        ("MatMul" | "Gemm", _) => Layout::Unknown,
+        _ if one.transposed || is_anonymous(name) => Layout::Unknown,
+        _ => Layout::AsIs,
+    }
+}
+
+/// Signs that a normalisation was folded into the convolution (or Gemm) `node`.
+fn fold_signs(node: &NodeProto) -> Vec<FoldSign> {
+    let convolution = matches!(node.op_type.as_str(), "Conv" | "ConvTranspose");
+    let mut signs = Vec::new();
+    let (Some(kernel), true) = (node.input.get(1), convolution || node.op_type == "Gemm") else {
+        return signs;
+    };
+    if convolution && is_anonymous(kernel) {
+        signs.push(FoldSign::AnonymousKernel);
+    }
+    if let (Some(bias), false) = (node.input.get(2), is_anonymous(kernel)) {
+        let own = kernel.strip_suffix("weight").map(|m| format!("{m}bias"));
+        let derived = bias.starts_with(kernel.as_str())
+            || (convolution && own.is_some_and(|own| own != *bias) && is_anonymous(bias));
+        if derived && !bias.is_empty() {
+            signs.push(FoldSign::DerivedBias { bias: bias.clone() });
+        }
+    }
+    if node.name.starts_with(&format!("node_{}_", node.op_type)) && convolution {
+        signs.push(FoldSign::RewrittenNode {
+            node: node.name.clone(),
+        });
+    }
+    signs
+}
+
+/// The module whose named bias is added to the product `node`: `x.to_q` for `MatMul` + `Add(x.to_q.bias)`.
+fn bias_partner(nodes: &Nodes<'_>, node: &NodeProto, columns: i64) -> Option<(String, String)> {
+    let product = node.output.first()?;
+    let mut uses = nodes.direct_uses(product);
+    let (add, input) = uses.next()?;
+    if uses.next().is_some() || add.op_type != "Add" || add.input.len() != 2 {
+        return None;
+    }
+    let bias = &add.input[1 - input];
+    let module = bias.strip_suffix(".bias")?;
+    (nodes.dims(bias) == Some(&[columns])).then(|| (bias.clone(), format!("{module}.weight")))
+}
+
+/// The rows of every `Role::Weight` tensor, with what the graph says and nothing more: no recipe yet.
+pub(in crate::mapping) fn outline(graph: &GraphProto, weights: &[Weight]) -> Vec<Row> {
+    let nodes = Nodes::of(graph);
+    let mut rows: Vec<Row> = weights
+        .iter()
+        .filter(|w| w.role == Role::Weight)
+        .map(|w| row(&nodes, w))
+        .collect();
+    attention::add_roles(&nodes, &mut rows);
+    rows
+}
+
+fn row(nodes: &Nodes<'_>, weight: &Weight) -> Row {
+    let name = weight.name.as_str();
+    let mut row = Row {
+        name: name.to_owned(),
+        dtype: weight.dtype,
+        shape: weight.shape.clone(),
+        grade: Grade::Unproven,
+        recipe: None,
+        alternatives: Vec::new(),
+        hints: Vec::new(),
+        layout: Layout::Unknown,
+        fold_signs: Vec::new(),
+        partner: None,
+        operators: Vec::new(),
+        evidence: Vec::new(),
+        rounding: None,
+    };
+    if !is_anonymous(name) {
+        row.hints.push(Hint {
+            clue: Clue::Name,
+            names: vec![name.to_owned()],
+        });
+    }
+    if nodes.is_repeated(name) {
+        return row;
+    }
+    let uses = nodes.uses(name);
+    let mut layouts = HashSet::new();
+    for one in &uses {
+        let operator = one.node.op_type.as_str();
+        if !row.operators.iter().any(|o| o == operator) {
+            row.operators.push(operator.to_owned());
+        }
+        layouts.insert(orientation(name, *one));
+        let pairs = matches!(operator, "Conv" | "ConvTranspose" | "Gemm");
+        if let (true, 1 | 2) = (pairs, one.input) {
+            let other = one.node.input.get(3 - one.input);
+            row.partner = other.filter(|o| nodes.is_constant(o)).cloned();
+        }
+        if matches!(one.input, 1 | 2) {
+            for sign in fold_signs(one.node) {
+                if !row.fold_signs.contains(&sign) {
+                    row.fold_signs.push(sign);
+                }
+            }
+        }
+        let by_path = module_path(&one.node.name).zip(leaf(operator, one.input));
+        if let Some((module, leaf)) = by_path {
+            push_hint(
+                &mut row,
+                Clue::NodePath {
+                    node: one.node.name.clone(),
+                },
+                vec![format!("{module}.{leaf}")],
+            );
+        }
+        let columns = weight.shape.get(1).and_then(|&c| i64::try_from(c).ok());
+        if let (true, 1, Some(columns)) = (
+            operator == "MatMul" && weight.shape.len() == 2,
+            one.input,
+            columns,
+        ) && let Some((bias, source)) = bias_partner(nodes, one.node, columns)
+        {
+            push_hint(&mut row, Clue::BiasPartner { bias }, vec![source]);
+        }
+    }
+    row.layout = match (layouts.len(), layouts.into_iter().next()) {
+        (1, Some(layout)) => layout,
+        _ => Layout::Unknown,
+    };
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_is_called_appears_once() {
+        let path = |s: &str| module_path(s);
+        assert_eq!(
+            path("/m/down_blocks.0/ff/net.0/proj/MatMul").as_deref(),
+            Some("m.down_blocks.0.ff.net.0.proj")
+        );
+        assert_eq!(
+            path("/layers/layers.0/downsample/downsample.1/Conv").as_deref(),
+            Some("layers.0.downsample.1")
+        );
+        assert_eq!(path("/a/a.0/a.0.1/Conv").as_deref(), Some("a.0.1"));
+        assert_eq!(path("Conv_12"), None);
+        assert_eq!(path("/Add"), None);
+    }
+
+    #[test]
+    fn made_up_names_are_told_from_parameters() {
+        for name in ["onnx::MatMul_1618", "val_9", "/m/Constant_output_0", "271"] {
+            assert!(is_anonymous(name), "{name}");
+        }
+        for name in ["m.conv1.weight", "val_norm.weight", "pos_embed", "val_"] {
+            assert!(!is_anonymous(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! What the graph says about its constants before any value is looked at: presumed names, orientation, signs of folds.
+
+mod attention;
+mod graph;
+mod names;
+mod nodes;
+
+pub(super) use graph::outline;
+pub(super) use names::{Prefixes, align, wrapper};

@@ -1,0 +1,151 @@
+//! Bringing two spellings of the same names in line: the graph's (`m.down_blocks.0…`, a wrapper's attribute in front) and
+//! the checkpoint's (`unet.down_blocks.0…`). One pair of prefixes is found for the whole model, by the most names that
+//! agree in element count.
+
+use std::collections::{BTreeMap, HashMap};
+
+/// At most so many leading components are taken for a prefix.
+const DEEPEST: usize = 4;
+
+/// One pair of prefixes: what the graph's names have in front, and what the checkpoint's have.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(in crate::mapping) struct Prefixes {
+    pub graph: String,
+    pub checkpoint: String,
+}
+
+impl Prefixes {
+    /// The checkpoint's spelling of a graph's name; none where the name does not carry the graph's prefix.
+    pub fn translate(&self, name: &str) -> Option<String> {
+        let rest = name.strip_prefix(&self.graph)?;
+        Some(format!("{}{rest}", self.checkpoint))
+    }
+}
+
+/// Every way to cut leading components off: (prefix with its dot, rest). A number is no prefix: it tells one layer from
+/// the next.
+fn cuts(name: &str) -> impl Iterator<Item = (&str, &str)> {
+    let numeric = |end: usize| {
+        let part = name[..end].rsplit('.').next().unwrap_or_default();
+        part.bytes().all(|b| b.is_ascii_digit())
+    };
+    let dots = name.match_indices('.').map(|(i, _)| i);
+    let ends = dots.take_while(move |&i| !numeric(i)).take(DEEPEST);
+    std::iter::once(0)
+        .chain(ends.map(|i| i + 1))
+        .map(|i| name.split_at(i))
+}
+
+/// The pair of prefixes under which most of `presumed` names are in `actual` with the same element count. A count that is
+/// not known fits any. Of equally good pairs the shortest is taken, then the first in order of letters.
+pub(in crate::mapping) fn align<'a>(
+    presumed: impl Iterator<Item = (&'a str, Option<usize>)>,
+    actual: impl Iterator<Item = (&'a str, Option<usize>)>,
+) -> Prefixes {
+    let mut rests: HashMap<&str, Vec<(&str, Option<usize>)>> = HashMap::new();
+    for (name, count) in actual {
+        for (prefix, rest) in cuts(name) {
+            rests.entry(rest).or_default().push((prefix, count));
+        }
+    }
+    let mut votes: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (name, count) in presumed {
+        for (prefix, rest) in cuts(name) {
+            // A bare `weight` is the rest of every name and says nothing.
+            if !rest.contains('.') && !prefix.is_empty() {
+                continue;
+            }
+            for &(other, found) in rests.get(rest).map_or(&[][..], Vec::as_slice) {
+                if count.is_none() || found.is_none() || count == found {
+                    *votes.entry((prefix, other)).or_default() += 1;
+                }
+            }
+        }
+    }
+    votes
+        .into_iter()
+        .min_by_key(|((a, b), n)| (std::cmp::Reverse(*n), a.len() + b.len()))
+        .map(|((graph, checkpoint), _)| Prefixes {
+            graph: graph.to_owned(),
+            checkpoint: checkpoint.to_owned(),
+        })
+        .unwrap_or_default()
+}
+
+/// The first component that all `names` share, with its dot: the attribute under which a wrapper holds the model.
+pub(in crate::mapping) fn wrapper<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let mut common: Option<&str> = None;
+    let mut count = 0;
+    for name in names {
+        let Some((first, _)) = name.split_once('.') else {
+            return String::new();
+        };
+        if common.is_some_and(|c| c != first) {
+            return String::new();
+        }
+        common = Some(first);
+        count += 1;
+    }
+    match common {
+        Some(first) if count > 1 => format!("{first}."),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn known<'a>(names: &'a [&'a str]) -> impl Iterator<Item = (&'a str, Option<usize>)> {
+        names.iter().map(|n| (*n, Some(1)))
+    }
+
+    #[test]
+    fn a_wrapper_and_a_component_are_brought_in_line() {
+        let p = align(
+            known(&["m.a.weight", "m.b.weight", "m.c.bias"]),
+            known(&[
+                "unet.a.weight",
+                "unet.b.weight",
+                "unet.c.bias",
+                "vae.a.weight",
+            ]),
+        );
+        assert_eq!((p.graph.as_str(), p.checkpoint.as_str()), ("m.", "unet."));
+        assert_eq!(p.translate("m.a.weight").unwrap(), "unet.a.weight");
+        assert_eq!(p.translate("x"), None);
+    }
+
+    #[test]
+    fn equal_names_need_no_prefix() {
+        let names = [
+            "proj_out.weight",
+            "blocks.0.proj_out.weight",
+            "blocks.1.proj_out.weight",
+        ];
+        assert_eq!(align(known(&names), known(&names)), Prefixes::default());
+    }
+
+    #[test]
+    fn one_layer_is_never_taken_for_another() {
+        let p = align(known(&["blocks.0.weight"]), known(&["blocks.1.weight"]));
+        assert_eq!(p, Prefixes::default());
+    }
+
+    #[test]
+    fn a_name_of_another_size_is_no_vote() {
+        let p = align(
+            [("m.a.weight", Some(4))].into_iter(),
+            [("a.weight", Some(5))].into_iter(),
+        );
+        assert_eq!(p, Prefixes::default());
+    }
+
+    #[test]
+    fn only_a_component_that_all_share_is_a_wrapper() {
+        assert_eq!(wrapper(["m.a.weight", "m.b"].into_iter()), "m.");
+        assert_eq!(wrapper(["m.a.weight", "n.b"].into_iter()), "");
+        assert_eq!(wrapper(["m.a.weight", "pos"].into_iter()), "");
+        assert_eq!(wrapper(["m.a"].into_iter()), "");
+    }
+}

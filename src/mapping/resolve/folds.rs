@@ -1,0 +1,329 @@
+//! Recognising folds by value: a normalisation folded into a convolution, a scale folded into a weight.
+
+use super::context::{Against, Case, Sources};
+use super::norms::{NormModule, channel_axis, norms};
+use crate::mapping::apply::apply;
+use crate::mapping::derive::fold::{self, Affine, EPSILONS};
+use crate::mapping::derive::{batched, presumed_relations};
+use crate::mapping::types::{
+    Error, Evidence, Factor, Grade, Part, Recipe, Rounding, Row, Step, held_bytes,
+};
+use crate::tensor::{Digest, Dtype, from_f32, to_f32};
+use std::collections::{HashMap, HashSet};
+
+fn numbers(case: &Case<'_>, row: &Row, name: &str) -> Result<Option<Vec<f32>>, Error> {
+    let Ok(at) = case.sources.binary_search_by(|s| s.name.cmp(name)) else {
+        return Ok(None);
+    };
+    let view = case.sources[at].view;
+    if !view.dtype.is_float() {
+        return Ok(None);
+    }
+    to_f32(view.dtype, view.data)
+        .map(Some)
+        .map_err(|cause| Error::convert(row, cause))
+}
+
+/// Tries folds on `pending`; gives back those that are none.
+pub(super) fn resolve(
+    case: &Case<'_>,
+    rows: &mut [Row],
+    pending: &[usize],
+) -> Result<Vec<usize>, Error> {
+    let norms = norms(case);
+    let kernels: Vec<(usize, Option<Found>)> = batched(
+        pending,
+        |&r| 16 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, find_kernel(case, &rows[r], r, &norms)?)),
+    )?;
+    let mut left = Vec::new();
+    for (r, found) in kernels {
+        match found {
+            Some(found) => found.settle(case, &mut rows[r], r),
+            None => left.push(r),
+        }
+    }
+    let biases: Vec<(usize, Option<Found>)> = batched(
+        &left,
+        |&r| 16 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, find_bias(case, rows, r)?)),
+    )?;
+    let mut left = Vec::new();
+    for (r, found) in biases {
+        match found {
+            Some(found) => found.settle(case, &mut rows[r], r),
+            None => left.push(r),
+        }
+    }
+    one_kernel_each(rows);
+    if case.against == Against::New {
+        return Ok(left);
+    }
+    let mut rest = Vec::new();
+    for r in left {
+        if !scaled(case, &mut rows[r], r)? {
+            rest.push(r);
+        }
+    }
+    Ok(rest)
+}
+
+/// A module normalises one convolution. Where two kernels claim the same, one of them has another with equal values that the
+/// checkpoint lacks, and nobody can say which.
+fn one_kernel_each(rows: &mut [Row]) {
+    let mut kernels: HashMap<String, HashSet<String>> = HashMap::new();
+    for row in rows.iter() {
+        if let Some(Recipe::BatchNorm { kernel, norm, .. }) = &row.recipe {
+            let all = kernels.entry(norm.scale.clone()).or_default();
+            all.insert(kernel.clone());
+        }
+    }
+    for row in rows {
+        let shared = match &row.recipe {
+            Some(Recipe::BatchNorm { norm, .. }) => kernels[&norm.scale].len() > 1,
+            _ => false,
+        };
+        if shared {
+            row.grade = Grade::Ambiguous;
+            row.alternatives.extend(row.recipe.take());
+        }
+    }
+}
+
+/// Folds that reproduce a weight: more than one when modules are equal.
+struct Found {
+    recipes: Vec<Recipe>,
+    rounding: Rounding,
+}
+
+impl Found {
+    fn settle(self, case: &Case<'_>, row: &mut Row, r: usize) {
+        row.evidence.push(Evidence::FoldEqual {
+            max_ulp: self.rounding.max_ulp,
+        });
+        row.rounding = Some(self.rounding);
+        // A kernel of zeros is both the fold and the tensor itself.
+        let plain = (case.equal.of_row[r].iter())
+            .map(|same| case.recipe(row, same.source, &same.relations[0]));
+        let mut recipes = self
+            .recipes
+            .into_iter()
+            .chain(plain)
+            .collect::<Vec<_>>()
+            .into_iter();
+        let (first, rest) = (recipes.next(), recipes.collect::<Vec<_>>());
+        if rest.is_empty() {
+            row.grade = Grade::Proven;
+            row.recipe = first;
+        } else {
+            row.grade = Grade::Ambiguous;
+            row.alternatives = first.into_iter().chain(rest).collect();
+        }
+    }
+}
+
+/// Whether agreement with a fold means something: against the base always, against another checkpoint only when the values
+/// could not agree by chance (a γ of zero makes every kernel zero).
+fn tells(case: &Case<'_>, r: usize) -> bool {
+    case.against == Against::Base || case.equal.informative[r]
+}
+
+fn rounding(dtype: Dtype, values: &[f32], max_ulp: u32) -> Option<Rounding> {
+    let recomputed = Digest::of(&from_f32(dtype, values).ok()?);
+    Some(Rounding {
+        max_ulp,
+        recomputed,
+    })
+}
+
+fn find_kernel(
+    case: &Case<'_>,
+    row: &Row,
+    r: usize,
+    norms: &[NormModule],
+) -> Result<Option<Found>, Error> {
+    let Some(axis) = channel_axis(row).filter(|_| row.dtype == Dtype::F32 && row.shape.len() >= 2)
+    else {
+        return Ok(None);
+    };
+    let fitting: Vec<&NormModule> = (norms.iter())
+        .filter(|n| n.channels == row.shape[axis])
+        .collect();
+    if fitting.is_empty() || !tells(case, r) {
+        return Ok(None);
+    }
+    let mut kernels: Vec<usize> = (case.named[r].iter())
+        .map(|n| n.source)
+        .filter(|&s| case.sources[s].view.shape == row.shape)
+        .collect();
+    if kernels.is_empty() {
+        kernels = (0..case.sources.len())
+            .filter(|s| case.sources[*s].view.shape == row.shape && !case.owned.contains(s))
+            .collect();
+    }
+    let bytes = held_bytes(row, case.held)?;
+    let held = to_f32(row.dtype, &bytes).map_err(|cause| Error::convert(row, cause))?;
+    let mut recipes = Vec::new();
+    let mut best: Option<Rounding> = None;
+    for kernel in kernels {
+        let name = case.sources[kernel].name;
+        let Some(values) = numbers(case, row, name)? else {
+            continue;
+        };
+        for module in &fitting {
+            let norm = &module.norm;
+            let (Some(scale), Some(variance)) = (
+                numbers(case, row, &norm.scale)?,
+                numbers(case, row, &norm.variance)?,
+            ) else {
+                continue;
+            };
+            let matched = EPSILONS.into_iter().find_map(|epsilon| {
+                let affine = Affine {
+                    scale: &scale,
+                    variance: &variance,
+                    epsilon,
+                };
+                if !fold::first_agrees(&values, &held, affine) {
+                    return None;
+                }
+                let computed = fold::kernel(&values, &row.shape, axis, affine)?;
+                let distance = fold::kernel_distance(&computed, &held)?;
+                Some((epsilon, rounding(row.dtype, &computed, distance)?))
+            });
+            if let Some((epsilon, rounding)) = matched {
+                best.get_or_insert(rounding);
+                recipes.push(Recipe::BatchNorm {
+                    part: Part::Kernel,
+                    kernel: name.to_owned(),
+                    bias: None,
+                    norm: norm.clone(),
+                    epsilon: Factor::new(epsilon),
+                    axis,
+                    dtype: row.dtype,
+                });
+            }
+        }
+    }
+    Ok(best.map(|rounding| Found { recipes, rounding }))
+}
+
+fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, Error> {
+    let row = &rows[r];
+    let partner = row.partner.as_deref();
+    let Some(kernel_row) = rows.iter().find(|k| Some(k.name.as_str()) == partner) else {
+        return Ok(None);
+    };
+    if row.dtype != Dtype::F32 || !tells(case, r) {
+        return Ok(None);
+    }
+    let bytes = held_bytes(row, case.held)?;
+    let held = to_f32(row.dtype, &bytes).map_err(|cause| Error::convert(row, cause))?;
+    let mut recipes = Vec::new();
+    let mut best: Option<Rounding> = None;
+    for recipe in kernel_row.recipe.iter().chain(&kernel_row.alternatives) {
+        let Recipe::BatchNorm {
+            part: Part::Kernel,
+            kernel,
+            norm,
+            epsilon,
+            axis,
+            dtype,
+            ..
+        } = recipe
+        else {
+            continue;
+        };
+        let of = |name: &str| numbers(case, row, name);
+        let (Some(scale), Some(variance), Some(shift), Some(mean)) = (
+            of(&norm.scale)?,
+            of(&norm.variance)?,
+            of(&norm.shift)?,
+            of(&norm.mean)?,
+        ) else {
+            continue;
+        };
+        let own_name = kernel.strip_suffix("weight").map(|m| format!("{m}bias"));
+        let own = own_name.as_deref().map(of).transpose()?.flatten();
+        let candidates = [own_name.filter(|_| own.is_some()), None];
+        for candidate in candidates {
+            let affine = Affine {
+                scale: &scale,
+                variance: &variance,
+                epsilon: epsilon.get(),
+            };
+            let own = candidate.as_ref().and(own.as_deref());
+            let Some(computed) = fold::bias(own, &shift, &mean, affine) else {
+                continue;
+            };
+            let found = fold::bias_distance(&computed, &held, &shift)
+                .and_then(|d| rounding(row.dtype, &computed, d));
+            if let Some(rounding) = found {
+                best.get_or_insert(rounding);
+                recipes.push(Recipe::BatchNorm {
+                    part: Part::Bias,
+                    kernel: kernel.clone(),
+                    bias: candidate,
+                    norm: norm.clone(),
+                    epsilon: *epsilon,
+                    axis: *axis,
+                    dtype: *dtype,
+                });
+                break;
+            }
+        }
+    }
+    Ok(best.map(|rounding| Found { recipes, rounding }))
+}
+
+/// Whether `row` is its named source times one factor, exactly; only the base can prove that.
+fn scaled(case: &Case<'_>, row: &mut Row, r: usize) -> Result<bool, Error> {
+    let Some(source) = case.named[r].first().map(|n| n.source) else {
+        return Ok(false);
+    };
+    let view = case.sources[source].view;
+    let relations = presumed_relations(row, view.shape);
+    // Equal channels of a normalisation look like one factor.
+    let plain = row.dtype == Dtype::F32 && view.dtype == Dtype::F32 && row.fold_signs.is_empty();
+    if !plain || !case.equal.informative[r] {
+        return Ok(false);
+    }
+    let bytes = held_bytes(row, case.held)?;
+    let held = to_f32(row.dtype, &bytes).map_err(|cause| Error::convert(row, cause))?;
+    for relation in &relations {
+        let Recipe::Tensor { source, mut steps } = case.recipe(row, source, relation) else {
+            continue;
+        };
+        let plain = Row {
+            recipe: Some(Recipe::Tensor {
+                source: source.clone(),
+                steps: steps.clone(),
+            }),
+            ..row.clone()
+        };
+        let laid = apply(&plain, &Sources(case))?.into_owned();
+        let values = to_f32(row.dtype, &laid).map_err(|cause| Error::convert(row, cause))?;
+        if let Some(factor) = one_factor(&values, &held) {
+            steps.push(Step::Scale {
+                factor: Factor::new(factor),
+            });
+            row.evidence.push(Evidence::FoldEqual { max_ulp: 0 });
+            row.grade = Grade::Proven;
+            row.recipe = Some(Recipe::Tensor { source, steps });
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The factor that takes every value to the held one exactly.
+fn one_factor(values: &[f32], held: &[f32]) -> Option<f32> {
+    let largest = (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()))?;
+    let guess = held[largest] / values[largest];
+    if !guess.is_finite() || guess == 0.0 {
+        return None;
+    }
+    (-2i32..=2)
+        .map(|d| f32::from_bits(guess.to_bits().wrapping_add_signed(d)))
+        .find(|f| values.iter().zip(held).all(|(v, h)| v * f == *h))
+}

@@ -1,0 +1,54 @@
+//! The normalisations that a checkpoint holds.
+
+use super::context::Case;
+use crate::mapping::types::{Norm, Row};
+
+/// A normalisation of the checkpoint with its four tensors.
+pub(super) struct NormModule {
+    pub module: String,
+    pub norm: Norm,
+    pub channels: usize,
+    /// Index of the running mean among the sources.
+    pub mean: usize,
+}
+
+/// Every `BatchNorm` module with an affine part.
+pub(super) fn norms(case: &Case<'_>) -> Vec<NormModule> {
+    let has = |name: &str, count: usize| {
+        (case.sources.binary_search_by(|s| s.name.cmp(name)))
+            .is_ok_and(|i| case.sources[i].count() == count)
+    };
+    (case.sources.iter().enumerate())
+        .filter_map(|(mean, source)| {
+            let module = source.name.strip_suffix("running_mean")?;
+            let of = |leaf: &str| format!("{module}{leaf}");
+            let norm = Norm {
+                scale: of("weight"),
+                shift: of("bias"),
+                mean: source.name.to_owned(),
+                variance: of("running_var"),
+            };
+            let channels = source.count();
+            let whole = [&norm.scale, &norm.shift, &norm.variance]
+                .iter()
+                .all(|n| has(n, channels));
+            whole.then(|| NormModule {
+                module: module.trim_end_matches('.').to_owned(),
+                norm,
+                channels,
+                mean,
+            })
+        })
+        .collect()
+}
+
+/// The axis of a kernel that holds output channels.
+pub(super) fn channel_axis(row: &Row) -> Option<usize> {
+    let mut axes = (row.operators.iter()).map(|o| match o.as_str() {
+        "Conv" | "Gemm" => Some(0),
+        "ConvTranspose" => Some(1),
+        _ => None,
+    });
+    let first = axes.next()??;
+    axes.all(|a| a == Some(first)).then_some(first)
+}

@@ -1,0 +1,170 @@
+//! What can be wrong with a mapping.
+
+use super::row::{Grade, Recipe, Row};
+use super::target::Declined;
+use crate::fault::{Class, Explain};
+use crate::tensor::{ConvertError, Dtype, show_shape};
+
+/// Why a mapping cannot be used as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing says where the weight comes from.
+    #[error("weight `{weight}` is {} and no tensor of the checkpoint fills it", grade.name())]
+    NoRecipe {
+        /// ONNX name.
+        weight: String,
+        /// The row's grade.
+        grade: Grade,
+    },
+    /// A source is not in the checkpoint.
+    #[error("weight `{weight}` needs tensor `{source_name}`, which the checkpoint does not hold")]
+    SourceMissing {
+        /// ONNX name.
+        weight: String,
+        /// Name in the checkpoint.
+        source_name: String,
+    },
+    /// The sources do not give what the engine holds.
+    #[error(
+        "weight `{weight}` is {expected_dtype} {}, but its source gives {dtype} {}",
+        show_shape(expected),
+        show_shape(shape)
+    )]
+    Length {
+        /// ONNX name.
+        weight: String,
+        /// Element type of the weight.
+        expected_dtype: Dtype,
+        /// Shape of the weight.
+        expected: Vec<usize>,
+        /// Element type that came out.
+        dtype: Dtype,
+        /// Shape that came out.
+        shape: Vec<usize>,
+    },
+    /// A step cannot be computed.
+    #[error("weight `{weight}` cannot be computed")]
+    Convert {
+        /// ONNX name.
+        weight: String,
+        /// Why not.
+        #[source]
+        cause: ConvertError,
+    },
+    /// The weight's sources cannot be had from its bytes.
+    #[error("weight `{weight}` is computed from {}, which cannot be undone", sources.join(", "))]
+    NotInvertible {
+        /// ONNX name.
+        weight: String,
+        /// What it is computed from, in backticks.
+        sources: Vec<String>,
+    },
+    /// The ONNX file's values of a weight are not at hand.
+    #[error("the base values of weight `{weight}` are not at hand")]
+    NotHeld {
+        /// ONNX name.
+        weight: String,
+    },
+    /// A mapping file names weights that the model does not have.
+    #[error("the mapping file names unknown weights: {}", weights.join(", "))]
+    UnknownWeights {
+        /// Their names, in backticks.
+        weights: Vec<String>,
+    },
+    /// Names that a LoRA targets could not be tied to weights.
+    #[error("{}", join(declined))]
+    Targets {
+        /// Each with its reason.
+        declined: Vec<Declined>,
+    },
+    /// A mapping file cannot be read.
+    #[error("not a mapping file")]
+    Document(#[source] serde_json::Error),
+    /// A mapping file of another format.
+    #[error("mapping format `{found}` is not `{expected}`")]
+    Schema {
+        /// What the file says.
+        found: String,
+        /// What this version reads.
+        expected: &'static str,
+    },
+}
+
+fn join(declined: &[Declined]) -> String {
+    const SHOWN: usize = 8;
+    let shown = declined.iter().take(SHOWN).map(ToString::to_string);
+    let mut all: Vec<String> = shown.collect();
+    if declined.len() > SHOWN {
+        all.push(format!("and {} more", declined.len() - SHOWN));
+    }
+    all.join("; ")
+}
+
+impl Error {
+    pub(in crate::mapping) fn length(row: &Row, dtype: Dtype, shape: &[usize]) -> Error {
+        Error::Length {
+            weight: row.name.clone(),
+            expected_dtype: row.dtype,
+            expected: row.shape.clone(),
+            dtype,
+            shape: shape.to_vec(),
+        }
+    }
+
+    pub(in crate::mapping) fn convert(row: &Row, cause: ConvertError) -> Error {
+        Error::Convert {
+            weight: row.name.clone(),
+            cause,
+        }
+    }
+
+    pub(in crate::mapping) fn not_invertible(row: &Row, recipe: &Recipe) -> Error {
+        Error::NotInvertible {
+            weight: row.name.clone(),
+            sources: recipe.sources().iter().map(|s| format!("`{s}`")).collect(),
+        }
+    }
+}
+
+impl Explain for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::NoRecipe { .. } => "weight-unmapped",
+            Error::SourceMissing { .. } => "source-missing",
+            Error::Length { .. } => "source-misfit",
+            Error::Convert { .. } => "source-unconvertible",
+            Error::NotInvertible { .. } => "fold-needs-base",
+            Error::NotHeld { .. } => "base-values-missing",
+            Error::UnknownWeights { .. } => "mapping-unknown-weights",
+            Error::Targets { .. } => "targets-declined",
+            Error::Document(_) => "mapping-unreadable",
+            Error::Schema { .. } => "mapping-schema",
+        }
+    }
+
+    fn class(&self) -> Class {
+        Class::Input
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Error::NoRecipe { .. } => vec![
+                "give the checkpoint that the model was exported from: --weights at build, or --base-weights at refit".into(),
+                "or say it by hand with --mapping FILE".into(),
+            ],
+            Error::SourceMissing { .. } => {
+                vec!["pass --partial if the file is meant to hold only some tensors".into()]
+            }
+            Error::NotInvertible { .. } => vec![
+                "give the checkpoint that the model was exported from with --base-weights".into(),
+            ],
+            Error::Targets { declined } => {
+                let mut hints: Vec<String> = declined.iter().flat_map(Explain::hints).collect();
+                hints.sort();
+                hints.dedup();
+                hints
+            }
+            _ => Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! The rows of a mapping: which source tensors fill an ONNX weight, by which steps, and how that is known.
+
+use crate::tensor::{Digest, Dtype};
+use serde::{Deserialize, Serialize};
+
+/// One step from a checkpoint's tensor to the bytes of an ONNX weight, applied in order.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+pub enum Step {
+    /// Reorders axes: axis `i` of the result is axis `order[i]` of the input; `[1, 0]` is a transpose.
+    Permute {
+        /// The order of axes.
+        order: Vec<usize>,
+    },
+    /// Gives the same elements another shape (squeeze and unsqueeze included).
+    Reshape {
+        /// The new shape, outermost extent first.
+        shape: Vec<usize>,
+    },
+    /// Converts every element, rounded once to nearest even.
+    Cast {
+        /// The new element type.
+        dtype: Dtype,
+    },
+    /// Multiplies every element by one factor, in f32, rounded once.
+    Scale {
+        /// The factor.
+        factor: Factor,
+    },
+}
+
+/// An f32 kept by its bits, so that writing and reading it loses nothing and equality is exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Factor(u32);
+
+impl Factor {
+    /// Keeps `value`.
+    pub fn new(value: f32) -> Factor {
+        Factor(value.to_bits())
+    }
+
+    /// The value.
+    pub fn get(self) -> f32 {
+        f32::from_bits(self.0)
+    }
+}
+
+impl Serialize for Factor {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_f32(self.get())
+    }
+}
+
+impl<'de> Deserialize<'de> for Factor {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        f32::deserialize(d).map(Factor::new)
+    }
+}
+
+/// Which tensor of a convolution a `BatchNorm` fold gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// `W · γ/√(σ²+ε)`, per output channel.
+    Kernel,
+    /// `β + (b − μ) · γ/√(σ²+ε)`; `b` is zero where the convolution has no bias.
+    Bias,
+}
+
+/// The four tensors of a `BatchNorm` module.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Norm {
+    /// γ, torch's `weight`.
+    pub scale: String,
+    /// β, torch's `bias`.
+    pub shift: String,
+    /// μ, torch's `running_mean`.
+    pub mean: String,
+    /// σ², torch's `running_var`.
+    pub variance: String,
+}
+
+/// How the bytes of an ONNX weight come from a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Recipe {
+    /// One tensor, after steps.
+    Tensor {
+        /// Name of the tensor in the checkpoint.
+        source: String,
+        /// Applied in order; empty when the bytes are the same.
+        #[serde(default)]
+        steps: Vec<Step>,
+    },
+    /// A `BatchNorm` that the exporter folded into a convolution.
+    BatchNorm {
+        /// Which of the two results.
+        part: Part,
+        /// The convolution's weight.
+        kernel: String,
+        /// The convolution's own bias, where it has one.
+        bias: Option<String>,
+        /// The normalisation.
+        norm: Norm,
+        /// ε of the normalisation: no file holds it any more, so it was recovered by value.
+        epsilon: Factor,
+        /// Axis of the kernel that holds output channels: 0 for Conv, 1 for `ConvTranspose`.
+        axis: usize,
+        /// Element type of the result.
+        dtype: Dtype,
+    },
+}
+
+impl Recipe {
+    /// Names of every checkpoint tensor that is read.
+    pub fn sources(&self) -> Vec<&str> {
+        match self {
+            Recipe::Tensor { source, .. } => vec![source],
+            Recipe::BatchNorm {
+                part,
+                kernel,
+                bias,
+                norm,
+                ..
+            } => {
+                let mut all = Vec::new();
+                match part {
+                    Part::Kernel => all.push(kernel.as_str()),
+                    Part::Bias => {
+                        all.extend(bias.as_deref());
+                        all.extend([norm.shift.as_str(), norm.mean.as_str()]);
+                    }
+                }
+                all.extend([norm.scale.as_str(), norm.variance.as_str()]);
+                all
+            }
+        }
+    }
+
+    /// The same recipe with every source name changed by `rename`.
+    #[must_use]
+    pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Recipe {
+        match self.clone() {
+            Recipe::Tensor { source, steps } => Recipe::Tensor {
+                source: rename(&source),
+                steps,
+            },
+            Recipe::BatchNorm {
+                part,
+                kernel,
+                bias,
+                norm,
+                epsilon,
+                axis,
+                dtype,
+            } => Recipe::BatchNorm {
+                part,
+                kernel: rename(&kernel),
+                bias: bias.as_deref().map(&rename),
+                norm: Norm {
+                    scale: rename(&norm.scale),
+                    shift: rename(&norm.shift),
+                    mean: rename(&norm.mean),
+                    variance: rename(&norm.variance),
+                },
+                epsilon,
+                axis,
+                dtype,
+            },
+        }
+    }
+}
+
+/// How sure a row is. The order is from best to worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grade {
+    /// A person said so (`--mapping`).
+    Given,
+    /// The source, under its steps, has exactly the bytes that the ONNX file holds.
+    Proven,
+    /// Name or path says so, and the value is close or the graph's structure agrees.
+    Corroborated,
+    /// Belongs to the graph: no tensor of the checkpoint feeds it.
+    Constant,
+    /// Several sources fit equally well.
+    Ambiguous,
+    /// At most a name speaks for it.
+    Unproven,
+}
+
+impl Grade {
+    /// Whether a refit may write changed bytes through a row of this grade without being told to trust names.
+    pub fn is_writable(self) -> bool {
+        matches!(self, Grade::Given | Grade::Proven | Grade::Corroborated)
+    }
+
+    /// The kebab-case word that reports and manifests use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Grade::Given => "given",
+            Grade::Proven => "proven",
+            Grade::Corroborated => "corroborated",
+            Grade::Constant => "constant",
+            Grade::Ambiguous => "ambiguous",
+            Grade::Unproven => "unproven",
+        }
+    }
+}
+
+/// How a matrix stands in the graph, seen from its consumer. Torch's `Linear` computes `x·Wᵀ` with `W` of `[out, in]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// As torch holds it.
+    AsIs,
+    /// Rows and columns exchanged: the exporter folded the transpose of a `Linear` into the initializer.
+    Transposed,
+    /// The graph does not say.
+    Unknown,
+}
+
+/// Where a presumed source name comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub enum Clue {
+    /// The initializer's own name.
+    Name,
+    /// The module path in the name of the node that reads it.
+    NodePath {
+        /// The node's name.
+        node: String,
+    },
+    /// The named bias that is added to the product.
+    BiasPartner {
+        /// The bias initializer.
+        bias: String,
+    },
+    /// The dataflow of attention: softmax(q·kᵀ)·v, then an output projection whose name is known.
+    AttentionRole {
+        /// `query`, `key` or `value`.
+        role: AttentionRole,
+        /// Module of the output projection.
+        output: String,
+    },
+}
+
+/// The three inputs of attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttentionRole {
+    /// Left factor of the scores.
+    Query,
+    /// Right factor of the scores.
+    Key,
+    /// What the scores weigh.
+    Value,
+}
+
+/// A presumed source: what the graph alone says about where a weight came from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Hint {
+    /// Where it comes from.
+    #[serde(flatten)]
+    pub clue: Clue,
+    /// Names that the source may have, best first, before prefixes are brought in line.
+    pub names: Vec<String>,
+}
+
+/// Why a convolution's weights are thought to hold a folded normalisation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "sign", rename_all = "kebab-case")]
+pub enum FoldSign {
+    /// Kernel and bias are both anonymous (`onnx::Conv_88`): exporters rename a kernel only when they compute a new one.
+    AnonymousKernel,
+    /// The bias is named after the kernel (`conv1.weight_bias`).
+    DerivedBias {
+        /// The bias initializer.
+        bias: String,
+    },
+    /// The node was made by a rewriter (`node_Conv_133` in place of `node_conv2d`).
+    RewrittenNode {
+        /// The node's name.
+        node: String,
+    },
+}
+
+/// One reason for or against a row. Those after [`Evidence::OtherCloser`] speak against it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "evidence", rename_all = "kebab-case")]
+pub enum Evidence {
+    /// The graph presumes this source.
+    Hinted {
+        /// The source's name in the checkpoint.
+        source: String,
+        /// Why.
+        clue: Clue,
+    },
+    /// The consumer's orientation and the shape agree with the steps.
+    Orientation {
+        /// What the consumer says.
+        layout: Layout,
+    },
+    /// The values agree, every element, at this type.
+    ValueEqual {
+        /// The source's name.
+        source: String,
+        /// The narrower of the two storage types; equality is exact in it.
+        dtype: Dtype,
+        /// Whether no other tensor of the checkpoint has these values.
+        unique: bool,
+    },
+    /// The fold, recomputed, agrees.
+    FoldEqual {
+        /// Largest distance in units in the last place; 0 when bit-equal.
+        max_ulp: u32,
+    },
+    /// The new value is a small or low-rank change of what the ONNX file holds.
+    Close {
+        /// The source's name.
+        source: String,
+        /// ‖new − held‖ / ‖held‖.
+        relative: f64,
+        /// Cosine of the angle between the two.
+        cosine: f64,
+        /// Effective rank of the change and the largest it could have, where the change is of low rank.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rank: Option<(usize, usize)>,
+        /// Cosine of the next best candidate, the transposed included.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        runner_up: Option<f64>,
+    },
+    /// The other parameter of the same module is unchanged and maps.
+    NeighbourEqual {
+        /// The neighbour's ONNX name.
+        weight: String,
+    },
+    /// Another candidate's value is clearly closer than the named one's.
+    OtherCloser {
+        /// The closer source.
+        source: String,
+        /// Whether it is closer transposed.
+        transposed: bool,
+        /// Its cosine.
+        cosine: f64,
+    },
+    /// The new value is not recognisable as a change of what the ONNX file holds.
+    NotClose {
+        /// The named source.
+        source: String,
+        /// ‖new − held‖ / ‖held‖.
+        relative: f64,
+        /// Cosine of the angle between the two.
+        cosine: f64,
+    },
+    /// The new value is, channel by channel, a multiple of the held one: a scale was folded in.
+    Proportional {
+        /// The named source.
+        source: String,
+    },
+    /// Name and value point to different sources.
+    Disagree {
+        /// By name or path.
+        named: String,
+        /// By value.
+        valued: String,
+    },
+    /// The graph shows that a normalisation may have been folded in.
+    FoldSuspected {
+        /// What shows it.
+        #[serde(flatten)]
+        sign: FoldSign,
+    },
+    /// The checkpoint holds a normalisation that nothing in the graph accounts for and that would fit.
+    NormUnaccounted {
+        /// Its module.
+        module: String,
+    },
+    /// Several sources have these values.
+    SharedValue {
+        /// Their names.
+        sources: Vec<String>,
+    },
+    /// None of the presumed sources is in the checkpoint.
+    SourceMissing {
+        /// The presumed names.
+        names: Vec<String>,
+    },
+    /// The presumed source has a shape that does not fit.
+    ShapeMisfit {
+        /// The source.
+        source: String,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// Nothing in the checkpoint fits.
+    NoCandidate,
+}
+
+/// How far a recomputed fold is from what the exporter wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Rounding {
+    /// Largest distance in units in the last place.
+    pub max_ulp: u32,
+    /// Digest of the bytes that this code computes from the base: equal again means unchanged.
+    pub recomputed: Digest,
+}
+
+/// What is known of one ONNX weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// ONNX name, as [`crate::onnx::Weight::name`].
+    pub name: String,
+    /// Element type in the ONNX file.
+    pub dtype: Dtype,
+    /// Shape in the ONNX file.
+    pub shape: Vec<usize>,
+    /// How sure the row is.
+    pub grade: Grade,
+    /// What fills it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<Recipe>,
+    /// Other recipes that fit as well; when they give different bytes, nobody can say which is meant.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<Recipe>,
+    /// What the graph presumes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hints: Vec<Hint>,
+    /// The consumer's orientation.
+    pub layout: Layout,
+    /// Signs of a folded normalisation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fold_signs: Vec<FoldSign>,
+    /// The other constant of the same convolution or Gemm: a kernel's bias, a bias's kernel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partner: Option<String>,
+    /// Operators that read it, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<String>,
+    /// Why the grade is what it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evidence: Vec<Evidence>,
+    /// For folds that are not bit-equal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rounding: Option<Rounding>,
+}
+
+impl Row {
+    /// Number of elements.
+    pub fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Number of bytes.
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes_for(self.count()).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the graph names this weight as a module's own parameter, so that a checkpoint without it is incomplete.
+    pub fn is_parameter(&self) -> bool {
+        let parameter = |name: &String| {
+            name.rsplit_once('.').is_some_and(|(_, leaf)| {
+                leaf == "weight"
+                    || leaf == "bias"
+                    || leaf.ends_with("_weight")
+                    || leaf.ends_with("_bias")
+            })
+        };
+        self.hints.iter().any(|h| match h.clue {
+            Clue::Name => h.names.iter().any(parameter),
+            Clue::BiasPartner { .. } | Clue::AttentionRole { .. } => true,
+            Clue::NodePath { .. } => false,
+        }) || (self.shape.len() == 2 && self.layout == Layout::Transposed)
+            || !self.fold_signs.is_empty()
+    }
+}
+
+/// Adds a hint unless one of the same names is there.
+pub(in crate::mapping) fn push_hint(row: &mut Row, clue: Clue, names: Vec<String>) {
+    if !row.hints.iter().any(|h| h.names == names) {
+        row.hints.push(Hint { clue, names });
+    }
+}

@@ -1,0 +1,422 @@
+//! Building through the engine cache: an engine of the same structure is copied or refitted instead of compiled.
+//!
+//! The key holds all that a compiled engine depends on but the weights, which the entry's manifest names by digest. Names of
+//! initializers are part of the structure digest, so entry and model agree on what each weight is called. What cannot be
+//! refitted (`refit=none`), only with its own values (`refit=identical`), or holds no weights at all (`strip`) has the
+//! weights in its key. A fault of the cache never fails a build.
+
+use super::draft::{BuildRequest, Built, CacheUse, Draft};
+use super::key;
+use crate::cache::{
+    BuildLock, CacheFault, Check, Existing, Hit, KeyFields, Link, Memo, Plan, Pushed, Remote,
+    RemoteFault, Store,
+};
+use crate::engine::{self, Feed, Fold, Slot};
+use crate::fault::Explain;
+use crate::fsx::{self, Staged};
+use crate::onnx::Model;
+use crate::pipeline::backends::reopen;
+use crate::pipeline::environment::Environment;
+use crate::pipeline::error::Error;
+use crate::pipeline::feed::slot_bytes;
+use crate::plan::{self, Manifest, PlanRef};
+use crate::tensor::Digest;
+use crate::watch::{Event, Watch};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How to use the cache.
+#[derive(Debug)]
+pub struct CacheRequest {
+    /// Where engines are kept.
+    pub store: Store,
+    /// How much of an entry is checked.
+    pub check: Check,
+    /// Where engines of other machines are.
+    pub remote: Option<Remote>,
+    /// Whether the remote gets what this machine has.
+    pub push: bool,
+    /// What is remembered of files that were read before.
+    pub memo: Memo,
+}
+
+/// As [`super::build()`], with what the cache has. Without a cache, exactly that.
+///
+/// # Errors
+/// See [`Error`]; nothing on disk has changed then, but for the cache.
+pub fn build_cached(
+    request: &BuildRequest<'_>,
+    cache: Option<&CacheRequest>,
+    environment: &Environment,
+    watch: &dyn Watch,
+) -> Result<Built, Error> {
+    let draft = Draft::new(request, cache.map(|c| &c.memo), watch)?;
+    let Some(cache) = cache else {
+        return draft.compile(watch);
+    };
+    let fields = key::fields_of(&draft);
+    let cached = Cached {
+        draft: &draft,
+        cache,
+        fields: &fields,
+        environment,
+    };
+    match cached.build(watch)? {
+        Ok(built) => Ok(built),
+        Err(fault) => {
+            warn(watch, "the engine is built without the cache", &fault);
+            draft.compile(watch)
+        }
+    }
+}
+
+fn warn<F: Explain + std::error::Error>(watch: &dyn Watch, so: &str, fault: &F) {
+    let mut text = format!("{so}: {fault}");
+    let mut cause = std::error::Error::source(fault);
+    while let Some(c) = cause {
+        let _ = write!(text, ": {c}");
+        cause = c.source();
+    }
+    for hint in fault.hints() {
+        let _ = write!(text, "; {hint}");
+    }
+    watch.event(Event::Warn(&text));
+}
+
+/// A damaged entry counts as none.
+fn damaged<T>(fault: CacheFault, watch: &dyn Watch) -> Result<Option<T>, CacheFault> {
+    match fault {
+        CacheFault::Damaged { .. } => {
+            warn(watch, "the engine is built again", &fault);
+            Ok(None)
+        }
+        _ => Err(fault),
+    }
+}
+
+/// Brings the engine from the remote into the local cache, and decides whether the remote is to get one.
+fn fetch(
+    remote: &Remote,
+    lock: &BuildLock<'_>,
+    push: &mut Option<Existing>,
+    watch: &dyn Watch,
+) -> Option<Hit> {
+    let fault = match remote.fetch(lock, watch) {
+        Ok(None) => return None,
+        Ok(Some(hit)) => {
+            let text = format!("pulled {} from {}", hit.key().short(), remote.url());
+            watch.event(Event::Status(&text));
+            *push = None;
+            return Some(hit);
+        }
+        Err(fault) => fault,
+    };
+    *push = match &fault {
+        RemoteFault::Damaged { .. } => Some(Existing::Replace),
+        fault if fault.is_remotes() => None,
+        _ => Some(Existing::Keep),
+    };
+    let so = match push {
+        None => "the remote cache is not used",
+        Some(_) => "the engine of the remote cache is not used",
+    };
+    warn(watch, so, &fault);
+    None
+}
+
+/// Why an engine that the cache has did not become a plan.
+enum Missed {
+    /// Of the cache's doing: as if it had none.
+    Cache(CacheFault),
+    Build(Error),
+}
+
+impl From<CacheFault> for Missed {
+    fn from(fault: CacheFault) -> Missed {
+        Missed::Cache(fault)
+    }
+}
+
+impl From<Error> for Missed {
+    fn from(error: Error) -> Missed {
+        Missed::Build(error)
+    }
+}
+
+impl From<fsx::Error> for Missed {
+    fn from(error: fsx::Error) -> Missed {
+        Missed::Build(error.into())
+    }
+}
+
+struct Cached<'a> {
+    draft: &'a Draft<'a>,
+    cache: &'a CacheRequest,
+    fields: &'a KeyFields,
+    environment: &'a Environment,
+}
+
+impl Cached<'_> {
+    /// The inner error is the cache's; nothing was built then.
+    fn build(&self, watch: &dyn Watch) -> Result<Result<Built, CacheFault>, Error> {
+        // What to do with the remote afterwards; without the lock, for which others wait.
+        let mut push = Some(Existing::Keep);
+        let built = self.obtain(&mut push, watch)?;
+        if let (true, Some(remote), Some(existing), Ok(_)) =
+            (self.cache.push, &self.cache.remote, push, &built)
+        {
+            self.push(remote, existing, watch);
+        }
+        Ok(built)
+    }
+
+    fn obtain(
+        &self,
+        push: &mut Option<Existing>,
+        watch: &dyn Watch,
+    ) -> Result<Result<Built, CacheFault>, Error> {
+        match self.find(watch) {
+            Ok(Some(built)) => return Ok(Ok(built?)),
+            Ok(None) => {}
+            Err(fault) => return Ok(Err(fault)),
+        }
+        let lock = match self.cache.store.lock(self.fields, watch) {
+            Ok(lock) => lock,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        // Whoever had the lock may have stored it meanwhile.
+        match self.find(watch) {
+            Ok(Some(built)) => return Ok(Ok(built?)),
+            Ok(None) => {}
+            Err(fault) => return Ok(Err(fault)),
+        }
+        if let Some(remote) = &self.cache.remote
+            && let Some(hit) = fetch(remote, &lock, push, watch)
+        {
+            match self.take(&hit, watch) {
+                Ok(Some(built)) => return Ok(Ok(built?)),
+                Ok(None) => {}
+                Err(fault) => return Ok(Err(fault)),
+            }
+        }
+        let mut built = self.draft.compile(watch)?;
+        built.cache = CacheUse::Miss;
+        let manifest = serde_json::to_vec(&anonymous(&built.manifest))
+            .expect("a manifest that was written can be written");
+        if let Err(fault) = lock.put(Plan::File(self.draft.request.output), &manifest) {
+            warn(watch, "the engine was not stored in the cache", &fault);
+        }
+        Ok(Ok(built))
+    }
+
+    /// Gives the remote what the local cache has.
+    fn push(&self, remote: &Remote, existing: Existing, watch: &dyn Watch) {
+        let so = "the engine was not pushed to the remote cache";
+        let key = self.fields.key();
+        match self.cache.store.inspect(&key, Check::Trust) {
+            Ok(Some(hit)) => match remote.push(&hit, existing, watch) {
+                Ok(Pushed::Sent(_)) => {
+                    let text = format!("pushed {} to {}", key.short(), remote.url());
+                    watch.event(Event::Status(&text));
+                }
+                Ok(Pushed::Already) => {
+                    let text = format!("{} has {} already", remote.url(), key.short());
+                    watch.event(Event::Note(&text));
+                }
+                Err(fault) => warn(watch, so, &fault),
+            },
+            Ok(None) => watch.event(Event::Warn(&format!(
+                "{so}: the local cache did not keep it"
+            ))),
+            Err(fault) => warn(watch, so, &fault),
+        }
+    }
+
+    /// The engine out of the cache; `None` where there is none of use.
+    fn find(&self, watch: &dyn Watch) -> Result<Option<Result<Built, Error>>, CacheFault> {
+        // The plan itself is checked when it is taken out.
+        let hit = match self.cache.store.lookup(&self.fields.key(), Check::Trust) {
+            Ok(Some(hit)) => hit,
+            Ok(None) => return Ok(None),
+            Err(fault) => return damaged(fault, watch),
+        };
+        self.take(&hit, watch)
+    }
+
+    /// The engine out of an entry; `None` where it is of no use.
+    fn take(
+        &self,
+        hit: &Hit,
+        watch: &dyn Watch,
+    ) -> Result<Option<Result<Built, Error>>, CacheFault> {
+        let useless = |why: &str| {
+            watch.event(Event::Note(&format!(
+                "the cached engine {} is of no use: {why}",
+                hit.key().short()
+            )));
+            Ok(None)
+        };
+        let plan = PlanRef {
+            bytes: hit.record().plan.bytes,
+            digest: hit.plan_digest(),
+        };
+        let entry = match serde_json::from_slice::<Manifest>(hit.manifest()) {
+            Ok(m) if m.plan == plan && m.model.structure == self.draft.structure => m,
+            Ok(_) => return useless("its manifest belongs to another plan"),
+            Err(e) => return useless(&e.to_string()),
+        };
+        let rows: HashMap<_, _> = entry.weights.iter().map(|w| (w.name.as_str(), w)).collect();
+        let mut same = true;
+        for (name, digest) in &self.draft.digests {
+            match rows.get(name) {
+                Some(row) if row.digest == *digest => {}
+                Some(row) if row.fixed.is_none() => same = false,
+                Some(_) => return useless(&format!("`{name}` differs and cannot be refitted")),
+                None => return useless(&format!("it has no weight `{name}`")),
+            }
+        }
+        let built = if same {
+            self.copy(hit, &entry)
+        } else {
+            self.refit(hit, &entry, watch)
+        };
+        match built {
+            Ok(built) => Ok(Some(Ok(built))),
+            Err(Missed::Cache(fault)) => damaged(fault, watch),
+            // The disk of the output is full, or the like: compiling would not help.
+            Err(Missed::Build(e)) if same || matches!(e, Error::File(_)) => Ok(Some(Err(e))),
+            Err(Missed::Build(e)) => {
+                watch.event(Event::Warn(&format!(
+                    "the cached engine could not be refitted, so the model is compiled: {e}"
+                )));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The manifest for a plan that came from `entry`.
+    fn manifest(&self, plan: PlanRef, entry: &Manifest) -> Manifest {
+        let fixed: HashMap<&str, &Option<String>> = entry
+            .weights
+            .iter()
+            .map(|w| (w.name.as_str(), &w.fixed))
+            .collect();
+        let mut manifest = Manifest {
+            slots: entry.slots.clone(),
+            notes: entry.notes.clone(),
+            stripped: entry.stripped,
+            folds: entry.folds.clone(),
+            ..self.draft.manifest(plan, entry.backend.clone())
+        };
+        for row in &mut manifest.weights {
+            row.fixed = fixed.get(row.name.as_str()).and_then(|&f| f.clone());
+        }
+        manifest
+    }
+
+    fn copy(&self, hit: &Hit, entry: &Manifest) -> Result<Built, Missed> {
+        let output = self.draft.request.output;
+        let start = Instant::now();
+        // Never a hard link: whatever writes into an output would reach the cache and other outputs.
+        let CacheRequest { store, check, .. } = self.cache;
+        let staged = Staged::place::<Missed>(output, |path| {
+            store.take(hit, path, Link::Never, *check)??;
+            Ok(())
+        })?;
+        let manifest = self.manifest(entry.plan.clone(), entry);
+        plan::replace(output, staged, &manifest).map_err(Error::from)?;
+        Ok(Built {
+            manifest,
+            compile: start.elapsed(),
+            cache: CacheUse::Hit,
+        })
+    }
+
+    fn refit(&self, hit: &Hit, entry: &Manifest, watch: &dyn Watch) -> Result<Built, Missed> {
+        let output = self.draft.request.output;
+        let start = Instant::now();
+        let parent = match output.parent() {
+            Some(p) if !p.as_os_str().is_empty() => p,
+            _ => Path::new("."),
+        };
+        let folder = tempfile::Builder::new()
+            .prefix(".trtmut-")
+            .tempdir_in(parent)
+            .map_err(|e| fsx::Error::write(parent, e))?;
+        // Opened from a name of its own, since another process may replace the entry at any time.
+        let own = folder.path().join("engine.plan");
+        let CacheRequest { store, check, .. } = self.cache;
+        store.take(hit, &own, Link::Allowed, *check)??;
+        let backend = reopen(entry, self.environment)?;
+        let mut engine = backend.open(&own).map_err(Error::from)?;
+        watch.event(Event::Begin {
+            step: "refitting the cached engine",
+            total: None,
+        });
+        let feed = Arc::new(ModelFeed::open(self.draft, entry.folds.clone())?);
+        engine.refit(feed, watch).map_err(Error::from)?;
+        let (staged, plan) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
+        watch.event(Event::End);
+        let manifest = self.manifest(plan, entry);
+        plan::replace(output, staged, &manifest).map_err(Error::from)?;
+        Ok(Built {
+            manifest,
+            compile: start.elapsed(),
+            cache: CacheUse::Refitted,
+        })
+    }
+}
+
+/// An entry's manifest: nothing of who built it from where.
+fn anonymous(manifest: &Manifest) -> Manifest {
+    let mut manifest = manifest.clone();
+    manifest.model.path = String::new();
+    manifest.base = None;
+    for row in &mut manifest.weights {
+        row.mapping = None;
+    }
+    manifest
+}
+
+/// Gives an engine the model's own weights. Opened anew, as an engine may keep its feed; so every tensor is checked against
+/// the digest that the manifest will state.
+struct ModelFeed {
+    model: Model,
+    digests: HashMap<String, Digest>,
+    folds: Vec<Fold>,
+}
+
+impl ModelFeed {
+    fn open(draft: &Draft<'_>, folds: Vec<Fold>) -> Result<ModelFeed, Error> {
+        let digests = draft.digests.iter();
+        Ok(ModelFeed {
+            model: Model::open(draft.request.model_path)?,
+            digests: digests.map(|(n, d)| ((*n).to_owned(), *d)).collect(),
+            folds,
+        })
+    }
+
+    fn weight(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
+        let (Some(weight), Some(digest)) = (self.model.weight(name), self.digests.get(name)) else {
+            return Ok(None);
+        };
+        let bytes = self.model.bytes(weight);
+        if Digest::of(&bytes) == *digest {
+            return Ok(Some(bytes));
+        }
+        Err(engine::Error::Weight {
+            name: name.to_owned(),
+            reason: "the model's file changed while it was read".into(),
+        })
+    }
+}
+
+impl Feed for ModelFeed {
+    fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
+        slot_bytes(slot, &self.folds, &self.model, |name| self.weight(name))
+    }
+}

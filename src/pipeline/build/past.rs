@@ -1,0 +1,102 @@
+//! What was once computed from whole files and is remembered in the engine cache's memo, so that a build that finds its engine
+//! there reads no weights.
+//!
+//! This program's version is part of what is asked for: it decides what a weight is called and how a mapping is proven.
+
+use crate::cache::{Memo, Seen};
+use crate::fsx::Map;
+use crate::mapping::{self, Mapping};
+use crate::onnx::Model;
+use crate::pipeline::error::Error;
+use crate::pipeline::facts::digests;
+use crate::tensor::Digest;
+use crate::watch::Watch;
+use crate::weights::{Source, SourceFile};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+
+const FILE: &str = "digest of the file/1";
+const WEIGHTS: &str = concat!(
+    "digests of the model's weights/1, trtmut ",
+    env!("CARGO_PKG_VERSION")
+);
+const MAPPING: &str = concat!(
+    "mapping proven against its checkpoint/1, trtmut ",
+    env!("CARGO_PKG_VERSION")
+);
+
+/// One thing that may be remembered of some files.
+struct Past<'a> {
+    memo: Option<&'a Memo>,
+    seen: Seen,
+    purpose: &'static str,
+}
+
+impl<'a> Past<'a> {
+    fn of(memo: Option<&'a Memo>, files: &[&Map], purpose: &'static str) -> Past<'a> {
+        Past {
+            memo,
+            seen: Memo::seen(files),
+            purpose,
+        }
+    }
+
+    fn recall<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_str(&self.memo?.recall(&self.seen, self.purpose)?).ok()
+    }
+
+    fn remember<T: Serialize>(&self, value: &T) {
+        if let (Some(memo), Ok(text)) = (self.memo, serde_json::to_string(value)) {
+            // What cannot be remembered is computed again.
+            let _ = memo.remember(&self.seen, self.purpose, &text);
+        }
+    }
+}
+
+/// Digest of a whole file.
+pub(super) fn file(map: &Map, memo: Option<&Memo>) -> Digest {
+    let past = Past::of(memo, &[map], FILE);
+    past.recall().unwrap_or_else(|| {
+        let digest = Digest::of(map);
+        past.remember(&digest);
+        digest
+    })
+}
+
+/// Digest of every constant tensor of a model by name.
+pub(super) fn weights<'m>(
+    model: &'m Model,
+    memo: Option<&Memo>,
+    watch: &dyn Watch,
+) -> HashMap<&'m str, Digest> {
+    let files: Vec<&Map> = model.files().iter().collect();
+    let past = Past::of(memo, &files, WEIGHTS);
+    let known: Option<HashMap<String, Digest>> = past.recall();
+    let all = known.and_then(|known| {
+        let of_name = |name| Some((name, *known.get(name)?));
+        let names = model.weights().iter().map(|w| w.name.as_str());
+        names.map(of_name).collect()
+    });
+    all.unwrap_or_else(|| {
+        let all = digests(model, watch);
+        past.remember(&all);
+        all
+    })
+}
+
+/// The mapping of a model, proven against the checkpoint that it was exported from.
+///
+/// # Errors
+/// As [`mapping::infer`].
+pub(super) fn mapping(model: &Model, base: &Source, memo: Option<&Memo>) -> Result<Mapping, Error> {
+    let of_base = base.files().iter().map(SourceFile::map);
+    let files: Vec<&Map> = model.files().iter().chain(of_base).collect();
+    let past = Past::of(memo, &files, MAPPING);
+    if let Some(mapping) = past.recall() {
+        return Ok(mapping);
+    }
+    let mapping = mapping::infer(model, Some(base))?.mapping;
+    past.remember(&mapping);
+    Ok(mapping)
+}

@@ -1,0 +1,125 @@
+//! What a manifest says of a model and an engine: digests, names of files, which weights a refit can change.
+
+use crate::engine::{Options, Slot};
+use crate::mapping::Row;
+use crate::onnx::{Model, Role, Weight};
+use crate::plan::Manifest;
+use crate::tensor::Digest;
+use crate::watch::{Event, Watch};
+use rayon::prelude::*;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Component, Path, PathBuf};
+
+/// What stays replaceable with `refit=individual`: what the base checkpoint maps to, where there is one.
+pub(super) fn marked<'r>(
+    options: &Options,
+    has_base: bool,
+    rows: impl IntoIterator<Item = &'r Row>,
+) -> Option<BTreeSet<String>> {
+    let individual = options.get("refit").is_some_and(|r| r == "individual");
+    (individual && has_base).then(|| {
+        rows.into_iter()
+            .filter(|r| r.recipe.is_some() && r.grade.is_writable())
+            .map(|r| r.name.clone())
+            .collect()
+    })
+}
+
+/// Notes in a manifest what the slots of its engine say: which weights cannot be refitted, and why.
+pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot>) {
+    let refittable: HashMap<&str, bool> = slots
+        .iter()
+        .map(|s| (s.name.as_str(), s.refittable))
+        .collect();
+    let identical = manifest
+        .options
+        .get("refit")
+        .is_some_and(|r| r == "identical");
+    for row in &mut manifest.weights {
+        let Some(weight) = model.weight(&row.name) else {
+            continue;
+        };
+        let folded = || {
+            manifest
+                .folds
+                .iter()
+                .any(|f| f.sources().contains(&row.name.as_str()))
+        };
+        let listed = refittable.get(row.name.as_str()).copied();
+        row.fixed = match fixed(weight, listed.map(|can| can || folded())) {
+            None if identical => Some(
+                "an engine built with `--refit identical` takes back only its own values".into(),
+            ),
+            why => why,
+        };
+    }
+    // Kept apart only where they are not the graph's weights by name, type, shape and use.
+    let same = slots.iter().all(|s| {
+        model
+            .weight(&s.name)
+            .is_some_and(|w| w.dtype == s.dtype && s.shape.as_ref() == Some(&w.shape))
+    });
+    manifest.slots = if same && !identical {
+        Vec::new()
+    } else {
+        slots
+    };
+}
+
+/// Digest of every constant tensor by name, on all cores.
+pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a str, Digest> {
+    watch.event(Event::Begin {
+        step: "hashing weights",
+        total: Some(model.weights().len() as u64),
+    });
+    let all = model
+        .weights()
+        .par_iter()
+        .map(|w| {
+            let digest = Digest::of(&model.bytes(w));
+            watch.event(Event::Advance(1));
+            (w.name.as_str(), digest)
+        })
+        .collect();
+    watch.event(Event::End);
+    all
+}
+
+/// What a manifest says of a constant that is in the graph and means nothing.
+pub(super) const UNREAD: &str = "no node reads it";
+
+fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
+    match (&weight.role, refittable) {
+        (Role::Structural { operator, why, .. }, _) => {
+            Some(format!("{why}, folded into {operator}"))
+        }
+        (Role::Unused, _) => Some(UNREAD.into()),
+        (Role::Weight, Some(true)) => None,
+        (Role::Weight, Some(false)) => Some("the engine does not let it be refitted".into()),
+        (Role::Weight, None) => Some("not in the engine".into()),
+    }
+}
+
+/// `to` as seen from the folder of `from`, with `..` where needed; as it is where the two share no root.
+pub(super) fn relative(from: &Path, to: &Path) -> String {
+    let absolute = |p: &Path| -> PathBuf {
+        std::fs::canonicalize(p)
+            .or_else(|_| std::path::absolute(p))
+            .unwrap_or_else(|_| p.to_owned())
+    };
+    let folder = match from.parent() {
+        Some(p) if !p.as_os_str().is_empty() => absolute(p),
+        _ => absolute(Path::new(".")),
+    };
+    let to = absolute(to);
+    let shared = folder
+        .components()
+        .zip(to.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = folder.components().count() - shared;
+    let path: PathBuf = std::iter::repeat_n(Component::ParentDir, up)
+        .chain(to.components().skip(shared))
+        .collect();
+    path.to_string_lossy().into_owned()
+}

@@ -1,0 +1,15 @@
+//! A plan gets other weights: resolved, checked, applied, or compiled anew.
+
+mod complete;
+mod overlay;
+mod prepared;
+pub(super) mod rebuild;
+mod request;
+mod source_model;
+
+pub use complete::refusal;
+pub use overlay::Overlay;
+pub use prepared::{Opening, Prepared, Refitted, WeightChange, prepare};
+pub(super) use rebuild::write_model;
+pub use request::OverlayRequest;
+pub use source_model::{SourceModel, source_model};

@@ -1,0 +1,440 @@
+//! What is to lie over a plan's base weights, resolved against the plan before anything is written.
+//!
+//! A refit is a pure function: the engine holds base ⊕ overlay afterwards, whatever was refitted before. Weights that the overlay does
+//! not reach have their base values, which are those of the ONNX file that the manifest names.
+
+use super::complete::check_complete;
+use super::request::OverlayRequest;
+use super::source_model::{SourceModel, source_model};
+use crate::fsx::Map;
+use crate::mapping::{
+    self, Accounts, Assessment, Change, Checkpoint, Held, Mapping, ModelValues, Override,
+    Recipe as How, Row,
+};
+use crate::pipeline::error::Error;
+use crate::pipeline::facts::{digests, relative};
+use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
+use crate::tensor::{Digest, Tensor, TensorView};
+use crate::watch::{Event, Watch};
+use crate::weights::Source;
+use crate::weights::lora::{Fuse, Fusion, Lora};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Bytes of fused tensors that are kept between finding out what changes and writing it.
+const KEPT_BYTES: usize = 96 << 20;
+
+/// Where a weight's new bytes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From {
+    Base,
+    Checkpoint,
+    Lora,
+}
+
+/// An overlay that was resolved: every weight of the plan has its bytes, and what they are is known.
+pub struct Overlay {
+    source: SourceModel,
+    checkpoint: Option<Source>,
+    base: Option<Source>,
+    fusion: Option<Fusion>,
+    mapping: Mapping,
+    /// By ONNX name: row of the mapping, where its bytes come from, their digest.
+    weights: HashMap<String, (usize, From, Digest)>,
+    kept: Mutex<HashMap<usize, Vec<u8>>>,
+    /// What of a checkpoint and the engine did not meet.
+    pub accounts: Accounts,
+    /// How every row fares, where there is a checkpoint.
+    pub assessment: Option<Assessment>,
+    /// What is put over the base weights, for the manifest.
+    pub recipe: Recipe,
+    /// Names of fused tensors, where there are LoRAs.
+    pub fused: Vec<String>,
+}
+
+impl Overlay {
+    /// Resolves `request` against the plan at `plan`, and makes sure that nothing is left out and nothing guessed.
+    ///
+    /// # Errors
+    /// Everything that would make a refit wrong or incomplete, all of it; see [`Error`].
+    pub fn resolve(
+        plan: &Path,
+        manifest: &Manifest,
+        request: &OverlayRequest,
+        watch: &dyn Watch,
+    ) -> Result<Overlay, Error> {
+        let overlay = Overlay::survey(plan, manifest, request, watch)?;
+        if let (Some(found), Some(new)) = (&overlay.assessment, &overlay.checkpoint) {
+            check_complete(request, &overlay.mapping, &overlay.accounts, found, new)?;
+        }
+        Ok(overlay)
+    }
+
+    /// As [`Overlay::resolve`], but what is missing or unsure is only recorded: in `accounts` and `assessment`.
+    ///
+    /// # Errors
+    /// What cannot be read; LoRAs that do not fit.
+    pub fn survey(
+        plan: &Path,
+        manifest: &Manifest,
+        request: &OverlayRequest,
+        watch: &dyn Watch,
+    ) -> Result<Overlay, Error> {
+        let source = source_model(plan, manifest)?;
+        check_base(plan, manifest, &source, watch)?;
+        let base = open_source(&request.base_weights)?;
+        let checkpoint = open_source(&request.checkpoint)?;
+        let held = ModelValues::of(&source.model);
+        let mut mapping = Mapping {
+            against_base: manifest.base.is_some(),
+            rows: manifest
+                .weights
+                .iter()
+                .filter_map(|w| w.mapping.clone())
+                .collect(),
+        };
+        if let Some(file) = &request.mapping {
+            let text = Map::open(file)?;
+            let by_hand = Override::parse(&String::from_utf8_lossy(&text))
+                .and_then(|o| mapping.override_with(&o));
+            by_hand.map_err(|cause| Error::MappingFile {
+                path: file.clone(),
+                cause: Box::new(cause),
+            })?;
+        }
+        if let Some(base) = &base {
+            mapping = mapping::prove(&mapping, &held, base)?.mapping;
+        }
+        let mut accounts = Accounts::default();
+        let mut assessment = None;
+        if let Some(new) = &checkpoint {
+            watch.event(Event::Begin {
+                step: "mapping the checkpoint",
+                total: None,
+            });
+            let resolved = mapping::corroborate(&mapping, &held, new)?;
+            let found = mapping::assess(&resolved.mapping, &held, new, request.trust_names)?;
+            watch.event(Event::End);
+            mapping = resolved.mapping;
+            accounts = resolved.accounts;
+            assessment = Some(found);
+        }
+        let mut overlay = Overlay {
+            weights: initial(manifest, &mapping, assessment.as_ref()),
+            source,
+            checkpoint,
+            base,
+            fusion: None,
+            mapping,
+            kept: Mutex::default(),
+            accounts,
+            assessment,
+            recipe: Recipe::default(),
+            fused: Vec::new(),
+        };
+        overlay.add_loras(request, watch)?;
+        overlay.recipe = overlay.ingredients(plan);
+        Ok(overlay)
+    }
+
+    /// The overlay that a plan holds now, put together again from what its recipe names. Whether it is the same is told by the
+    /// digests of all weights, so nothing else of the request that made it needs to be known.
+    ///
+    /// # Errors
+    /// [`Error::Recipe`] where files are gone or give other weights now.
+    pub fn again(plan: &Path, manifest: &Manifest, watch: &dyn Watch) -> Result<Overlay, Error> {
+        let folder = plan.parent().unwrap_or(Path::new(""));
+        let mut request = OverlayRequest {
+            partial: true,
+            trust_names: true,
+            ..OverlayRequest::default()
+        };
+        for ingredient in &manifest.recipe.ingredients {
+            match ingredient {
+                Ingredient::Checkpoint { file } => request.checkpoint.push(folder.join(&file.path)),
+                Ingredient::Lora { file, scale } => {
+                    request.loras.push((folder.join(&file.path), *scale));
+                }
+            }
+        }
+        let refuse = |reason: String| Error::Recipe {
+            plan: plan.to_owned(),
+            reason,
+        };
+        let mut other = None;
+        for fuse in [Fuse::Exact, Fuse::Peft, Fuse::PeftHalf] {
+            request.fuse = fuse;
+            let overlay = Overlay::survey(plan, manifest, &request, watch)
+                .map_err(|e| refuse(e.to_string()))?;
+            other = manifest
+                .weights
+                .iter()
+                .find(|w| overlay.digest(&w.name) != Some(w.digest));
+            if other.is_none() {
+                return Ok(overlay);
+            }
+            if request.loras.is_empty() {
+                break;
+            }
+        }
+        let name = other.map_or("", |w| w.name.as_str());
+        Err(refuse(format!(
+            "the files that its recipe names give `{name}` another value now"
+        )))
+    }
+
+    /// Digest of the bytes that `weight` gets; `None` for a name that the plan does not have.
+    pub fn digest(&self, weight: &str) -> Option<Digest> {
+        self.weights.get(weight).map(|(_, _, digest)| *digest)
+    }
+
+    /// The mapping as this overlay resolved it.
+    pub fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+
+    /// The model that the base values come from.
+    pub fn model(&self) -> &SourceModel {
+        &self.source
+    }
+
+    /// The bytes that `weight` gets; `None` for a name that the plan does not have.
+    ///
+    /// # Errors
+    /// [`mapping::Error`], and what fusing fails with. None is expected: resolving has computed the same bytes.
+    pub fn bytes(&self, weight: &str) -> Result<Option<Cow<'_, [u8]>>, Error> {
+        let Some(&(row, from, _)) = self.weights.get(weight) else {
+            return Ok(None);
+        };
+        Ok(Some(match from {
+            From::Base => {
+                let model = &self.source.model;
+                let found = model
+                    .weight(weight)
+                    .ok_or_else(|| mapping::Error::NotHeld {
+                        weight: weight.to_owned(),
+                    })?;
+                model.bytes(found)
+            }
+            From::Checkpoint => {
+                let new = self
+                    .checkpoint
+                    .as_ref()
+                    .expect("only a checkpoint gives rows of this kind");
+                mapping::bytes_of(&self.mapping.rows[row], new)?
+            }
+            From::Lora => Cow::Owned(self.fuse(row)?),
+        }))
+    }
+
+    fn add_loras(&mut self, request: &OverlayRequest, watch: &dyn Watch) -> Result<(), Error> {
+        if request.loras.is_empty() {
+            return Ok(());
+        }
+        // What a LoRA may name: tensors of the file that it is put over, or what the mapping knows of the graph.
+        let over = self.checkpoint.as_ref().or(self.base.as_ref());
+        let shapes: BTreeMap<String, Vec<usize>> = match over {
+            Some(file) => file
+                .names()
+                .filter_map(|n| Some((n.to_owned(), file.get(n)?.shape.to_vec())))
+                .collect(),
+            None => self
+                .mapping
+                .targets()
+                .into_iter()
+                .map(|t| (t.name, t.shape))
+                .collect(),
+        };
+        let mut loras = Vec::new();
+        for (path, scale) in &request.loras {
+            loras.push((Lora::open(path, &shapes)?, *scale));
+        }
+        let fusion = Fusion::new(loras, request.fuse)?;
+        self.fused = fusion
+            .targets()
+            .into_iter()
+            .map(ToOwned::to_owned)
+            .collect();
+        let wanted: Vec<(String, Vec<usize>)> = self
+            .fused
+            .iter()
+            .map(|n| (n.clone(), shapes.get(n).cloned().unwrap_or_default()))
+            .collect();
+        let adopted = self.mapping.adopt(&wanted, over.is_some());
+        let touched: Vec<usize> = adopted.rows.values().flatten().copied().collect();
+        self.mapping = adopted.all()?;
+        self.fusion = Some(fusion);
+        watch.event(Event::Begin {
+            step: "fusing",
+            total: Some(touched.len() as u64),
+        });
+        let mut budget = KEPT_BYTES;
+        // One after the other: each product is threaded by itself, and memory stays at a few tensors.
+        for row in touched {
+            let bytes = self.fuse(row)?;
+            let name = self.mapping.rows[row].name.clone();
+            self.weights
+                .insert(name, (row, From::Lora, Digest::of(&bytes)));
+            if bytes.len() <= budget {
+                budget -= bytes.len();
+                self.keep().insert(row, bytes);
+            }
+            watch.event(Event::Advance(1));
+        }
+        watch.event(Event::End);
+        Ok(())
+    }
+
+    fn keep(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<u8>>> {
+        // Entries are whole or absent: a panic elsewhere leaves nothing inconsistent.
+        self.kept
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The bytes of a row one or more of whose sources a LoRA changes.
+    fn fuse(&self, row: usize) -> Result<Vec<u8>, Error> {
+        if let Some(bytes) = self.keep().get(&row) {
+            return Ok(bytes.clone());
+        }
+        let fusion = self
+            .fusion
+            .as_ref()
+            .expect("only LoRAs give rows of this kind");
+        let row = &self.mapping.rows[row];
+        let over = self.checkpoint.as_ref().or(self.base.as_ref());
+        let mut changed = Patched {
+            tensors: BTreeMap::new(),
+            under: over.map(|s| s as &dyn Checkpoint),
+        };
+        let sources = row.recipe.as_ref().map_or_else(Vec::new, How::sources);
+        for name in sources {
+            if !self.fused.iter().any(|f| f == name) {
+                continue;
+            }
+            let base = match over.and_then(|o| o.get(name)) {
+                Some(view) => view.to_owned(),
+                None => self.torch_tensor(row)?,
+            };
+            let data = fusion.fuse(name, base.view())?;
+            changed
+                .tensors
+                .insert(name.to_owned(), Tensor { data, ..base });
+        }
+        Ok(mapping::apply(row, &changed)?.into_owned())
+    }
+
+    /// The base tensor of a row as torch holds it, from the ONNX file.
+    fn torch_tensor(&self, row: &Row) -> Result<Tensor, Error> {
+        let held = ModelValues::of(&self.source.model);
+        let bytes = held
+            .held(&row.name)
+            .ok_or_else(|| mapping::Error::NotHeld {
+                weight: row.name.clone(),
+            })?;
+        Ok(mapping::inverse(row, &bytes, &row.source_shape())?)
+    }
+
+    fn ingredients(&self, plan: &Path) -> Recipe {
+        let mut ingredients = Vec::new();
+        for file in self.checkpoint.iter().flat_map(Source::files) {
+            ingredients.push(Ingredient::Checkpoint {
+                file: FileRef {
+                    path: relative(plan, file.path()),
+                    digest: file.digest(),
+                },
+            });
+        }
+        for (lora, scale) in self.fusion.iter().flat_map(Fusion::loras) {
+            ingredients.push(Ingredient::Lora {
+                file: FileRef {
+                    path: relative(plan, lora.path()),
+                    digest: lora.digest(),
+                },
+                scale,
+            });
+        }
+        Recipe { ingredients }
+    }
+}
+
+/// A checkpoint with some tensors replaced.
+struct Patched<'a> {
+    tensors: BTreeMap<String, Tensor>,
+    under: Option<&'a dyn Checkpoint>,
+}
+
+impl Checkpoint for Patched<'_> {
+    fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.under.map_or_else(Vec::new, Checkpoint::names);
+        names.extend(self.tensors.keys().map(String::as_str));
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        match self.tensors.get(name) {
+            Some(t) => Some(t.view()),
+            None => self.under?.get(name),
+        }
+    }
+}
+
+fn open_source(paths: &[PathBuf]) -> Result<Option<Source>, Error> {
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Source::open_all(paths)?))
+}
+
+/// The base values must be those that the plan was built from.
+fn check_base(
+    plan: &Path,
+    manifest: &Manifest,
+    source: &SourceModel,
+    watch: &dyn Watch,
+) -> Result<(), Error> {
+    let rows = digests(&source.model, watch);
+    let changed = manifest
+        .weights
+        .iter()
+        .any(|w| rows.get(w.name.as_str()) != Some(&w.base_digest()));
+    if changed {
+        return Err(Error::Source {
+            plan: plan.to_owned(),
+            model: source.path.clone(),
+            reason: "has other weights now than the plan was built from",
+        });
+    }
+    Ok(())
+}
+
+fn initial(
+    manifest: &Manifest,
+    mapping: &Mapping,
+    assessment: Option<&Assessment>,
+) -> HashMap<String, (usize, From, Digest)> {
+    let rows: HashMap<&str, usize> = mapping
+        .rows
+        .iter()
+        .enumerate()
+        .map(|(i, r)| (r.name.as_str(), i))
+        .collect();
+    manifest
+        .weights
+        .iter()
+        .map(|w| {
+            let row = rows.get(w.name.as_str()).copied();
+            let change = row.and_then(|r| Some(&assessment?.changes[r]));
+            let (from, digest) = match change {
+                Some(Change::Changed { digest }) => (From::Checkpoint, *digest),
+                _ => (From::Base, w.base_digest()),
+            };
+            // A structural constant has no row; it never leaves its base.
+            (w.name.clone(), (row.unwrap_or(usize::MAX), from, digest))
+        })
+        .collect()
+}

@@ -1,0 +1,336 @@
+//! A plan gets other weights: verified, mapped, proven complete, applied, and only then put in place.
+
+use super::overlay::Overlay;
+use super::rebuild;
+use super::request::OverlayRequest;
+use crate::engine::{self, Engine, Feed, Fold, Slot};
+use crate::pipeline::backends::reopen;
+use crate::pipeline::environment::Environment;
+use crate::pipeline::error::Error;
+use crate::pipeline::facts::note_slots;
+use crate::pipeline::feed::{fold_of, slot_bytes};
+use crate::pipeline::open::OpenPlan;
+use crate::pipeline::verification::Verification;
+use crate::pipeline::verify;
+use crate::plan::{self, Manifest, Recipe, WeightRow};
+use crate::tensor::Digest;
+use crate::watch::{Event, Watch};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A plan and an overlay that was resolved against it; nothing is written yet.
+pub struct Prepared {
+    /// What the plan is now.
+    pub manifest: Manifest,
+    plan: PathBuf,
+    /// Opened when it is first needed, unless it was opened while the overlay was resolved.
+    engine: Option<Box<dyn Engine>>,
+    overlay: Arc<OverlayFeed>,
+    /// Weights whose bytes will differ from what the engine holds now.
+    pub changes: Vec<WeightChange>,
+}
+
+/// When a plan's engine is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    /// On this thread, while another one resolves the overlay: both take seconds on large models.
+    Meanwhile,
+    /// When it is needed, which for a dry run is never: it then works where the plan's library or GPU is missing.
+    WhenNeeded,
+}
+
+/// One weight that gets other bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WeightChange {
+    /// ONNX name.
+    pub name: String,
+    /// Digest of what the engine holds.
+    pub from: Digest,
+    /// Digest of what it gets.
+    pub to: Digest,
+    /// Why a refit cannot do it; absent where it can.
+    pub fixed: Option<String>,
+}
+
+/// What a refit did.
+pub struct Refitted {
+    /// Setting weights, committing; opening the engine where it was not open.
+    pub apply: Duration,
+    /// Writing the plan.
+    pub write: Duration,
+    /// What the check against a reference found, where it was asked for.
+    pub verification: Option<Verification>,
+}
+
+/// Resolves `request` against the plan at `plan`. What it finds is all that a refit would do.
+///
+/// # Errors
+/// See [`Error`]; nothing has changed.
+pub fn prepare(
+    plan: &Path,
+    request: &OverlayRequest,
+    opening: Opening,
+    environment: &Environment,
+    watch: &dyn Watch,
+) -> Result<Prepared, Error> {
+    let manifest = plan::open(plan)?;
+    let resolve = || Overlay::resolve(plan, &manifest, request, watch);
+    let (engine, overlay) = match opening {
+        Opening::WhenNeeded => (None, resolve()?),
+        // An engine stays on the thread that opened it.
+        Opening::Meanwhile => std::thread::scope(|scope| {
+            let resolving = scope.spawn(resolve);
+            let engine = reopen(&manifest, environment).and_then(|b| Ok(b.open(plan)?));
+            let overlay = resolving
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // What is wrong with the files that were given comes first: that is the user's to mend.
+            let overlay = overlay?;
+            Ok::<_, Error>((Some(engine?), overlay))
+        })?,
+    };
+    let changes = manifest
+        .weights
+        .iter()
+        .filter_map(|w| change(w, overlay.digest(&w.name)))
+        .collect();
+    let overlay = OverlayFeed {
+        held: held(&manifest),
+        folds: manifest.folds.clone(),
+        overlay,
+    };
+    Ok(Prepared {
+        manifest,
+        plan: plan.to_owned(),
+        engine,
+        overlay: Arc::new(overlay),
+        changes,
+    })
+}
+
+/// What the engine of a plan holds, by name; nothing where it is stripped.
+fn held(manifest: &Manifest) -> HashMap<String, Digest> {
+    if manifest.stripped {
+        return HashMap::new();
+    }
+    let rows = manifest.weights.iter();
+    rows.map(|w| (w.name.clone(), w.digest)).collect()
+}
+
+fn change(row: &WeightRow, to: Option<Digest>) -> Option<WeightChange> {
+    let to = to.filter(|to| *to != row.digest)?;
+    Some(WeightChange {
+        name: row.name.clone(),
+        from: row.digest,
+        to,
+        fixed: row.fixed.clone(),
+    })
+}
+
+impl Prepared {
+    /// The overlay.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay.overlay
+    }
+
+    /// Whether the engine already holds exactly this.
+    pub fn is_live(&self) -> bool {
+        self.changes.is_empty() && !self.manifest.stripped
+    }
+
+    /// Changes that no refit can make.
+    pub fn fixed(&self) -> impl Iterator<Item = &WeightChange> {
+        self.changes.iter().filter(|c| c.fixed.is_some())
+    }
+
+    fn engine(&mut self, environment: &Environment) -> Result<&mut dyn Engine, Error> {
+        if self.engine.is_none() {
+            let backend = reopen(&self.manifest, environment)?;
+            self.engine = Some(backend.open(&self.plan)?);
+        }
+        Ok(self.engine.as_mut().expect("just opened").as_mut())
+    }
+
+    /// The open plan, to run it: with its new weights after [`Prepared::commit`].
+    ///
+    /// # Errors
+    /// Where it has to be opened first and cannot be.
+    pub fn into_open(mut self, environment: &Environment) -> Result<OpenPlan, Error> {
+        self.engine(environment)?;
+        Ok(OpenPlan {
+            manifest: self.manifest,
+            engine: self.engine.expect("just opened"),
+        })
+    }
+
+    /// Gives the engine its new weights, without writing anything.
+    fn apply(&mut self, environment: &Environment, watch: &dyn Watch) -> Result<Duration, Error> {
+        watch.event(Event::Begin {
+            step: "refitting",
+            total: None,
+        });
+        let start = Instant::now();
+        let feed: Arc<dyn Feed> = self.overlay.clone();
+        let refitted = self.engine(environment)?.refit(feed, watch);
+        if refitted.is_err() {
+            // It is in no defined state.
+            self.engine = None;
+        }
+        refitted?;
+        watch.event(Event::End);
+        Ok(start.elapsed())
+    }
+
+    /// The manifest as it will be, but for the plan's own digest.
+    pub(super) fn refitted_manifest(&self) -> Manifest {
+        let overlay = self.overlay();
+        let mut manifest = self.manifest.clone();
+        manifest.stripped = false;
+        for row in &mut manifest.weights {
+            let to = overlay.digest(&row.name).unwrap_or(row.digest);
+            let base = row.base_digest();
+            row.digest = to;
+            row.base = (base != to).then_some(base);
+        }
+        for row in &overlay.mapping().rows {
+            if let Some(weight) = manifest.weights.iter_mut().find(|w| w.name == row.name) {
+                // Names that a LoRA's file uses are not what the model's own checkpoint calls them.
+                if overlay.fused.is_empty() {
+                    weight.mapping = Some(row.clone());
+                }
+            }
+        }
+        manifest.recipe = if manifest.weights.iter().all(|w| w.base.is_none()) {
+            Recipe::default()
+        } else {
+            overlay.recipe.clone()
+        };
+        manifest
+    }
+
+    /// Applies the overlay and writes plan and manifest to `output`, both or neither. With `verify`, what the refitted engine
+    /// computes is first compared with a reference, and nothing is written where it differs.
+    ///
+    /// # Errors
+    /// See [`Error`], [`Error::Unverified`] among them; what was there is then untouched.
+    pub fn commit(
+        &mut self,
+        output: &Path,
+        verify: bool,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<Refitted, Error> {
+        crate::fsx::check_output(output)?;
+        let apply = self.apply(environment, watch)?;
+        let verification = verify
+            .then(|| self.verify(output, environment, watch))
+            .transpose()?;
+        let start = Instant::now();
+        watch.event(Event::Begin {
+            step: "writing the plan",
+            total: None,
+        });
+        let engine = self.engine(environment)?;
+        let (staged, written) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
+        let mut manifest = self.refitted_manifest();
+        manifest.plan = written;
+        if self.manifest.stripped {
+            // Whether a plan that was stripped can be refitted again once it is full depends on the library's version.
+            let full = reopen(&manifest, environment)?.open(staged.path())?;
+            note_slots(&mut manifest, &self.overlay().model().model, full.slots()?);
+        }
+        plan::replace(output, staged, &manifest)?;
+        watch.event(Event::End);
+        self.manifest = manifest;
+        Ok(Refitted {
+            apply,
+            write: start.elapsed(),
+            verification,
+        })
+    }
+
+    /// Compares what the open engine computes with a reference that compiles the model with the overlay's weights. Meant for a
+    /// plan that is live.
+    ///
+    /// # Errors
+    /// [`Error::Unverified`] where they differ; what either engine fails with.
+    pub fn verify(
+        &mut self,
+        output: &Path,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<Verification, Error> {
+        watch.event(Event::Begin {
+            step: "verifying",
+            total: None,
+        });
+        let overlay = Arc::clone(&self.overlay);
+        self.engine(environment)?;
+        let engine = self.engine.as_mut().expect("just opened");
+        let found = verify::verify(
+            engine.as_mut(),
+            &self.manifest,
+            &overlay.overlay,
+            output,
+            environment,
+        )?;
+        watch.event(Event::End);
+        if found.is_equal() {
+            Ok(found)
+        } else {
+            Err(Error::Unverified(found))
+        }
+    }
+
+    /// Compiles the model with the overlay's weights and puts the plan in place, instead of refitting it.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was there is then untouched.
+    pub fn rebuild(
+        &mut self,
+        output: &Path,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<Duration, Error> {
+        // Two engines of a large model at a time may not fit.
+        self.engine = None;
+        let manifest = self.refitted_manifest();
+        let (manifest, time) =
+            rebuild::compile(self.overlay(), manifest, output, environment, watch)?;
+        output.clone_into(&mut self.plan);
+        self.manifest = manifest;
+        Ok(time)
+    }
+}
+
+/// Gives an engine the bytes of an overlay.
+struct OverlayFeed {
+    overlay: Overlay,
+    /// Digests of what the engine holds.
+    held: HashMap<String, Digest>,
+    /// Slots that are computed from several weights.
+    folds: Vec<Fold>,
+}
+
+impl Feed for OverlayFeed {
+    fn differs(&self, slot: &Slot) -> bool {
+        let differs = |name: &str| self.overlay.digest(name) != self.held.get(name).copied();
+        match fold_of(&self.folds, slot) {
+            Some(fold) => fold.sources().into_iter().any(differs),
+            None => differs(&slot.name),
+        }
+    }
+
+    fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
+        let model = &self.overlay.model().model;
+        slot_bytes(slot, &self.folds, model, |name| {
+            self.overlay.bytes(name).map_err(|e| engine::Error::Weight {
+                name: name.to_owned(),
+                reason: e.to_string(),
+            })
+        })
+    }
+}
