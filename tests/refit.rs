@@ -98,7 +98,10 @@ impl Built {
                 model: &model,
                 model_path: &fixture.model,
                 shapes: &shapes,
-                mapping: MappingSource::Infer(base),
+                mapping: MappingSource::Infer {
+                    files: base,
+                    partial: false,
+                },
                 options: &Options::new(),
                 backend,
                 output: &folder.path().join("engine.plan"),

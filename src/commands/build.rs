@@ -7,11 +7,12 @@ use super::shapes::misfit;
 use crate::cache::{self, Check};
 use crate::engine::{Backend, Identity, Options};
 use crate::exit::Exit;
+use crate::mapping::{Mapping, Proof};
 use crate::onnx::Model;
 use crate::pipeline::{
     self, BackendChoice, BuildRequest, CacheRequest, CacheUse, Environment, MappingSource,
 };
-use crate::plan;
+use crate::plan::{self, Manifest};
 use crate::shapes::{self, Overrides, Profile, ShapeSpec};
 use crate::tensor::{Digest, TensorDecl};
 use crate::ui::{self, Align, Report, Table, Ui};
@@ -40,9 +41,13 @@ pub struct Args {
     #[arg(long)]
     print_shapes: bool,
 
-    /// The checkpoint that the model was exported from: proves which of its tensors fills which weight (repeatable)
-    #[arg(long, value_name = "FILE")]
-    weights: Vec<PathBuf>,
+    /// The checkpoint that the model was exported from: every constant is proven by it, and refits rest on that (repeatable)
+    #[arg(long, alias = "weights", value_name = "FILE")]
+    base_weights: Vec<PathBuf>,
+
+    /// The base weights are known to hold only some of the model's parameters
+    #[arg(long)]
+    partial: bool,
 
     #[command(flatten)]
     ranges: ShapeArgs,
@@ -202,6 +207,9 @@ struct BuildReport {
     inputs: Vec<TensorDecl>,
     outputs: Vec<TensorDecl>,
     weights: Counts,
+    /// What the base weights prove; absent where none were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proof: Option<Proof>,
     notes: Vec<String>,
     cache: CacheUse,
     compile_ns: u64,
@@ -233,6 +241,9 @@ impl Report for BuildReport {
             self.weights.refittable,
             ui::bytes(self.weights.bytes)
         )?;
+        if let Some(proof) = &self.proof {
+            writeln!(out, "  base      {}", proven(proof))?;
+        }
         writeln!(out, "  manifest  {}", self.manifest.display())?;
         let cache = match self.cache {
             CacheUse::Off => "off",
@@ -303,7 +314,10 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             model: &model,
             model_path: &args.model,
             shapes: &resolved,
-            mapping: MappingSource::Infer(&args.weights),
+            mapping: MappingSource::Infer {
+                files: &args.base_weights,
+                partial: args.partial,
+            },
             options: &options,
             backend: backend.as_ref(),
             output: &args.output,
@@ -314,6 +328,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         ui,
     )?;
     let m = built.manifest;
+    let proof = proof(&m);
     let report = BuildReport {
         plan: args.output.clone(),
         manifest: plan::manifest_path(&args.output),
@@ -325,6 +340,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         options: m.options,
         inputs: m.inputs,
         outputs: m.outputs,
+        proof,
         weights: Counts {
             total: m.weights.len(),
             refittable: m.weights.iter().filter(|w| w.fixed.is_none()).count(),
@@ -346,5 +362,36 @@ fn spec_context(args: &Args) -> String {
     match &args.shapes {
         Some(spec) => misfit(spec, &args.model),
         None => format!("`{}` needs a shape spec", args.model.display()),
+    }
+}
+
+/// What the base weights of a manifest prove.
+fn proof(manifest: &Manifest) -> Option<Proof> {
+    let base = manifest.base.as_ref()?;
+    let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
+    let mapping = Mapping {
+        against_base: true,
+        rows: rows.collect(),
+        inventory: Some(base.inventory.clone()),
+        ..Mapping::default()
+    };
+    mapping.proof()
+}
+
+fn proven(proof: &Proof) -> String {
+    let of = format!(
+        "{} of {} proven",
+        proof.proven,
+        ui::count(proof.parameters, "parameter")
+    );
+    match &proof.unsourced[..] {
+        [] => format!("{of}, every constant explained"),
+        [first, rest @ ..] => {
+            let more = match rest.len() {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            format!("{of}; nothing explains `{first}`{more}: a refit stops where a changed tensor may be in it")
+        }
     }
 }

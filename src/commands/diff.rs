@@ -88,7 +88,7 @@ struct Block {
 const SHOWN: usize = 5;
 
 impl Report for DiffReport {
-    const SCHEMA: &'static str = "trtmut.diff/1";
+    const SCHEMA: &'static str = "trtmut.diff/2";
 
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         let differ = self.changed_count();
@@ -355,6 +355,11 @@ fn leftover(why: &crate::mapping::Why) -> String {
         Why::Counter => "a training counter".into(),
         Why::NotFloat => "no floating-point data".into(),
         Why::Duplicate { of } => format!("the same as `{of}`"),
+        Why::Unchanged => "as in the base weights, and not used by the model".into(),
+        Why::Unused => "not used by the model".into(),
+        Why::Component { component } => format!("part of {component}"),
+        Why::Ignored => "let go by --ignore".into(),
+        Why::InAttribute { attribute } => format!("its value stands in {attribute}"),
         Why::Unreached => "nothing in the engine is known to take it".into(),
     }
 }

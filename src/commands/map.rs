@@ -79,6 +79,8 @@ fn step_text(step: &Step) -> String {
         Step::Reshape { shape } => format!("reshape {}", show_shape(shape)),
         Step::Cast { dtype } => format!("cast {dtype}"),
         Step::Scale { factor } => format!("scale {}", factor.get()),
+        Step::Offset { value } => format!("add {}", value.get()),
+        Step::Exp => "exp".into(),
     }
 }
 
@@ -93,6 +95,16 @@ fn source(row: &Row) -> String {
             text
         }
         Some(recipe @ Recipe::BatchNorm { .. }) => format!("fold({})", recipe.sources().join(", ")),
+        Some(Recipe::Rows { runs, .. }) => {
+            const SHOWN: usize = 4;
+            let shown = runs.iter().take(SHOWN);
+            let parts = shown.map(|r| format!("{}[{}:{}]", r.source, r.start, r.start + r.len));
+            let mut text = parts.collect::<Vec<_>>().join(" + ");
+            if runs.len() > SHOWN {
+                text.push_str(" + …");
+            }
+            text
+        }
         None if row.grade == Grade::Constant => "-".into(),
         None => {
             let names: Vec<&str> = row

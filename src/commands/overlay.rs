@@ -1,6 +1,7 @@
 //! Options that say what lies over a plan's base weights; `refit`, `diff` and `run` share them.
 
 use super::UsageError;
+use crate::mapping::Permissions;
 use crate::pipeline::OverlayRequest;
 use crate::weights::lora::Fuse;
 use std::path::PathBuf;
@@ -24,13 +25,21 @@ pub struct OverlayArgs {
     #[arg(long, value_name = "FILE")]
     pub mapping: Option<PathBuf>,
 
-    /// The checkpoint is meant to hold only some of the weights; the others get their base values
+    /// The file is meant to hold only some of the tensors; weights that it does not reach get their base values
     #[arg(long)]
     pub partial: bool,
 
-    /// Take a name's word for where a weight comes from, where nothing speaks against it
+    /// Let changes of these tensors (or weights) go; `*` stands for any text (repeatable)
+    #[arg(long, value_name = "PATTERN", value_parser = pattern)]
+    pub ignore: Vec<glob::Pattern>,
+
+    /// Take a name's word for where a weight comes from, where there are no base weights and nothing speaks against it
     #[arg(long)]
     pub trust_names: bool,
+
+    /// The ONNX model of the plan, where it is not where the manifest says
+    #[arg(long, value_name = "ONNX")]
+    pub model: Option<PathBuf>,
 }
 
 /// `--fuse`.
@@ -53,8 +62,12 @@ impl OverlayArgs {
             loras: self.lora.clone(),
             base_weights: self.base_weights.clone(),
             mapping: self.mapping.clone(),
-            partial: self.partial,
-            trust_names: self.trust_names,
+            model: self.model.clone(),
+            permissions: Permissions {
+                partial: self.partial,
+                trust_names: self.trust_names,
+                ignore: self.ignore.clone(),
+            },
             fuse: match self.fuse {
                 FuseMode::Exact => Fuse::Exact,
                 FuseMode::Peft => Fuse::Peft,
@@ -62,6 +75,11 @@ impl OverlayArgs {
             },
         }
     }
+}
+
+/// A pattern of names.
+fn pattern(text: &str) -> Result<glob::Pattern, String> {
+    glob::Pattern::new(text).map_err(|e| e.to_string())
 }
 
 /// `FILE` or `FILE:SCALE`. A file name may hold colons: what follows the last one is a scale only if it is a number.

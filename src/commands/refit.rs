@@ -3,7 +3,8 @@
 use super::overlay::{OverlayArgs, check_asked};
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
-use crate::pipeline::{self, Environment, Opening, Verification, WeightChange};
+use crate::diff::{Verdict, WeightState};
+use crate::pipeline::{self, Environment, Opening, Verification};
 use crate::plan::Recipe;
 use crate::tensor::Digest;
 use crate::ui::{self, Report, Ui};
@@ -67,7 +68,7 @@ enum Fallback {
 struct RefitReport {
     plan: PathBuf,
     output: PathBuf,
-    verdict: &'static str,
+    verdict: Verdict,
     written: bool,
     rebuilt: bool,
     /// The plan was stripped, and held no weights before.
@@ -76,6 +77,12 @@ struct RefitReport {
     digest: Digest,
     weights: usize,
     changed: Vec<String>,
+    /// Tensors of the file that the model does not use.
+    unused: Vec<String>,
+    /// Tensors and weights that `--ignore` lets go.
+    ignored: Vec<String>,
+    /// Weights whose tensor is not given: they have their base values (`--partial`).
+    missing: Vec<String>,
     recipe: Recipe,
     resolve_ns: u64,
     apply_ns: u64,
@@ -89,7 +96,7 @@ struct RefitReport {
 }
 
 impl Report for RefitReport {
-    const SCHEMA: &'static str = "trtmut.refit/1";
+    const SCHEMA: &'static str = "trtmut.refit/2";
 
     fn human(&self, out: &mut dyn Write) -> io::Result<()> {
         let show = |ns| ui::duration(Duration::from_nanos(ns));
@@ -98,8 +105,9 @@ impl Report for RefitReport {
             self.changed.len(),
             ui::count(self.weights, "weight")
         );
+        self.left_out(out)?;
         match (self.verdict, self.written) {
-            ("LIVE", false) => {
+            (Verdict::Live, false) => {
                 writeln!(out, "LIVE  the plan holds exactly these weights")?;
                 self.verification(out)
             }
@@ -132,6 +140,24 @@ impl RefitReport {
         self.reference = Some(found.reference);
     }
 
+    /// What of the file reaches nothing, in a line each.
+    fn left_out(&self, out: &mut dyn Write) -> io::Result<()> {
+        for (names, what) in [
+            (&self.unused, "not used by the model"),
+            (&self.ignored, "let go by --ignore"),
+            (&self.missing, "not given, with its base value"),
+        ] {
+            if let [first, ..] = &names[..] {
+                let more = match names.len() {
+                    1 => String::new(),
+                    n => format!(" and {} more", n - 1),
+                };
+                writeln!(out, "  {what}: `{first}`{more}")?;
+            }
+        }
+        Ok(())
+    }
+
     fn verification(&self, out: &mut dyn Write) -> io::Result<()> {
         match (&self.reference, self.error) {
             (Some(reference), Some(error)) => writeln!(
@@ -147,11 +173,11 @@ impl RefitReport {
 #[derive(Debug, thiserror::Error)]
 #[error("a refit is not enough: {}", list(.fixed))]
 pub struct NotEnough {
-    fixed: Vec<WeightChange>,
+    fixed: Vec<WeightState>,
 }
 
 /// The changes that a refit cannot make, for a message.
-pub(super) fn list(fixed: &[WeightChange]) -> String {
+pub(super) fn list(fixed: &[WeightState]) -> String {
     const SHOWN: usize = 5;
     let mut text = fixed
         .iter()
@@ -199,22 +225,23 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     let mut prepared = pipeline::prepare(&args.plan, &request, opening, environment, ui)?;
     let resolve = start.elapsed();
-    let fixed: Vec<WeightChange> = prepared.fixed().cloned().collect();
+    let fixed: Vec<WeightState> = prepared.fixed().cloned().collect();
     let live = prepared.is_live();
     let mut report = RefitReport {
         plan: args.plan.clone(),
         output: output.clone(),
-        verdict: match (live, fixed.is_empty()) {
-            (true, _) => "LIVE",
-            (false, true) => "NEEDS_REFIT",
-            (false, false) => "NEEDS_RECOMPILE",
-        },
+        verdict: prepared.decision.diff.verdict,
         written: false,
         rebuilt: false,
         filled: prepared.manifest.stripped,
         digest: prepared.manifest.plan.digest,
         weights: prepared.manifest.weights.len(),
-        changed: prepared.changes.iter().map(|c| c.name.clone()).collect(),
+        changed: prepared.decision.changes.iter().map(|c| c.name.clone()).collect(),
+        unused: prepared.decision.unused.clone(),
+        ignored: prepared.decision.ignored.clone(),
+        missing: (prepared.decision.missing.iter())
+            .map(|m| m.weight.clone())
+            .collect(),
         recipe: prepared.overlay().recipe.clone(),
         resolve_ns: resolve.as_nanos() as u64,
         apply_ns: 0,

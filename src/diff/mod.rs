@@ -6,12 +6,13 @@
 //! | compared | by |
 //! |---|---|
 //! | plan or model against plan or model | [`compare`] over two [`Side`]s |
-//! | plan against a checkpoint | [`of_checkpoint`] over what [`crate::mapping::assess`] found |
+//! | plan against a checkpoint | [`Decision::of`] over what [`crate::mapping::judge`] found |
 //! | checkpoint against checkpoint | [`compare_weights`] |
 //!
 //! [`change()`] measures one changed tensor for the report; it decides nothing.
 
 mod change;
+mod decide;
 mod graphs;
 mod reason;
 mod summary;
@@ -20,11 +21,11 @@ mod table_test;
 mod weights;
 
 pub use change::{TensorChange, block, change};
+pub use decide::{Decision, Request, WeightState};
 pub use reason::{Port, Reason, Verdict};
 pub use summary::{Graph, Kind, NodeFact, Summary, WeightFact, weight_facts};
 pub use weights::compare_weights;
 
-use crate::mapping::{Accounts, Assessment, Change, Mapping, Recipe};
 use crate::shapes::{Relation, Resolved};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -170,52 +171,4 @@ fn differing(
         .filter(|k| old.get(*k) != new.get(*k))
         .map(|k| (k.clone(), old.get(k).cloned(), new.get(k).cloned()))
         .collect()
-}
-
-/// What a checkpoint asks of an engine, from what the mapping found. `fixed` says why this engine cannot change a weight,
-/// where it cannot.
-pub fn of_checkpoint(
-    mapping: &Mapping,
-    assessment: &Assessment,
-    accounts: &Accounts,
-    fixed: impl Fn(&str) -> Option<String>,
-) -> Diff {
-    let mut reasons = Vec::new();
-    let mut unchanged = 0;
-    for (row, change) in mapping.rows.iter().zip(&assessment.changes) {
-        let weight = row.name.clone();
-        match change {
-            Change::Constant | Change::NotGiven | Change::Unchanged => unchanged += 1,
-            Change::UnchangedAfterCast => reasons.push(Reason::UnchangedAfterCast { weight }),
-            Change::Refused { why } => reasons.push(Reason::Unsure {
-                weight,
-                why: why.clone(),
-            }),
-            Change::Changed { .. } => {
-                let recipe = row.recipe.as_ref().or(row.alternatives.first());
-                let sources = recipe.map(Recipe::sources).unwrap_or_default();
-                let sources: Vec<String> = sources.into_iter().map(ToOwned::to_owned).collect();
-                reasons.push(match (fixed(&row.name), recipe) {
-                    (Some(why), _) => Reason::FixedChanged { weight, why },
-                    (None, Some(Recipe::BatchNorm { .. })) => {
-                        Reason::DerivedChanged { weight, sources }
-                    }
-                    (None, _) => Reason::BytesChanged { weight, sources },
-                });
-            }
-        }
-    }
-    for missing in &accounts.missing {
-        reasons.push(Reason::SourceMissing {
-            weight: missing.weight.clone(),
-            names: missing.names.clone(),
-        });
-    }
-    for leftover in &accounts.leftovers {
-        reasons.push(Reason::NotInEngine {
-            tensor: leftover.name.clone(),
-            why: leftover.why.clone(),
-        });
-    }
-    Diff::of(reasons, unchanged, mapping.rows.len())
 }

@@ -251,10 +251,8 @@ impl Reason {
             | Reason::WeightRenamed { .. }
             | Reason::MetadataChanged
             | Reason::ShapesInside => Verdict::Live,
-            Reason::NotInEngine { why, .. } => match why {
-                Why::Counter | Why::NotFloat | Why::Duplicate { .. } => Verdict::Live,
-                Why::Unreached => Verdict::Unknown,
-            },
+            Reason::NotInEngine { why, .. } if why.is_lost() => Verdict::Unknown,
+            Reason::NotInEngine { .. } => Verdict::Live,
             Reason::BytesChanged { .. } | Reason::DerivedChanged { .. } | Reason::Stripped => {
                 Verdict::NeedsRefit
             }

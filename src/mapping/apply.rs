@@ -1,7 +1,8 @@
 //! Computing the bytes of an ONNX weight from its sources, and a source's bytes from the weight.
 
 use super::derive::fold::{self, Affine};
-use super::types::{Checkpoint, Error, Part, Recipe, Row, Step};
+use super::derive::step_value;
+use super::types::{Checkpoint, Error, Part, Recipe, Row, Run, Step};
 use crate::tensor::{Dtype, Tensor, TensorView, cast, element_count, from_f32, permute, to_f32};
 use std::borrow::Cow;
 
@@ -38,48 +39,145 @@ pub fn apply_recipe<'a>(
             let view = get(source)?;
             follow(row, view, steps)?
         }
-        Recipe::BatchNorm {
-            part,
-            kernel,
-            bias,
-            norm,
-            epsilon,
-            axis,
-            dtype,
-        } => {
-            let numbers = |name: &str| -> Result<Vec<f32>, Error> {
-                let view = get(name)?;
-                to_f32(view.dtype, view.data).map_err(|cause| Error::convert(row, cause))
-            };
-            let affine = Affine {
-                scale: &numbers(&norm.scale)?,
-                variance: &numbers(&norm.variance)?,
-                epsilon: epsilon.get(),
-            };
-            let values = match part {
-                Part::Kernel => {
-                    let view = get(kernel)?;
-                    if view.shape != row.shape {
-                        return Err(Error::length(row, view.dtype, view.shape));
-                    }
-                    fold::kernel(&numbers(kernel)?, &row.shape, *axis, affine)
-                }
-                Part::Bias => {
-                    let own = bias.as_deref().map(&numbers).transpose()?;
-                    let (shift, mean) = (numbers(&norm.shift)?, numbers(&norm.mean)?);
-                    fold::bias(own.as_deref(), &shift, &mean, affine)
-                }
-            };
-            let values = values.ok_or_else(|| Error::length(row, *dtype, &row.shape))?;
-            let data = from_f32(*dtype, &values).map_err(|cause| Error::convert(row, cause))?;
-            (*dtype, row.shape.clone(), Cow::Owned(data))
-        }
+        Recipe::Rows {
+            width,
+            runs,
+            transposed,
+        } => stacked(row, *width, runs, *transposed, &get)?,
+        Recipe::BatchNorm { .. } => folded(row, recipe, &get)?,
     };
     let expected = element_count(&row.shape).and_then(|n| row.dtype.bytes_for(n));
-    if dtype != row.dtype || shape != row.shape || Some(data.len()) != expected {
+    let sources = recipe.sources();
+    let data = to_type(row, sources.first().copied().unwrap_or_default(), dtype, data)?;
+    if shape != row.shape || Some(data.len()) != expected {
         return Err(Error::length(row, dtype, &shape));
     }
     Ok(data)
+}
+
+/// `data` in the row's type, rounded once. A cast is no step of a derivation: it depends on the file that is read.
+fn to_type<'a>(
+    row: &Row,
+    source: &str,
+    from: Dtype,
+    data: Cow<'a, [u8]>,
+) -> Result<Cow<'a, [u8]>, Error> {
+    if from == row.dtype {
+        return Ok(data);
+    }
+    let bytes = cast(from, row.dtype, &data).map_err(|cause| Error::convert(row, cause))?;
+    if row.dtype.bits() < from.bits() {
+        let (Ok(new), Ok(old)) = (to_f32(row.dtype, &bytes), to_f32(from, &data)) else {
+            return Ok(Cow::Owned(bytes));
+        };
+        let overflows = |(n, o): (&f32, &f32)| n.is_infinite() && o.is_finite();
+        if new.iter().zip(&old).any(overflows) {
+            let largest = (old.iter()).fold(0f32, |m, v| m.max(v.abs()));
+            return Err(Error::Overflow {
+                weight: row.name.clone(),
+                source_name: source.to_owned(),
+                dtype: row.dtype,
+                largest,
+            });
+        }
+    }
+    Ok(Cow::Owned(bytes))
+}
+
+type Get<'g, 'a> = dyn Fn(&str) -> Result<TensorView<'a>, Error> + 'g;
+
+/// Rows of several tensors, one below the other, in the type of the first.
+fn stacked<'a>(
+    row: &Row,
+    width: usize,
+    runs: &[Run],
+    transposed: bool,
+    get: &Get<'_, 'a>,
+) -> Result<Stage<'a>, Error> {
+    let mut data = Vec::new();
+    let mut dtype = row.dtype;
+    for (i, run) in runs.iter().enumerate() {
+        let view = get(&run.source)?;
+        if i == 0 {
+            dtype = view.dtype;
+        }
+        let own;
+        let bytes = if view.dtype == dtype {
+            view.data
+        } else {
+            own = cast(view.dtype, dtype, view.data).map_err(|cause| Error::convert(row, cause))?;
+            &own
+        };
+        let stride = width * dtype.bits() / 8;
+        let rows = bytes.len().checked_div(stride).unwrap_or_default();
+        // Another number of rows would move every slice: the architecture differs.
+        let fits = rows * stride == bytes.len() && run.start + run.len <= rows;
+        let taken = bytes.get(run.start * stride..(run.start + run.len) * stride);
+        match taken.filter(|_| fits) {
+            Some(taken) => data.extend_from_slice(taken),
+            None => return Err(Error::length(row, view.dtype, view.shape)),
+        }
+    }
+    if transposed {
+        let count = data.len() / (width * dtype.bits() / 8).max(1);
+        let view = TensorView {
+            dtype,
+            shape: &[count, width],
+            data: &data,
+        };
+        data = permute(view, &[1, 0]).map_err(|cause| Error::convert(row, cause))?;
+    }
+    let fits = dtype.bytes_for(row.count()) == Some(data.len());
+    let shape = if fits { row.shape.clone() } else { Vec::new() };
+    Ok((dtype, shape, Cow::Owned(data)))
+}
+
+/// A normalisation folded into a convolution, computed in f32.
+fn folded<'a>(row: &Row, recipe: &Recipe, get: &Get<'_, 'a>) -> Result<Stage<'a>, Error> {
+    let Recipe::BatchNorm {
+        part,
+        kernel,
+        bias,
+        norm,
+        epsilon,
+        axis,
+        dtype,
+    } = recipe
+    else {
+        return Err(Error::not_invertible(row, recipe));
+    };
+    let numbers = |name: &str| -> Result<Vec<f32>, Error> {
+        let view = get(name)?;
+        to_f32(view.dtype, view.data).map_err(|cause| Error::convert(row, cause))
+    };
+    let variance = numbers(&norm.variance)?;
+    let or = |name: &Option<String>, value: f32| match name {
+        Some(name) => numbers(name),
+        None => Ok(vec![value; variance.len()]),
+    };
+    let scale = or(&norm.scale, 1.0)?;
+    let affine = Affine {
+        scale: &scale,
+        variance: &variance,
+        epsilon: epsilon.get(),
+    };
+    let values = match part {
+        Part::Kernel => {
+            let view = get(kernel)?;
+            if view.shape != row.shape {
+                return Err(Error::length(row, view.dtype, view.shape));
+            }
+            fold::kernel(&numbers(kernel)?, &row.shape, *axis, affine)
+        }
+        Part::Bias => {
+            let own = bias.as_deref().map(&numbers).transpose()?;
+            let (shift, mean) = (or(&norm.shift, 0.0)?, numbers(&norm.mean)?);
+            fold::bias(own.as_deref(), &shift, &mean, affine)
+        }
+    };
+    let values = values.ok_or_else(|| Error::length(row, *dtype, &row.shape))?;
+    let data = from_f32(*dtype, &values).map_err(|cause| Error::convert(row, cause))?;
+    Ok((*dtype, row.shape.clone(), Cow::Owned(data)))
 }
 
 type Stage<'a> = (Dtype, Vec<usize>, Cow<'a, [u8]>);
@@ -114,10 +212,15 @@ fn follow<'a>(row: &Row, view: TensorView<'a>, steps: &[Step]) -> Result<Stage<'
                     dtype = *to;
                 }
             }
-            Step::Scale { factor } => {
-                let values = to_f32(dtype, &data).map_err(|cause| Error::convert(row, cause))?;
-                let scaled: Vec<f32> = values.iter().map(|v| v * factor.get()).collect();
-                let bytes = from_f32(dtype, &scaled).map_err(|cause| Error::convert(row, cause))?;
+            Step::Scale { .. } | Step::Offset { .. } | Step::Exp => {
+                let mut values =
+                    to_f32(dtype, &data).map_err(|cause| Error::convert(row, cause))?;
+                for value in &mut values {
+                    *value = step_value(step, *value).unwrap_or(*value);
+                }
+                // Rounded to the row's own type at the end, once.
+                dtype = Dtype::F32;
+                let bytes = from_f32(dtype, &values).map_err(|cause| Error::convert(row, cause))?;
                 data = Cow::Owned(bytes);
             }
         }
@@ -133,7 +236,7 @@ fn follow<'a>(row: &Row, view: TensorView<'a>, steps: &[Step]) -> Result<Stage<'
 pub fn inverse(row: &Row, held: &[u8], shape: &[usize]) -> Result<Tensor, Error> {
     let steps = match &row.recipe {
         Some(Recipe::Tensor { steps, .. }) => steps,
-        Some(recipe @ Recipe::BatchNorm { .. }) => {
+        Some(recipe @ (Recipe::BatchNorm { .. } | Recipe::Rows { .. })) => {
             return Err(Error::not_invertible(row, recipe));
         }
         None => {
@@ -157,7 +260,7 @@ pub fn inverse(row: &Row, held: &[u8], shape: &[usize]) -> Result<Tensor, Error>
             }
             Step::Reshape { shape } => now.clone_from(shape),
             Step::Cast { .. } => {}
-            Step::Scale { .. } => {
+            Step::Scale { .. } | Step::Offset { .. } | Step::Exp => {
                 let recipe = row.recipe.as_ref().expect("matched above");
                 return Err(Error::not_invertible(row, recipe));
             }

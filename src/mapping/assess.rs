@@ -2,18 +2,66 @@
 
 use super::apply::apply_recipe;
 use super::derive::{as_type, batched};
+use super::ledger;
+use super::resolve::corroborate;
 use super::types::{
-    Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Mapping, Recipe, Refusal, Row,
-    held_bytes,
+    Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Judged, Mapping, Permissions,
+    Recipe, Refusal, Resolved, Row, Why, held_bytes,
 };
 use crate::tensor::Digest;
 
-/// Decides for every row of a resolved `mapping` what `new` does to it. `held` are the base values. With `trust_names`,
-/// unproven rows against which nothing speaks are written.
+/// Decides what `new` does to every row of `mapping`, and what becomes of every tensor of it: against the base that was
+/// accepted, where there is one; else by names, values and closeness.
 ///
 /// # Errors
 /// [`Error::NotHeld`]; everything about sources is a [`Refusal`].
-pub fn assess(
+pub fn judge(
+    mapping: &Mapping,
+    held: &dyn Held,
+    new: &dyn Checkpoint,
+    permissions: &Permissions,
+) -> Result<Judged, Error> {
+    if let Some(inventory) = &mapping.inventory {
+        return ledger::judge(mapping, inventory, held, new, permissions);
+    }
+    let Resolved {
+        mapping,
+        mut accounts,
+    } = corroborate(mapping, held, new)?;
+    let mut assessment = assess(&mapping, held, new, permissions.trust_names)?;
+    let changed = changed_sources(&mapping, &assessment);
+    for (row, change) in mapping.rows.iter().zip(&mut assessment.changes) {
+        if permissions.ignores(&row.name) {
+            *change = Change::Constant;
+        } else if row.is_unsourced() && *change == Change::Constant {
+            *change = ledger::unexplained(row, changed.iter().map(String::as_str));
+        }
+    }
+    for leftover in &mut accounts.leftovers {
+        if permissions.ignores(&leftover.name) {
+            leftover.why = Why::Ignored;
+        }
+    }
+    accounts.missing.retain(|m| !permissions.ignores(&m.weight));
+    Ok(Judged {
+        mapping,
+        accounts,
+        assessment,
+    })
+}
+
+/// Sources of all rows that change.
+fn changed_sources(mapping: &Mapping, assessment: &Assessment) -> Vec<String> {
+    let mut names: Vec<String> = (assessment.changed())
+        .flat_map(|r| mapping.rows[r].explanations().flat_map(Recipe::sources))
+        .map(ToOwned::to_owned)
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn assess(
     mapping: &Mapping,
     held: &dyn Held,
     new: &dyn Checkpoint,
@@ -66,6 +114,14 @@ fn of_row(
         }
         return Ok(Change::Refused {
             why: Refusal::Ambiguous { sources: sources() },
+        });
+    }
+    if let (Change::Changed { .. }, Some(with)) = (&first, &row.pinned) {
+        return Ok(Change::Refused {
+            why: Refusal::Merged {
+                sources: sources(),
+                with: with.clone(),
+            },
         });
     }
     if !matches!(first, Change::Changed { .. }) || row.grade.is_writable() {
@@ -121,7 +177,23 @@ fn of_recipe(
             },
         });
     }
-    let Ok(bytes) = apply_recipe(row, recipe, new) else {
+    let computed = apply_recipe(row, recipe, new);
+    if let Err(Error::Overflow {
+        source_name,
+        dtype,
+        largest,
+        ..
+    }) = &computed
+    {
+        return Ok(Change::Refused {
+            why: Refusal::Overflow {
+                source: source_name.clone(),
+                dtype: *dtype,
+                largest: format!("{largest:e}"),
+            },
+        });
+    }
+    let Ok(bytes) = computed else {
         let source = wanted[0];
         let view = new.get(source).expect("none of the sources is missing");
         return Ok(Change::Refused {

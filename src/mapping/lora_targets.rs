@@ -6,8 +6,9 @@
 
 use super::derive::{is_square, presumed_relations, squeezed};
 use super::hints::{Prefixes, align, wrapper};
+use super::ledger;
 use super::types::{
-    Declined, Error, Evidence, Grade, Layout, Mapping, Part, Recipe, Row, Step, Target,
+    Change, Declined, Error, Evidence, Grade, Layout, Mapping, Part, Recipe, Refusal, Row, Step, Target,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,7 +31,7 @@ impl Row {
             None if self.layout == Layout::Transposed && self.shape.len() == 2 => {
                 return vec![self.shape[1], self.shape[0]];
             }
-            Some(Recipe::BatchNorm { .. }) | None => return self.shape.clone(),
+            Some(Recipe::BatchNorm { .. } | Recipe::Rows { .. }) | None => return self.shape.clone(),
         };
         let mut shape = self.shape.clone();
         for step in steps.iter().rev() {
@@ -65,7 +66,7 @@ impl Mapping {
             for recipe in row.recipe.iter().chain(&row.alternatives) {
                 match recipe {
                     Recipe::Tensor { source, .. } => add(source),
-                    Recipe::BatchNorm { .. } => {
+                    Recipe::BatchNorm { .. } | Recipe::Rows { .. } => {
                         folded = true;
                         meant(recipe).into_iter().for_each(&mut add);
                     }
@@ -99,6 +100,30 @@ impl Mapping {
             .flat_map(|r| &r.hints)
             .flat_map(|h| &h.names);
         wrapper(names.map(String::as_str).filter(|n| n.contains('.')))
+    }
+
+    /// Makes sure that no constant without a source may hold one of the tensors that a LoRA changes.
+    ///
+    /// # Errors
+    /// [`Error::Unsourced`].
+    pub fn holds_all_of(&self, changed: &[String]) -> Result<(), Error> {
+        for row in &self.rows {
+            // Without a base a name is as much as is known of a source.
+            if !self.against_base && !row.hints.is_empty() {
+                continue;
+            }
+            let refused = ledger::unexplained(row, changed.iter().map(String::as_str));
+            if let Change::Refused {
+                why: Refusal::Unsourced { changed },
+            } = refused
+            {
+                return Err(Error::Unsourced {
+                    weight: row.name.clone(),
+                    changed: changed.iter().map(|c| format!("`{c}`")).collect(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Ties names and torch shapes (LoRA targets) to rows. With `base`, the sources of folds are at hand and folded rows
@@ -174,6 +199,7 @@ fn meant(recipe: &Recipe) -> Option<&str> {
             ..
         } => Some(kernel),
         Recipe::BatchNorm { bias, .. } => bias.as_deref(),
+        Recipe::Rows { runs, .. } => runs.first().map(|r| r.source.as_str()),
     }
 }
 
@@ -197,6 +223,13 @@ fn tie(row: &Row, known: &str, name: &str, shape: &[usize], base: bool) -> Resul
         weight: weight.clone(),
         expected: row.shape.clone(),
     };
+    if row.pinned.is_some() {
+        return Err(Declined::Unsure {
+            name,
+            weight,
+            grade: Grade::Ambiguous,
+        });
+    }
     let mut new = row.clone();
     let rename = |source: &str| {
         if source == known {
@@ -215,7 +248,7 @@ fn tie(row: &Row, known: &str, name: &str, shape: &[usize], base: bool) -> Resul
             });
         }
         match recipe {
-            Recipe::BatchNorm { .. } if !base => {
+            Recipe::BatchNorm { .. } | Recipe::Rows { .. } if !base => {
                 let sources = recipe
                     .sources()
                     .into_iter()
@@ -279,7 +312,7 @@ fn tie(row: &Row, known: &str, name: &str, shape: &[usize], base: bool) -> Resul
     new.grade = Grade::Corroborated;
     new.recipe = Some(Recipe::Tensor {
         source: name,
-        steps: relation.steps(shape, row.dtype, row),
+        steps: relation.steps(shape, row),
     });
     Ok(new)
 }

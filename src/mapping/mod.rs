@@ -2,10 +2,9 @@
 //!
 //! ```text
 //! infer(model, None)            what the graph says: presumed names, orientation, signs of folds        (nothing is proven)
-//! infer(model, Some(base))      the same, proven by value against the checkpoint it was exported from
-//! corroborate(.., new)          proven or corroborated against another checkpoint and what the ONNX file holds
+//! infer(model, Some(base))      every constant with all its explanations from the checkpoint that it was exported from
+//! judge(.., new, permissions)   what a refit would do to every row and every tensor, and what it must refuse
 //! adopt(.., names)              for names without values (LoRA targets): from the graph's structure alone
-//! assess(.., new)               what a refit would do to every row, and what it must refuse
 //! apply(row, new)               the bytes
 //! ```
 //!
@@ -16,6 +15,7 @@ mod apply;
 mod assess;
 mod derive;
 mod hints;
+mod ledger;
 mod lora_targets;
 mod overrides;
 mod resolve;
@@ -25,13 +25,14 @@ mod types;
 mod tests;
 
 pub use apply::{apply, apply_recipe, inverse};
-pub use assess::{assess, bytes_of};
+pub use assess::{bytes_of, judge};
 pub use derive::{LARGEST_RANK, effective_rank};
 pub use lora_targets::Adopted;
 pub use overrides::{Override, SCHEMA};
-pub use resolve::{corroborate, infer, prove};
+pub use resolve::{infer, prove};
 pub use types::{
     Accounts, Assessment, AttentionRole, Change, Checkpoint, Clue, Declined, Error, Evidence,
-    Factor, FoldSign, Grade, Held, Hint, Layout, Leftover, Mapping, Missing, ModelValues, Norm,
-    Part, Recipe, Refusal, Resolved, Rounding, Row, Step, Target, Why,
+    Factor, FoldSign, Grade, Held, Hint, Inventory, Judged, Layout, Leftover, Literal, Mapping,
+    Meaning, Missing, ModelValues, Norm, Part, Permissions, Proof, Reading, Recipe, Refusal, Resolved,
+    Rounding, Row, Run, SourceTensor, Step, Target, Why,
 };

@@ -5,10 +5,11 @@ use super::error::Error;
 use super::facts::{UNREAD, digests};
 use super::refit::{Overlay, OverlayRequest, source_model};
 use crate::diff::{
-    self, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact, weight_facts,
+    self, Decision, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact,
+    WeightState, weight_facts,
 };
 use crate::engine::{Identity, Options};
-use crate::mapping::{self, ModelValues, Recipe as How};
+use crate::mapping::{self, Change, ModelValues, Recipe as How};
 use crate::onnx::Model;
 use crate::plan::{self, Manifest};
 use crate::shapes::{Overrides, Resolved, ShapeSpec};
@@ -90,7 +91,7 @@ pub fn compare(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, 
     let old = look(&request.old)?;
     let stripped = matches!(&old, Thing::Plan(m) if m.stripped);
     let mut compared = compare_with(request, old, watch)?;
-    if stripped {
+    if stripped && !compared.diff.reasons.contains(&Reason::Stripped) {
         let reasons = Diff::of(vec![Reason::Stripped], 0, 0);
         compared.diff = compared.diff.and(reasons);
     }
@@ -198,7 +199,7 @@ fn plan_side(plan: &Path, manifest: &Manifest) -> Side {
         if let (Kind::Weight, Some(why)) = (&fact.kind, &row.fixed) {
             fact.kind = Kind::Fixed { why: why.clone() };
         }
-        if let Some(recipe @ How::BatchNorm { .. }) =
+        if let Some(recipe @ (How::BatchNorm { .. } | How::Rows { .. })) =
             row.mapping.as_ref().and_then(|m| m.recipe.as_ref())
         {
             fact.derived_from = recipe
@@ -279,49 +280,14 @@ fn plan_with(
         .iter()
         .map(|w| (w.name.as_str(), w))
         .collect();
-    let fixed = |name: &str| rows.get(name).and_then(|r| r.fixed.clone());
-    let mut reasons = match &overlay.assessment {
-        Some(found) => {
-            diff::of_checkpoint(overlay.mapping(), found, &overlay.accounts, fixed).reasons
-        }
-        None => Vec::new(),
-    };
-    // What a checkpoint changes was found against the base weights; what counts is what the engine holds now.
-    reasons.retain(|r| {
-        !matches!(
-            r,
-            Reason::BytesChanged { .. }
-                | Reason::DerivedChanged { .. }
-                | Reason::FixedChanged { .. }
-        )
-    });
-    let mut unchanged = 0;
-    let mut names = Vec::new();
-    for row in &manifest.weights {
-        if overlay.digest(&row.name) == Some(row.digest) {
-            unchanged += 1;
-            continue;
-        }
-        let weight = row.name.clone();
-        let recipe = overlay
-            .mapping()
-            .row(&weight)
-            .and_then(|r| r.recipe.as_ref());
-        let sources: Vec<String> = recipe
-            .map_or_else(Vec::new, How::sources)
-            .into_iter()
-            .map(ToOwned::to_owned)
-            .collect();
-        names.push((weight.clone(), sources.first().cloned()));
-        reasons.push(match (&row.fixed, recipe) {
-            (Some(why), _) => Reason::FixedChanged {
-                weight,
-                why: why.clone(),
-            },
-            (None, Some(How::BatchNorm { .. })) => Reason::DerivedChanged { weight, sources },
-            (None, _) => Reason::BytesChanged { weight, sources },
-        });
-    }
+    let decision = overlay.decide(manifest, &asked.permissions);
+    let names: Vec<(String, Option<String>)> = (decision.changes.iter())
+        .map(|w| {
+            let first = w.recipe.as_ref().and_then(|r| r.sources().first().map(|s| (*s).to_owned()));
+            (w.name.clone(), first)
+        })
+        .collect();
+    let (unchanged, mut reasons) = (decision.diff.unchanged, decision.diff.reasons.clone());
     if let Some(wanted) = wanted_shapes(request, &manifest.inputs)? {
         let side = |shapes| Side {
             shapes: Some(shapes),
@@ -381,17 +347,39 @@ fn model_with(
     watch: &dyn Watch,
 ) -> Result<Compared, Error> {
     let new = Source::open_all(&request.new)?;
-    let inferred = mapping::infer(model, None)?.mapping;
+    let inferred = mapping::infer(model, None)?;
     let held = ModelValues::of(model);
     watch.event(Event::Begin {
         step: "mapping the checkpoint",
         total: None,
     });
-    let resolved = mapping::corroborate(&inferred, &held, &new)?;
-    let found = mapping::assess(&resolved.mapping, &held, &new, request.overlay.trust_names)?;
+    let judged = mapping::judge(&inferred, &held, &new, &request.overlay.permissions)?;
     watch.event(Event::End);
-    let diff = diff::of_checkpoint(&resolved.mapping, &found, &resolved.accounts, |_| None);
-    Ok(plain(diff))
+    let known = digests(model, watch);
+    let weights = judged.mapping.rows.iter().zip(&judged.assessment.changes).map(|(row, change)| {
+        let holds = known[row.name.as_str()];
+        WeightState {
+            name: row.name.clone(),
+            holds,
+            wanted: match change {
+                Change::Changed { digest } => *digest,
+                _ => holds,
+            },
+            fixed: row.baked.clone(),
+            recipe: row.explanations().next().cloned(),
+        }
+    });
+    let decision = Decision::of(diff::Request {
+        weights: weights.collect(),
+        stripped: false,
+        judged: Some(&judged),
+        permissions: &request.overlay.permissions,
+        tensor: &|name| {
+            let view = new.get(name)?;
+            Some((view.dtype, view.shape.to_vec()))
+        },
+    });
+    Ok(plain(decision.diff))
 }
 
 /// A checkpoint against another.

@@ -68,6 +68,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// The file given as base weights is not what the model was exported from.
+    #[error("{}", unproven(.files, .proof))]
+    BaseUnproven {
+        /// The files.
+        files: Vec<PathBuf>,
+        /// What they prove.
+        proof: mapping::Proof,
+    },
     /// The plan holds no weights.
     #[error("`{plan}` is stripped: it holds no weights, and cannot run before it is refitted", plan = .plan.display())]
     Stripped {
@@ -103,6 +111,24 @@ pub enum Error {
     File(#[from] fsx::Error),
 }
 
+fn unproven(files: &[PathBuf], proof: &mapping::Proof) -> String {
+    const SHOWN: usize = 4;
+    let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+    let names = proof.contradicted.iter().chain(&proof.unproven);
+    let mut shown: Vec<String> = names.take(SHOWN).map(|n| format!("`{n}`")).collect();
+    let all = proof.contradicted.len() + proof.unproven.len();
+    if all > SHOWN {
+        shown.push(format!("and {} more", all - SHOWN));
+    }
+    format!(
+        "`{}` is not what the model was exported from: it gives {} of {} parameters; not {}",
+        files.join("`, `"),
+        proof.proven,
+        proof.parameters,
+        shown.join(", ")
+    )
+}
+
 fn differing(verification: &Verification) -> String {
     let all: Vec<String> = verification
         .outputs
@@ -128,6 +154,7 @@ impl Error {
             | Error::Unverified(_)
             | Error::Recipe { .. }
             | Error::Stripped { .. }
+            | Error::BaseUnproven { .. }
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::Onnx(e) => e,
@@ -154,6 +181,7 @@ impl Explain for Error {
             Error::Source { .. } => "model-gone",
             Error::Recipe { .. } => "recipe-gone",
             Error::Stripped { .. } => "plan-stripped",
+            Error::BaseUnproven { .. } => "base-unproven",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
@@ -183,6 +211,16 @@ impl Explain for Error {
                  with others, or with `--base`"
                     .into(),
             ],
+            Error::BaseUnproven { proof, .. } => {
+                let mut hints = vec![
+                    "give the whole checkpoint that the model was exported from (all its shards), or leave the option out".into(),
+                    "to run with other weights, build first and `refit` then".into(),
+                ];
+                if proof.proven > 0 {
+                    hints.push("if these files are meant to hold only some of its parameters, say `--partial`: refits then stop where an unproven weight may change".into());
+                }
+                hints
+            }
             Error::Stripped { plan } => vec![format!(
                 "`trtmut refit {} --base` gives it its model's weights; a checkpoint or LoRAs do as well",
                 plan.display()

@@ -87,7 +87,7 @@ pub fn verify_outputs(
     });
     let VerifyRequest { plan, manifest, .. } = request;
     let overlay = if manifest.recipe.ingredients.is_empty() {
-        Overlay::resolve(plan, manifest, &OverlayRequest::default(), watch)?
+        Overlay::survey(plan, manifest, &OverlayRequest::default(), watch)?
     } else {
         Overlay::again(plan, manifest, watch)?
     };

@@ -1,16 +1,18 @@
-//! The manifest's contents, version 1.
+//! The manifest's contents, version 2.
 //!
 //! It holds no weights and no absolute paths: paths are relative to the folder that the manifest stands in, so that a
 //! folder can be moved as a whole.
 
 use crate::engine::{Fold, Identity, Options, Slot};
-use crate::mapping::Row;
+use crate::mapping::{Inventory, Row};
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
 use serde::{Deserialize, Serialize};
 
 /// Value of [`Manifest::format`] that this version writes and reads.
-pub const FORMAT: &str = "trtmut.manifest/1";
+pub const FORMAT: &str = "trtmut.manifest/2";
+/// The format of 0.1.0: read as if there were no base, since what it says of one was learned in another way.
+pub const FORMAT_1: &str = "trtmut.manifest/1";
 
 /// What a plan is, where it came from and what it holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -122,6 +124,12 @@ pub struct FileRef {
 pub struct BaseSource {
     /// Its files, in the order given.
     pub files: Vec<FileRef>,
+    /// Its tensors.
+    #[serde(default)]
+    pub inventory: Inventory,
+    /// Tables of integers in the model that none of its tensors gives and that follow no rule.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsourced_integers: Vec<String>,
 }
 
 /// What was put over the base weights, and how.

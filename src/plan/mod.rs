@@ -15,7 +15,7 @@ mod manifest;
 mod pair;
 
 pub use manifest::{
-    BaseSource, FORMAT, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
+    BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
 };
 pub use pair::{manifest_path, open, read_manifest, replace, stage};
 

@@ -1,6 +1,6 @@
 //! Reading and replacing the two files as one.
 
-use super::{Error, FORMAT, Manifest, PlanRef};
+use super::{Error, FORMAT, FORMAT_1, Manifest, PlanRef};
 use crate::fsx::{self, Map, Staged};
 use crate::tensor::Digest;
 use std::io;
@@ -109,7 +109,7 @@ fn parse(path: &Path) -> Result<Manifest, Error> {
     let value: serde_json::Value =
         serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
     match value.get("format").and_then(serde_json::Value::as_str) {
-        Some(FORMAT) => {}
+        Some(FORMAT | FORMAT_1) => {}
         Some(other) => return Err(wrong(format!("its format is `{other}`, not `{FORMAT}`"))),
         None => {
             return Err(wrong(format!(
@@ -117,7 +117,16 @@ fn parse(path: &Path) -> Result<Manifest, Error> {
             )));
         }
     }
-    serde_json::from_value(value).map_err(|e| wrong(e.to_string()))
+    let mut manifest: Manifest =
+        serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
+    if manifest.format == FORMAT_1 {
+        FORMAT.clone_into(&mut manifest.format);
+        manifest.base = None;
+        for row in &mut manifest.weights {
+            row.mapping = None;
+        }
+    }
+    Ok(manifest)
 }
 
 /// Writes a plan beside `to` with `fill`, and tells its length and digest. Nothing is visible under `to` yet.

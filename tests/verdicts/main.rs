@@ -156,7 +156,10 @@ impl Old {
                 model: &model,
                 model_path: &model_path,
                 shapes: &shapes.unwrap(),
-                mapping: MappingSource::Infer(&[]),
+                mapping: MappingSource::Infer {
+                    files: &[],
+                    partial: false,
+                },
                 options: &Options::new(),
                 backend: &Cpu,
                 output: &at.join("engine.plan"),

@@ -23,8 +23,8 @@ pub(super) struct ExplainArgs {
     shapes: Option<PathBuf>,
 
     /// The checkpoint that the build is given (repeatable)
-    #[arg(long, value_name = "FILE")]
-    weights: Vec<PathBuf>,
+    #[arg(long, alias = "weights", value_name = "FILE")]
+    base_weights: Vec<PathBuf>,
 
     #[command(flatten)]
     ranges: ShapeArgs,
@@ -101,7 +101,7 @@ pub(super) fn explain(
         Some(&memo),
         ui,
     );
-    let fields = pipeline::with_checkpoint(fields, &model, &options, &asked.weights, Some(&memo))?;
+    let fields = pipeline::with_checkpoint(fields, &model, &options, &asked.base_weights, Some(&memo))?;
     let found = store.explain(&fields)?;
     let nearest = found.nearest.iter().map(|n| NearEntry {
         entry: Entry::from(&n.entry),

@@ -39,7 +39,7 @@ pub(super) fn weights(
         pipeline::prepare(&args.plan, &request, Opening::Meanwhile, environment, ui)?;
     let differ = format!(
         "{} of {} differ",
-        prepared.changes.len(),
+        prepared.decision.changes.len(),
         ui::count(prepared.manifest.weights.len(), "weight")
     );
     if prepared.is_live() {

@@ -162,8 +162,8 @@ impl Relation {
         }
     }
 
-    /// The steps from a source of `shape` and `dtype` to the weight.
-    pub fn steps(&self, shape: &[usize], dtype: Dtype, weight: &Row) -> Vec<Step> {
+    /// The steps from a source of `shape` to the weight. A cast is none: it depends on the type of the file that is read.
+    pub fn steps(&self, shape: &[usize], weight: &Row) -> Vec<Step> {
         let mut steps = Vec::new();
         let mut now = shape.to_vec();
         if let Relation::Order(order) = self
@@ -182,11 +182,6 @@ impl Relation {
         if now != weight.shape {
             steps.push(Step::Reshape {
                 shape: weight.shape.clone(),
-            });
-        }
-        if dtype != weight.dtype {
-            steps.push(Step::Cast {
-                dtype: weight.dtype,
             });
         }
         steps

@@ -6,9 +6,12 @@
 
 use super::attention;
 use super::nodes::{Nodes, Use, int};
-use crate::mapping::types::{Clue, FoldSign, Grade, Hint, Layout, Row, push_hint};
-use crate::onnx::{Role, Weight};
-use onnx_protobuf::{GraphProto, NodeProto};
+use super::record::{Exporter, Record};
+use crate::mapping::types::{
+    Clue, FoldSign, Grade, Hint, Layout, Mapping, Meaning, Reading, Row, push_hint,
+};
+use crate::onnx::{Model, Role, Weight};
+use onnx_protobuf::NodeProto;
 use std::collections::HashSet;
 
 /// Whether an exporter made this name up: it says nothing about the source.
@@ -131,19 +134,38 @@ fn bias_partner(nodes: &Nodes<'_>, node: &NodeProto, columns: i64) -> Option<(St
     (nodes.dims(bias) == Some(&[columns])).then(|| (bias.clone(), format!("{module}.weight")))
 }
 
-/// The rows of every `Role::Weight` tensor, with what the graph says and nothing more: no recipe yet.
-pub(in crate::mapping) fn outline(graph: &GraphProto, weights: &[Weight]) -> Vec<Row> {
+/// The rows of every weight, and of every value that engines fold in, with what the graph says and nothing more: no recipe yet.
+pub(in crate::mapping) fn outline(model: &Model) -> Mapping {
+    let mut mapping = Mapping {
+        against_base: false,
+        rows: Vec::new(),
+        merges: true,
+        attributes: Vec::new(),
+        unsourced_integers: Vec::new(),
+        inventory: None,
+    };
+    let Some(graph) = model.proto().graph.as_ref() else {
+        return mapping;
+    };
     let nodes = Nodes::of(graph);
-    let mut rows: Vec<Row> = weights
-        .iter()
-        .filter(|w| w.role == Role::Weight)
-        .map(|w| row(&nodes, w))
-        .collect();
+    let record = Record::of(graph, &nodes, &model.proto().producer_name);
+    mapping.attributes = attributes(&nodes);
+    mapping.merges = record.exporter == Exporter::Merging;
+    let of_role = |baked: bool| {
+        (model.weights().iter()).filter(move |w| match &w.role {
+            Role::Weight => !baked,
+            Role::Structural { .. } => baked,
+            Role::Unused => false,
+        })
+    };
+    let mut rows: Vec<Row> = of_role(false).map(|w| row(&nodes, &record, w)).collect();
     attention::add_roles(&nodes, &mut rows);
-    rows
+    rows.extend(of_role(true).map(|w| row(&nodes, &record, w)));
+    mapping.rows = rows;
+    mapping
 }
 
-fn row(nodes: &Nodes<'_>, weight: &Weight) -> Row {
+fn row(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Row {
     let name = weight.name.as_str();
     let mut row = Row {
         name: name.to_owned(),
@@ -159,6 +181,14 @@ fn row(nodes: &Nodes<'_>, weight: &Weight) -> Row {
         operators: Vec::new(),
         evidence: Vec::new(),
         rounding: None,
+        literal: None,
+        pinned: None,
+        baked: match &weight.role {
+            Role::Structural { operator, why, .. } => Some(format!("{why}, folded into {operator}")),
+            _ => None,
+        },
+        readings: Vec::new(),
+        folded_from: record.folded_from(name),
     };
     if !is_anonymous(name) {
         row.hints.push(Hint {
@@ -168,6 +198,10 @@ fn row(nodes: &Nodes<'_>, weight: &Weight) -> Row {
     }
     if nodes.is_repeated(name) {
         return row;
+    }
+    row.readings = readings(nodes, record, weight);
+    if let Some(source) = folded_from_one(nodes, &row.folded_from) {
+        push_hint(&mut row, Clue::FoldedFrom, vec![source]);
     }
     let uses = nodes.uses(name);
     let mut layouts = HashSet::new();
@@ -214,6 +248,58 @@ fn row(nodes: &Nodes<'_>, weight: &Weight) -> Row {
         _ => Layout::Unknown,
     };
     row
+}
+
+/// Floating-point attributes of all nodes: a value that was a parameter may stand in one.
+fn attributes(nodes: &Nodes<'_>) -> Vec<(String, Vec<f32>)> {
+    use onnx_protobuf::attribute_proto::AttributeType;
+    let mut found = Vec::new();
+    for node in nodes.iter() {
+        for attribute in &node.attribute {
+            let values = match attribute.type_.enum_value() {
+                Ok(AttributeType::FLOAT) => vec![attribute.f],
+                Ok(AttributeType::FLOATS) => attribute.floats.clone(),
+                _ => continue,
+            };
+            let place = format!("attribute `{}` of {} `{}`", attribute.name, node.op_type, node.name);
+            found.push((place, values));
+        }
+    }
+    found
+}
+
+/// What each node that reads the weight says of it; nothing where it says nothing.
+fn readings(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Vec<Reading> {
+    let name = weight.name.as_str();
+    let mut found = Vec::new();
+    for (node, _) in nodes.direct_uses(name) {
+        let by_path = || {
+            let module = module_path(&node.name).filter(|_| record.exporter == Exporter::TorchScript)?;
+            Some(Reading {
+                node: node.name.clone(),
+                meaning: Meaning::Path { module },
+            })
+        };
+        let reading = record.reading(nodes, node, name).or_else(by_path);
+        let reading = reading.unwrap_or_else(|| Reading {
+            node: node.name.clone(),
+            meaning: Meaning::Nothing,
+        });
+        if !found.contains(&reading) {
+            found.push(reading);
+        }
+    }
+    if found.iter().all(|r| r.meaning == Meaning::Nothing) {
+        found.clear();
+    }
+    found
+}
+
+/// The one parameter that the record says a value was folded from; values of other nodes have no dot in their names.
+fn folded_from_one(nodes: &Nodes<'_>, recorded: &[String]) -> Option<String> {
+    let mut parameters = (recorded.iter()).filter(|n| n.contains('.') && !nodes.is_constant(n));
+    let one = parameters.next()?;
+    parameters.next().is_none().then(|| one.clone())
 }
 
 #[cfg(test)]

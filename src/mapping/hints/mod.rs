@@ -4,6 +4,7 @@ mod attention;
 mod graph;
 mod names;
 mod nodes;
+mod record;
 
 pub(super) use graph::outline;
 pub(super) use names::{Prefixes, align, wrapper};

@@ -1,6 +1,6 @@
 //! Rows that equal a tensor: names, paths and values together give each its recipe and its confidence.
 
-use super::context::{Case, Named, add_fold_evidence};
+use super::context::{Case, Named};
 use super::equal::Equal;
 use crate::mapping::derive::{Relation, is_square, presumed_relations, squeezed};
 use crate::mapping::types::{Evidence, Grade, Layout, Row};
@@ -168,44 +168,6 @@ fn ambiguous(case: &Case<'_>, row: &mut Row, equal: &[&Equal]) {
         }
     }
     row.alternatives.extend(all);
-}
-
-/// A weight that equals nothing in the checkpoint that the model came from.
-pub(super) fn unmatched_in_base(case: &Case<'_>, row: &mut Row, r: usize) {
-    let contrary = case.equal.of_row[r].iter().find(|e| e.contrary);
-    if let Some(turned) = contrary {
-        row.evidence.push(Evidence::OtherCloser {
-            source: case.name(turned.source),
-            transposed: true,
-            cosine: 1.0,
-        });
-        return;
-    }
-    let Some(first) = case.named[r].first() else {
-        row.evidence.push(Evidence::NoCandidate);
-        add_fold_evidence(row);
-        if row.fold_signs.is_empty() {
-            row.grade = Grade::Constant;
-        }
-        return;
-    };
-    let shape = case.sources[first.source].view.shape;
-    row.evidence.push(Evidence::Hinted {
-        source: case.name(first.source),
-        clue: first.clue.clone(),
-    });
-    add_fold_evidence(row);
-    let relations = presumed_relations(row, shape);
-    match &relations[..] {
-        [one] if row.fold_signs.is_empty() => {
-            row.recipe = Some(case.recipe(row, first.source, one));
-        }
-        [] => row.evidence.push(Evidence::ShapeMisfit {
-            source: case.name(first.source),
-            shape: shape.to_vec(),
-        }),
-        _ => {}
-    }
 }
 
 /// Notes the consumer's orientation where it supports the recipe of a matrix.

@@ -6,15 +6,6 @@ use crate::mapping::types::{Checkpoint, Clue, Evidence, FoldSign, Held, Recipe, 
 use crate::tensor::TensorView;
 use std::collections::HashSet;
 
-/// Which checkpoint a mapping is resolved against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::mapping) enum Against {
-    /// The one that the model was exported from: what does not equal is not there.
-    Base,
-    /// Another one: what does not equal may have changed.
-    New,
-}
-
 /// A source that the graph presumes for a row.
 #[derive(Debug, Clone)]
 pub(super) struct Named {
@@ -26,7 +17,6 @@ pub(super) struct Named {
 pub(super) struct Case<'a> {
     pub sources: &'a [Source<'a>],
     pub held: &'a dyn Held,
-    pub against: Against,
     /// By row: presumed sources that the checkpoint has with the right element count.
     pub named: Vec<Vec<Named>>,
     pub equal: Equalities,
@@ -39,7 +29,7 @@ impl Case<'_> {
         let Source { name, view } = self.sources[source];
         Recipe::Tensor {
             source: name.to_owned(),
-            steps: relation.steps(view.shape, view.dtype, row),
+            steps: relation.steps(view.shape, row),
         }
     }
 

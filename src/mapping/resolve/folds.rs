@@ -1,12 +1,11 @@
 //! Recognising folds by value: a normalisation folded into a convolution, a scale folded into a weight.
 
-use super::context::{Against, Case, Sources};
+use super::context::Case;
 use super::norms::{NormModule, channel_axis, norms};
-use crate::mapping::apply::apply;
 use crate::mapping::derive::fold::{self, Affine, EPSILONS};
-use crate::mapping::derive::{batched, presumed_relations};
+use crate::mapping::derive::{batched, is_flat};
 use crate::mapping::types::{
-    Error, Evidence, Factor, Grade, Part, Recipe, Rounding, Row, Step, held_bytes,
+    Error, Evidence, Factor, Grade, Part, Recipe, Rounding, Row, held_bytes,
 };
 use crate::tensor::{Digest, Dtype, from_f32, to_f32};
 use std::collections::{HashMap, HashSet};
@@ -22,6 +21,20 @@ fn numbers(case: &Case<'_>, row: &Row, name: &str) -> Result<Option<Vec<f32>>, E
     to_f32(view.dtype, view.data)
         .map(Some)
         .map_err(|cause| Error::convert(row, cause))
+}
+
+/// The numbers of a tensor, or as many of one value where a module has none.
+fn or_flat(
+    case: &Case<'_>,
+    row: &Row,
+    name: Option<&str>,
+    value: f32,
+    count: usize,
+) -> Result<Option<Vec<f32>>, Error> {
+    match name {
+        Some(name) => numbers(case, row, name),
+        None => Ok(Some(vec![value; count])),
+    }
 }
 
 /// Tries folds on `pending`; gives back those that are none.
@@ -56,16 +69,37 @@ pub(super) fn resolve(
         }
     }
     one_kernel_each(rows);
-    if case.against == Against::New {
-        return Ok(left);
-    }
-    let mut rest = Vec::new();
-    for r in left {
-        if !scaled(case, &mut rows[r], r)? {
-            rest.push(r);
+    Ok(left)
+}
+
+/// Adds every fold of the base that reproduces a row; biases after kernels, whose folds they share.
+pub(super) fn explain(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Result<(), Error> {
+    let norms = norms(case);
+    let kernels = batched(
+        open,
+        |&r| 16 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, find_kernel(case, &rows[r], r, &norms)?)),
+    )?;
+    add(rows, kernels);
+    let biases = batched(
+        open,
+        |&r| 16 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, find_bias(case, rows, r)?)),
+    )?;
+    add(rows, biases);
+    Ok(())
+}
+
+fn add(rows: &mut [Row], found: Vec<(usize, Option<Found>)>) {
+    for (r, found) in found {
+        let Some(found) = found else { continue };
+        rows[r].evidence.push(Evidence::FoldEqual {
+            max_ulp: found.rounding.max_ulp,
+        });
+        for recipe in found.recipes {
+            super::base::explain(&mut rows[r], recipe, Some(found.rounding.clone()));
         }
     }
-    Ok(rest)
 }
 
 /// A module normalises one convolution. Where two kernels claim the same, one of them has another with equal values that the
@@ -74,13 +108,13 @@ fn one_kernel_each(rows: &mut [Row]) {
     let mut kernels: HashMap<String, HashSet<String>> = HashMap::new();
     for row in rows.iter() {
         if let Some(Recipe::BatchNorm { kernel, norm, .. }) = &row.recipe {
-            let all = kernels.entry(norm.scale.clone()).or_default();
+            let all = kernels.entry(norm.mean.clone()).or_default();
             all.insert(kernel.clone());
         }
     }
     for row in rows {
         let shared = match &row.recipe {
-            Some(Recipe::BatchNorm { norm, .. }) => kernels[&norm.scale].len() > 1,
+            Some(Recipe::BatchNorm { norm, .. }) => kernels[&norm.mean].len() > 1,
             _ => false,
         };
         if shared {
@@ -122,10 +156,9 @@ impl Found {
     }
 }
 
-/// Whether agreement with a fold means something: against the base always, against another checkpoint only when the values
-/// could not agree by chance (a γ of zero makes every kernel zero).
-fn tells(case: &Case<'_>, r: usize) -> bool {
-    case.against == Against::Base || case.equal.informative[r]
+/// A γ of zero makes every kernel zero: a flat kernel is no proof of a fold.
+fn is_flat_row(case: &Case<'_>, row: &Row) -> Result<bool, Error> {
+    Ok(is_flat(row.dtype, &held_bytes(row, case.held)?))
 }
 
 fn rounding(dtype: Dtype, values: &[f32], max_ulp: u32) -> Option<Rounding> {
@@ -146,10 +179,13 @@ fn find_kernel(
     else {
         return Ok(None);
     };
+    if axis >= row.shape.len() {
+        return Ok(None);
+    }
     let fitting: Vec<&NormModule> = (norms.iter())
         .filter(|n| n.channels == row.shape[axis])
         .collect();
-    if fitting.is_empty() || !tells(case, r) {
+    if fitting.is_empty() || is_flat_row(case, row)? {
         return Ok(None);
     }
     let mut kernels: Vec<usize> = (case.named[r].iter())
@@ -173,7 +209,7 @@ fn find_kernel(
         for module in &fitting {
             let norm = &module.norm;
             let (Some(scale), Some(variance)) = (
-                numbers(case, row, &norm.scale)?,
+                or_flat(case, row, norm.scale.as_deref(), 1.0, module.channels)?,
                 numbers(case, row, &norm.variance)?,
             ) else {
                 continue;
@@ -214,7 +250,7 @@ fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, E
     let Some(kernel_row) = rows.iter().find(|k| Some(k.name.as_str()) == partner) else {
         return Ok(None);
     };
-    if row.dtype != Dtype::F32 || !tells(case, r) {
+    if row.dtype != Dtype::F32 {
         return Ok(None);
     }
     let bytes = held_bytes(row, case.held)?;
@@ -235,10 +271,11 @@ fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, E
             continue;
         };
         let of = |name: &str| numbers(case, row, name);
+        let channels = row.count();
         let (Some(scale), Some(variance), Some(shift), Some(mean)) = (
-            of(&norm.scale)?,
+            or_flat(case, row, norm.scale.as_deref(), 1.0, channels)?,
             of(&norm.variance)?,
-            of(&norm.shift)?,
+            or_flat(case, row, norm.shift.as_deref(), 0.0, channels)?,
             of(&norm.mean)?,
         ) else {
             continue;
@@ -274,56 +311,4 @@ fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, E
         }
     }
     Ok(best.map(|rounding| Found { recipes, rounding }))
-}
-
-/// Whether `row` is its named source times one factor, exactly; only the base can prove that.
-fn scaled(case: &Case<'_>, row: &mut Row, r: usize) -> Result<bool, Error> {
-    let Some(source) = case.named[r].first().map(|n| n.source) else {
-        return Ok(false);
-    };
-    let view = case.sources[source].view;
-    let relations = presumed_relations(row, view.shape);
-    // Equal channels of a normalisation look like one factor.
-    let plain = row.dtype == Dtype::F32 && view.dtype == Dtype::F32 && row.fold_signs.is_empty();
-    if !plain || !case.equal.informative[r] {
-        return Ok(false);
-    }
-    let bytes = held_bytes(row, case.held)?;
-    let held = to_f32(row.dtype, &bytes).map_err(|cause| Error::convert(row, cause))?;
-    for relation in &relations {
-        let Recipe::Tensor { source, mut steps } = case.recipe(row, source, relation) else {
-            continue;
-        };
-        let plain = Row {
-            recipe: Some(Recipe::Tensor {
-                source: source.clone(),
-                steps: steps.clone(),
-            }),
-            ..row.clone()
-        };
-        let laid = apply(&plain, &Sources(case))?.into_owned();
-        let values = to_f32(row.dtype, &laid).map_err(|cause| Error::convert(row, cause))?;
-        if let Some(factor) = one_factor(&values, &held) {
-            steps.push(Step::Scale {
-                factor: Factor::new(factor),
-            });
-            row.evidence.push(Evidence::FoldEqual { max_ulp: 0 });
-            row.grade = Grade::Proven;
-            row.recipe = Some(Recipe::Tensor { source, steps });
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// The factor that takes every value to the held one exactly.
-fn one_factor(values: &[f32], held: &[f32]) -> Option<f32> {
-    let largest = (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()))?;
-    let guess = held[largest] / values[largest];
-    if !guess.is_finite() || guess == 0.0 {
-        return None;
-    }
-    (-2i32..=2)
-        .map(|d| f32::from_bits(guess.to_bits().wrapping_add_signed(d)))
-        .find(|f| values.iter().zip(held).all(|(v, h)| v * f == *h))
 }

@@ -1,19 +1,24 @@
 //! Weighing the evidence: names and paths, values, folds and closeness give each row its recipe and its grade.
 
+mod base;
 mod by_value;
 mod changed;
 mod context;
+mod copies;
 mod coverage;
 mod equal;
 mod folds;
 mod norms;
+mod readings;
 mod rivals;
 
 use super::hints::{Prefixes, align, outline};
-use super::types::{Accounts, Checkpoint, Error, Grade, Held, Mapping, ModelValues, Resolved, Row};
+use super::types::{
+    Checkpoint, Error, Grade, Held, Mapping, ModelValues, Recipe, Resolved, Row, held_bytes,
+};
 use crate::onnx::Model;
-use by_value::{by_both, by_value, orientation_evidence, unmatched_in_base};
-use context::{Against, Case, Named};
+use by_value::{by_both, by_value, orientation_evidence};
+use context::{Case, Named};
 use equal::{Source, equalities};
 use std::collections::{HashMap, HashSet};
 
@@ -21,75 +26,51 @@ use std::collections::{HashMap, HashSet};
 ///
 /// # Errors
 /// [`Error::NotHeld`], [`Error::Convert`]; what cannot be decided is a grade, not an error.
-pub fn infer(model: &Model, base: Option<&dyn Checkpoint>) -> Result<Resolved, Error> {
-    let graph = model.proto().graph.as_ref();
-    let mapping = Mapping {
-        against_base: false,
-        rows: graph.map_or_else(Vec::new, |g| outline(g, model.weights())),
-    };
-    match base {
-        None => Ok(Resolved {
-            mapping,
-            accounts: Accounts::default(),
-        }),
-        Some(base) => resolve(&mapping, &ModelValues::of(model), base, Against::Base),
+pub fn infer(model: &Model, base: Option<&dyn Checkpoint>) -> Result<Mapping, Error> {
+    let mut mapping = outline(model);
+    let held = ModelValues::of(model);
+    if let Some(base) = base {
+        return prove(&mapping, &held, base);
     }
+    for row in &mut mapping.rows {
+        // What is named has a tensor; what is not is the graph's own, or unsourced.
+        if row.hints.is_empty() && row.baked.is_none() {
+            row.literal = base::literal_of(&held, row)?;
+        }
+    }
+    Ok(mapping)
 }
 
-/// Resolves the rows that have no recipe yet against another checkpoint of the same architecture, and checks those that
-/// have one.
+/// Resolves every row against the checkpoint that the model was exported from, and records that checkpoint.
 ///
 /// # Errors
 /// [`Error::NotHeld`] when `held` lacks a weight, [`Error::Convert`].
+pub fn prove(mapping: &Mapping, held: &dyn Held, base: &dyn Checkpoint) -> Result<Mapping, Error> {
+    base::resolve(mapping, held, base)
+}
+
+/// Resolves the rows against another checkpoint of the same architecture, where there is no base: by names, equal values and
+/// closeness. Nothing of it is kept for the next file.
+///
+/// # Errors
+/// As [`prove`].
 pub fn corroborate(
     mapping: &Mapping,
     held: &dyn Held,
-    new: &dyn Checkpoint,
-) -> Result<Resolved, Error> {
-    resolve(mapping, held, new, Against::New)
-}
-
-/// Resolves the rows that have no recipe yet against the checkpoint that the model was exported from (`--base-weights` at
-/// refit).
-///
-/// # Errors
-/// As [`corroborate`].
-pub fn prove(mapping: &Mapping, held: &dyn Held, base: &dyn Checkpoint) -> Result<Resolved, Error> {
-    resolve(mapping, held, base, Against::Base)
-}
-
-/// Resolves every open row of `mapping` against a checkpoint.
-fn resolve(
-    mapping: &Mapping,
-    held: &dyn Held,
     checkpoint: &dyn Checkpoint,
-    against: Against,
 ) -> Result<Resolved, Error> {
-    let mut rows = mapping.rows.clone();
+    let (baked, mut rows): (Vec<Row>, Vec<Row>) =
+        (mapping.rows.iter().cloned()).partition(|row| row.baked.is_some());
     let mut names = checkpoint.names();
     names.sort_unstable();
     let sources: Vec<Source<'_>> = (names.into_iter())
         .filter_map(|name| checkpoint.get(name).map(|view| Source { name, view }))
         .collect();
     let open: Vec<usize> = (0..rows.len())
-        .filter(|&r| match against {
-            Against::Base => rows[r].grade != Grade::Given,
-            Against::New => {
-                !mapping.against_base
-                    && !matches!(
-                        rows[r].grade,
-                        Grade::Given | Grade::Proven | Grade::Corroborated
-                    )
-            }
-        })
+        .filter(|&r| rows[r].grade != Grade::Given)
         .collect();
     for &r in &open {
-        let row = &mut rows[r];
-        row.grade = Grade::Unproven;
-        row.recipe = None;
-        row.rounding = None;
-        row.alternatives.clear();
-        row.evidence.clear();
+        base::forget(&mut rows[r]);
     }
     let missing_settled = settle_names(&mut rows, &open, &sources);
     let (named, absent) = presume(&rows, &sources);
@@ -101,7 +82,6 @@ fn resolve(
     let case = Case {
         sources: &sources,
         held,
-        against,
         named,
         equal,
         owned,
@@ -114,31 +94,48 @@ fn resolve(
     }
     let mut pending = folds::resolve(&case, &mut rows, &pending)?;
     pending.retain(|&r| !by_value(&case, &mut rows, r, &open, true));
-    match against {
-        Against::Base => {
-            for r in pending {
-                unmatched_in_base(&case, &mut rows[r], r);
-            }
-        }
-        Against::New => {
-            changed::recheck(&case, &mut rows, &open)?;
-            changed::resolve(&case, &mut rows, &pending, &absent)?;
-        }
-    }
+    changed::recheck(&case, &mut rows, &open)?;
+    changed::resolve(&case, &mut rows, &pending, &absent)?;
+    copies::follow(&case, &mut rows, &open);
     for &r in &open {
+        rows[r].literal = base::literal_of(held, &rows[r])?;
         orientation_evidence(&mut rows[r]);
     }
+    readings::veto(&case, &mut rows, &open);
     let accounts = coverage::of(&rows, &case, missing_settled);
-    if against == Against::New {
-        rivals::add(&case, &mut rows, &open);
-    }
+    rivals::add(&case, &mut rows, &open);
+    rows.extend(baked_by_name(baked, &sources, held)?);
     Ok(Resolved {
         mapping: Mapping {
-            against_base: mapping.against_base || against == Against::Base,
             rows,
+            ..mapping.clone()
         },
         accounts,
     })
+}
+
+/// Values that engines fold in and that a tensor of the checkpoint names: an index table, a bound.
+fn baked_by_name(
+    mut baked: Vec<Row>,
+    sources: &[Source<'_>],
+    held: &dyn Held,
+) -> Result<Vec<Row>, Error> {
+    let (named, _) = presume(&baked, sources);
+    for (row, named) in baked.iter_mut().zip(&named) {
+        let Some(first) = named.first() else { continue };
+        let view = sources[first.source].view;
+        if view.dtype.is_float() != row.dtype.is_float() {
+            continue;
+        }
+        held_bytes(row, held)?;
+        row.grade = Grade::Corroborated;
+        row.recipe = Some(Recipe::Tensor {
+            source: sources[first.source].name.to_owned(),
+            steps: super::derive::Relation::Reshape.steps(view.shape, row),
+        });
+    }
+    baked.retain(|row| row.recipe.is_some());
+    Ok(baked)
 }
 
 /// Renames the sources of settled rows as this checkpoint spells them; gives back what it does not hold, by row.

@@ -12,7 +12,7 @@ pub(super) struct NormModule {
     pub mean: usize,
 }
 
-/// Every `BatchNorm` module with an affine part.
+/// Every `BatchNorm` module of the checkpoint, with or without affine parameters.
 pub(super) fn norms(case: &Case<'_>) -> Vec<NormModule> {
     let has = |name: &str, count: usize| {
         (case.sources.binary_search_by(|s| s.name.cmp(name)))
@@ -21,20 +21,20 @@ pub(super) fn norms(case: &Case<'_>) -> Vec<NormModule> {
     (case.sources.iter().enumerate())
         .filter_map(|(mean, source)| {
             let module = source.name.strip_suffix("running_mean")?;
-            let of = |leaf: &str| format!("{module}{leaf}");
-            let norm = Norm {
-                scale: of("weight"),
-                shift: of("bias"),
-                mean: source.name.to_owned(),
-                variance: of("running_var"),
-            };
             let channels = source.count();
-            let whole = [&norm.scale, &norm.shift, &norm.variance]
-                .iter()
-                .all(|n| has(n, channels));
-            whole.then(|| NormModule {
+            let of = |leaf: &str| Some(format!("{module}{leaf}")).filter(|n| has(n, channels));
+            let (scale, shift) = (of("weight"), of("bias"));
+            if scale.is_some() != shift.is_some() {
+                return None;
+            }
+            Some(NormModule {
                 module: module.trim_end_matches('.').to_owned(),
-                norm,
+                norm: Norm {
+                    scale,
+                    shift,
+                    mean: source.name.to_owned(),
+                    variance: of("running_var")?,
+                },
                 channels,
                 mean,
             })

@@ -28,6 +28,27 @@ pub enum Refusal {
         /// Those that are not.
         missing: Vec<String>,
     },
+    /// Nothing says where the weight comes from, so a changed tensor may be in it.
+    Unsourced {
+        /// Changed tensors that may be in it, the first few.
+        changed: Vec<String>,
+    },
+    /// One initializer stands for the source and for something else, which does not change.
+    Merged {
+        /// The sources.
+        sources: Vec<String>,
+        /// The other reading.
+        with: String,
+    },
+    /// A finite value becomes infinite in the weight's type.
+    Overflow {
+        /// The source.
+        source: String,
+        /// The weight's type.
+        dtype: Dtype,
+        /// The largest magnitude in the source.
+        largest: String,
+    },
     /// The source has another shape or a type that does not convert: the architecture differs.
     Misfit {
         /// The source.
@@ -87,3 +108,4 @@ impl Assessment {
         })
     }
 }
+

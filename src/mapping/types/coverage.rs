@@ -15,8 +15,31 @@ pub enum Why {
         /// The other tensor.
         of: String,
     },
+    /// It is as it was in the base checkpoint, where the model did not use it.
+    Unchanged,
+    /// The model does not use it: every constant of the model is explained without it.
+    Unused,
+    /// It belongs to another component of the same file.
+    Component {
+        /// Which.
+        component: String,
+    },
+    /// The user lets it go (`--ignore`).
+    Ignored,
+    /// An attribute of the graph has its base value, and no refit changes an attribute.
+    InAttribute {
+        /// Which.
+        attribute: String,
+    },
     /// Nothing in the engine is known to take it.
     Unreached,
+}
+
+impl Why {
+    /// Whether a change of the tensor would be lost.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Why::Unreached | Why::InAttribute { .. })
+    }
 }
 
 /// A checkpoint tensor that feeds no weight.
@@ -51,7 +74,7 @@ impl Accounts {
     /// Leftovers that cannot be explained: a change of them would be lost.
     pub fn unreached(&self) -> impl Iterator<Item = &str> {
         (self.leftovers.iter())
-            .filter(|l| l.why == Why::Unreached)
+            .filter(|l| l.why.is_lost())
             .map(|l| l.name.as_str())
     }
 
@@ -61,3 +84,4 @@ impl Accounts {
         self.missing.is_empty() && self.unreached().next().is_none()
     }
 }
+

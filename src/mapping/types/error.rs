@@ -42,6 +42,26 @@ pub enum Error {
         /// Shape that came out.
         shape: Vec<usize>,
     },
+    /// A finite value does not fit into the weight's type.
+    #[error("weight `{weight}` would become infinite: `{source_name}` holds values up to {largest:e}, too large for {dtype}")]
+    Overflow {
+        /// ONNX name.
+        weight: String,
+        /// The tensor.
+        source_name: String,
+        /// The weight's type.
+        dtype: Dtype,
+        /// Largest magnitude in the tensor.
+        largest: f32,
+    },
+    /// Nothing says where a weight comes from, and it may hold what changes.
+    #[error("nothing says where weight `{weight}` comes from, and it may hold what changes in {}", changed.join(", "))]
+    Unsourced {
+        /// ONNX name.
+        weight: String,
+        /// Changed tensors, in backticks, the first few.
+        changed: Vec<String>,
+    },
     /// A step cannot be computed.
     #[error("weight `{weight}` cannot be computed")]
     Convert {
@@ -132,6 +152,8 @@ impl Explain for Error {
             Error::NoRecipe { .. } => "weight-unmapped",
             Error::SourceMissing { .. } => "source-missing",
             Error::Length { .. } => "source-misfit",
+            Error::Overflow { .. } => "weight-overflow",
+            Error::Unsourced { .. } => "weight-unsourced",
             Error::Convert { .. } => "source-unconvertible",
             Error::NotInvertible { .. } => "fold-needs-base",
             Error::NotHeld { .. } => "base-values-missing",
@@ -149,8 +171,12 @@ impl Explain for Error {
     fn hints(&self) -> Vec<String> {
         match self {
             Error::NoRecipe { .. } => vec![
-                "give the checkpoint that the model was exported from: --weights at build, or --base-weights at refit".into(),
-                "or say it by hand with --mapping FILE".into(),
+                "give the checkpoint that the model was exported from: --base-weights, at build or at refit".into(),
+                "or state its derivation with --mapping FILE".into(),
+            ],
+            Error::Unsourced { .. } => vec![
+                "give the checkpoint that the model was exported from: --base-weights at build or here".into(),
+                "or, where no tensor of the checkpoint is in it, say so with --mapping FILE".into(),
             ],
             Error::SourceMissing { .. } => {
                 vec!["pass --partial if the file is meant to hold only some tensors".into()]

@@ -27,6 +27,24 @@ pub enum Step {
         /// The factor.
         factor: Factor,
     },
+    /// Adds one value to every element, in f32, rounded once: `1 + w` of Gemma's norms.
+    Offset {
+        /// What is added.
+        value: Factor,
+    },
+    /// The exponential of every element, in f32, rounded once: a logit scale is kept as its logarithm.
+    Exp,
+}
+
+/// A run of rows of one tensor, seen as a matrix of rows of [`Recipe::Rows`]'s width.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Run {
+    /// Name of the tensor in the checkpoint.
+    pub source: String,
+    /// First row.
+    pub start: usize,
+    /// How many rows.
+    pub len: usize,
 }
 
 /// An f32 kept by its bits, so that writing and reading it loses nothing and equality is exact.
@@ -70,10 +88,10 @@ pub enum Part {
 /// The four tensors of a `BatchNorm` module.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Norm {
-    /// γ, torch's `weight`.
-    pub scale: String,
-    /// β, torch's `bias`.
-    pub shift: String,
+    /// γ, torch's `weight`; none for a normalisation without affine parameters.
+    pub scale: Option<String>,
+    /// β, torch's `bias`; as γ.
+    pub shift: Option<String>,
     /// μ, torch's `running_mean`.
     pub mean: String,
     /// σ², torch's `running_var`.
@@ -109,6 +127,17 @@ pub enum Recipe {
         /// Element type of the result.
         dtype: Dtype,
     },
+    /// Rows of one or several tensors, one below the other: slices of a stacked q/k/v, joined projections, gates in another
+    /// order, a position table that was sliced or gathered.
+    Rows {
+        /// Elements of one row; every tensor is seen as a matrix of rows of this width.
+        width: usize,
+        /// In order, outermost axis.
+        runs: Vec<Run>,
+        /// Rows and columns are exchanged at the end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        transposed: bool,
+    },
 }
 
 impl Recipe {
@@ -116,6 +145,12 @@ impl Recipe {
     pub fn sources(&self) -> Vec<&str> {
         match self {
             Recipe::Tensor { source, .. } => vec![source],
+            Recipe::Rows { runs, .. } => {
+                let mut all: Vec<&str> = runs.iter().map(|r| r.source.as_str()).collect();
+                all.sort_unstable();
+                all.dedup();
+                all
+            }
             Recipe::BatchNorm {
                 part,
                 kernel,
@@ -128,10 +163,12 @@ impl Recipe {
                     Part::Kernel => all.push(kernel.as_str()),
                     Part::Bias => {
                         all.extend(bias.as_deref());
-                        all.extend([norm.shift.as_str(), norm.mean.as_str()]);
+                        all.extend(norm.shift.as_deref());
+                        all.push(norm.mean.as_str());
                     }
                 }
-                all.extend([norm.scale.as_str(), norm.variance.as_str()]);
+                all.extend(norm.scale.as_deref());
+                all.push(norm.variance.as_str());
                 all
             }
         }
@@ -144,6 +181,21 @@ impl Recipe {
             Recipe::Tensor { source, steps } => Recipe::Tensor {
                 source: rename(&source),
                 steps,
+            },
+            Recipe::Rows {
+                width,
+                runs,
+                transposed,
+            } => Recipe::Rows {
+                width,
+                runs: runs
+                    .into_iter()
+                    .map(|r| Run {
+                        source: rename(&r.source),
+                        ..r
+                    })
+                    .collect(),
+                transposed,
             },
             Recipe::BatchNorm {
                 part,
@@ -158,8 +210,8 @@ impl Recipe {
                 kernel: rename(&kernel),
                 bias: bias.as_deref().map(&rename),
                 norm: Norm {
-                    scale: rename(&norm.scale),
-                    shift: rename(&norm.shift),
+                    scale: norm.scale.as_deref().map(&rename),
+                    shift: norm.shift.as_deref().map(&rename),
                     mean: rename(&norm.mean),
                     variance: rename(&norm.variance),
                 },
@@ -231,6 +283,8 @@ pub enum Clue {
         /// The node's name.
         node: String,
     },
+    /// The exporter's record of what the value was folded from.
+    FoldedFrom,
     /// The named bias that is added to the product.
     BiasPartner {
         /// The bias initializer.
@@ -397,6 +451,60 @@ pub enum Evidence {
     NoCandidate,
 }
 
+/// Why the value of a constant needs no tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Literal {
+    /// At most three different values: masks, ones, zeros.
+    Flat,
+    /// One number.
+    Scalar,
+    /// Every element is the one before plus the same step.
+    Arithmetic,
+    /// Every element is the one before times the same factor: frequencies.
+    Geometric,
+    /// Every column is a sine or cosine of the row's index: position tables.
+    Sinusoidal,
+    /// Integers that no checkpoint tensor has.
+    Integers,
+}
+
+/// What one node that reads a constant says about where it comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Reading {
+    /// The node.
+    pub node: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub meaning: Meaning,
+}
+
+/// See [`Reading`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "says", rename_all = "kebab-case")]
+pub enum Meaning {
+    /// The exporter's record (`pkg.torch.onnx.fx_node`) lists what the node read before anything was merged.
+    Record {
+        /// Arguments that are parameters, buffers or lifted constants, as the record spells them (`p_fc_weight`).
+        placeholders: Vec<String>,
+        /// Arguments that are values of other nodes.
+        values: Vec<String>,
+        /// Whether every argument is accounted for: none is a value that no node makes.
+        complete: bool,
+        /// How many inputs of the node are this constant.
+        inputs: usize,
+    },
+    /// The module path in the node's name (TorchScript).
+    Path {
+        /// The module, dotted.
+        module: String,
+    },
+    /// Nothing.
+    Nothing,
+    /// The record shows that a second node like this one was merged into it: what that one read is not known.
+    MergedAway,
+}
+
 /// How far a recomputed fold is from what the exporter wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Rounding {
@@ -443,9 +551,38 @@ pub struct Row {
     /// For folds that are not bit-equal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rounding: Option<Rounding>,
+    /// Why the value may need no tensor at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub literal: Option<Literal>,
+    /// Set where one initializer stands for the sources of this row and for something else: it may keep its value and must not
+    /// change. The text names the other reading.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned: Option<String>,
+    /// Set where engines fold the value in: what it is to them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baked: Option<String>,
+    /// What its readers say about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readings: Vec<Reading>,
+    /// Tensors and values that the exporter made it from, by its record (`pkg.onnxscript.optimizer.folded_from`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub folded_from: Vec<String>,
 }
 
 impl Row {
+    /// All derivations that reproduce the value: they have to agree before it is written.
+    pub fn explanations(&self) -> impl Iterator<Item = &Recipe> {
+        self.recipe.iter().chain(&self.alternatives)
+    }
+
+    /// Whether nothing says where the value comes from: a change of any tensor could be a change of it.
+    pub fn is_unsourced(&self) -> bool {
+        self.explanations().next().is_none()
+            && self.literal.is_none()
+            && self.baked.is_none()
+            && self.grade != Grade::Given
+    }
+
     /// Number of elements.
     pub fn count(&self) -> usize {
         self.shape.iter().product()
@@ -468,7 +605,7 @@ impl Row {
         };
         self.hints.iter().any(|h| match h.clue {
             Clue::Name => h.names.iter().any(parameter),
-            Clue::BiasPartner { .. } | Clue::AttentionRole { .. } => true,
+            Clue::BiasPartner { .. } | Clue::AttentionRole { .. } | Clue::FoldedFrom => true,
             Clue::NodePath { .. } => false,
         }) || (self.shape.len() == 2 && self.layout == Layout::Transposed)
             || !self.fold_signs.is_empty()

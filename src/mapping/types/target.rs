@@ -116,3 +116,4 @@ impl Explain for Declined {
         }
     }
 }
+

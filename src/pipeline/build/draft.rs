@@ -44,7 +44,12 @@ pub struct BuildRequest<'a> {
 #[derive(Clone, Copy)]
 pub enum MappingSource<'a> {
     /// From the model, and proven against the checkpoint that it was exported from; without files, from the model alone.
-    Infer(&'a [PathBuf]),
+    Infer {
+        /// The checkpoint; empty for the model alone.
+        files: &'a [PathBuf],
+        /// It is known to hold only some of the model's parameters.
+        partial: bool,
+    },
     /// As an older plan of the same model has it.
     Keep(&'a Manifest),
 }
@@ -223,23 +228,27 @@ fn mapping(
     request: &BuildRequest<'_>,
     memo: Option<&Memo>,
 ) -> Result<(Mapping, Option<BaseSource>), Error> {
-    let files = match request.mapping {
+    let (files, partial) = match request.mapping {
         MappingSource::Keep(manifest) => {
             let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
             let mapping = Mapping {
                 against_base: manifest.base.is_some(),
                 rows: rows.collect(),
+                ..mapping::infer(request.model, None)?
             };
             return Ok((mapping, manifest.base.clone()));
         }
-        MappingSource::Infer(files) => files,
+        MappingSource::Infer { files, partial } => (files, partial),
     };
     if files.is_empty() {
-        return Ok((mapping::infer(request.model, None)?.mapping, None));
+        return Ok((mapping::infer(request.model, None)?, None));
     }
     let source = Source::open_all(files)?;
     let mapping = past::mapping(request.model, &source, memo)?;
+    require_proof(&mapping, files, partial)?;
     let base = BaseSource {
+        inventory: mapping.inventory.clone().unwrap_or_default(),
+        unsourced_integers: mapping.unsourced_integers.clone(),
         files: source
             .files()
             .iter()
@@ -250,6 +259,21 @@ fn mapping(
             .collect(),
     };
     Ok((mapping, Some(base)))
+}
+
+/// A base that does not give the model's parameters is not what the model was exported from: one shard, a fine-tune, another
+/// model. Nothing that is decided later could be trusted.
+fn require_proof(mapping: &Mapping, files: &[PathBuf], partial: bool) -> Result<(), Error> {
+    let Some(proof) = mapping.proof() else {
+        return Ok(());
+    };
+    if proof.proven > 0 && (partial || proof.is_whole()) {
+        return Ok(());
+    }
+    Err(Error::BaseUnproven {
+        files: files.to_vec(),
+        proof,
+    })
 }
 
 /// An existing output may be overwritten without being asked only by a plan of the same model.
@@ -320,7 +344,10 @@ mod tests {
             model: &model,
             model_path: path,
             shapes: &shapes,
-            mapping: MappingSource::Infer(&[]),
+            mapping: MappingSource::Infer {
+                files: &[],
+                partial: false,
+            },
             options: &BTreeMap::new(),
             backend: &Bounded,
             output: &dir.path().join("engine.plan"),

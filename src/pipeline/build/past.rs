@@ -22,7 +22,7 @@ const WEIGHTS: &str = concat!(
     env!("CARGO_PKG_VERSION")
 );
 const MAPPING: &str = concat!(
-    "mapping proven against its checkpoint/1, trtmut ",
+    "mapping proven against its checkpoint/2, trtmut ",
     env!("CARGO_PKG_VERSION")
 );
 
@@ -96,7 +96,7 @@ pub(super) fn mapping(model: &Model, base: &Source, memo: Option<&Memo>) -> Resu
     if let Some(mapping) = past.recall() {
         return Ok(mapping);
     }
-    let mapping = mapping::infer(model, Some(base))?.mapping;
+    let mapping = mapping::infer(model, Some(base))?;
     past.remember(&mapping);
     Ok(mapping)
 }

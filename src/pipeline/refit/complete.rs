@@ -1,39 +1,41 @@
-//! Whether a checkpoint and a plan meet completely, and how to say where they do not.
+//! Saying why a decision keeps a refit from being done, and what helps.
 
+use super::overlay::Overlay;
 use super::request::OverlayRequest;
-use crate::mapping::{
-    Accounts, Assessment, Change, Checkpoint, Evidence, Mapping, Missing, Refusal,
-};
+use crate::diff::{Decision, Reason};
+use crate::mapping::{Change, Evidence, Mapping, Refusal};
 use crate::pipeline::error::Error;
 use crate::tensor::show_shape;
-use crate::weights::Source;
 
-/// A refit must leave nothing out and guess nothing.
-pub(super) fn check_complete(
+/// Refuses what [`crate::diff::Decision`] does not allow to be written.
+pub(super) fn refuse_blocked(
     request: &OverlayRequest,
-    mapping: &Mapping,
-    accounts: &Accounts,
-    assessment: &Assessment,
-    new: &Source,
+    overlay: &Overlay,
+    decision: &Decision,
 ) -> Result<(), Error> {
+    let Some(judged) = &overlay.judged else {
+        return Ok(());
+    };
+    let mapping = &judged.mapping;
     let file = request
         .checkpoint
         .iter()
         .map(|p| p.display().to_string())
         .collect::<Vec<_>>()
         .join(", ");
-    let lost: Vec<&str> = accounts.unreached().collect();
-    let missing: Vec<String> = accounts
-        .missing
-        .iter()
-        .map(|m| match m.names.first() {
-            Some(name) if *name != m.weight => format!("`{}` (from `{name}`)", m.weight),
-            _ => format!("`{}`", m.weight),
-        })
-        .collect();
-    let fed = assessment
-        .changes
-        .iter()
+    let (mut refused, mut missing) = (Vec::new(), Vec::new());
+    for reason in decision.blocking() {
+        match reason {
+            Reason::Unsure { weight, why } => refused.push((weight.as_str(), why)),
+            Reason::SourceMissing { weight, names } => missing.push(match names.first() {
+                Some(name) if name != weight => format!("`{weight}` (from `{name}`)"),
+                _ => format!("`{weight}`"),
+            }),
+            _ => {}
+        }
+    }
+    let lost: Vec<&str> = decision.lost.iter().map(String::as_str).collect();
+    let fed = (judged.assessment.changes.iter())
         .filter(|c| {
             !matches!(
                 c,
@@ -41,7 +43,6 @@ pub(super) fn check_complete(
             )
         })
         .count();
-    let refused: Vec<(usize, &Refusal)> = assessment.refused().collect();
     let mut problems = Vec::new();
     let mut hints = Vec::new();
     if looks_like_lora(&lost) {
@@ -59,47 +60,35 @@ pub(super) fn check_complete(
         .filter(|(_, why)| matches!(why, Refusal::Misfit { .. }))
         .count();
     let listed = listed(mapping, &refused);
-    // One architecture with some tensors of other shapes; a foreign file fits nowhere, and leaves most weights without a tensor.
-    if misfits == refused.len() && fed > 0 {
-        let apart = reshaped(mapping, &accounts.missing, &lost, new);
-        if (misfits > 0 && missing.is_empty()) || apart.is_some() {
-            let problems = listed.into_iter().chain(apart.into_iter().flatten());
-            return Err(Error::Reshaped {
-                problems: problems.collect(),
-            });
-        }
+    if misfits > 0 && misfits == refused.len() && fed > 0 && missing.is_empty() && lost.is_empty() {
+        return Err(Error::Reshaped { problems: listed });
     }
-    if !request.partial {
-        if !lost.is_empty() {
-            problems.push(format!(
-                "{} of `{file}` map to no weight: {}",
-                counted(lost.len(), "tensor"),
-                some(&quoted(&lost))
-            ));
-        }
-        if !missing.is_empty() {
-            problems.push(format!(
-                "{} of the plan find no tensor in `{file}`: {}",
-                counted(missing.len(), "weight"),
-                some(&missing)
-            ));
-        }
+    if !lost.is_empty() {
+        problems.push(format!(
+            "{} of `{file}` {} to no weight: {}",
+            counted(lost.len(), "tensor"),
+            if lost.len() == 1 { "maps" } else { "map" },
+            some(&quoted(&lost))
+        ));
+        hints.push(
+            "a change of such a tensor would be lost; `--ignore PATTERN` lets those go that the model does not need".into(),
+        );
+    }
+    if !missing.is_empty() {
+        problems.push(format!(
+            "{} of the plan {} no tensor in `{file}`: {}",
+            counted(missing.len(), "weight"),
+            if missing.len() == 1 { "has" } else { "have" },
+            some(&missing)
+        ));
         if missing.len() > fed {
             hints.push("the file may belong to another model".to_owned());
-        } else if !lost.is_empty() || !missing.is_empty() {
+        } else {
             hints.push("if the file is meant to hold only some of the weights, say `--partial`: the others then have their base values".into());
         }
     }
     problems.extend(listed);
-    if misfits < refused.len() {
-        hints.push("give the checkpoint that the model was exported from with `--base-weights FILE` (or `--weights FILE` at build): it proves the mapping by value".into());
-    }
-    if refused
-        .iter()
-        .any(|(_, w)| matches!(w, Refusal::Unproven { .. }))
-    {
-        hints.push("or take the names' word for it with `--trust-names`".into());
-    }
+    hints.extend(ways_out(&refused));
     if problems.is_empty() {
         Ok(())
     } else {
@@ -107,15 +96,41 @@ pub(super) fn check_complete(
     }
 }
 
+/// What helps against refusals of each kind, and does not make the result wrong.
+fn ways_out(refused: &[(&str, &Refusal)]) -> Vec<String> {
+    let any = |kind: fn(&Refusal) -> bool| refused.iter().any(|(_, why)| kind(why));
+    let mut hints: Vec<String> = Vec::new();
+    if any(|w| {
+        matches!(
+            w,
+            Refusal::Unproven { .. } | Refusal::Contradicted { .. } | Refusal::Ambiguous { .. }
+        )
+    }) {
+        hints.push("give the checkpoint that the model was exported from with `--base-weights FILE` (at build or here): it proves the mapping by value".into());
+    }
+    if any(|w| matches!(w, Refusal::Unproven { .. })) {
+        hints.push("or take the names' word for it with `--trust-names`".into());
+    }
+    if any(|w| matches!(w, Refusal::Unsourced { .. })) {
+        hints.push("export the model again from this checkpoint; or, where you know that no tensor of the checkpoint is in such a weight, say so with `--mapping FILE` (`{\"weights\": {\"NAME\": null}}`)".into());
+    }
+    if any(|w| matches!(w, Refusal::Merged { .. })) {
+        hints.push("export the model again from this checkpoint, and build a plan from that: the exporter wrote one initializer for two values".into());
+    }
+    if any(|w| matches!(w, Refusal::Overflow { .. })) {
+        hints.push("export the model in a type that holds these values (bfloat16 or float32)".into());
+    }
+    hints
+}
+
 /// Refusals as sentences, the first few of them.
-fn listed(mapping: &Mapping, refused: &[(usize, &Refusal)]) -> Vec<String> {
+fn listed(mapping: &Mapping, refused: &[(&str, &Refusal)]) -> Vec<String> {
     let mut lines: Vec<String> = refused
         .iter()
         .take(SHOWN)
         .map(|(row, why)| {
-            let row = &mapping.rows[*row];
-            let text = refusal(&row.name, why);
-            let against = row.evidence.iter().find_map(speaks_against);
+            let text = refusal(row, why);
+            let against = (mapping.row(row)).and_then(|r| r.evidence.iter().find_map(speaks_against));
             match against.filter(|_| matches!(why, Refusal::Contradicted { .. })) {
                 Some(against) => format!("{text}: {against}"),
                 None => text,
@@ -189,6 +204,21 @@ pub fn refusal(weight: &str, why: &Refusal) -> String {
             "weight `{weight}` is computed from several tensors, and {} are missing",
             list(missing)
         ),
+        Refusal::Unsourced { changed } => format!(
+            "nothing says where weight `{weight}` comes from, and it may hold what changes in {}",
+            list(changed)
+        ),
+        Refusal::Merged { sources, with } => format!(
+            "weight `{weight}` stands for {} and for {with}, which does not change",
+            list(sources)
+        ),
+        Refusal::Overflow {
+            source,
+            dtype,
+            largest,
+        } => format!(
+            "weight `{weight}` would become infinite: `{source}` holds values up to {largest}, too large for {dtype}"
+        ),
         Refusal::Misfit {
             source,
             dtype,
@@ -221,42 +251,4 @@ fn speaks_against(evidence: &Evidence) -> Option<String> {
         }
         _ => return None,
     })
-}
-
-/// Weights and tensors that the names bring together and the shapes keep apart, as sentences; `None` where anything else is
-/// missing or lost.
-fn reshaped(
-    mapping: &Mapping,
-    missing: &[Missing],
-    lost: &[&str],
-    new: &Source,
-) -> Option<Vec<String>> {
-    if missing.is_empty() || missing.len() != lost.len() {
-        return None;
-    }
-    missing
-        .iter()
-        .map(|m| {
-            let row = mapping.row(&m.weight)?;
-            let same = |n: &&&str| m.names.iter().any(|looked| same_name(looked, n));
-            let name = lost.iter().find(same)?;
-            let tensor = Checkpoint::get(new, name)?;
-            Some(format!(
-                "weight `{}` is {} and cannot be filled from `{name}`, which is {} {}",
-                m.weight,
-                show_shape(&row.shape),
-                tensor.dtype,
-                show_shape(tensor.shape)
-            ))
-        })
-        .collect()
-}
-
-/// Whether two names are one, but for what wraps the module.
-fn same_name(a: &str, b: &str) -> bool {
-    let ends = |long: &str, short: &str| {
-        long.strip_suffix(short)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    ends(a, b) || ends(b, a)
 }

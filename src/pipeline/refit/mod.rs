@@ -9,7 +9,7 @@ mod source_model;
 
 pub use complete::refusal;
 pub use overlay::Overlay;
-pub use prepared::{Opening, Prepared, Refitted, WeightChange, prepare};
+pub use prepared::{Opening, Prepared, Refitted, prepare};
 pub(super) use rebuild::write_model;
 pub use request::OverlayRequest;
-pub use source_model::{SourceModel, source_model};
+pub use source_model::{SourceModel, source_model, source_model_at};

@@ -3,14 +3,15 @@
 //! A refit is a pure function: the engine holds base ⊕ overlay afterwards, whatever was refitted before. Weights that the overlay does
 //! not reach have their base values, which are those of the ONNX file that the manifest names.
 
-use super::complete::check_complete;
 use super::request::OverlayRequest;
-use super::source_model::{SourceModel, source_model};
+use super::source_model::{SourceModel, source_model_at};
+use crate::diff::{Decision, Request, WeightState};
 use crate::fsx::Map;
 use crate::mapping::{
-    self, Accounts, Assessment, Change, Checkpoint, Held, Mapping, ModelValues, Override,
-    Recipe as How, Row,
+    self, Assessment, Change, Checkpoint, Held, Judged, Mapping, ModelValues, Override,
+    Permissions, Recipe as How, Row,
 };
+use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{digests, relative};
 use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
@@ -44,10 +45,8 @@ pub struct Overlay {
     /// By ONNX name: row of the mapping, where its bytes come from, their digest.
     weights: HashMap<String, (usize, From, Digest)>,
     kept: Mutex<HashMap<usize, Vec<u8>>>,
-    /// What of a checkpoint and the engine did not meet.
-    pub accounts: Accounts,
-    /// How every row fares, where there is a checkpoint.
-    pub assessment: Option<Assessment>,
+    /// How every row and every tensor fares, where there is a checkpoint.
+    pub judged: Option<Judged>,
     /// What is put over the base weights, for the manifest.
     pub recipe: Recipe,
     /// Names of fused tensors, where there are LoRAs.
@@ -55,24 +54,7 @@ pub struct Overlay {
 }
 
 impl Overlay {
-    /// Resolves `request` against the plan at `plan`, and makes sure that nothing is left out and nothing guessed.
-    ///
-    /// # Errors
-    /// Everything that would make a refit wrong or incomplete, all of it; see [`Error`].
-    pub fn resolve(
-        plan: &Path,
-        manifest: &Manifest,
-        request: &OverlayRequest,
-        watch: &dyn Watch,
-    ) -> Result<Overlay, Error> {
-        let overlay = Overlay::survey(plan, manifest, request, watch)?;
-        if let (Some(found), Some(new)) = (&overlay.assessment, &overlay.checkpoint) {
-            check_complete(request, &overlay.mapping, &overlay.accounts, found, new)?;
-        }
-        Ok(overlay)
-    }
-
-    /// As [`Overlay::resolve`], but what is missing or unsure is only recorded: in `accounts` and `assessment`.
+    /// Resolves `request` against the plan at `plan`. What is missing or unsure is recorded, for [`Overlay::decide`].
     ///
     /// # Errors
     /// What cannot be read; LoRAs that do not fit.
@@ -82,19 +64,12 @@ impl Overlay {
         request: &OverlayRequest,
         watch: &dyn Watch,
     ) -> Result<Overlay, Error> {
-        let source = source_model(plan, manifest)?;
+        let source = source_model_at(plan, manifest, request.model.as_deref())?;
         check_base(plan, manifest, &source, watch)?;
         let base = open_source(&request.base_weights)?;
         let checkpoint = open_source(&request.checkpoint)?;
         let held = ModelValues::of(&source.model);
-        let mut mapping = Mapping {
-            against_base: manifest.base.is_some(),
-            rows: manifest
-                .weights
-                .iter()
-                .filter_map(|w| w.mapping.clone())
-                .collect(),
-        };
+        let mut mapping = known(manifest, &source.model)?;
         if let Some(file) = &request.mapping {
             let text = Map::open(file)?;
             let by_hand = Override::parse(&String::from_utf8_lossy(&text))
@@ -105,32 +80,28 @@ impl Overlay {
             })?;
         }
         if let Some(base) = &base {
-            mapping = mapping::prove(&mapping, &held, base)?.mapping;
+            mapping = mapping::prove(&mapping, &held, base)?;
         }
-        let mut accounts = Accounts::default();
-        let mut assessment = None;
+        let mut judged = None;
         if let Some(new) = &checkpoint {
             watch.event(Event::Begin {
                 step: "mapping the checkpoint",
                 total: None,
             });
-            let resolved = mapping::corroborate(&mapping, &held, new)?;
-            let found = mapping::assess(&resolved.mapping, &held, new, request.trust_names)?;
+            let found = mapping::judge(&mapping, &held, new, &request.permissions)?;
             watch.event(Event::End);
-            mapping = resolved.mapping;
-            accounts = resolved.accounts;
-            assessment = Some(found);
+            mapping.clone_from(&found.mapping);
+            judged = Some(found);
         }
         let mut overlay = Overlay {
-            weights: initial(manifest, &mapping, assessment.as_ref()),
+            weights: initial(manifest, &mapping, judged.as_ref().map(|j| &j.assessment)),
             source,
             checkpoint,
             base,
             fusion: None,
             mapping,
             kept: Mutex::default(),
-            accounts,
-            assessment,
+            judged,
             recipe: Recipe::default(),
             fused: Vec::new(),
         };
@@ -147,8 +118,11 @@ impl Overlay {
     pub fn again(plan: &Path, manifest: &Manifest, watch: &dyn Watch) -> Result<Overlay, Error> {
         let folder = plan.parent().unwrap_or(Path::new(""));
         let mut request = OverlayRequest {
-            partial: true,
-            trust_names: true,
+            permissions: Permissions {
+                partial: true,
+                trust_names: true,
+                ..Permissions::default()
+            },
             ..OverlayRequest::default()
         };
         for ingredient in &manifest.recipe.ingredients {
@@ -183,6 +157,35 @@ impl Overlay {
         Err(refuse(format!(
             "the files that its recipe names give `{name}` another value now"
         )))
+    }
+
+    /// What this overlay asks of the engine whose manifest is `manifest`.
+    pub fn decide(&self, manifest: &Manifest, permissions: &Permissions) -> Decision {
+        let rows: HashMap<&str, &Row> = self
+            .mapping
+            .rows
+            .iter()
+            .map(|r| (r.name.as_str(), r))
+            .collect();
+        let weights = manifest.weights.iter().map(|w| WeightState {
+            name: w.name.clone(),
+            holds: w.digest,
+            wanted: self.digest(&w.name).unwrap_or(w.digest),
+            fixed: w.fixed.clone(),
+            recipe: rows
+                .get(w.name.as_str())
+                .and_then(|r| r.explanations().next().cloned()),
+        });
+        Decision::of(Request {
+            weights: weights.collect(),
+            stripped: manifest.stripped,
+            judged: self.judged.as_ref(),
+            permissions,
+            tensor: &|name| {
+                let view = self.checkpoint.as_ref()?.get(name)?;
+                Some((view.dtype, view.shape.to_vec()))
+            },
+        })
     }
 
     /// Digest of the bytes that `weight` gets; `None` for a name that the plan does not have.
@@ -262,6 +265,7 @@ impl Overlay {
             .iter()
             .map(|n| (n.clone(), shapes.get(n).cloned().unwrap_or_default()))
             .collect();
+        self.mapping.holds_all_of(&self.fused)?;
         let adopted = self.mapping.adopt(&wanted, over.is_some());
         let touched: Vec<usize> = adopted.rows.values().flatten().copied().collect();
         self.mapping = adopted.all()?;
@@ -388,6 +392,23 @@ fn open_source(paths: &[PathBuf]) -> Result<Option<Source>, Error> {
         return Ok(None);
     }
     Ok(Some(Source::open_all(paths)?))
+}
+
+/// What is known of the model's constants: the base that was accepted at the build, or what the graph alone says. Nothing that a
+/// later file showed is part of it.
+fn known(manifest: &Manifest, model: &Model) -> Result<Mapping, Error> {
+    let outline = mapping::infer(model, None)?;
+    let Some(base) = &manifest.base else {
+        return Ok(outline);
+    };
+    let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
+    Ok(Mapping {
+        against_base: true,
+        rows: rows.collect(),
+        inventory: Some(base.inventory.clone()),
+        unsourced_integers: base.unsourced_integers.clone(),
+        ..outline
+    })
 }
 
 /// The base values must be those that the plan was built from.

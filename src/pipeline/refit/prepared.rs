@@ -1,8 +1,10 @@
 //! A plan gets other weights: verified, mapped, proven complete, applied, and only then put in place.
 
+use super::complete::refuse_blocked;
 use super::overlay::Overlay;
 use super::rebuild;
 use super::request::OverlayRequest;
+use crate::diff::{Decision, Verdict, WeightState};
 use crate::engine::{self, Engine, Feed, Fold, Slot};
 use crate::pipeline::backends::reopen;
 use crate::pipeline::environment::Environment;
@@ -12,7 +14,7 @@ use crate::pipeline::feed::{fold_of, slot_bytes};
 use crate::pipeline::open::OpenPlan;
 use crate::pipeline::verification::Verification;
 use crate::pipeline::verify;
-use crate::plan::{self, Manifest, Recipe, WeightRow};
+use crate::plan::{self, Manifest, Recipe};
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use std::borrow::Cow;
@@ -29,8 +31,8 @@ pub struct Prepared {
     /// Opened when it is first needed, unless it was opened while the overlay was resolved.
     engine: Option<Box<dyn Engine>>,
     overlay: Arc<OverlayFeed>,
-    /// Weights whose bytes will differ from what the engine holds now.
-    pub changes: Vec<WeightChange>,
+    /// What is decided; nothing blocks it.
+    pub decision: Decision,
 }
 
 /// When a plan's engine is opened.
@@ -40,19 +42,6 @@ pub enum Opening {
     Meanwhile,
     /// When it is needed, which for a dry run is never: it then works where the plan's library or GPU is missing.
     WhenNeeded,
-}
-
-/// One weight that gets other bytes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct WeightChange {
-    /// ONNX name.
-    pub name: String,
-    /// Digest of what the engine holds.
-    pub from: Digest,
-    /// Digest of what it gets.
-    pub to: Digest,
-    /// Why a refit cannot do it; absent where it can.
-    pub fixed: Option<String>,
 }
 
 /// What a refit did.
@@ -77,8 +66,13 @@ pub fn prepare(
     watch: &dyn Watch,
 ) -> Result<Prepared, Error> {
     let manifest = plan::open(plan)?;
-    let resolve = || Overlay::resolve(plan, &manifest, request, watch);
-    let (engine, overlay) = match opening {
+    let resolve = || {
+        let overlay = Overlay::survey(plan, &manifest, request, watch)?;
+        let decision = overlay.decide(&manifest, &request.permissions);
+        refuse_blocked(request, &overlay, &decision)?;
+        Ok::<_, Error>((overlay, decision))
+    };
+    let (engine, (overlay, decision)) = match opening {
         Opening::WhenNeeded => (None, resolve()?),
         // An engine stays on the thread that opened it.
         Opening::Meanwhile => std::thread::scope(|scope| {
@@ -92,11 +86,6 @@ pub fn prepare(
             Ok::<_, Error>((Some(engine?), overlay))
         })?,
     };
-    let changes = manifest
-        .weights
-        .iter()
-        .filter_map(|w| change(w, overlay.digest(&w.name)))
-        .collect();
     let overlay = OverlayFeed {
         held: held(&manifest),
         folds: manifest.folds.clone(),
@@ -107,7 +96,7 @@ pub fn prepare(
         plan: plan.to_owned(),
         engine,
         overlay: Arc::new(overlay),
-        changes,
+        decision,
     })
 }
 
@@ -120,16 +109,6 @@ fn held(manifest: &Manifest) -> HashMap<String, Digest> {
     rows.map(|w| (w.name.clone(), w.digest)).collect()
 }
 
-fn change(row: &WeightRow, to: Option<Digest>) -> Option<WeightChange> {
-    let to = to.filter(|to| *to != row.digest)?;
-    Some(WeightChange {
-        name: row.name.clone(),
-        from: row.digest,
-        to,
-        fixed: row.fixed.clone(),
-    })
-}
-
 impl Prepared {
     /// The overlay.
     pub fn overlay(&self) -> &Overlay {
@@ -138,12 +117,13 @@ impl Prepared {
 
     /// Whether the engine already holds exactly this.
     pub fn is_live(&self) -> bool {
-        self.changes.is_empty() && !self.manifest.stripped
+        self.decision.diff.verdict == Verdict::Live
     }
 
     /// Changes that no refit can make.
-    pub fn fixed(&self) -> impl Iterator<Item = &WeightChange> {
-        self.changes.iter().filter(|c| c.fixed.is_some())
+    pub fn fixed(&self) -> impl Iterator<Item = &WeightState> {
+        let changes = self.decision.changes.iter();
+        changes.filter(|c| c.fixed.is_some())
     }
 
     fn engine(&mut self, environment: &Environment) -> Result<&mut dyn Engine, Error> {
@@ -194,14 +174,6 @@ impl Prepared {
             let base = row.base_digest();
             row.digest = to;
             row.base = (base != to).then_some(base);
-        }
-        for row in &overlay.mapping().rows {
-            if let Some(weight) = manifest.weights.iter_mut().find(|w| w.name == row.name) {
-                // Names that a LoRA's file uses are not what the model's own checkpoint calls them.
-                if overlay.fused.is_empty() {
-                    weight.mapping = Some(row.clone());
-                }
-            }
         }
         manifest.recipe = if manifest.weights.iter().all(|w| w.base.is_none()) {
             Recipe::default()

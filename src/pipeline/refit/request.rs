@@ -1,5 +1,6 @@
 //! What is asked to lie over the base weights of a plan.
 
+use crate::mapping::Permissions;
 use crate::weights::lora::Fuse;
 use std::path::PathBuf;
 
@@ -14,10 +15,10 @@ pub struct OverlayRequest {
     pub base_weights: Vec<PathBuf>,
     /// A mapping file by hand.
     pub mapping: Option<PathBuf>,
-    /// The checkpoint is meant to hold only some of the weights.
-    pub partial: bool,
-    /// Take a name's word where nothing speaks against it.
-    pub trust_names: bool,
+    /// The ONNX file, where it is not where the manifest says.
+    pub model: Option<PathBuf>,
+    /// What is allowed beyond what is proven.
+    pub permissions: Permissions,
     /// How LoRAs are rounded.
     pub fuse: Fuse,
 }

@@ -18,8 +18,20 @@ pub struct SourceModel {
 /// # Errors
 /// [`Error::Source`] when it is gone or has another structure now; the reader's own errors.
 pub fn source_model(plan: &Path, manifest: &Manifest) -> Result<SourceModel, Error> {
+    source_model_at(plan, manifest, None)
+}
+
+/// As [`source_model`], from `moved` where the file is not where the manifest says.
+///
+/// # Errors
+/// As [`source_model`].
+pub fn source_model_at(
+    plan: &Path,
+    manifest: &Manifest,
+    moved: Option<&Path>,
+) -> Result<SourceModel, Error> {
     let folder = plan.parent().unwrap_or(Path::new("."));
-    let path = folder.join(&manifest.model.path);
+    let path = moved.map_or_else(|| folder.join(&manifest.model.path), Path::to_owned);
     let refuse = |reason: &'static str| Error::Source {
         plan: plan.to_owned(),
         model: path.clone(),

@@ -1,0 +1,218 @@
+//! The one place where it is decided what new weights ask of an engine. `diff` prints it; `refit`, `run` and `--dry-run` act on it.
+
+use super::{Diff, Reason, Verdict};
+use crate::mapping::{Accounts, Change, Judged, Missing, Permissions, Recipe, Refusal, Row};
+use crate::tensor::{Digest, Dtype};
+use std::collections::{HashMap, HashSet};
+
+/// One constant tensor of an engine: what it holds and what is asked of it.
+#[derive(Debug, Clone)]
+pub struct WeightState {
+    /// ONNX name.
+    pub name: String,
+    /// Digest of what the engine holds.
+    pub holds: Digest,
+    /// Digest of what it shall hold.
+    pub wanted: Digest,
+    /// Why a refit cannot change it; absent where it can.
+    pub fixed: Option<String>,
+    /// What it is computed from, as the new file spells it; none where nothing new reaches it.
+    pub recipe: Option<Recipe>,
+}
+
+/// What is asked of an engine.
+pub struct Request<'a> {
+    /// Its constant tensors.
+    pub weights: Vec<WeightState>,
+    /// It holds none of its refittable weights.
+    pub stripped: bool,
+    /// What a new checkpoint does, where there is one.
+    pub judged: Option<&'a Judged>,
+    /// What the user allows.
+    pub permissions: &'a Permissions,
+    /// Type and shape of a tensor of the new checkpoint.
+    pub tensor: &'a dyn Fn(&str) -> Option<(Dtype, Vec<usize>)>,
+}
+
+/// What is decided, with everything that it rests on.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// Verdict and reasons.
+    pub diff: Diff,
+    /// Weights that get other bytes.
+    pub changes: Vec<WeightState>,
+    /// Tensors that nothing of the engine takes and whose change is lost with them.
+    pub lost: Vec<String>,
+    /// Tensors that the model does not use.
+    pub unused: Vec<String>,
+    /// Tensors and weights that the user lets go.
+    pub ignored: Vec<String>,
+    /// Weights whose tensor is not given; with `--partial` they keep their base values.
+    pub missing: Vec<Missing>,
+}
+
+impl Decision {
+    /// Decides.
+    pub fn of(request: Request<'_>) -> Decision {
+        let Request {
+            weights,
+            stripped,
+            judged,
+            permissions,
+            tensor,
+        } = request;
+        let mut decision = Decision {
+            diff: Diff::of(Vec::new(), 0, 0),
+            changes: Vec::new(),
+            lost: Vec::new(),
+            unused: Vec::new(),
+            ignored: Vec::new(),
+            missing: Vec::new(),
+        };
+        let mut reasons = Vec::new();
+        let compared = weights.len();
+        if let Some(judged) = judged {
+            decision.of_checkpoint(judged, permissions, tensor, &mut reasons);
+        }
+        if stripped {
+            reasons.push(Reason::Stripped);
+        }
+        for weight in weights {
+            if weight.wanted == weight.holds {
+                continue;
+            }
+            reasons.push(changed(&weight));
+            decision.changes.push(weight);
+        }
+        let unchanged = compared - decision.changes.len();
+        decision.diff = Diff::of(reasons, unchanged, compared);
+        decision
+    }
+
+    fn of_checkpoint(
+        &mut self,
+        judged: &Judged,
+        permissions: &Permissions,
+        tensor: &dyn Fn(&str) -> Option<(Dtype, Vec<usize>)>,
+        reasons: &mut Vec<Reason>,
+    ) {
+        let Judged {
+            mapping,
+            accounts,
+            assessment,
+        } = judged;
+        for (row, change) in mapping.rows.iter().zip(&assessment.changes) {
+            let weight = row.name.clone();
+            match change {
+                Change::Refused { why } => reasons.push(Reason::Unsure {
+                    weight,
+                    why: why.clone(),
+                }),
+                Change::UnchangedAfterCast => reasons.push(Reason::UnchangedAfterCast { weight }),
+                _ => {}
+            }
+            if permissions.ignores(&row.name) {
+                self.ignored.push(row.name.clone());
+            }
+        }
+        let apart = reshaped(accounts, &mapping.rows, tensor);
+        let paired: HashSet<&str> = apart.values().map(|(name, ..)| name.as_str()).collect();
+        for missing in &accounts.missing {
+            let weight = missing.weight.clone();
+            if let Some((source, dtype, shape)) = apart.get(missing.weight.as_str()).cloned() {
+                let why = Refusal::Misfit {
+                    source,
+                    dtype,
+                    shape,
+                };
+                reasons.push(Reason::Unsure { weight, why });
+                continue;
+            }
+            if !permissions.partial {
+                reasons.push(Reason::SourceMissing {
+                    weight,
+                    names: missing.names.clone(),
+                });
+            }
+            self.missing.push(missing.clone());
+        }
+        for leftover in &accounts.leftovers {
+            let tensor = leftover.name.clone();
+            if paired.contains(tensor.as_str()) {
+                continue;
+            }
+            match &leftover.why {
+                why if why.is_lost() => self.lost.push(tensor.clone()),
+                crate::mapping::Why::Ignored => self.ignored.push(tensor.clone()),
+                _ => self.unused.push(tensor.clone()),
+            }
+            reasons.push(Reason::NotInEngine {
+                tensor,
+                why: leftover.why.clone(),
+            });
+        }
+    }
+
+    /// What keeps anything from being written: without it the verdict would be another.
+    pub fn blocking(&self) -> impl Iterator<Item = &Reason> {
+        let refused = |r: &&Reason| {
+            matches!(
+                r,
+                Reason::Unsure { .. } | Reason::SourceMissing { .. } | Reason::NotInEngine { .. }
+            )
+        };
+        (self.diff.reasons.iter()).filter(move |r| r.verdict() > Verdict::NeedsRefit && refused(r))
+    }
+}
+
+fn changed(state: &WeightState) -> Reason {
+    let weight = state.name.clone();
+    let sources: Vec<String> = (state.recipe.iter())
+        .flat_map(Recipe::sources)
+        .map(ToOwned::to_owned)
+        .collect();
+    match (&state.fixed, &state.recipe) {
+        (Some(why), _) => Reason::FixedChanged {
+            weight,
+            why: why.clone(),
+        },
+        (None, Some(Recipe::BatchNorm { .. } | Recipe::Rows { .. })) => {
+            Reason::DerivedChanged { weight, sources }
+        }
+        (None, _) => Reason::BytesChanged { weight, sources },
+    }
+}
+
+/// Weights and lost tensors that the names bring together and the shapes keep apart: by weight, the tensor with its type and shape.
+fn reshaped(
+    accounts: &Accounts,
+    rows: &[Row],
+    tensor: &dyn Fn(&str) -> Option<(Dtype, Vec<usize>)>,
+) -> HashMap<String, (String, Dtype, Vec<usize>)> {
+    let by_name: HashMap<&str, &Row> = rows.iter().map(|r| (r.name.as_str(), r)).collect();
+    let mut apart = HashMap::new();
+    for missing in &accounts.missing {
+        let Some(row) = by_name.get(missing.weight.as_str()) else {
+            continue;
+        };
+        let same = |n: &&str| missing.names.iter().any(|looked| same_name(looked, n));
+        let Some(name) = accounts.unreached().find(same) else {
+            continue;
+        };
+        if let Some((dtype, shape)) = tensor(name)
+            && shape.iter().product::<usize>() != row.count()
+        {
+            apart.insert(missing.weight.clone(), (name.to_owned(), dtype, shape));
+        }
+    }
+    apart
+}
+
+/// Whether two names are one, but for what wraps the module.
+fn same_name(a: &str, b: &str) -> bool {
+    let ends = |long: &str, short: &str| {
+        long.strip_suffix(short)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    ends(a, b) || ends(b, a)
+}

@@ -1,0 +1,165 @@
+//! Constants that are one tensor after a function of each element: scaled, shifted by one, the exponential of it.
+
+use super::value::{Relation, squeezed};
+use crate::mapping::types::{Factor, Step};
+use crate::tensor::{TensorView, permute, to_f32};
+
+/// Elements by which a function is ruled out before all are compared.
+const SAMPLE: usize = 64;
+/// A factor from fewer elements may be chance.
+const FEWEST: usize = 8;
+/// Units in the last place by which an exponential or a quotient may differ between libraries.
+const MAX_ULP: u32 = 2;
+
+/// One function and how far its values are from the constant's.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::mapping) struct Found {
+    /// After the order of axes.
+    pub steps: Vec<Step>,
+    /// Largest distance in units in the last place; 0 where bit-equal.
+    pub max_ulp: u32,
+}
+
+/// The functions of `source`, in the order of axes that `relation` says, that give `held` (both as f32 in `held_values`'s order).
+pub(in crate::mapping) fn functions(
+    source: TensorView<'_>,
+    relation: &Relation,
+    held_values: &[f32],
+) -> Vec<Found> {
+    let Some(values) = laid_out(source, relation) else {
+        return Vec::new();
+    };
+    if values.len() != held_values.len() || values.is_empty() {
+        return Vec::new();
+    }
+    let candidates = candidates(&values, held_values);
+    (candidates.into_iter())
+        .filter_map(|steps| {
+            let max_ulp = agrees(&values, held_values, &steps)?;
+            Some(Found { steps, max_ulp })
+        })
+        .collect()
+}
+
+fn laid_out(source: TensorView<'_>, relation: &Relation) -> Option<Vec<f32>> {
+    match relation {
+        Relation::Order(order) if !order.is_sorted() => {
+            let shape = squeezed(source.shape);
+            let view = TensorView {
+                dtype: source.dtype,
+                shape: &shape,
+                data: source.data,
+            };
+            to_f32(source.dtype, &permute(view, order).ok()?).ok()
+        }
+        _ => to_f32(source.dtype, source.data).ok(),
+    }
+}
+
+/// Functions that one element suggests.
+fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
+    let mut all = vec![
+        vec![Step::Exp],
+        vec![
+            Step::Exp,
+            Step::Scale {
+                factor: Factor::new(-1.0),
+            },
+        ],
+    ];
+    for k in [1.0, -1.0] {
+        all.push(vec![Step::Offset {
+            value: Factor::new(k),
+        }]);
+    }
+    if values.len() >= FEWEST {
+        let largest = (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()));
+        if let Some(at) = largest.filter(|&at| values[at] != 0.0) {
+            let guess = held[at] / values[at];
+            if guess.is_finite() && guess != 0.0 && guess != 1.0 {
+                for d in -2i32..=2 {
+                    let factor = f32::from_bits(guess.to_bits().wrapping_add_signed(d));
+                    all.push(vec![Step::Scale {
+                        factor: Factor::new(factor),
+                    }]);
+                }
+            }
+        }
+    }
+    all
+}
+
+/// One step on one value; none for steps that move elements.
+pub(in crate::mapping) fn step(step: &Step, value: f32) -> Option<f32> {
+    match step {
+        Step::Scale { factor } => Some(value * factor.get()),
+        Step::Offset { value: k } => Some(value + k.get()),
+        // In f64 and rounded once: libraries differ in the last place of a single-precision exponential.
+        Step::Exp => Some(f64::from(value).exp() as f32),
+        _ => None,
+    }
+}
+
+fn agrees(values: &[f32], held: &[f32], steps: &[Step]) -> Option<u32> {
+    let exact = steps.iter().all(|s| matches!(s, Step::Offset { .. }));
+    let limit = if exact { 0 } else { MAX_ULP };
+    let one = |i: usize| -> Option<u32> {
+        let mut value = values[i];
+        for s in steps {
+            value = step(s, value)?;
+        }
+        ulps(value, held[i]).filter(|&u| u <= limit)
+    };
+    let stride = (values.len() / SAMPLE).max(1);
+    for i in (0..values.len()).step_by(stride) {
+        one(i)?;
+    }
+    let mut worst = 0;
+    for i in 0..values.len() {
+        worst = worst.max(one(i)?);
+    }
+    Some(worst)
+}
+
+/// Distance in representable values; none where the signs differ or one is not finite.
+fn ulps(a: f32, b: f32) -> Option<u32> {
+    if a == b {
+        return Some(0);
+    }
+    if !a.is_finite() || !b.is_finite() || a.is_sign_negative() != b.is_sign_negative() {
+        return None;
+    }
+    Some(a.to_bits().abs_diff(b.to_bits()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Dtype;
+
+    fn of(values: &[f32], held: &[f32]) -> Vec<Found> {
+        let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let shape = [values.len()];
+        let view = TensorView {
+            dtype: Dtype::F32,
+            shape: &shape,
+            data: &data,
+        };
+        functions(view, &Relation::Order(vec![0]), held)
+    }
+
+    #[test]
+    fn scaled_shifted_and_exponential_copies_are_found() {
+        let w: Vec<f32> = (0u8..16).map(|i| 0.13 * f32::from(i) - 0.77).collect();
+        let by = |f: fn(f32) -> f32| w.iter().map(|&v| f(v)).collect::<Vec<f32>>();
+        for (held, step) in [
+            (by(|v| v * 0.25), Step::Scale { factor: Factor::new(0.25) }),
+            (by(|v| 1.0 + v), Step::Offset { value: Factor::new(1.0) }),
+            (by(f32::exp), Step::Exp),
+        ] {
+            let found = of(&w, &held);
+            assert!(found.iter().any(|f| f.steps[0] == step), "{step:?}: {found:?}");
+        }
+        assert!(of(&w, &by(|v| v * v)).is_empty());
+    }
+}

@@ -1,0 +1,154 @@
+//! Values that need no tensor: what exporters compute themselves, or find written in the code.
+
+use crate::mapping::types::Literal;
+use crate::tensor::{Dtype, TensorView, to_f32};
+
+/// More different values than this are no mask and no initial value.
+const FLAT: usize = 3;
+/// Sizes below which only a single value counts as flat: three random numbers are three values too.
+const SMALL: usize = 8;
+/// Relative error that f32 tables of exporters have.
+const ROUNDING: f64 = 1e-5;
+/// Rows and columns that a sine table is recognised by.
+const TABLE: usize = 4;
+
+/// Whether `data` has at most three different values (one, where it is short): it equals others by chance.
+pub(in crate::mapping) fn is_flat(dtype: Dtype, data: &[u8]) -> bool {
+    let width = (dtype.bits() / 8).max(1);
+    let mut seen: Vec<&[u8]> = Vec::with_capacity(FLAT + 1);
+    for element in data.chunks(width) {
+        if !seen.contains(&element) {
+            seen.push(element);
+            if seen.len() > FLAT {
+                return false;
+            }
+        }
+    }
+    data.len() / width >= SMALL || seen.len() <= 1
+}
+
+/// Why `view` may be a value that no checkpoint has; none where it has to come from somewhere.
+pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
+    let count: usize = view.shape.iter().product();
+    if count == 1 {
+        return Some(Literal::Scalar);
+    }
+    if is_flat(view.dtype, view.data) {
+        return Some(Literal::Flat);
+    }
+    let values: Vec<f64> = to_f32(view.dtype, view.data)
+        .ok()?
+        .into_iter()
+        .map(f64::from)
+        .collect();
+    if values.iter().any(|v| !v.is_finite()) {
+        return None;
+    }
+    let tolerance = match view.dtype {
+        Dtype::F16 => 2e-3,
+        Dtype::Bf16 => 1.6e-2,
+        _ => ROUNDING,
+    };
+    let shape: Vec<usize> = view.shape.iter().copied().filter(|&d| d != 1).collect();
+    // A sequence, or the same sequence in every row.
+    let last = *shape.last()?;
+    let repeats = values.chunks_exact(last).all(|row| row == &values[..last]);
+    if repeats && last > 2 {
+        if is_arithmetic(&values[..last], tolerance) {
+            return Some(Literal::Arithmetic);
+        }
+        if is_geometric(&values[..last], tolerance) {
+            return Some(Literal::Geometric);
+        }
+    }
+    is_sinusoidal(&values, last, tolerance.max(1e-4)).then_some(Literal::Sinusoidal)
+}
+
+fn is_arithmetic(values: &[f64], tolerance: f64) -> bool {
+    let step = (values[values.len() - 1] - values[0]) / (values.len() - 1) as f64;
+    let scale = values.iter().fold(step.abs(), |m, v| m.max(v.abs()));
+    (values.iter().enumerate())
+        .all(|(i, v)| (values[0] + step * i as f64 - v).abs() <= tolerance * scale)
+}
+
+fn is_geometric(values: &[f64], tolerance: f64) -> bool {
+    if values.iter().any(|v| *v == 0.0) {
+        return false;
+    }
+    let last = values.len() - 1;
+    let ratio = values[last] / values[0];
+    if ratio <= 0.0 {
+        return false;
+    }
+    // Rounded exponents move every factor a little.
+    (values.iter().enumerate()).all(|(i, v)| {
+        let expected = values[0] * ratio.powf(i as f64 / last as f64);
+        (expected - v).abs() <= 4.0 * tolerance * expected.abs()
+    })
+}
+
+/// Whether every column is sin or cos of a multiple of the row's index: x[i+1] + x[i-1] = 2·cos(ω)·x[i].
+fn is_sinusoidal(values: &[f64], columns: usize, tolerance: f64) -> bool {
+    let rows = values.len() / columns;
+    if rows < TABLE || columns < 2 || values.iter().any(|v| v.abs() > 1.0 + tolerance) {
+        return false;
+    }
+    (0..columns).all(|c| {
+        let at = |r: usize| values[r * columns + c];
+        // The first row tells sine from cosine; the frequency follows from the second.
+        let start = at(0);
+        let omega = if start.abs() <= tolerance {
+            at(1).clamp(-1.0, 1.0).asin()
+        } else if (start - 1.0).abs() <= tolerance {
+            at(1).clamp(-1.0, 1.0).acos()
+        } else {
+            return false;
+        };
+        let twice = 2.0 * omega.cos();
+        (1..rows - 1).all(|r| (at(r + 1) + at(r - 1) - twice * at(r)).abs() <= 8.0 * tolerance)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(shape: &[usize], values: &[f32]) -> Option<Literal> {
+        let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        literal(TensorView {
+            dtype: Dtype::F32,
+            shape,
+            data: &data,
+        })
+    }
+
+    #[test]
+    fn tables_that_exporters_compute_are_known() {
+        assert_eq!(of(&[], &[0.3]), Some(Literal::Scalar));
+        assert_eq!(of(&[8], &[1.0; 8]), Some(Literal::Flat));
+        let steps: Vec<f32> = (0u8..16).map(|i| 0.5 * f32::from(i) - 3.0).collect();
+        assert_eq!(of(&[1, 16], &steps), Some(Literal::Arithmetic));
+        let frequencies: Vec<f32> = (0u8..16)
+            .map(|i| (-(10000f32.ln()) * f32::from(i) / 16.0).exp())
+            .collect();
+        assert_eq!(of(&[1, 16], &frequencies), Some(Literal::Geometric));
+        let table: Vec<f32> = (0u16..12 * 6)
+            .map(|i| {
+                let angle = f32::from(i / 6) * 0.3f32.powi(i32::from(i % 6 / 2));
+                if i % 2 == 0 { angle.sin() } else { angle.cos() }
+            })
+            .collect();
+        assert_eq!(of(&[12, 6], &table), Some(Literal::Sinusoidal));
+    }
+
+    #[test]
+    fn trained_values_are_none() {
+        let random: Vec<f32> = (0u32..32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e7 - 0.8)
+            .collect();
+        assert_eq!(of(&[32], &random), None);
+        assert_eq!(of(&[4, 8], &random), None);
+        // Three numbers are not flat because there are only three.
+        assert_eq!(of(&[3], &[0.12, -0.5, 0.31]), None);
+    }
+}

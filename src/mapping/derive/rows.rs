@@ -1,0 +1,223 @@
+//! Constants that are put together from rows of tensors: slices of a stacked q/k/v, joined projections, gates in another order,
+//! gathered tables.
+//!
+//! Every tensor is seen as a matrix of rows; a table of hashes of all rows of one width gives, for each row of a constant, the
+//! tensors and places where it stands, and runs of neighbouring rows become one piece.
+
+use super::value::{as_type, common, squeezed};
+use crate::mapping::types::{Recipe, Run};
+use crate::tensor::{Dtype, TensorView, transpose};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
+
+/// Pieces that one constant may be made of; a gathered table of tokens has one a row.
+const MOST_RUNS: usize = 4096;
+/// Elements of a vector that must stand side by side to count: fewer may be equal by chance.
+const SHORTEST: usize = 4;
+/// Places that are remembered of one row; rows of zeros stand everywhere.
+const PLACES: usize = 16;
+
+/// A tensor that rows may come from.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::mapping) struct Stack<'a> {
+    pub name: &'a str,
+    pub view: TensorView<'a>,
+}
+
+/// Where the rows of all tensors stand, by width and type; made when they are first asked for.
+pub(in crate::mapping) struct RowIndex<'a> {
+    stacks: Vec<Stack<'a>>,
+    tables: HashMap<(usize, Dtype, Dtype), Table>,
+}
+
+/// Hash of a row to stack and row number.
+type Table = HashMap<u64, Vec<(usize, usize)>>;
+
+fn hash(row: &[u8]) -> u64 {
+    let mut h = DefaultHasher::new();
+    h.write(row);
+    h.finish()
+}
+
+/// Widths under which a tensor of `shape` is seen as a matrix: all but the first axis, or the last.
+fn widths(shape: &[usize]) -> Vec<usize> {
+    let flat = squeezed(shape);
+    match flat.len() {
+        0 => Vec::new(),
+        1 => vec![1],
+        2 => vec![flat[1]],
+        _ => vec![flat[1..].iter().product(), flat[flat.len() - 1]],
+    }
+}
+
+impl<'a> RowIndex<'a> {
+    pub fn of(stacks: Vec<Stack<'a>>) -> Self {
+        RowIndex {
+            stacks,
+            tables: HashMap::new(),
+        }
+    }
+
+    fn table(&mut self, width: usize, of: Dtype, to: Dtype) -> &Table {
+        let stacks = &self.stacks;
+        self.tables.entry((width, of, to)).or_insert_with(|| {
+            let mut table = Table::new();
+            for (s, stack) in stacks.iter().enumerate() {
+                if stack.view.dtype != of || !widths(stack.view.shape).contains(&width) {
+                    continue;
+                }
+                let Ok(bytes) = as_type(of, to, Cow::Borrowed(stack.view.data)) else {
+                    continue;
+                };
+                let stride = width * to.bits() / 8;
+                for (r, row) in bytes.chunks_exact(stride.max(1)).enumerate() {
+                    let places = table.entry(hash(row)).or_default();
+                    if places.len() < PLACES {
+                        places.push((s, r));
+                    }
+                }
+            }
+            table
+        })
+    }
+
+    /// Every way to put `held` together from rows; `exact` checks one against the bytes.
+    pub fn explain(
+        &mut self,
+        held: TensorView<'_>,
+        exact: impl Fn(&Recipe) -> bool,
+    ) -> Vec<Recipe> {
+        let shape = squeezed(held.shape);
+        let mut found: Vec<Recipe> = Vec::new();
+        let types: Vec<Dtype> = {
+            let mut all: Vec<Dtype> = self.stacks.iter().map(|s| s.view.dtype).collect();
+            all.sort_unstable_by_key(|d| d.name());
+            all.dedup();
+            all
+        };
+        for of in types {
+            let Some(to) = common(held.dtype, of) else {
+                continue;
+            };
+            let Ok(bytes) = as_type(held.dtype, to, Cow::Borrowed(held.data)) else {
+                continue;
+            };
+            let mut layouts: Vec<(usize, bool, Cow<'_, [u8]>)> = widths(held.shape)
+                .into_iter()
+                .map(|w| (w, false, bytes.clone()))
+                .collect();
+            if shape.len() == 2 {
+                let view = TensorView {
+                    dtype: to,
+                    shape: &shape,
+                    data: &bytes,
+                };
+                if let Ok(turned) = transpose(view) {
+                    layouts.push((shape[0], true, Cow::Owned(turned)));
+                }
+            }
+            for (width, transposed, data) in layouts {
+                let table = self.table(width, of, to);
+                let Some(runs) = runs(&data, width * to.bits() / 8, table) else {
+                    continue;
+                };
+                if width == 1 && runs.iter().any(|(_, _, len)| *len < SHORTEST) {
+                    continue;
+                }
+                for chosen in self.spellings(&runs, width, of, to) {
+                    let recipe = Recipe::Rows {
+                        width,
+                        runs: chosen,
+                        transposed,
+                    };
+                    if !found.contains(&recipe) && exact(&recipe) {
+                        found.push(recipe);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The runs by name; once more for each tensor that holds all that a run takes of another.
+    fn spellings(
+        &mut self,
+        runs: &[(usize, usize, usize)],
+        width: usize,
+        of: Dtype,
+        to: Dtype,
+    ) -> Vec<Vec<Run>> {
+        let named = |stacks: &[Stack<'_>], runs: &[(usize, usize, usize)]| -> Vec<Run> {
+            (runs.iter())
+                .map(|&(s, start, len)| Run {
+                    source: stacks[s].name.to_owned(),
+                    start,
+                    len,
+                })
+                .collect()
+        };
+        let mut all = vec![named(&self.stacks, runs)];
+        let used: Vec<usize> = {
+            let mut used: Vec<usize> = runs.iter().map(|r| r.0).collect();
+            used.sort_unstable();
+            used.dedup();
+            used
+        };
+        let stride = width * to.bits() / 8;
+        for &own in &used {
+            let Ok(bytes) = as_type(of, to, Cow::Borrowed(self.stacks[own].view.data)) else {
+                continue;
+            };
+            let Some(&(_, first, _)) = runs.iter().find(|r| r.0 == own) else {
+                continue;
+            };
+            let row = bytes[first * stride..(first + 1) * stride].to_vec();
+            let places = self.table(width, of, to).get(&hash(&row)).cloned();
+            for (other, at) in places.into_iter().flatten() {
+                if other == own {
+                    continue;
+                }
+                let moved: Option<Vec<(usize, usize, usize)>> = runs
+                    .iter()
+                    .map(|&(s, start, len)| {
+                        if s == own {
+                            Some((other, (start + at).checked_sub(first)?, len))
+                        } else {
+                            Some((s, start, len))
+                        }
+                    })
+                    .collect();
+                if let Some(moved) = moved {
+                    all.push(named(&self.stacks, &moved));
+                }
+            }
+        }
+        all
+    }
+}
+
+/// Runs of neighbouring rows (stack, first row, rows) that give `data`, or none where some row stands nowhere.
+fn runs(data: &[u8], stride: usize, table: &Table) -> Option<Vec<(usize, usize, usize)>> {
+    if stride == 0 || data.is_empty() || table.is_empty() {
+        return None;
+    }
+    let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+    for row in data.chunks_exact(stride) {
+        let places = table.get(&hash(row))?;
+        if let Some(last) = runs.last_mut()
+            && places.contains(&(last.0, last.1 + last.2))
+        {
+            last.2 += 1;
+            continue;
+        }
+        // A tensor that is in use already comes before others: rows of zeros stand in many.
+        let known = places.iter().find(|p| runs.iter().any(|r| r.0 == p.0));
+        let (stack, start) = *known.or_else(|| places.first())?;
+        runs.push((stack, start, 1));
+        if runs.len() > MOST_RUNS {
+            return None;
+        }
+    }
+    Some(runs)
+}

@@ -1,0 +1,259 @@
+//! The exporter's own record of what each node read before initializers and nodes were merged.
+//!
+//! torch's dynamo exporter writes `pkg.torch.onnx.fx_node` at every node: the call in the traced graph that it was made for,
+//! `%mul : [num_users=1] = call_function[target=…](args = (%linear, %p_g), kwargs = {})`, where `p_` is a parameter, `b_` a buffer
+//! and `c_` a lifted constant, with dots as underscores and in lower case; and `pkg.onnxscript.optimizer.folded_from` at every
+//! value that its optimizer folded: the names of what it was made from. Afterwards its optimizer merges equal initializers and
+//! then equal nodes, so what an initializer is called says nothing about its other readers; the record still does.
+
+use super::nodes::Nodes;
+use crate::mapping::types::{Meaning, Reading};
+use onnx_protobuf::{GraphProto, NodeProto, StringStringEntryProto};
+use std::collections::{HashMap, HashSet};
+
+const NODE: &str = "pkg.torch.onnx.fx_node";
+const FOLDED: &str = "pkg.onnxscript.optimizer.folded_from";
+
+/// Who wrote a model, as far as it decides what a name proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::mapping) enum Exporter {
+    /// torch's older exporter: merges equal parameters, and keeps literals as `Constant` nodes.
+    TorchScript,
+    /// torch's newer exporter, or an optimizer: merges whatever has equal bytes.
+    Merging,
+}
+
+/// One call of the traced graph, and the nodes that it became.
+struct Call<'a> {
+    /// Users of its result in the traced graph.
+    users: usize,
+    /// Arguments that are values, parameters and buffers among them, as often as they occur.
+    args: Vec<&'a str>,
+    nodes: Vec<&'a NodeProto>,
+}
+
+/// What the exporter recorded of a graph.
+pub(in crate::mapping) struct Record<'a> {
+    calls: HashMap<&'a str, Call<'a>>,
+    /// The call that a node belongs to, by the node's first output.
+    call_of: HashMap<&'a str, &'a str>,
+    folded: HashMap<&'a str, Vec<String>>,
+    /// Calls that stand for a second one that was merged into them.
+    merged: HashSet<&'a str>,
+    pub exporter: Exporter,
+}
+
+fn prop<'a>(props: &'a [StringStringEntryProto], key: &str) -> Option<&'a str> {
+    let found = props.iter().find(|p| p.key == key)?;
+    Some(&found.value)
+}
+
+/// Name, number of users and value arguments of a recorded call.
+fn parse(text: &str) -> Option<(&str, usize, Vec<&str>)> {
+    let (head, call) = text.split_once(" = ")?;
+    let name = head.trim().strip_prefix('%')?.split([' ', ':']).next()?;
+    let users = head
+        .split_once("num_users=")
+        .and_then(|(_, n)| n.split(']').next()?.parse().ok())
+        .unwrap_or_default();
+    let args = call.split_once("](").map_or(call, |(_, args)| args);
+    let args = args.split('%').skip(1).map(|rest| {
+        let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+        &rest[..end.unwrap_or(rest.len())]
+    });
+    Some((name, users, args.collect()))
+}
+
+fn is_placeholder(argument: &str) -> bool {
+    ["p_", "b_", "c_", "obj_"]
+        .iter()
+        .any(|p| argument.starts_with(p))
+}
+
+/// `mul_1` and `mul` are calls of one operator.
+fn stem(name: &str) -> &str {
+    match name.rsplit_once('_') {
+        Some((stem, n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => stem,
+        _ => name,
+    }
+}
+
+impl<'a> Record<'a> {
+    pub fn of(graph: &'a GraphProto, nodes: &Nodes<'a>, producer: &str) -> Record<'a> {
+        let mut record = Record {
+            calls: HashMap::new(),
+            call_of: HashMap::new(),
+            folded: HashMap::new(),
+            merged: HashSet::new(),
+            exporter: exporter(graph, producer),
+        };
+        for node in nodes.iter() {
+            let Some((name, users, args)) = prop(&node.metadata_props, NODE).and_then(parse)
+            else {
+                continue;
+            };
+            let call = record.calls.entry(name).or_insert(Call {
+                users,
+                args,
+                nodes: Vec::new(),
+            });
+            call.nodes.push(node);
+            if let Some(output) = node.output.first() {
+                record.call_of.insert(output, name);
+            }
+        }
+        for value in &graph.value_info {
+            if let Some(text) = prop(&value.metadata_props, FOLDED) {
+                let names = text.split('\'').skip(1).step_by(2);
+                record
+                    .folded
+                    .insert(&value.name, names.map(ToOwned::to_owned).collect());
+            }
+        }
+        record.find_merged(nodes);
+        record
+    }
+
+    /// What `name` was folded from, where that is recorded.
+    pub fn folded_from(&self, name: &str) -> Vec<String> {
+        self.folded.get(name).cloned().unwrap_or_default()
+    }
+
+    /// What the node `node` says about the constant `name`, which it reads.
+    pub fn reading(&self, nodes: &Nodes<'_>, node: &NodeProto, name: &str) -> Option<Reading> {
+        let call = *self.call_of.get(node.output.first()?.as_str())?;
+        let found = &self.calls[call];
+        let meaning = if self.merged.contains(call) {
+            Meaning::MergedAway
+        } else {
+            let (placeholders, values): (Vec<&str>, Vec<&str>) =
+                found.args.iter().partition(|a| is_placeholder(a));
+            Meaning::Record {
+                placeholders: placeholders.into_iter().map(ToOwned::to_owned).collect(),
+                complete: self.unaccounted(nodes, found).0.is_empty(),
+                values: values.into_iter().map(ToOwned::to_owned).collect(),
+                inputs: node.input.iter().filter(|i| *i == name).count(),
+            }
+        };
+        Some(Reading {
+            node: node.name.clone(),
+            meaning,
+        })
+    }
+
+    /// Arguments of a call that nothing in the graph makes, after those that its other inputs stand for; and pairs of an
+    /// argument and the call whose result took its place.
+    fn unaccounted(&self, nodes: &Nodes<'_>, call: &Call<'a>) -> (Vec<&'a str>, Vec<(&'a str, &'a str)>) {
+        let mut open: Vec<&str> = (call.args.iter().copied())
+            .filter(|a| !is_placeholder(a) && !self.calls.contains_key(a) && !nodes.is_constant(a))
+            .collect();
+        open.dedup();
+        // Inputs of the nodes that come from elsewhere: graph inputs have other names in the traced graph.
+        let mut inputs: Vec<&str> = Vec::new();
+        let mut owners: Vec<&'a str> = Vec::new();
+        for input in call.nodes.iter().flat_map(|n| &n.input) {
+            if input.is_empty() || nodes.is_constant(input) {
+                continue;
+            }
+            match self.owner(nodes, input) {
+                None if nodes.producer(input).is_none() => {
+                    if !inputs.contains(&input.as_str()) {
+                        inputs.push(input);
+                    }
+                }
+                None => {}
+                Some(owner) => {
+                    let own = call.nodes.iter().any(|n| n.output.contains(input));
+                    if !own && !call.args.contains(&owner) && !owners.contains(&owner) {
+                        owners.push(owner);
+                    }
+                }
+            }
+        }
+        // A value that took the place of an argument of the same operator is what it was merged with.
+        let mut merged = Vec::new();
+        open.retain(|argument| {
+            let twin = owners.iter().position(|o| stem(o) == stem(argument));
+            if let Some(at) = twin {
+                merged.push((*argument, owners.remove(at)));
+            }
+            twin.is_none()
+        });
+        let stand_ins = inputs.len() + owners.len();
+        open.truncate(open.len().saturating_sub(stand_ins));
+        (open, merged)
+    }
+
+    /// The call that a value of the graph is the result of, through nodes without a record.
+    fn owner(&self, nodes: &Nodes<'_>, value: &str) -> Option<&'a str> {
+        let mut at = value.to_owned();
+        for _ in 0..4 {
+            if let Some(call) = self.call_of.get(at.as_str()) {
+                return Some(call);
+            }
+            at = nodes.producer(&at)?.input.first()?.clone();
+        }
+        None
+    }
+
+    /// Finds the calls that a second one was merged into. Where all users of an argument are still there, the second one
+    /// read something else, which was merged too.
+    fn find_merged(&mut self, nodes: &Nodes<'a>) {
+        let mut users: HashMap<&str, usize> = HashMap::new();
+        for call in self.calls.values() {
+            let mut distinct = call.args.clone();
+            distinct.sort_unstable();
+            distinct.dedup();
+            for argument in distinct {
+                *users.entry(argument).or_default() += 1;
+            }
+        }
+        let mut open: Vec<&'a str> = Vec::new();
+        for call in self.calls.values() {
+            open.extend(self.unaccounted(nodes, call).1.into_iter().map(|(_, twin)| twin));
+        }
+        let mut merged = HashSet::new();
+        while let Some(name) = open.pop() {
+            let Some(call) = self.calls.get(name) else {
+                continue;
+            };
+            if !merged.insert(name) {
+                continue;
+            }
+            for argument in &call.args {
+                let Some(made) = self.calls.get(argument) else {
+                    continue;
+                };
+                if made.users <= users.get(argument).copied().unwrap_or_default() {
+                    open.push(argument);
+                }
+            }
+        }
+        self.merged = merged;
+    }
+}
+
+fn exporter(graph: &GraphProto, producer: &str) -> Exporter {
+    let dynamo = (graph.node.iter())
+        .any(|n| n.name.starts_with("node_") || prop(&n.metadata_props, NODE).is_some());
+    if producer == "pytorch" && !dynamo {
+        Exporter::TorchScript
+    } else {
+        Exporter::Merging
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recorded_call_is_read() {
+        let text = "%linear : [num_users=2] = call_function[target=torch.ops.aten.linear.default](args = (%x, [None, %p_fc_weight], 0.5), kwargs = {out: %b_y})";
+        let (name, users, args) = parse(text).unwrap();
+        assert_eq!((name, users), ("linear", 2));
+        assert_eq!(args, ["x", "p_fc_weight", "b_y"]);
+        assert_eq!(parse("nothing"), None);
+        assert_eq!((stem("mul_12"), stem("layer_norm"), stem("p_1x")), ("mul", "layer_norm", "p_1x"));
+    }
+}

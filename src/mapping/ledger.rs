@@ -1,0 +1,477 @@
+//! A new checkpoint against a base that was accepted: every change is accounted for, and every constant is explained.
+//!
+//! Only what differs from the base by its digest is laid out. A constant gets new bytes where all its explanations give the same
+//! ones; a constant without an explanation stops every change that may be in it; a changed tensor that is in no explanation
+//! stops unless the model is known not to hold it.
+
+use super::apply::apply_recipe;
+use super::derive::{batched, literal};
+use super::hints::align;
+use super::types::{
+    Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Mapping,
+    Missing, Permissions, Recipe, Refusal, Row, Why, held_bytes,
+};
+use crate::tensor::{Digest, Dtype, TensorView};
+use rayon::prelude::*;
+use std::collections::{HashMap, HashSet};
+
+/// Changed tensors that one refusal lists.
+const LISTED: usize = 8;
+
+/// How a tensor of the base fares in the new file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Same,
+    /// Other values, or the base value is not known.
+    Changed,
+    Missing,
+}
+
+/// The new file under the base's names.
+struct Spelled<'a> {
+    new: &'a dyn Checkpoint,
+    by_base: HashMap<&'a str, String>,
+}
+
+impl Checkpoint for Spelled<'_> {
+    fn names(&self) -> Vec<&str> {
+        self.by_base.keys().copied().collect()
+    }
+
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.new.get(self.by_base.get(name)?)
+    }
+}
+
+fn spell<'a>(inventory: &'a Inventory, new: &'a dyn Checkpoint) -> Spelled<'a> {
+    let names: HashSet<&str> = new.names().into_iter().collect();
+    let known = || inventory.tensors.iter().map(|t| t.name.as_str());
+    let count = |shape: &[usize]| Some(shape.iter().product::<usize>());
+    let mut by_base = HashMap::new();
+    let same = known().filter(|n| names.contains(n)).count();
+    let prefixes = align(
+        inventory
+            .tensors
+            .iter()
+            .map(|t| (t.name.as_str(), count(&t.shape))),
+        names
+            .iter()
+            .map(|n| (*n, new.get(n).and_then(|v| count(v.shape)))),
+    );
+    let translated = known()
+        .filter(|n| prefixes.translate(n).is_some_and(|t| names.contains(t.as_str())))
+        .count();
+    for base in known() {
+        let by_prefix = prefixes
+            .translate(base)
+            .filter(|n| translated > same && names.contains(n.as_str()));
+        let own = || names.contains(base).then(|| base.to_owned());
+        if let Some(name) = by_prefix.or_else(own) {
+            by_base.insert(base, name);
+        }
+    }
+    Spelled { new, by_base }
+}
+
+/// Everything that one judgement reads.
+struct Books<'a> {
+    inventory: &'a Inventory,
+    held: &'a dyn Held,
+    new: Spelled<'a>,
+    states: HashMap<&'a str, State>,
+    permissions: &'a Permissions,
+}
+
+impl Books<'_> {
+    fn state(&self, name: &str) -> State {
+        self.states.get(name).copied().unwrap_or(State::Missing)
+    }
+
+    fn changed(&self) -> impl Iterator<Item = &str> {
+        (self.inventory.tensors.iter())
+            .map(|t| t.name.as_str())
+            .filter(|n| self.state(n) == State::Changed)
+    }
+}
+
+/// Decides for every row, and for every tensor of the new file, what `new` does.
+///
+/// # Errors
+/// [`Error::NotHeld`]; everything about sources is a [`Refusal`].
+pub(super) fn judge(
+    mapping: &Mapping,
+    inventory: &Inventory,
+    held: &dyn Held,
+    new: &dyn Checkpoint,
+    permissions: &Permissions,
+) -> Result<Judged, Error> {
+    let spelled = spell(inventory, new);
+    let states = (inventory.tensors.par_iter())
+        .map(|t| {
+            let state = match spelled.get(&t.name) {
+                None => State::Missing,
+                Some(view) if !t.contradicted && t.is_same(view) => State::Same,
+                Some(_) => State::Changed,
+            };
+            (t.name.as_str(), state)
+        })
+        .collect();
+    let books = Books {
+        inventory,
+        held,
+        new: spelled,
+        states,
+        permissions,
+    };
+    let changes = batched(
+        &mapping.rows,
+        |row| 8 * row.count(),
+        |row| of_row(&books, row),
+    )?;
+    let accounts = Accounts {
+        missing: missing(&books, mapping, &changes),
+        leftovers: leftovers(&books, mapping, new),
+    };
+    Ok(Judged {
+        mapping: in_files_names(&books, mapping),
+        accounts,
+        assessment: Assessment { changes },
+    })
+}
+
+/// The mapping with its sources as the new file spells them, to lay out what changes.
+fn in_files_names(books: &Books<'_>, mapping: &Mapping) -> Mapping {
+    let rename = |name: &str| match books.new.by_base.get(name) {
+        Some(new) => new.clone(),
+        None => name.to_owned(),
+    };
+    let mut mapping = mapping.clone();
+    for row in &mut mapping.rows {
+        row.recipe = row.recipe.as_ref().map(|r| r.renamed(rename));
+        row.alternatives = row.alternatives.iter().map(|r| r.renamed(rename)).collect();
+    }
+    mapping
+}
+
+fn of_row(books: &Books<'_>, row: &Row) -> Result<Change, Error> {
+    if books.permissions.ignores(&row.name) {
+        return Ok(Change::Constant);
+    }
+    if row.explanations().next().is_none() {
+        return Ok(unexplained(row, books.changed()));
+    }
+    let touched = row
+        .explanations()
+        .flat_map(Recipe::sources)
+        .any(|s| books.state(s) != State::Same);
+    if !touched {
+        return Ok(Change::Unchanged);
+    }
+    let any_changed = |r: &&Recipe| r.sources().iter().any(|s| books.state(s) == State::Changed);
+    let is_given = |r: &&Recipe| r.sources().iter().all(|s| books.state(s) != State::Missing);
+    let given: Vec<&Recipe> = row.explanations().filter(is_given).collect();
+    if given.is_empty() {
+        let Some(part) = row.explanations().find(any_changed) else {
+            return Ok(Change::NotGiven);
+        };
+        return Ok(refused(Refusal::PartialFold {
+            missing: names_where(books, part, State::Missing),
+        }));
+    }
+    if !given.iter().any(any_changed) {
+        return Ok(Change::Unchanged);
+    }
+    // A tied tensor is usually saved under one of its names; one of a few equal values says nothing about another.
+    let twinless = row.explanations().filter(|r| !is_given(r)).any(|r| {
+        let flat = |s: &&str| books.inventory.get(s).is_some_and(|t| t.flat);
+        r.sources().iter().any(flat)
+    });
+    let mut outcomes: Vec<Vec<u8>> = Vec::new();
+    for recipe in &given {
+        match apply_recipe(row, recipe, &books.new) {
+            Ok(bytes) if outcomes.iter().any(|o| **o == *bytes) => {}
+            Ok(bytes) => outcomes.push(bytes.into_owned()),
+            Err(error) => return Ok(misfit(books, row, recipe, &error)),
+        }
+    }
+    if outcomes.len() > 1 || twinless {
+        let mut sources: Vec<String> = (row.explanations())
+            .flat_map(Recipe::sources)
+            .map(ToOwned::to_owned)
+            .collect();
+        sources.sort();
+        sources.dedup();
+        return Ok(refused(Refusal::Ambiguous { sources }));
+    }
+    let bytes = outcomes.remove(0);
+    if *held_bytes(row, books.held)? == bytes[..] {
+        return Ok(Change::Unchanged);
+    }
+    if let Some(with) = &row.pinned {
+        return Ok(refused(Refusal::Merged {
+            sources: names_where(books, given[0], State::Changed),
+            with: with.clone(),
+        }));
+    }
+    Ok(Change::Changed {
+        digest: Digest::of(&bytes),
+    })
+}
+
+fn refused(why: Refusal) -> Change {
+    Change::Refused { why }
+}
+
+fn names_where(books: &Books<'_>, recipe: &Recipe, state: State) -> Vec<String> {
+    (recipe.sources().into_iter())
+        .filter(|s| books.state(s) == state)
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
+/// Why a recipe could not be computed from the new file.
+fn misfit(books: &Books<'_>, row: &Row, recipe: &Recipe, error: &Error) -> Change {
+    let first = recipe.sources()[0].to_owned();
+    if let Error::Overflow {
+        source_name,
+        dtype,
+        largest,
+        ..
+    } = error
+    {
+        return refused(Refusal::Overflow {
+            source: source_name.clone(),
+            dtype: *dtype,
+            largest: format!("{largest:e}"),
+        });
+    }
+    let view = recipe.sources().iter().find_map(|s| {
+        let view = books.new.get(s)?;
+        let base = books.inventory.get(s)?;
+        (view.shape != base.shape).then(|| ((*s).to_owned(), view.dtype, view.shape.to_vec()))
+    });
+    let (source, dtype, shape) = view.unwrap_or_else(|| {
+        let view = books.new.get(&first);
+        let dtype = view.map_or(row.dtype, |v| v.dtype);
+        (first, dtype, view.map_or(Vec::new(), |v| v.shape.to_vec()))
+    });
+    refused(Refusal::Misfit {
+        source,
+        dtype,
+        shape,
+    })
+}
+
+/// A constant that no tensor explains: it keeps its value, unless a changed tensor may be in it.
+pub(super) fn unexplained<'a>(row: &Row, changed: impl Iterator<Item = &'a str>) -> Change {
+    if !row.is_unsourced() {
+        return Change::Constant;
+    }
+    let changed: Vec<String> = changed
+        .filter(|name| may_hold(row, name))
+        .take(LISTED)
+        .map(ToOwned::to_owned)
+        .collect();
+    if changed.is_empty() {
+        Change::Constant
+    } else {
+        refused(Refusal::Unsourced { changed })
+    }
+}
+
+/// Whether the tensor `name` may be in an unsourced constant: by the exporter's record, where there is one.
+fn may_hold(row: &Row, name: &str) -> bool {
+    use super::types::Meaning;
+    let same = |recorded: &str| {
+        let ends = |long: &str, short: &str| {
+            long.strip_suffix(short)
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        ends(recorded, name) || ends(name, recorded)
+    };
+    if !row.folded_from.is_empty() {
+        return row.folded_from.iter().any(|f| same(f));
+    }
+    let bare = name.replace('.', "_").to_lowercase();
+    let mut recorded = row.readings.iter().peekable();
+    if recorded.peek().is_none() {
+        return true;
+    }
+    recorded.any(|reading| match &reading.meaning {
+        Meaning::Record {
+            placeholders,
+            values,
+            complete: true,
+            ..
+        } if !values.contains(&row.name) => placeholders
+            .iter()
+            .any(|p| p.ends_with(&bare) || bare.ends_with(p.split_once('_').map_or("", |x| x.1))),
+        _ => true,
+    })
+}
+
+/// Rows whose sources the new file does not hold, with the names that were looked for.
+fn missing(books: &Books<'_>, mapping: &Mapping, changes: &[Change]) -> Vec<Missing> {
+    (mapping.rows.iter().zip(changes))
+        .filter(|(_, change)| **change == Change::NotGiven)
+        .map(|(row, _)| Missing {
+            weight: row.name.clone(),
+            names: row
+                .explanations()
+                .flat_map(|r| names_where(books, r, State::Missing))
+                .collect(),
+        })
+        .collect()
+}
+
+/// What becomes of every tensor of the new file that no constant takes, or that an attribute holds too.
+fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<Leftover> {
+    let used: HashSet<&str> = mapping
+        .rows
+        .iter()
+        .flat_map(Row::explanations)
+        .flat_map(Recipe::sources)
+        .collect();
+    let unused = Unused::of(books, mapping, &used);
+    let mut found = Vec::new();
+    let mut taken: HashSet<&str> = HashSet::new();
+    for tensor in &books.inventory.tensors {
+        let Some(name) = books.new.by_base.get(tensor.name.as_str()) else {
+            continue;
+        };
+        taken.insert(name);
+        let state = books.state(&tensor.name);
+        let in_attribute = tensor.attribute.as_ref().filter(|_| state == State::Changed);
+        let why = if books.permissions.ignores(name) && (!used.contains(tensor.name.as_str()) || in_attribute.is_some()) {
+            Some(Why::Ignored)
+        } else if let Some(attribute) = in_attribute {
+            Some(Why::InAttribute {
+                attribute: attribute.clone(),
+            })
+        } else if used.contains(tensor.name.as_str()) {
+            None
+        } else if is_counter(&tensor.name) {
+            Some(Why::Counter)
+        } else if state == State::Same {
+            Some(Why::Unchanged)
+        } else {
+            let safe = !tensor.flat && !tensor.contradicted;
+            Some(unused.judge(&tensor.name, tensor.dtype, safe))
+        };
+        if let Some(why) = why {
+            found.push(Leftover {
+                name: name.clone(),
+                why,
+            });
+        }
+    }
+    let mut extra: Vec<&str> = new.names();
+    extra.sort_unstable();
+    for name in extra {
+        if taken.contains(name) {
+            continue;
+        }
+        let Some(view) = new.get(name) else { continue };
+        let why = if books.permissions.ignores(name) {
+            Why::Ignored
+        } else if is_counter(name) {
+            Why::Counter
+        } else if let Some(of) = unused.duplicate_of(view) {
+            Why::Duplicate { of }
+        } else if !view.dtype.is_float() && literal(view).is_some() {
+            Why::NotFloat
+        } else {
+            unused.judge(name, view.dtype, true)
+        };
+        found.push(Leftover {
+            name: name.to_owned(),
+            why,
+        });
+    }
+    found
+}
+
+/// A counter of training steps: inference does not read it.
+fn is_counter(name: &str) -> bool {
+    name.rsplit('.').next() == Some("num_batches_tracked")
+}
+
+/// What decides whether a tensor that no constant takes may be let go.
+struct Unused<'b> {
+    /// Modules that hold a used tensor of their own, without what all names begin with.
+    modules: HashSet<&'b str>,
+    /// No constant of the model lacks an explanation.
+    closed: bool,
+    /// No table of integers lacks one.
+    closed_integers: bool,
+    /// Digests of the used tensors in the new file.
+    given: HashMap<Digest, String>,
+    root: &'b str,
+}
+
+impl<'b> Unused<'b> {
+    fn of(books: &'b Books<'_>, mapping: &'b Mapping, used: &HashSet<&'b str>) -> Unused<'b> {
+        let names: Vec<&str> = books.inventory.tensors.iter().map(|t| t.name.as_str()).collect();
+        let root = common_root(&names);
+        let modules = used.iter().map(|n| n.rsplit_once('.').map_or("", |(m, _)| m));
+        let given = used.par_iter().filter_map(|name| {
+            let tensor = books.inventory.get(name)?;
+            let view = books.new.get(name)?;
+            (!tensor.flat).then(|| (Digest::of(view.data), (*name).to_owned()))
+        });
+        Unused {
+            modules: modules.collect(),
+            closed: !mapping
+                .rows
+                .iter()
+                .any(|r| r.is_unsourced() && !books.permissions.ignores(&r.name)),
+            closed_integers: mapping.unsourced_integers.is_empty(),
+            given: given.collect(),
+            root,
+        }
+    }
+
+    fn duplicate_of(&self, view: TensorView<'_>) -> Option<String> {
+        self.given.get(&Digest::of(view.data)).cloned()
+    }
+
+    /// `safe`: the base value is known and tells the tensor from others.
+    fn judge(&self, name: &str, dtype: Dtype, safe: bool) -> Why {
+        let closed = self.closed && (dtype.is_float() || self.closed_integers);
+        if closed && safe && !self.has_used_neighbour(name) {
+            Why::Unused
+        } else {
+            Why::Unreached
+        }
+    }
+
+    /// Whether a tensor of the same or an enclosing module is used: a scale or an adapter beside a weight changes what it means.
+    fn has_used_neighbour(&self, name: &str) -> bool {
+        let mut module = name.rsplit_once('.').map_or("", |(m, _)| m);
+        loop {
+            if module.is_empty() || module == self.root {
+                // Of the outermost module only what stands in it itself counts.
+                return name.rsplit_once('.').map_or("", |(m, _)| m) == module
+                    && self.modules.contains(module);
+            }
+            if self.modules.contains(module) {
+                return true;
+            }
+            module = module.rsplit_once('.').map_or("", |(m, _)| m);
+        }
+    }
+}
+
+/// The leading components that all names share.
+fn common_root<'n>(names: &[&'n str]) -> &'n str {
+    let Some(first) = names.first() else { return "" };
+    let mut root = first.rsplit_once('.').map_or("", |(m, _)| m);
+    while !root.is_empty()
+        && !names
+            .iter()
+            .all(|n| n.strip_prefix(root).is_some_and(|r| r.starts_with('.')))
+    {
+        root = root.rsplit_once('.').map_or("", |(m, _)| m);
+    }
+    root
+}

@@ -1,0 +1,393 @@
+//! The checkpoint that a model was exported from: every constant with all derivations that reproduce it.
+//!
+//! Nothing here is a guess: a derivation counts where it gives the bytes (or differs from them by a stated rounding), and all
+//! that do are kept, since they have to agree before a refit writes. What readers say narrows them down (`readings`).
+
+use super::context::{Case, Sources};
+use super::equal::{Source, equalities};
+use super::{folds, presume, readings};
+use crate::mapping::derive::{
+    RowIndex, Stack, as_type, batched, common, functions, is_flat, literal, presumed_relations,
+};
+use crate::mapping::apply::apply_recipe;
+use crate::mapping::types::{
+    Checkpoint, Error, Evidence, Grade, Held, Inventory, Literal, Mapping, Recipe, Rounding, Row,
+    SourceTensor, held_bytes,
+};
+use crate::tensor::{Digest, Dtype, TensorView, to_f32};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+/// Part of a half-precision weight that a converter may have clamped: it lifts tiny values and cuts huge ones.
+const CLAMPED: f64 = 0.01;
+/// Integers up to this many are axes, shapes or bounds.
+const SHORT: usize = 16;
+/// The usual converter (`onnxconverter-common`) lifts smaller magnitudes to this.
+const LIFTED: f32 = 1e-7;
+/// And cuts larger ones to this.
+const CUT: f32 = 1e4;
+
+/// Explains every row of `mapping` from `checkpoint`, and records the checkpoint.
+pub(super) fn resolve(
+    mapping: &Mapping,
+    held: &dyn Held,
+    checkpoint: &dyn Checkpoint,
+) -> Result<Mapping, Error> {
+    let mut rows = mapping.rows.clone();
+    let mut names = checkpoint.names();
+    names.sort_unstable();
+    let sources: Vec<Source<'_>> = (names.into_iter())
+        .filter_map(|name| checkpoint.get(name).map(|view| Source { name, view }))
+        .collect();
+    let open: Vec<usize> = (0..rows.len())
+        .filter(|&r| rows[r].grade != Grade::Given)
+        .collect();
+    for &r in &open {
+        forget(&mut rows[r]);
+    }
+    let (named, _) = presume(&rows, &sources);
+    let equal = equalities(&rows, &open, &sources, held)?;
+    let case = Case {
+        sources: &sources,
+        held,
+        named,
+        equal,
+        owned: HashSet::new(),
+    };
+    for &r in &open {
+        whole_tensors(&case, &mut rows, r);
+    }
+    folds::explain(&case, &mut rows, &open)?;
+    let unexplained: Vec<usize> = (open.iter().copied())
+        .filter(|&r| rows[r].explanations().next().is_none())
+        .collect();
+    let found = batched(
+        &unexplained,
+        |&r| 16 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, elementwise(&case, &rows[r], r)?)),
+    )?;
+    for (r, recipes) in found {
+        for (recipe, rounding) in recipes {
+            explain(&mut rows[r], recipe, rounding);
+        }
+    }
+    let literals = batched(
+        &open,
+        |&r| 12 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, literal_of(held, &rows[r])?)),
+    )?;
+    for (r, found) in literals {
+        rows[r].literal = found;
+    }
+    from_rows(&case, checkpoint, &mut rows, &unexplained)?;
+    readings::narrow(&case, &mut rows, &open, mapping.merges);
+    let mut inventory = inventory(&case, &mut rows, &open);
+    in_attributes(&case, &rows, &mapping.attributes, &mut inventory);
+    for &r in &open {
+        grade(&mut rows[r]);
+    }
+    let unsourced_integers = (rows.iter())
+        .filter(|row| row.baked.is_some() && !row.dtype.is_float() && row.count() > SHORT)
+        .filter(|row| row.explanations().next().is_none() && row.literal.is_none())
+        .map(|row| row.name.clone())
+        .collect();
+    // A value that engines fold in, and that no tensor gives, is part of the graph.
+    rows.retain(|row| row.baked.is_none() || row.explanations().next().is_some());
+    Ok(Mapping {
+        against_base: true,
+        rows,
+        unsourced_integers,
+        inventory: Some(inventory),
+        ..mapping.clone()
+    })
+}
+
+pub(super) fn forget(row: &mut Row) {
+    row.grade = Grade::Unproven;
+    row.recipe = None;
+    row.rounding = None;
+    row.alternatives.clear();
+    row.evidence.clear();
+    row.literal = None;
+    row.pinned = None;
+}
+
+/// Adds a derivation that reproduces the row; the first is its recipe.
+pub(super) fn explain(row: &mut Row, recipe: Recipe, rounding: Option<Rounding>) {
+    if row.explanations().any(|r| *r == recipe) {
+        return;
+    }
+    if rounding.is_some() && row.rounding.is_none() {
+        row.rounding = rounding;
+    }
+    if row.recipe.is_none() {
+        row.recipe = Some(recipe);
+    } else {
+        row.alternatives.push(recipe);
+    }
+}
+
+/// Tensors that the row is, as they are or with their axes in another order; the one that a name or path points to first.
+fn whole_tensors(case: &Case<'_>, rows: &mut [Row], r: usize) {
+    let named: Vec<usize> = case.named[r].iter().map(|n| n.source).collect();
+    let mut equal: Vec<_> = case.equal.of_row[r].iter().collect();
+    equal.sort_by_key(|e| {
+        let rank = named.iter().position(|&s| s == e.source);
+        (rank.unwrap_or(usize::MAX), e.source)
+    });
+    let alone = equal.len() == 1;
+    for same in equal {
+        let row = &mut rows[r];
+        row.evidence.push(Evidence::ValueEqual {
+            source: case.sources[same.source].name.to_owned(),
+            dtype: same.dtype,
+            unique: alone,
+        });
+        for relation in &same.relations {
+            let recipe = case.recipe(row, same.source, relation);
+            explain(row, recipe, None);
+        }
+    }
+}
+
+type Explained = Vec<(Recipe, Option<Rounding>)>;
+
+/// Functions of one tensor's elements that give the row, and copies that a converter clamped.
+fn elementwise(case: &Case<'_>, row: &Row, r: usize) -> Result<Explained, Error> {
+    let mut found = Vec::new();
+    if !row.dtype.is_float() || row.count() == 0 {
+        return Ok(found);
+    }
+    let bytes = held_bytes(row, case.held)?;
+    let Ok(held) = to_f32(row.dtype, &bytes) else {
+        return Ok(found);
+    };
+    let flat = is_flat(row.dtype, &bytes);
+    let named: Vec<usize> = case.named[r].iter().map(|n| n.source).collect();
+    for (s, source) in case.sources.iter().enumerate() {
+        let view = source.view;
+        if source.count() != row.count() || !view.dtype.is_float() {
+            continue;
+        }
+        // Ones are 1 + zeros for every tensor of zeros; only the one that the graph names counts.
+        let meant = named.contains(&s) || row.folded_from.iter().any(|f| f == source.name);
+        if !meant && (flat || is_flat(view.dtype, view.data)) {
+            continue;
+        }
+        for relation in presumed_relations(row, view.shape) {
+            for function in functions(view, &relation, &held) {
+                let Recipe::Tensor { source, mut steps } = case.recipe(row, s, &relation) else {
+                    continue;
+                };
+                steps.extend(function.steps);
+                let recipe = Recipe::Tensor { source, steps };
+                let rounding = rounding(case, row, &recipe, function.max_ulp)?;
+                found.push((recipe, rounding));
+            }
+            if named.contains(&s) && row.dtype == Dtype::F16 {
+                found.extend(clamped(case, row, s, &relation, &bytes)?);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn rounding(
+    case: &Case<'_>,
+    row: &Row,
+    recipe: &Recipe,
+    max_ulp: u32,
+) -> Result<Option<Rounding>, Error> {
+    if max_ulp == 0 {
+        return Ok(None);
+    }
+    let sources = Sources(case);
+    let bytes = apply_recipe(row, recipe, &sources)?;
+    Ok(Some(Rounding {
+        max_ulp,
+        recomputed: Digest::of(&bytes),
+    }))
+}
+
+/// The named tensor rounded to half precision, where all that differs was lifted or cut by a converter.
+fn clamped(
+    case: &Case<'_>,
+    row: &Row,
+    s: usize,
+    relation: &crate::mapping::derive::Relation,
+    held: &[u8],
+) -> Result<Option<(Recipe, Option<Rounding>)>, Error> {
+    let recipe = case.recipe(row, s, relation);
+    let sources = Sources(case);
+    let Ok(computed) = apply_recipe(row, &recipe, &sources) else {
+        return Ok(None);
+    };
+    let (Ok(plain), Ok(own)) = (to_f32(row.dtype, &computed), to_f32(row.dtype, held)) else {
+        return Ok(None);
+    };
+    let mut differ = 0usize;
+    for (p, h) in plain.iter().zip(&own) {
+        if p == h {
+            continue;
+        }
+        let lifted = p.abs() <= 2.0 * LIFTED && h.abs() <= 2.0 * LIFTED;
+        let cut = p.abs() >= CUT && h.abs() >= 0.99 * CUT;
+        if !lifted && !cut {
+            return Ok(None);
+        }
+        differ += 1;
+    }
+    if differ as f64 > (CLAMPED * own.len() as f64).max(1.0) {
+        return Ok(None);
+    }
+    let recomputed = Digest::of(&computed);
+    Ok(Some((
+        recipe,
+        Some(Rounding {
+            max_ulp: 0,
+            recomputed,
+        }),
+    )))
+}
+
+pub(super) fn literal_of(held: &dyn Held, row: &Row) -> Result<Option<Literal>, Error> {
+    let bytes = held_bytes(row, held)?;
+    Ok(literal(TensorView {
+        dtype: row.dtype,
+        shape: &row.shape,
+        data: &bytes,
+    }))
+}
+
+/// Rows that are put together from rows of tensors; only where nothing simpler explains them.
+fn from_rows(
+    case: &Case<'_>,
+    checkpoint: &dyn Checkpoint,
+    rows: &mut [Row],
+    unexplained: &[usize],
+) -> Result<(), Error> {
+    let open: Vec<usize> = (unexplained.iter().copied())
+        .filter(|&r| rows[r].explanations().next().is_none() && rows[r].literal.is_none())
+        .filter(|&r| rows[r].count() > 1)
+        .collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let stacks = (case.sources.iter()).map(|s| Stack {
+        name: s.name,
+        view: s.view,
+    });
+    let mut index = RowIndex::of(stacks.collect());
+    for r in open {
+        let row = rows[r].clone();
+        let bytes = held_bytes(&row, case.held)?;
+        let view = TensorView {
+            dtype: row.dtype,
+            shape: &row.shape,
+            data: &bytes,
+        };
+        let exact = |recipe: &Recipe| gives(&row, recipe, checkpoint, &bytes);
+        for recipe in index.explain(view, exact) {
+            explain(&mut rows[r], recipe, None);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a recipe gives the bytes, in the narrower of the two types.
+fn gives(row: &Row, recipe: &Recipe, checkpoint: &dyn Checkpoint, bytes: &[u8]) -> bool {
+    let Ok(computed) = apply_recipe(row, recipe, checkpoint) else {
+        return false;
+    };
+    if *computed == *bytes {
+        return true;
+    }
+    let stored = recipe.sources().iter().find_map(|s| checkpoint.get(s));
+    let Some(to) = stored.and_then(|v| common(row.dtype, v.dtype)) else {
+        return false;
+    };
+    let narrow = |data| as_type(row.dtype, to, Cow::Borrowed(data)).ok();
+    to != row.dtype && narrow(&computed).is_some_and(|a| Some(a) == narrow(bytes))
+}
+
+/// Records the checkpoint, and what of it the model contradicts: a parameter that stands in the graph under its own name with
+/// another value.
+fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
+    let mut tensors: Vec<SourceTensor> = (case.sources.par_iter())
+        .map(|s| {
+            let flat = is_flat(s.view.dtype, s.view.data);
+            SourceTensor::of(s.name, s.view, flat)
+        })
+        .collect();
+    let at: HashMap<String, usize> = (tensors.iter().enumerate())
+        .map(|(i, t)| (t.name.clone(), i))
+        .collect();
+    for &r in open {
+        if let Some(name) = readings::own_name(case, &rows[r], r) {
+            let given = rows[r]
+                .explanations()
+                .any(|recipe| recipe.sources().contains(&name.as_str()));
+            if !given && rows[r].baked.is_none() {
+                tensors[at[&name]].contradicted = true;
+                rows[r].evidence.push(Evidence::NotClose {
+                    source: name,
+                    relative: f64::INFINITY,
+                    cosine: 0.0,
+                });
+            }
+        }
+    }
+    Inventory { tensors }
+}
+
+/// Notes tensors whose value stands in an attribute of the graph, which no refit changes. A number that somebody may have typed
+/// is one where the tensor has an initializer of its own and the exporter keeps the two apart.
+fn in_attributes(
+    case: &Case<'_>,
+    rows: &[Row],
+    attributes: &[(String, Vec<f32>)],
+    inventory: &mut Inventory,
+) {
+    if attributes.is_empty() {
+        return;
+    }
+    for tensor in &mut inventory.tensors {
+        let count: usize = tensor.shape.iter().product();
+        let Ok(at) = case.sources.binary_search_by(|s| s.name.cmp(&tensor.name)) else {
+            continue;
+        };
+        let view = case.sources[at].view;
+        if count == 0 || count > SHORT || !view.dtype.is_float() {
+            continue;
+        }
+        let Ok(values) = to_f32(view.dtype, view.data) else {
+            continue;
+        };
+        let found = attributes.iter().find(|(_, held)| *held == values);
+        let Some((attribute, _)) = found else { continue };
+        let typed = values.iter().all(|v| readings::typed(*v));
+        let apart = rows.iter().any(|row| {
+            let recorded = row.readings.iter().any(|r| {
+                !matches!(r.meaning, crate::mapping::types::Meaning::Nothing)
+            });
+            recorded && row.explanations().any(|r| r.sources().contains(&tensor.name.as_str()))
+        });
+        if !(typed && apart) {
+            tensor.attribute = Some(attribute.clone());
+        }
+    }
+}
+
+fn grade(row: &mut Row) {
+    row.grade = if row.explanations().next().is_some() {
+        Grade::Proven
+    } else if row.literal.is_some() || (row.baked.is_some() && !row.dtype.is_float()) {
+        row.evidence.push(Evidence::NoCandidate);
+        Grade::Constant
+    } else {
+        row.evidence.push(Evidence::NoCandidate);
+        Grade::Unproven
+    };
+}
+

@@ -1,0 +1,402 @@
+//! What the readers of a constant say about its derivations: which of several equal tensors is meant, and whether something
+//! else was merged into the same initializer.
+//!
+//! Exporters write one initializer for equal values. Each reader then says in its own way what it read: by the exporter's
+//! record, or by the module path in its name. A derivation that no reader means is dropped; those that some reader means must
+//! all agree; a reader that means none of them pins the value.
+
+use super::context::Case;
+use crate::mapping::derive::squeezed;
+use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row};
+use crate::tensor::to_f32;
+use std::collections::{HashMap, HashSet};
+
+/// Digits of a number that somebody typed; a trained value has more.
+const TYPED_DIGITS: usize = 4;
+
+/// The spelling of a parameter's name in the exporter's record.
+pub(in crate::mapping) fn sanitized(name: &str) -> String {
+    name.replace('.', "_").to_lowercase()
+}
+
+/// The name under a placeholder's prefix.
+fn bare(placeholder: &str) -> &str {
+    placeholder
+        .split_once('_')
+        .map_or(placeholder, |(_, rest)| rest)
+}
+
+/// Names of tensors as the graph spells them.
+struct Spelling<'c, 'a> {
+    case: &'c Case<'a>,
+    graph: String,
+    checkpoint: String,
+    /// Every tensor of the checkpoint, as the record would spell it.
+    known: HashSet<String>,
+}
+
+impl<'c, 'a> Spelling<'c, 'a> {
+    fn of(case: &'c Case<'a>, rows: &[Row]) -> Self {
+        let prefixes = super::hint_prefixes(rows, case.sources);
+        let mut spelling = Spelling {
+            case,
+            graph: prefixes.graph,
+            checkpoint: prefixes.checkpoint,
+            known: HashSet::new(),
+        };
+        spelling.known = (case.sources.iter())
+            .flat_map(|s| spelling.forms(s.name))
+            .map(|n| sanitized(&n))
+            .collect();
+        spelling
+    }
+
+    /// The name with the graph's prefix, and as it is.
+    fn forms(&self, name: &str) -> Vec<String> {
+        let mut forms = vec![name.to_owned()];
+        if let Some(rest) = name.strip_prefix(&self.checkpoint) {
+            forms.push(format!("{}{rest}", self.graph));
+        }
+        forms
+    }
+
+    /// Which sources of a recipe a list of placeholders names.
+    fn names_any(&self, recipe: &Recipe, placeholders: &[String]) -> bool {
+        recipe.sources().iter().any(|source| {
+            let forms: Vec<String> = self.forms(source).iter().map(|f| sanitized(f)).collect();
+            placeholders.iter().any(|p| {
+                let bare = bare(p);
+                forms.iter().any(|f| f == bare)
+            })
+        })
+    }
+
+    fn in_module(&self, recipe: &Recipe, module: &str) -> bool {
+        recipe.sources().iter().any(|source| {
+            self.forms(source)
+                .iter()
+                .any(|f| f.rsplit_once('.').map_or("", |(m, _)| m) == module)
+        })
+    }
+}
+
+/// What one reader leaves of the derivations.
+enum Left {
+    /// These, by index.
+    Some(Vec<usize>),
+    /// None: it reads something else.
+    Nothing,
+}
+
+fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Reading) -> Left {
+    let every = || Left::Some((0..all.len()).collect());
+    let those = |fits: &dyn Fn(&Recipe) -> bool| -> Vec<usize> {
+        (0..all.len()).filter(|&i| fits(&all[i])).collect()
+    };
+    match &reading.meaning {
+        Meaning::Record {
+            placeholders,
+            values,
+            complete,
+            inputs,
+        } => {
+            let meant = those(&|r| spelling.names_any(r, placeholders));
+            if !meant.is_empty() {
+                let mentions = (placeholders.iter())
+                    .filter(|p| {
+                        let one = std::slice::from_ref(*p);
+                        all.iter().any(|r| spelling.names_any(r, one))
+                    })
+                    .count();
+                // Two inputs of one node are this constant, and only one of them is named.
+                return if mentions < *inputs && *complete {
+                    Left::Nothing
+                } else {
+                    Left::Some(meant)
+                };
+            }
+            if values.contains(&row.name) {
+                return every();
+            }
+            let foreign = placeholders
+                .iter()
+                .any(|p| p.starts_with("p_") && !spelling.known.contains(bare(p)));
+            if foreign || !complete {
+                return every();
+            }
+            Left::Nothing
+        }
+        Meaning::Path { module } => {
+            let meant = those(&|r| spelling.in_module(r, module));
+            if meant.is_empty() {
+                every()
+            } else {
+                Left::Some(meant)
+            }
+        }
+        Meaning::Nothing => every(),
+        Meaning::MergedAway => Left::Nothing,
+    }
+}
+
+/// Without a base: takes back what a row was given where its readers say that the initializer stands for something else too.
+pub(super) fn veto(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
+    let spelling = Spelling::of(case, rows);
+    for &r in open {
+        let row = &mut rows[r];
+        let all: Vec<Recipe> = row.explanations().cloned().collect();
+        if all.is_empty() {
+            continue;
+        }
+        for reading in &row.readings {
+            // Paths were clues already; only the record speaks against a name.
+            let recorded = matches!(
+                reading.meaning,
+                Meaning::Record { .. } | Meaning::MergedAway
+            );
+            if recorded && matches!(left(&spelling, row, &all, reading), Left::Nothing) {
+                row.pinned = Some(format!("what node `{}` reads", reading.node));
+                break;
+            }
+        }
+        shared_by_modules(&spelling, row);
+    }
+}
+
+/// Names of other modules' parameters, where nodes of several modules read one initializer: they have to agree.
+fn shared_by_modules(spelling: &Spelling<'_, '_>, row: &mut Row) {
+    let Some(Recipe::Tensor { source, steps }) = row.recipe.clone() else {
+        return;
+    };
+    let Some((own, leaf)) = source.rsplit_once('.') else {
+        return;
+    };
+    let own_is_read = row.readings.iter().any(|reading| match &reading.meaning {
+        Meaning::Path { module } => spelling.forms(own).iter().any(|f| f == module),
+        _ => false,
+    });
+    if !own_is_read {
+        return;
+    }
+    for reading in row.readings.clone() {
+        let Meaning::Path { module } = reading.meaning else {
+            continue;
+        };
+        let other = spelling.case.sources.iter().find(|s| {
+            s.name.rsplit_once('.').is_some_and(|(m, l)| {
+                l == leaf && m != own && spelling.forms(m).contains(&module)
+            })
+        });
+        if let Some(other) = other.filter(|o| o.count() == row.count()) {
+            let recipe = Recipe::Tensor {
+                source: other.name.to_owned(),
+                steps: steps.clone(),
+            };
+            if !row.alternatives.contains(&recipe) {
+                row.alternatives.push(recipe);
+            }
+        }
+    }
+}
+
+/// Drops derivations that the record or the readers rule out, and pins rows that stand for something else as well.
+pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: bool) {
+    let spelling = Spelling::of(case, rows);
+    for &r in open {
+        by_record(&spelling, &mut rows[r]);
+        by_readers(&spelling, &mut rows[r]);
+    }
+    one_each(case, rows, open);
+    for &r in open {
+        pin_literals(case, rows, r, merges);
+    }
+}
+
+/// Keeps derivations whose sources are all among those that the record says the value was folded from.
+fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
+    if row.folded_from.is_empty() {
+        return;
+    }
+    let recorded: HashSet<&str> = row.folded_from.iter().map(String::as_str).collect();
+    let known = |name: &str| spelling.forms(name).iter().any(|f| recorded.contains(f.as_str()));
+    let any_known = spelling.case.sources.iter().any(|s| known(s.name));
+    let all: Vec<Recipe> = row.explanations().cloned().collect();
+    let kept: Vec<Recipe> = (all.iter())
+        .filter(|r| r.sources().into_iter().all(known))
+        .cloned()
+        .collect();
+    // A checkpoint in another spelling is not contradicted by names that it does not have.
+    if kept.is_empty() && !any_known {
+        return;
+    }
+    put(row, kept);
+}
+
+fn put(row: &mut Row, recipes: Vec<Recipe>) {
+    let mut recipes = recipes.into_iter();
+    row.recipe = recipes.next();
+    row.alternatives = recipes.collect();
+}
+
+fn by_readers(spelling: &Spelling<'_, '_>, row: &mut Row) {
+    let all: Vec<Recipe> = row.explanations().cloned().collect();
+    if all.is_empty() || row.readings.is_empty() {
+        return;
+    }
+    let mut meant = vec![false; all.len()];
+    for reading in &row.readings {
+        match left(spelling, row, &all, reading) {
+            Left::Some(which) => which.into_iter().for_each(|i| meant[i] = true),
+            Left::Nothing => {
+                row.pinned
+                    .get_or_insert_with(|| format!("what node `{}` reads", reading.node));
+            }
+        }
+    }
+    let mut kept: Vec<Recipe> = Vec::new();
+    for (recipe, keep) in all.iter().zip(&meant) {
+        if *keep {
+            kept.push(recipe.clone());
+        }
+    }
+    if kept.is_empty() {
+        // Every reader reads something else: the value is the graph's own, whatever it equals.
+        if row.readings.iter().any(|r| r.meaning == Meaning::MergedAway) {
+            return;
+        }
+        row.pinned = None;
+        row.literal = row.literal.or(Some(Literal::Flat));
+    }
+    put(row, kept);
+}
+
+/// Of equal tensors and as many equal constants, each constant is the tensor that its name or path says: an exporter that
+/// merges would have left one.
+fn one_each(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
+    let mut groups: HashMap<Vec<String>, Vec<usize>> = HashMap::new();
+    for &r in open {
+        let row = &rows[r];
+        let plain = row
+            .explanations()
+            .all(|recipe| matches!(recipe, Recipe::Tensor { .. }));
+        if row.alternatives.is_empty() || !plain {
+            continue;
+        }
+        let mut sources: Vec<String> = row
+            .explanations()
+            .flat_map(Recipe::sources)
+            .map(ToOwned::to_owned)
+            .collect();
+        sources.sort();
+        sources.dedup();
+        groups.entry(sources).or_default().push(r);
+    }
+    for (sources, members) in groups {
+        if sources.len() != members.len() {
+            continue;
+        }
+        let own: Vec<Option<String>> = (members.iter())
+            .map(|&r| {
+                let mut named = (case.named[r].iter())
+                    .map(|n| case.sources[n.source].name.to_owned())
+                    .filter(|n| sources.contains(n));
+                named.next().filter(|_| named.next().is_none())
+            })
+            .collect();
+        let distinct: HashSet<&String> = own.iter().flatten().collect();
+        if distinct.len() != members.len() {
+            continue;
+        }
+        for (&r, own) in members.iter().zip(&own) {
+            let Some(own) = own else { continue };
+            let kept: Vec<Recipe> = (rows[r].explanations())
+                .filter(|recipe| recipe.sources().contains(&own.as_str()))
+                .cloned()
+                .collect();
+            put(&mut rows[r], kept);
+        }
+    }
+}
+
+/// The tensor that a row is called by, where the checkpoint has it with as many elements.
+pub(super) fn own_name(case: &Case<'_>, row: &Row, r: usize) -> Option<String> {
+    let named = case.named[r].iter().find(|n| n.clue == Clue::Name)?;
+    let source = &case.sources[named.source];
+    let same = squeezed(source.view.shape) == squeezed(&row.shape);
+    same.then(|| source.name.to_owned())
+}
+
+/// Pins a row whose value somebody may have typed, or an exporter computed, unless the record or the exporter's habits say that it
+/// is the tensor and nothing else.
+fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
+    let row = &rows[r];
+    if row.pinned.is_some() || row.explanations().next().is_none() {
+        return;
+    }
+    let Some(literal) = row.literal else { return };
+    if literal == Literal::Scalar && !is_typed(case, row) {
+        return;
+    }
+    let recorded = !row.readings.is_empty()
+        && (row.readings.iter()).all(|r| matches!(&r.meaning, Meaning::Record { .. }));
+    // The older exporter keeps literals apart from parameters, as nodes; an initializer of a parameter's name is that.
+    let own = own_name(case, row, r);
+    let named = own.is_some_and(|own| {
+        row.explanations()
+            .any(|recipe| recipe.sources().contains(&own.as_str()))
+    });
+    let twin = || {
+        let has = |other: usize| {
+            other != r
+                && case.equal.alike(r, other)
+                && rows[other].shape == row.shape
+                && rows[other].dtype == row.dtype
+        };
+        (0..rows.len()).any(has)
+    };
+    if recorded || (named && (!merges || twin())) {
+        return;
+    }
+    rows[r].pinned = Some(match literal {
+        Literal::Flat => "a constant of the graph with the same few values".into(),
+        Literal::Scalar => "a number of the graph with the same value".into(),
+        _ => "a table that the exporter computes".into(),
+    });
+}
+
+/// Whether a number looks as if somebody had typed it.
+fn is_typed(case: &Case<'_>, row: &Row) -> bool {
+    let value = crate::mapping::types::held_bytes(row, case.held)
+        .ok()
+        .and_then(|b| to_f32(row.dtype, &b).ok())
+        .and_then(|v| v.first().copied());
+    value.is_none_or(typed)
+}
+
+/// Whether `value` is a short decimal number, as people type them.
+pub(in crate::mapping) fn typed(value: f32) -> bool {
+    let text = format!("{:e}", value.abs());
+    let digits = text.split('e').next().unwrap_or_default();
+    digits.bytes().filter(u8::is_ascii_digit).count() <= TYPED_DIGITS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn typed_numbers_are_told_from_trained_ones() {
+        for v in [0.5, 1.3, 0.3, 1e-5, 0.125, 2.0, 0.0, -1.0, 0.044_71, 100.0] {
+            assert!(typed(v), "{v}");
+        }
+        for v in [2.659_26, 0.129_384_7, 1.000_001, std::f32::consts::PI] {
+            assert!(!typed(v), "{v}");
+        }
+    }
+
+    #[test]
+    fn names_are_spelled_as_in_the_record() {
+        assert_eq!(sanitized("m.LayerNorm.weight"), "m_layernorm_weight");
+        assert_eq!(bare("p_m_layernorm_weight"), "m_layernorm_weight");
+    }
+}
