@@ -391,7 +391,9 @@ fn proven(proof: &Proof) -> String {
                 0 => String::new(),
                 n => format!(" and {n} more"),
             };
-            format!("{of}; nothing explains `{first}`{more}: a refit stops where a changed tensor may be in it")
+            format!(
+                "{of}; nothing explains `{first}`{more}: a refit stops where a changed tensor may be in it"
+            )
         }
     }
 }

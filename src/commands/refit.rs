@@ -1,9 +1,9 @@
 //! `trtmut refit`: give a plan other weights.
 
 use super::overlay::{OverlayArgs, check_asked};
+use crate::diff::{Verdict, WeightState};
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
-use crate::diff::{Verdict, WeightState};
 use crate::pipeline::{self, Environment, Opening, Verification};
 use crate::plan::Recipe;
 use crate::tensor::Digest;
@@ -236,7 +236,12 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         filled: prepared.manifest.stripped,
         digest: prepared.manifest.plan.digest,
         weights: prepared.manifest.weights.len(),
-        changed: prepared.decision.changes.iter().map(|c| c.name.clone()).collect(),
+        changed: prepared
+            .decision
+            .changes
+            .iter()
+            .map(|c| c.name.clone())
+            .collect(),
         unused: prepared.decision.unused.clone(),
         ignored: prepared.decision.ignored.clone(),
         missing: (prepared.decision.missing.iter())

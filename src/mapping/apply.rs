@@ -48,7 +48,12 @@ pub fn apply_recipe<'a>(
     };
     let expected = element_count(&row.shape).and_then(|n| row.dtype.bytes_for(n));
     let sources = recipe.sources();
-    let data = to_type(row, sources.first().copied().unwrap_or_default(), dtype, data)?;
+    let data = to_type(
+        row,
+        sources.first().copied().unwrap_or_default(),
+        dtype,
+        data,
+    )?;
     if shape != row.shape || Some(data.len()) != expected {
         return Err(Error::length(row, dtype, &shape));
     }

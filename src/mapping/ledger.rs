@@ -59,7 +59,11 @@ fn spell<'a>(inventory: &'a Inventory, new: &'a dyn Checkpoint) -> Spelled<'a> {
             .map(|n| (*n, new.get(n).and_then(|v| count(v.shape)))),
     );
     let translated = known()
-        .filter(|n| prefixes.translate(n).is_some_and(|t| names.contains(t.as_str())))
+        .filter(|n| {
+            prefixes
+                .translate(n)
+                .is_some_and(|t| names.contains(t.as_str()))
+        })
         .count();
     for base in known() {
         let by_prefix = prefixes
@@ -70,7 +74,35 @@ fn spell<'a>(inventory: &'a Inventory, new: &'a dyn Checkpoint) -> Spelled<'a> {
             by_base.insert(base, name);
         }
     }
+    follow_twins(inventory, new, &mut by_base);
     Spelled { new, by_base }
+}
+
+/// A tied tensor is usually saved under one of its names: one that the file lacks follows those that it was equal to in the base.
+/// One of a few equal values says nothing about another.
+fn follow_twins<'a>(
+    inventory: &'a Inventory,
+    new: &dyn Checkpoint,
+    by_base: &mut HashMap<&'a str, String>,
+) {
+    let mut equal: HashMap<(&Digest, Dtype, &[usize]), Vec<&str>> = HashMap::new();
+    for t in inventory.tensors.iter().filter(|t| !t.flat) {
+        let twins = equal.entry((&t.digest, t.dtype, &t.shape)).or_default();
+        twins.push(&t.name);
+    }
+    for twins in equal.into_values().filter(|t| t.len() > 1) {
+        let given: Vec<String> = (twins.iter())
+            .filter_map(|t| by_base.get(t).cloned())
+            .collect();
+        let Some(first) = given.first() else { continue };
+        let bytes = |name: &String| new.get(name).map(|v| (v.dtype, v.data.to_vec()));
+        if given[1..].iter().any(|other| bytes(other) != bytes(first)) {
+            continue;
+        }
+        for twin in twins {
+            by_base.entry(twin).or_insert_with(|| first.clone());
+        }
+    }
 }
 
 /// Everything that one judgement reads.
@@ -181,11 +213,8 @@ fn of_row(books: &Books<'_>, row: &Row) -> Result<Change, Error> {
     if !given.iter().any(any_changed) {
         return Ok(Change::Unchanged);
     }
-    // A tied tensor is usually saved under one of its names; one of a few equal values says nothing about another.
-    let twinless = row.explanations().filter(|r| !is_given(r)).any(|r| {
-        let flat = |s: &&str| books.inventory.get(s).is_some_and(|t| t.flat);
-        r.sources().iter().any(flat)
-    });
+    // Where the file has one of several equal tensors only, and they were flat, nobody can say whether the other moved too.
+    let twinless = row.explanations().any(|r| !is_given(&r));
     let mut outcomes: Vec<Vec<u8>> = Vec::new();
     for recipe in &given {
         match apply_recipe(row, recipe, &books.new) {
@@ -312,16 +341,26 @@ fn may_hold(row: &Row, name: &str) -> bool {
 
 /// Rows whose sources the new file does not hold, with the names that were looked for.
 fn missing(books: &Books<'_>, mapping: &Mapping, changes: &[Change]) -> Vec<Missing> {
-    (mapping.rows.iter().zip(changes))
-        .filter(|(_, change)| **change == Change::NotGiven)
-        .map(|(row, _)| Missing {
-            weight: row.name.clone(),
-            names: row
-                .explanations()
+    let mut found = Vec::new();
+    for (row, change) in mapping.rows.iter().zip(changes) {
+        let names: Vec<String> = if *change == Change::NotGiven {
+            (row.explanations())
                 .flat_map(|r| names_where(books, r, State::Missing))
-                .collect(),
-        })
-        .collect()
+                .collect()
+        } else if row.is_unsourced() && row.is_parameter() && *change == Change::Constant {
+            // A base that lacks a parameter does not make it a constant of the graph.
+            row.hints.iter().flat_map(|h| h.names.clone()).collect()
+        } else {
+            continue;
+        };
+        if !books.permissions.ignores(&row.name) {
+            found.push(Missing {
+                weight: row.name.clone(),
+                names,
+            });
+        }
+    }
+    found
 }
 
 /// What becomes of every tensor of the new file that no constant takes, or that an attribute holds too.
@@ -341,8 +380,13 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
         };
         taken.insert(name);
         let state = books.state(&tensor.name);
-        let in_attribute = tensor.attribute.as_ref().filter(|_| state == State::Changed);
-        let why = if books.permissions.ignores(name) && (!used.contains(tensor.name.as_str()) || in_attribute.is_some()) {
+        let in_attribute = tensor
+            .attribute
+            .as_ref()
+            .filter(|_| state == State::Changed);
+        let why = if books.permissions.ignores(name)
+            && (!used.contains(tensor.name.as_str()) || in_attribute.is_some())
+        {
             Some(Why::Ignored)
         } else if let Some(attribute) = in_attribute {
             Some(Why::InAttribute {
@@ -411,9 +455,16 @@ struct Unused<'b> {
 
 impl<'b> Unused<'b> {
     fn of(books: &'b Books<'_>, mapping: &'b Mapping, used: &HashSet<&'b str>) -> Unused<'b> {
-        let names: Vec<&str> = books.inventory.tensors.iter().map(|t| t.name.as_str()).collect();
+        let names: Vec<&str> = books
+            .inventory
+            .tensors
+            .iter()
+            .map(|t| t.name.as_str())
+            .collect();
         let root = common_root(&names);
-        let modules = used.iter().map(|n| n.rsplit_once('.').map_or("", |(m, _)| m));
+        let modules = used
+            .iter()
+            .map(|n| n.rsplit_once('.').map_or("", |(m, _)| m));
         let given = used.par_iter().filter_map(|name| {
             let tensor = books.inventory.get(name)?;
             let view = books.new.get(name)?;
@@ -464,7 +515,9 @@ impl<'b> Unused<'b> {
 
 /// The leading components that all names share.
 fn common_root<'n>(names: &[&'n str]) -> &'n str {
-    let Some(first) = names.first() else { return "" };
+    let Some(first) = names.first() else {
+        return "";
+    };
     let mut root = first.rsplit_once('.').map_or("", |(m, _)| m);
     while !root.is_empty()
         && !names

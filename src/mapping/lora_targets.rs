@@ -8,7 +8,8 @@ use super::derive::{is_square, presumed_relations, squeezed};
 use super::hints::{Prefixes, align, wrapper};
 use super::ledger;
 use super::types::{
-    Change, Declined, Error, Evidence, Grade, Layout, Mapping, Part, Recipe, Refusal, Row, Step, Target,
+    Change, Declined, Error, Evidence, Grade, Layout, Mapping, Part, Recipe, Refusal, Row, Step,
+    Target,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,7 +32,9 @@ impl Row {
             None if self.layout == Layout::Transposed && self.shape.len() == 2 => {
                 return vec![self.shape[1], self.shape[0]];
             }
-            Some(Recipe::BatchNorm { .. } | Recipe::Rows { .. }) | None => return self.shape.clone(),
+            Some(Recipe::BatchNorm { .. } | Recipe::Rows { .. }) | None => {
+                return self.shape.clone();
+            }
         };
         let mut shape = self.shape.clone();
         for step in steps.iter().rev() {

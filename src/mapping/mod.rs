@@ -33,6 +33,6 @@ pub use resolve::{infer, prove};
 pub use types::{
     Accounts, Assessment, AttentionRole, Change, Checkpoint, Clue, Declined, Error, Evidence,
     Factor, FoldSign, Grade, Held, Hint, Inventory, Judged, Layout, Leftover, Literal, Mapping,
-    Meaning, Missing, ModelValues, Norm, Part, Permissions, Proof, Reading, Recipe, Refusal, Resolved,
-    Rounding, Row, Run, SourceTensor, Step, Target, Why,
+    Meaning, Missing, ModelValues, Norm, Part, Permissions, Proof, Reading, Recipe, Refusal,
+    Resolved, Rounding, Row, Run, SourceTensor, Step, Target, Why,
 };

@@ -283,7 +283,10 @@ fn plan_with(
     let decision = overlay.decide(manifest, &asked.permissions);
     let names: Vec<(String, Option<String>)> = (decision.changes.iter())
         .map(|w| {
-            let first = w.recipe.as_ref().and_then(|r| r.sources().first().map(|s| (*s).to_owned()));
+            let first = w
+                .recipe
+                .as_ref()
+                .and_then(|r| r.sources().first().map(|s| (*s).to_owned()));
             (w.name.clone(), first)
         })
         .collect();
@@ -356,19 +359,24 @@ fn model_with(
     let judged = mapping::judge(&inferred, &held, &new, &request.overlay.permissions)?;
     watch.event(Event::End);
     let known = digests(model, watch);
-    let weights = judged.mapping.rows.iter().zip(&judged.assessment.changes).map(|(row, change)| {
-        let holds = known[row.name.as_str()];
-        WeightState {
-            name: row.name.clone(),
-            holds,
-            wanted: match change {
-                Change::Changed { digest } => *digest,
-                _ => holds,
-            },
-            fixed: row.baked.clone(),
-            recipe: row.explanations().next().cloned(),
-        }
-    });
+    let weights = judged
+        .mapping
+        .rows
+        .iter()
+        .zip(&judged.assessment.changes)
+        .map(|(row, change)| {
+            let holds = known[row.name.as_str()];
+            WeightState {
+                name: row.name.clone(),
+                holds,
+                wanted: match change {
+                    Change::Changed { digest } => *digest,
+                    _ => holds,
+                },
+                fixed: row.baked.clone(),
+                recipe: row.explanations().next().cloned(),
+            }
+        });
     let decision = Decision::of(diff::Request {
         weights: weights.collect(),
         stripped: false,

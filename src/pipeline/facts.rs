@@ -1,7 +1,8 @@
 //! What a manifest says of a model and an engine: digests, names of files, which weights a refit can change.
 
+use super::error::Error;
 use crate::engine::{Options, Slot};
-use crate::mapping::Row;
+use crate::mapping::{Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
 use crate::plan::Manifest;
 use crate::tensor::Digest;
@@ -122,4 +123,23 @@ pub(super) fn relative(from: &Path, to: &Path) -> String {
         .chain(to.components().skip(shared))
         .collect();
     path.to_string_lossy().into_owned()
+}
+
+/// A base that does not give the model's parameters is not what the model was exported from: one shard, a fine-tune, another
+/// model. Nothing that is decided later could be trusted.
+pub(super) fn require_proof(
+    mapping: &Mapping,
+    files: &[PathBuf],
+    partial: bool,
+) -> Result<(), Error> {
+    let Some(proof) = mapping.proof() else {
+        return Ok(());
+    };
+    if proof.proven > 0 && (partial || proof.is_whole()) {
+        return Ok(());
+    }
+    Err(Error::BaseUnproven {
+        files: files.to_vec(),
+        proof,
+    })
 }

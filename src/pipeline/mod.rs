@@ -36,8 +36,8 @@ pub use environment::Environment;
 pub use error::Error;
 pub use open::{OpenPlan, open};
 pub use refit::{
-    Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, prepare,
-    refusal, source_model, source_model_at,
+    Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, prepare, refusal,
+    source_model, source_model_at,
 };
 pub use run::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected, recompile};
 pub use verification::{Verification, Verified};

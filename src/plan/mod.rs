@@ -15,7 +15,8 @@ mod manifest;
 mod pair;
 
 pub use manifest::{
-    BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
+    BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe,
+    WeightRow,
 };
 pub use pair::{manifest_path, open, read_manifest, replace, stage};
 

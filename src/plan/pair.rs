@@ -117,8 +117,7 @@ fn parse(path: &Path) -> Result<Manifest, Error> {
             )));
         }
     }
-    let mut manifest: Manifest =
-        serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
+    let mut manifest: Manifest = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
     if manifest.format == FORMAT_1 {
         FORMAT.clone_into(&mut manifest.format);
         manifest.base = None;

@@ -101,7 +101,8 @@ pub(super) fn explain(
         Some(&memo),
         ui,
     );
-    let fields = pipeline::with_checkpoint(fields, &model, &options, &asked.base_weights, Some(&memo))?;
+    let fields =
+        pipeline::with_checkpoint(fields, &model, &options, &asked.base_weights, Some(&memo))?;
     let found = store.explain(&fields)?;
     let nearest = found.nearest.iter().map(|n| NearEntry {
         entry: Entry::from(&n.entry),

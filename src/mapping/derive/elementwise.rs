@@ -73,7 +73,8 @@ fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
         }]);
     }
     if values.len() >= FEWEST {
-        let largest = (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()));
+        let largest =
+            (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()));
         if let Some(at) = largest.filter(|&at| values[at] != 0.0) {
             let guess = held[at] / values[at];
             if guess.is_finite() && guess != 0.0 && guess != 1.0 {
@@ -153,12 +154,25 @@ mod tests {
         let w: Vec<f32> = (0u8..16).map(|i| 0.13 * f32::from(i) - 0.77).collect();
         let by = |f: fn(f32) -> f32| w.iter().map(|&v| f(v)).collect::<Vec<f32>>();
         for (held, step) in [
-            (by(|v| v * 0.25), Step::Scale { factor: Factor::new(0.25) }),
-            (by(|v| 1.0 + v), Step::Offset { value: Factor::new(1.0) }),
+            (
+                by(|v| v * 0.25),
+                Step::Scale {
+                    factor: Factor::new(0.25),
+                },
+            ),
+            (
+                by(|v| 1.0 + v),
+                Step::Offset {
+                    value: Factor::new(1.0),
+                },
+            ),
             (by(f32::exp), Step::Exp),
         ] {
             let found = of(&w, &held);
-            assert!(found.iter().any(|f| f.steps[0] == step), "{step:?}: {found:?}");
+            assert!(
+                found.iter().any(|f| f.steps[0] == step),
+                "{step:?}: {found:?}"
+            );
         }
         assert!(of(&w, &by(|v| v * v)).is_empty());
     }

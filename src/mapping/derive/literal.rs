@@ -11,6 +11,10 @@ const SMALL: usize = 8;
 const ROUNDING: f64 = 1e-5;
 /// Rows and columns that a sine table is recognised by.
 const TABLE: usize = 4;
+/// Numbers up to this many may be a list that somebody typed.
+const SHORT: usize = 4;
+/// Digits of a number that somebody typed; a trained value has more.
+const TYPED_DIGITS: usize = 4;
 
 /// Whether `data` has at most three different values (one, where it is short): it equals others by chance.
 pub(in crate::mapping) fn is_flat(dtype: Dtype, data: &[u8]) -> bool {
@@ -61,7 +65,19 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
             return Some(Literal::Geometric);
         }
     }
-    is_sinusoidal(&values, last, tolerance.max(1e-4)).then_some(Literal::Sinusoidal)
+    if values.len() <= SHORT && values.iter().all(|v| is_typed(*v as f32)) {
+        return Some(Literal::Typed);
+    }
+    let tolerance = tolerance.max(1e-4);
+    let table = is_sinusoidal(&values, last, tolerance) || is_grid(&values, last, tolerance);
+    table.then_some(Literal::Sinusoidal)
+}
+
+/// Whether `value` is a short decimal number, as people type them; a trained value has more digits.
+pub(in crate::mapping) fn is_typed(value: f32) -> bool {
+    let text = format!("{:e}", value.abs());
+    let digits = text.split('e').next().unwrap_or_default();
+    digits.bytes().filter(u8::is_ascii_digit).count() <= TYPED_DIGITS
 }
 
 fn is_arithmetic(values: &[f64], tolerance: f64) -> bool {
@@ -87,26 +103,49 @@ fn is_geometric(values: &[f64], tolerance: f64) -> bool {
     })
 }
 
-/// Whether every column is sin or cos of a multiple of the row's index: x[i+1] + x[i-1] = 2·cos(ω)·x[i].
+/// Whether `at(0)`, `at(1)`, … are sin or cos of a multiple of the index: x[i+1] + x[i-1] = 2·cos(ω)·x[i].
+fn is_wave(count: usize, tolerance: f64, at: impl Fn(usize) -> f64) -> bool {
+    // The first value tells sine from cosine; the frequency follows from the second.
+    let omega = if at(0).abs() <= tolerance {
+        at(1).clamp(-1.0, 1.0).asin()
+    } else if (at(0) - 1.0).abs() <= tolerance {
+        at(1).clamp(-1.0, 1.0).acos()
+    } else {
+        return false;
+    };
+    let twice = 2.0 * omega.cos();
+    (1..count - 1).all(|r| (at(r + 1) + at(r - 1) - twice * at(r)).abs() <= 8.0 * tolerance)
+}
+
+/// Whether every column is sin or cos of a multiple of the row's index.
 fn is_sinusoidal(values: &[f64], columns: usize, tolerance: f64) -> bool {
     let rows = values.len() / columns;
     if rows < TABLE || columns < 2 || values.iter().any(|v| v.abs() > 1.0 + tolerance) {
         return false;
     }
-    (0..columns).all(|c| {
-        let at = |r: usize| values[r * columns + c];
-        // The first row tells sine from cosine; the frequency follows from the second.
-        let start = at(0);
-        let omega = if start.abs() <= tolerance {
-            at(1).clamp(-1.0, 1.0).asin()
-        } else if (start - 1.0).abs() <= tolerance {
-            at(1).clamp(-1.0, 1.0).acos()
-        } else {
-            return false;
-        };
-        let twice = 2.0 * omega.cos();
-        (1..rows - 1).all(|r| (at(r + 1) + at(r - 1) - twice * at(r)).abs() <= 8.0 * tolerance)
-    })
+    (0..columns).all(|c| is_wave(rows, tolerance, |r| values[r * columns + c]))
+}
+
+/// Whether every column is sin or cos of a multiple of the row or of the column of a grid of positions, whose places are the
+/// table's rows (the two-dimensional tables of vision transformers).
+fn is_grid(values: &[f64], columns: usize, tolerance: f64) -> bool {
+    let rows = values.len() / columns;
+    if rows < 3 * 3 || columns < 2 || values.iter().any(|v| v.abs() > 1.0 + tolerance) {
+        return false;
+    }
+    let width_fits = |width: usize| {
+        (0..columns).all(|c| {
+            let at = |r: usize| values[r * columns + c];
+            let same = |r: usize, s: usize| (at(r) - at(s)).abs() <= tolerance;
+            let across = (0..rows).all(|r| same(r, r % width)) && is_wave(width, tolerance, at);
+            let down = || {
+                (0..rows).all(|r| same(r, r / width * width))
+                    && is_wave(rows / width, tolerance, |r| at(r * width))
+            };
+            across || down()
+        })
+    };
+    (3..=rows / 3).any(|width| rows.is_multiple_of(width) && width_fits(width))
 }
 
 #[cfg(test)]
@@ -139,6 +178,16 @@ mod tests {
             })
             .collect();
         assert_eq!(of(&[12, 6], &table), Some(Literal::Sinusoidal));
+    }
+
+    #[test]
+    fn typed_numbers_are_told_from_trained_ones() {
+        for v in [0.5, 1.3, 0.3, 1e-5, 0.125, 2.0, 0.0, -1.0, 100.0] {
+            assert!(is_typed(v), "{v}");
+        }
+        for v in [2.659_26, 0.129_384_7, 1.000_001, std::f32::consts::PI] {
+            assert!(!is_typed(v), "{v}");
+        }
     }
 
     #[test]

@@ -10,12 +10,12 @@ use super::record::{Exporter, Record};
 use crate::mapping::types::{
     Clue, FoldSign, Grade, Hint, Layout, Mapping, Meaning, Reading, Row, push_hint,
 };
-use crate::onnx::{Model, Role, Weight};
+use crate::onnx::{Model, Origin, Role, Weight};
 use onnx_protobuf::NodeProto;
 use std::collections::HashSet;
 
 /// Whether an exporter made this name up: it says nothing about the source.
-pub(super) fn is_anonymous(name: &str) -> bool {
+pub(in crate::mapping) fn is_anonymous(name: &str) -> bool {
     let numbered = |prefix: &str| {
         name.strip_prefix(prefix)
             .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
@@ -183,8 +183,11 @@ fn row(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Row {
         rounding: None,
         literal: None,
         pinned: None,
+        inline: weight.origin == Origin::ConstantNode,
         baked: match &weight.role {
-            Role::Structural { operator, why, .. } => Some(format!("{why}, folded into {operator}")),
+            Role::Structural { operator, why, .. } => {
+                Some(format!("{why}, folded into {operator}"))
+            }
             _ => None,
         },
         readings: Vec::new(),
@@ -261,7 +264,10 @@ fn attributes(nodes: &Nodes<'_>) -> Vec<(String, Vec<f32>)> {
                 Ok(AttributeType::FLOATS) => attribute.floats.clone(),
                 _ => continue,
             };
-            let place = format!("attribute `{}` of {} `{}`", attribute.name, node.op_type, node.name);
+            let place = format!(
+                "attribute `{}` of {} `{}`",
+                attribute.name, node.op_type, node.name
+            );
             found.push((place, values));
         }
     }
@@ -274,7 +280,8 @@ fn readings(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Vec<Read
     let mut found = Vec::new();
     for (node, _) in nodes.direct_uses(name) {
         let by_path = || {
-            let module = module_path(&node.name).filter(|_| record.exporter == Exporter::TorchScript)?;
+            let module =
+                module_path(&node.name).filter(|_| record.exporter == Exporter::TorchScript)?;
             Some(Reading {
                 node: node.name.clone(),
                 meaning: Meaning::Path { module },

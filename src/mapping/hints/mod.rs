@@ -6,5 +6,5 @@ mod names;
 mod nodes;
 mod record;
 
-pub(super) use graph::outline;
+pub(super) use graph::{is_anonymous, outline};
 pub(super) use names::{Prefixes, align, wrapper};

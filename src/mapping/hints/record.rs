@@ -88,8 +88,7 @@ impl<'a> Record<'a> {
             exporter: exporter(graph, producer),
         };
         for node in nodes.iter() {
-            let Some((name, users, args)) = prop(&node.metadata_props, NODE).and_then(parse)
-            else {
+            let Some((name, users, args)) = prop(&node.metadata_props, NODE).and_then(parse) else {
                 continue;
             };
             let call = record.calls.entry(name).or_insert(Call {
@@ -143,7 +142,11 @@ impl<'a> Record<'a> {
 
     /// Arguments of a call that nothing in the graph makes, after those that its other inputs stand for; and pairs of an
     /// argument and the call whose result took its place.
-    fn unaccounted(&self, nodes: &Nodes<'_>, call: &Call<'a>) -> (Vec<&'a str>, Vec<(&'a str, &'a str)>) {
+    fn unaccounted(
+        &self,
+        nodes: &Nodes<'_>,
+        call: &Call<'a>,
+    ) -> (Vec<&'a str>, Vec<(&'a str, &'a str)>) {
         let mut open: Vec<&str> = (call.args.iter().copied())
             .filter(|a| !is_placeholder(a) && !self.calls.contains_key(a) && !nodes.is_constant(a))
             .collect();
@@ -210,7 +213,12 @@ impl<'a> Record<'a> {
         }
         let mut open: Vec<&'a str> = Vec::new();
         for call in self.calls.values() {
-            open.extend(self.unaccounted(nodes, call).1.into_iter().map(|(_, twin)| twin));
+            open.extend(
+                self.unaccounted(nodes, call)
+                    .1
+                    .into_iter()
+                    .map(|(_, twin)| twin),
+            );
         }
         let mut merged = HashSet::new();
         while let Some(name) = open.pop() {
@@ -254,6 +262,9 @@ mod tests {
         assert_eq!((name, users), ("linear", 2));
         assert_eq!(args, ["x", "p_fc_weight", "b_y"]);
         assert_eq!(parse("nothing"), None);
-        assert_eq!((stem("mul_12"), stem("layer_norm"), stem("p_1x")), ("mul", "layer_norm", "p_1x"));
+        assert_eq!(
+            (stem("mul_12"), stem("layer_norm"), stem("p_1x")),
+            ("mul", "layer_norm", "p_1x")
+        );
     }
 }

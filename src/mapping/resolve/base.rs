@@ -6,10 +6,11 @@
 use super::context::{Case, Sources};
 use super::equal::{Source, equalities};
 use super::{folds, presume, readings};
-use crate::mapping::derive::{
-    RowIndex, Stack, as_type, batched, common, functions, is_flat, literal, presumed_relations,
-};
 use crate::mapping::apply::apply_recipe;
+use crate::mapping::derive::{
+    RowIndex, Stack, as_type, batched, common, functions, is_flat, is_typed, literal,
+    presumed_relations,
+};
 use crate::mapping::types::{
     Checkpoint, Error, Evidence, Grade, Held, Inventory, Literal, Mapping, Recipe, Rounding, Row,
     SourceTensor, held_bytes,
@@ -365,13 +366,19 @@ fn in_attributes(
             continue;
         };
         let found = attributes.iter().find(|(_, held)| *held == values);
-        let Some((attribute, _)) = found else { continue };
-        let typed = values.iter().all(|v| readings::typed(*v));
+        let Some((attribute, _)) = found else {
+            continue;
+        };
+        let typed = values.iter().all(|v| is_typed(*v));
         let apart = rows.iter().any(|row| {
-            let recorded = row.readings.iter().any(|r| {
-                !matches!(r.meaning, crate::mapping::types::Meaning::Nothing)
-            });
-            recorded && row.explanations().any(|r| r.sources().contains(&tensor.name.as_str()))
+            let recorded = row
+                .readings
+                .iter()
+                .any(|r| !matches!(r.meaning, crate::mapping::types::Meaning::Nothing));
+            recorded
+                && row
+                    .explanations()
+                    .any(|r| r.sources().contains(&tensor.name.as_str()))
         });
         if !(typed && apart) {
             tensor.attribute = Some(attribute.clone());
@@ -390,4 +397,3 @@ fn grade(row: &mut Row) {
         Grade::Unproven
     };
 }
-

@@ -26,7 +26,8 @@ pub(super) fn follow(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
         found.dedup();
         if let [only] = &found[..] {
             let row = &mut rows[r];
-            row.evidence.retain(|e| !matches!(e, Evidence::SourceMissing { .. } | Evidence::NoCandidate));
+            row.evidence
+                .retain(|e| !matches!(e, Evidence::SourceMissing { .. } | Evidence::NoCandidate));
             row.grade = Grade::Corroborated;
             row.recipe = Some(only.clone());
         }
@@ -42,20 +43,21 @@ fn copied(case: &Case<'_>, row: &Row, twin: &Row) -> Option<Recipe> {
         held_bytes(row, case.held).ok()?,
         held_bytes(twin, case.held).ok()?,
     );
-    let relation = presumed_relations(row, &twin.shape).into_iter().find(|relation| {
-        match relation {
-            Relation::Order(order) if !order.is_sorted() => {
-                let shape = crate::mapping::derive::squeezed(&twin.shape);
-                let view = TensorView {
-                    dtype: twin.dtype,
-                    shape: &shape,
-                    data: &other,
-                };
-                permute(view, order).is_ok_and(|turned| turned == *own)
-            }
-            _ => own == other,
-        }
-    })?;
+    let relation =
+        presumed_relations(row, &twin.shape)
+            .into_iter()
+            .find(|relation| match relation {
+                Relation::Order(order) if !order.is_sorted() => {
+                    let shape = crate::mapping::derive::squeezed(&twin.shape);
+                    let view = TensorView {
+                        dtype: twin.dtype,
+                        shape: &shape,
+                        data: &other,
+                    };
+                    permute(view, order).is_ok_and(|turned| turned == *own)
+                }
+                _ => own == other,
+            })?;
     let mut steps = steps.clone();
     steps.extend(relation.steps(&twin.shape, row));
     Some(Recipe::Tensor {

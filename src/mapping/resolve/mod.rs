@@ -12,7 +12,7 @@ mod norms;
 mod readings;
 mod rivals;
 
-use super::hints::{Prefixes, align, outline};
+use super::hints::{Prefixes, align, is_anonymous, outline};
 use super::types::{
     Checkpoint, Error, Grade, Held, Mapping, ModelValues, Recipe, Resolved, Row, held_bytes,
 };
@@ -86,8 +86,9 @@ pub fn corroborate(
         equal,
         owned,
     };
+    let open_named = by_initializer(&case, &mut rows, &open);
     let mut pending = Vec::new();
-    for &r in &open {
+    for &r in &open_named {
         if !by_value(&case, &mut rows, r, &open, false) {
             pending.push(r);
         }
@@ -112,6 +113,30 @@ pub fn corroborate(
         },
         accounts,
     })
+}
+
+/// Gives each row whose made-up name (`onnx::MatMul_12`) is a tensor of the file that tensor as it is: such a file is written
+/// in the initializers' own names, as TensorRT's refitter takes it. Hands back the other rows.
+fn by_initializer(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Vec<usize> {
+    let mut others = Vec::new();
+    for &r in open {
+        let row = &mut rows[r];
+        let same = (case
+            .sources
+            .binary_search_by(|s| s.name.cmp(&row.name))
+            .ok())
+        .filter(|&s| is_anonymous(&row.name) && case.sources[s].view.shape == row.shape);
+        if let Some(s) = same {
+            row.grade = Grade::Corroborated;
+            row.recipe = Some(Recipe::Tensor {
+                source: case.sources[s].name.to_owned(),
+                steps: Vec::new(),
+            });
+        } else {
+            others.push(r);
+        }
+    }
+    others
 }
 
 /// Values that engines fold in and that a tensor of the checkpoint names: an index table, a bound.

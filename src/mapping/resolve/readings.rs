@@ -6,13 +6,10 @@
 //! all agree; a reader that means none of them pins the value.
 
 use super::context::Case;
-use crate::mapping::derive::squeezed;
+use crate::mapping::derive::{is_typed, squeezed};
 use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row};
 use crate::tensor::to_f32;
 use std::collections::{HashMap, HashSet};
-
-/// Digits of a number that somebody typed; a trained value has more.
-const TYPED_DIGITS: usize = 4;
 
 /// The spelling of a parameter's name in the exporter's record.
 pub(in crate::mapping) fn sanitized(name: &str) -> String {
@@ -183,9 +180,9 @@ fn shared_by_modules(spelling: &Spelling<'_, '_>, row: &mut Row) {
             continue;
         };
         let other = spelling.case.sources.iter().find(|s| {
-            s.name.rsplit_once('.').is_some_and(|(m, l)| {
-                l == leaf && m != own && spelling.forms(m).contains(&module)
-            })
+            s.name
+                .rsplit_once('.')
+                .is_some_and(|(m, l)| l == leaf && m != own && spelling.forms(m).contains(&module))
         });
         if let Some(other) = other.filter(|o| o.count() == row.count()) {
             let recipe = Recipe::Tensor {
@@ -207,6 +204,9 @@ pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: 
         by_readers(&spelling, &mut rows[r]);
     }
     one_each(case, rows, open);
+    if !merges {
+        keep_literals(rows, open);
+    }
     for &r in open {
         pin_literals(case, rows, r, merges);
     }
@@ -218,7 +218,12 @@ fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
         return;
     }
     let recorded: HashSet<&str> = row.folded_from.iter().map(String::as_str).collect();
-    let known = |name: &str| spelling.forms(name).iter().any(|f| recorded.contains(f.as_str()));
+    let known = |name: &str| {
+        spelling
+            .forms(name)
+            .iter()
+            .any(|f| recorded.contains(f.as_str()))
+    };
     let any_known = spelling.case.sources.iter().any(|s| known(s.name));
     let all: Vec<Recipe> = row.explanations().cloned().collect();
     let kept: Vec<Recipe> = (all.iter())
@@ -230,6 +235,24 @@ fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
         return;
     }
     put(row, kept);
+}
+
+/// The older exporter keeps a literal apart from a parameter of the same value: a `Constant` node is a literal where every tensor
+/// that it equals has an initializer.
+fn keep_literals(rows: &mut [Row], open: &[usize]) {
+    let stored: HashSet<String> = (rows.iter())
+        .filter(|row| !row.inline)
+        .flat_map(Row::explanations)
+        .flat_map(Recipe::sources)
+        .map(ToOwned::to_owned)
+        .collect();
+    for &r in open {
+        let row = &mut rows[r];
+        let apart = (row.explanations().flat_map(Recipe::sources)).all(|s| stored.contains(s));
+        if row.inline && row.literal.is_some() && apart {
+            put(row, Vec::new());
+        }
+    }
 }
 
 fn put(row: &mut Row, recipes: Vec<Recipe>) {
@@ -261,7 +284,11 @@ fn by_readers(spelling: &Spelling<'_, '_>, row: &mut Row) {
     }
     if kept.is_empty() {
         // Every reader reads something else: the value is the graph's own, whatever it equals.
-        if row.readings.iter().any(|r| r.meaning == Meaning::MergedAway) {
+        if row
+            .readings
+            .iter()
+            .any(|r| r.meaning == Meaning::MergedAway)
+        {
             return;
         }
         row.pinned = None;
@@ -334,7 +361,7 @@ fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
         return;
     }
     let Some(literal) = row.literal else { return };
-    if literal == Literal::Scalar && !is_typed(case, row) {
+    if literal == Literal::Scalar && !is_typed_scalar(case, row) {
         return;
     }
     let recorded = !row.readings.is_empty()
@@ -365,34 +392,17 @@ fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
 }
 
 /// Whether a number looks as if somebody had typed it.
-fn is_typed(case: &Case<'_>, row: &Row) -> bool {
+fn is_typed_scalar(case: &Case<'_>, row: &Row) -> bool {
     let value = crate::mapping::types::held_bytes(row, case.held)
         .ok()
         .and_then(|b| to_f32(row.dtype, &b).ok())
         .and_then(|v| v.first().copied());
-    value.is_none_or(typed)
-}
-
-/// Whether `value` is a short decimal number, as people type them.
-pub(in crate::mapping) fn typed(value: f32) -> bool {
-    let text = format!("{:e}", value.abs());
-    let digits = text.split('e').next().unwrap_or_default();
-    digits.bytes().filter(u8::is_ascii_digit).count() <= TYPED_DIGITS
+    value.is_none_or(is_typed)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn typed_numbers_are_told_from_trained_ones() {
-        for v in [0.5, 1.3, 0.3, 1e-5, 0.125, 2.0, 0.0, -1.0, 0.044_71, 100.0] {
-            assert!(typed(v), "{v}");
-        }
-        for v in [2.659_26, 0.129_384_7, 1.000_001, std::f32::consts::PI] {
-            assert!(!typed(v), "{v}");
-        }
-    }
 
     #[test]
     fn names_are_spelled_as_in_the_record() {

@@ -55,7 +55,10 @@ impl Held for ModelValues<'_> {
 }
 
 /// What the ONNX file holds for `row`.
-pub(in crate::mapping) fn held_bytes<'h>(row: &Row, held: &'h dyn Held) -> Result<Cow<'h, [u8]>, Error> {
+pub(in crate::mapping) fn held_bytes<'h>(
+    row: &Row,
+    held: &'h dyn Held,
+) -> Result<Cow<'h, [u8]>, Error> {
     let bytes = held.held(&row.name).ok_or_else(|| Error::NotHeld {
         weight: row.name.clone(),
     })?;

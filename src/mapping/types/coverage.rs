@@ -84,4 +84,3 @@ impl Accounts {
         self.missing.is_empty() && self.unreached().next().is_none()
     }
 }
-

@@ -43,7 +43,9 @@ pub enum Error {
         shape: Vec<usize>,
     },
     /// A finite value does not fit into the weight's type.
-    #[error("weight `{weight}` would become infinite: `{source_name}` holds values up to {largest:e}, too large for {dtype}")]
+    #[error(
+        "weight `{weight}` would become infinite: `{source_name}` holds values up to {largest:e}, too large for {dtype}"
+    )]
     Overflow {
         /// ONNX name.
         weight: String,

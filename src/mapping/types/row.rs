@@ -459,6 +459,8 @@ pub enum Literal {
     Flat,
     /// One number.
     Scalar,
+    /// A few numbers that somebody may have typed.
+    Typed,
     /// Every element is the one before plus the same step.
     Arithmetic,
     /// Every element is the one before times the same factor: frequencies.
@@ -558,6 +560,9 @@ pub struct Row {
     /// change. The text names the other reading.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pinned: Option<String>,
+    /// It stands in a `Constant` node, where the older exporter keeps literals and never parameters.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub inline: bool,
     /// Set where engines fold the value in: what it is to them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baked: Option<String>,

@@ -7,7 +7,7 @@ use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
-use crate::pipeline::facts::{marked, note_slots, relative};
+use crate::pipeline::facts::{marked, note_slots, relative, require_proof};
 use crate::plan::{
     self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
 };
@@ -259,21 +259,6 @@ fn mapping(
             .collect(),
     };
     Ok((mapping, Some(base)))
-}
-
-/// A base that does not give the model's parameters is not what the model was exported from: one shard, a fine-tune, another
-/// model. Nothing that is decided later could be trusted.
-fn require_proof(mapping: &Mapping, files: &[PathBuf], partial: bool) -> Result<(), Error> {
-    let Some(proof) = mapping.proof() else {
-        return Ok(());
-    };
-    if proof.proven > 0 && (partial || proof.is_whole()) {
-        return Ok(());
-    }
-    Err(Error::BaseUnproven {
-        files: files.to_vec(),
-        proof,
-    })
 }
 
 /// An existing output may be overwritten without being asked only by a plan of the same model.

@@ -118,7 +118,9 @@ fn ways_out(refused: &[(&str, &Refusal)]) -> Vec<String> {
         hints.push("export the model again from this checkpoint, and build a plan from that: the exporter wrote one initializer for two values".into());
     }
     if any(|w| matches!(w, Refusal::Overflow { .. })) {
-        hints.push("export the model in a type that holds these values (bfloat16 or float32)".into());
+        hints.push(
+            "export the model in a type that holds these values (bfloat16 or float32)".into(),
+        );
     }
     hints
 }
@@ -130,7 +132,8 @@ fn listed(mapping: &Mapping, refused: &[(&str, &Refusal)]) -> Vec<String> {
         .take(SHOWN)
         .map(|(row, why)| {
             let text = refusal(row, why);
-            let against = (mapping.row(row)).and_then(|r| r.evidence.iter().find_map(speaks_against));
+            let against =
+                (mapping.row(row)).and_then(|r| r.evidence.iter().find_map(speaks_against));
             match against.filter(|_| matches!(why, Refusal::Contradicted { .. })) {
                 Some(against) => format!("{text}: {against}"),
                 None => text,

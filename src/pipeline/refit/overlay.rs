@@ -13,7 +13,7 @@ use crate::mapping::{
 };
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
-use crate::pipeline::facts::{digests, relative};
+use crate::pipeline::facts::{digests, relative, require_proof};
 use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
@@ -81,6 +81,7 @@ impl Overlay {
         }
         if let Some(base) = &base {
             mapping = mapping::prove(&mapping, &held, base)?;
+            require_proof(&mapping, &request.base_weights, request.permissions.partial)?;
         }
         let mut judged = None;
         if let Some(new) = &checkpoint {
@@ -250,9 +251,16 @@ impl Overlay {
                 .map(|t| (t.name, t.shape))
                 .collect(),
         };
+        // The first component that all names share may be a wrapper's, or the model's own.
+        let wrapped: BTreeMap<String, Vec<usize>> = match over {
+            Some(_) => BTreeMap::new(),
+            None => (self.mapping.targets().into_iter())
+                .map(|t| (t.aliases.into_iter().next().unwrap_or(t.name), t.shape))
+                .collect(),
+        };
         let mut loras = Vec::new();
         for (path, scale) in &request.loras {
-            loras.push((Lora::open(path, &shapes)?, *scale));
+            loras.push((open_lora(path, &shapes, &wrapped)?, *scale));
         }
         let fusion = Fusion::new(loras, request.fuse)?;
         self.fused = fusion
@@ -263,7 +271,10 @@ impl Overlay {
         let wanted: Vec<(String, Vec<usize>)> = self
             .fused
             .iter()
-            .map(|n| (n.clone(), shapes.get(n).cloned().unwrap_or_default()))
+            .map(|n| {
+                let shape = shapes.get(n).or_else(|| wrapped.get(n));
+                (n.clone(), shape.cloned().unwrap_or_default())
+            })
             .collect();
         self.mapping.holds_all_of(&self.fused)?;
         let adopted = self.mapping.adopt(&wanted, over.is_some());
@@ -385,6 +396,19 @@ impl Checkpoint for Patched<'_> {
             None => self.under?.get(name),
         }
     }
+}
+
+/// A LoRA over tensors by name; where it does not fit those, over the same tensors as a wrapper's export calls them.
+fn open_lora(
+    path: &Path,
+    shapes: &BTreeMap<String, Vec<usize>>,
+    wrapped: &BTreeMap<String, Vec<usize>>,
+) -> Result<Lora, Error> {
+    let plain = Lora::open(path, shapes);
+    if plain.is_ok() || wrapped.is_empty() {
+        return Ok(plain?);
+    }
+    Lora::open(path, wrapped).or(plain).map_err(Into::into)
 }
 
 fn open_source(paths: &[PathBuf]) -> Result<Option<Source>, Error> {
