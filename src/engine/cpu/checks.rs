@@ -1,25 +1,34 @@
-//! What can only be known when the graph runs: it gets outputs that tell, and the session looks at them.
+//! What can only be known when the graph runs: it gets one more output that tells, and the session looks at it.
+//!
+//! One vector for all of it: the engine merges values that it finds to be equal, and refuses a graph that then has an output twice.
+//! In the branches of an `If` each branch tells what it has to, and that the others have nothing to complain about.
 
 use super::lower::{Walk, label};
-use super::proto::{float_scalar, node, set_int};
+use super::proto::{float_scalar, int_tensor, node, set_int, subgraphs_mut};
 use crate::tensor::Dtype;
 use onnx_protobuf::type_proto::{Tensor, Value};
-use onnx_protobuf::{NodeProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto};
+use onnx_protobuf::{GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
 
 /// Largest magnitude that an i64 result may have: below 2^31 by more than the rounding of the f32 that it is told in.
 const LIMIT: f32 = 2.0e9;
 
-/// An output that tells whether a result can be trusted.
+/// A number that tells whether a result can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunCheck {
-    /// Its name.
-    pub output: String,
     /// The node that it watches.
     pub node: String,
     /// Its operator.
     pub operator: String,
     /// What must hold.
     pub must: Must,
+}
+
+/// A vector of `i32` in a graph, and what each of its elements must be.
+#[derive(Debug, Clone)]
+pub(super) struct Told {
+    /// Its name.
+    value: String,
+    checks: Vec<RunCheck>,
 }
 
 /// What a [`RunCheck`] wants.
@@ -31,23 +40,38 @@ pub enum Must {
     BeMatrix,
 }
 
+impl Must {
+    /// Whether `number` is as it must be.
+    pub fn holds(self, number: i32) -> bool {
+        match self {
+            Must::Fit => number == 0,
+            Must::BeMatrix => number >= 2,
+        }
+    }
+
+    /// A number that holds.
+    fn good(self) -> i32 {
+        match self {
+            Must::Fit => 0,
+            Must::BeMatrix => 2,
+        }
+    }
+}
+
 impl Walk {
     /// Has the graph tell the rank of `value`.
     pub(super) fn watch_rank(
         &mut self,
         original: &NodeProto,
         value: &str,
-        inside: bool,
         nodes: &mut Vec<NodeProto>,
+        constants: &mut Vec<TensorProto>,
     ) {
-        if inside {
-            return self.refuse(original, "the rank of its second input is not known");
-        }
         let shape = self.names.fresh("shape");
         let rank = self.names.fresh("rank");
         nodes.push(node("Shape", &[value], &[&shape]));
         nodes.push(node("Size", &[&shape], &[&rank]));
-        self.tell(original, rank, Must::BeMatrix);
+        self.tell(original, &rank, Must::BeMatrix, nodes, constants);
     }
 
     /// Has the graph count the elements of an i64 result that may not fit 32 bits. The operator is computed once more in f32,
@@ -55,16 +79,9 @@ impl Walk {
     pub(super) fn watch_range(
         &mut self,
         original: &NodeProto,
-        inside: bool,
         nodes: &mut Vec<NodeProto>,
         constants: &mut Vec<TensorProto>,
     ) {
-        if inside {
-            return self.refuse(
-                original,
-                "i64 arithmetic in a subgraph, where its range cannot be checked",
-            );
-        }
         let mut bound = original.clone();
         bound.name.clear();
         if bound.op_type == "Sub" {
@@ -102,27 +119,96 @@ impl Walk {
         let mut sum = node("ReduceSum", &[&count], &[&total]);
         set_int(&mut sum, "keepdims", 0);
         nodes.push(sum);
-        self.tell(original, total, Must::Fit);
+        self.tell(original, &total, Must::Fit, nodes, constants);
     }
 
-    fn tell(&mut self, original: &NodeProto, output: String, must: Must) {
-        let mut tensor = Tensor::new();
-        tensor.elem_type = Dtype::I32.onnx();
-        tensor.shape = Some(TensorShapeProto::new()).into();
-        self.outputs.push(ValueInfoProto {
-            name: output.clone(),
-            type_: Some(TypeProto {
-                value: Some(Value::TensorType(tensor)),
-                ..TypeProto::new()
-            })
-            .into(),
-            ..ValueInfoProto::new()
+    fn tell(
+        &mut self,
+        original: &NodeProto,
+        number: &str,
+        must: Must,
+        nodes: &mut Vec<NodeProto>,
+        constants: &mut Vec<TensorProto>,
+    ) {
+        let [one, value] = ["one", "told"].map(|s| self.names.fresh(s));
+        constants.push(int_tensor(&one, &[1], &[1]));
+        nodes.push(node("Reshape", &[number, &one], &[&value]));
+        self.told.push(Told {
+            value,
+            checks: vec![RunCheck {
+                node: label(original),
+                operator: original.op_type.clone(),
+                must,
+            }],
         });
-        self.checks.push(RunCheck {
-            output,
-            node: label(original),
-            operator: original.op_type.clone(),
-            must,
+    }
+
+    /// Has `branching` (an `If`) pass on what its branches tell, in the order in which it holds them.
+    pub(super) fn pass_on(&mut self, branching: &mut NodeProto, told: Vec<Vec<Told>>) {
+        if told.iter().all(Vec::is_empty) {
+            return;
+        }
+        let result = self.names.fresh("told");
+        for (own, graph) in subgraphs_mut(branching).enumerate() {
+            let mut parts = Vec::new();
+            for (branch, told) in told.iter().enumerate() {
+                for told in told {
+                    if branch == own {
+                        parts.push(told.value.clone());
+                        continue;
+                    }
+                    let name = self.names.fresh("good");
+                    let values: Vec<i64> =
+                        told.checks.iter().map(|c| c.must.good().into()).collect();
+                    graph
+                        .initializer
+                        .push(int_tensor(&name, &[values.len() as i64], &values));
+                    parts.push(name);
+                }
+            }
+            let value = self.names.fresh("told");
+            graph.node.push(concat(&parts, &value));
+            graph.output.push(declared(value));
+        }
+        branching.output.push(result.clone());
+        self.told.push(Told {
+            value: result,
+            checks: told.into_iter().flatten().flat_map(|t| t.checks).collect(),
         });
+    }
+
+    /// Gives the main graph its last output, where there is something to tell: the name, and what its elements must be.
+    pub(super) fn tell_all(&mut self, graph: &mut GraphProto) -> Option<(String, Vec<RunCheck>)> {
+        let told = std::mem::take(&mut self.told);
+        if told.is_empty() {
+            return None;
+        }
+        let parts: Vec<String> = told.iter().map(|t| t.value.clone()).collect();
+        let output = self.names.fresh("told");
+        graph.node.push(concat(&parts, &output));
+        graph.output.push(declared(output.clone()));
+        Some((output, told.into_iter().flat_map(|t| t.checks).collect()))
+    }
+}
+
+fn concat(parts: &[String], to: &str) -> NodeProto {
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let mut concat = node("Concat", &parts, &[to]);
+    set_int(&mut concat, "axis", 0);
+    concat
+}
+
+/// An output of i32.
+fn declared(name: String) -> ValueInfoProto {
+    let mut tensor = Tensor::new();
+    tensor.elem_type = Dtype::I32.onnx();
+    ValueInfoProto {
+        name,
+        type_: Some(TypeProto {
+            value: Some(Value::TensorType(tensor)),
+            ..TypeProto::new()
+        })
+        .into(),
+        ..ValueInfoProto::new()
     }
 }

@@ -3,6 +3,7 @@
 //! Definitions: <https://github.com/onnx/onnx/blob/main/docs/Operators.md> and `Changelog.md` beside it.
 
 use super::facts::Facts;
+use super::recurrent::recurrent;
 use super::proto::{
     Names, attribute, float_scalar, input, int, int_tensor, ints, node, remove, scalar, set_int,
     set_ints, string, subgraphs,
@@ -57,6 +58,7 @@ pub fn rewrite(original: &NodeProto, site: &mut Site<'_>) -> Rewritten {
         "Cast" | "CastLike" => cast(original, site, &mut out),
         "Div" => div(original, site, &mut out),
         "Dropout" => dropout(original, site, &mut out),
+        "GRU" | "LSTM" | "RNN" => recurrent(original, site, &mut out),
         "GroupNormalization" => group_norm(original, site, &mut out),
         "LayerNormalization" => layer_norm(original, site, &mut out),
         "LogSoftmax" | "Softmax" if site.opset < 13 => old_softmax(original, site, &mut out),
