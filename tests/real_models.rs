@@ -22,6 +22,9 @@ use trtmut::tensor::{Dtype, Extent, NamedTensors, Tensor, from_f32, to_f32};
 
 /// Largest relative L2 distance from onnxruntime's outputs.
 const LIMIT: f64 = 1e-4;
+/// Differences that ONNX's own test runner lets pass. onnxruntime's sigmoid never gives less than 1.5e-8, and a detector that sees
+/// nothing gives nothing else.
+const ATOL: f32 = 1e-7;
 
 /// A line of the table.
 #[derive(Debug, Clone)]
@@ -60,7 +63,8 @@ fn main() {
 }
 
 fn rows() -> Vec<Row> {
-    let table = fs::read_to_string(root().join("tests/models/models.tsv")).expect("the table is there");
+    let table =
+        fs::read_to_string(root().join("tests/models/models.tsv")).expect("the table is there");
     table
         .lines()
         .filter(|l| !l.starts_with('#'))
@@ -71,17 +75,28 @@ fn rows() -> Vec<Row> {
             };
             let folder: String = format!("{package}-{version}")
                 .chars()
-                .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+                .map(|c| {
+                    if c.is_ascii_alphanumeric() || c == '.' {
+                        c
+                    } else {
+                        '-'
+                    }
+                })
                 .collect();
             Row {
                 name: format!("{package}/{file}"),
                 path: deps().join("models").join(folder).join(file),
                 inputs: inputs
                     .split(' ')
-                    .filter_map(|i| i.rsplit_once(":=").map_or_else(
-                        || i.rsplit_once('=').map(|(n, s)| (n.to_owned(), s.to_owned())),
-                        |(n, v)| Some((n.to_owned(), format!("={v}"))),
-                    ))
+                    .filter_map(|i| {
+                        i.rsplit_once(":=").map_or_else(
+                            || {
+                                i.rsplit_once('=')
+                                    .map(|(n, s)| (n.to_owned(), s.to_owned()))
+                            },
+                            |(n, v)| Some((n.to_owned(), format!("={v}"))),
+                        )
+                    })
                     .collect(),
                 on_cpu: match backend {
                     "cpu" => true,
@@ -98,7 +113,11 @@ fn check(row: &Row, runtime: &OnnxRuntime) -> Result<(), Failed> {
     let inputs = inputs(row, &model)?;
     let (backend, refusals) = auto(&model, || Ok(runtime.clone()))?;
     if row.on_cpu != refusals.is_empty() {
-        return Err(format!("`auto` takes {}, because of {refusals:?}", backend.identity().backend).into());
+        return Err(format!(
+            "`auto` takes {}, because of {refusals:?}",
+            backend.identity().backend
+        )
+        .into());
     }
     run(backend.as_ref(), &model, &inputs)?;
     match run(&Cpu, &model, &inputs) {
@@ -126,6 +145,7 @@ fn inputs(row: &Row, model: &Model) -> Result<NamedTensors, Failed> {
                 let value: f32 = value.parse()?;
                 return Ok((decl.name.clone(), tensor(decl.dtype, vec![], &[value])?));
             }
+            let flags = decl.dtype == Dtype::Bool || decl.name.contains("mask");
             let shape: Vec<usize> = match given {
                 Some(shape) => shape.split('x').map(str::parse).collect::<Result<_, _>>()?,
                 None => decl
@@ -141,7 +161,7 @@ fn inputs(row: &Row, model: &Model) -> Result<NamedTensors, Failed> {
             let count = shape.iter().product();
             let values: Vec<f32> = (0..count)
                 .map(|_| match decl.dtype {
-                    Dtype::Bool => f32::from(u8::from(rng.random::<bool>())),
+                    _ if flags => f32::from(u8::from(rng.random::<bool>())),
                     d if d.is_float() => StandardNormal.sample(&mut rng),
                     // Indices, which every vocabulary has.
                     _ => rng.random_range(0..4u8).into(),
@@ -184,15 +204,22 @@ fn same(row: &Row, got: &NamedTensors, want: &NamedTensors) -> Result<(), Failed
             }
             continue;
         }
-        let distance = relative_l2(
-            &to_f32(got.dtype, &got.data)?,
-            &to_f32(want.dtype, &want.data)?,
+        let (got, want) = (
+            to_f32(got.dtype, &got.data)?,
+            to_f32(want.dtype, &want.data)?,
         );
+        let distance = relative_l2(&got, &want);
+        let apart = got
+            .iter()
+            .zip(&want)
+            .map(|(g, w)| (g - w).abs())
+            .fold(0.0, f32::max);
         if std::env::var_os("SHOW_DISTANCES").is_some() {
-            println!("{} {name}: {distance:.1e}", row.name);
+            println!("{} {name}: {distance:.1e}, at most {apart:.1e}", row.name);
         }
-        if distance.is_nan() || distance > LIMIT {
-            return Err(format!("`{name}` is {distance:.1e} away").into());
+        // Neither holds of a NaN.
+        if !(distance <= LIMIT || apart <= ATOL) || distance.is_nan() {
+            return Err(format!("`{name}` is {distance:.1e} away, at most {apart:.1e}").into());
         }
     }
     Ok(())

@@ -297,7 +297,11 @@ fn draw(dtype: Dtype, shape: &[usize], rng: &mut ChaCha8Rng) -> Result<Tensor, S
         let drawn: Vec<u8> = (0..count)
             .map(|_| nearest(&codes, StandardNormal.sample(rng)))
             .collect();
-        if dtype.bits() == 4 { pack(&drawn) } else { drawn }
+        if dtype.bits() == 4 {
+            pack(&drawn)
+        } else {
+            drawn
+        }
     } else if dtype.is_float() {
         let values: Vec<f32> = (0..count).map(|_| StandardNormal.sample(rng)).collect();
         from_f32(dtype, &values).map_err(|e| e.to_string())?
@@ -401,11 +405,7 @@ pub fn pick_expected(
 }
 
 /// The inputs in `file`. Where it has them without a prefix, the expected `outputs` beside them, with any prefix, are no inputs.
-fn take(
-    file: &PrefixedFile,
-    names: &Names,
-    outputs: &[TensorDecl],
-) -> Result<NamedTensors, Error> {
+fn take(file: &PrefixedFile, names: &Names, outputs: &[TensorDecl]) -> Result<NamedTensors, Error> {
     let all = arrays::read(&file.path)?;
     let known = names.list();
     let prefix = match &file.prefix {
@@ -574,7 +574,11 @@ mod tests {
             if matches!(dtype, Dtype::C64 | Dtype::C128) {
                 assert!(drawn.is_err());
             } else {
-                assert_eq!(Some(drawn.unwrap().data.len()), dtype.bytes_for(9), "{dtype}");
+                assert_eq!(
+                    Some(drawn.unwrap().data.len()),
+                    dtype.bytes_for(9),
+                    "{dtype}"
+                );
             }
         }
     }
@@ -621,7 +625,11 @@ mod tests {
         let all = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
         for beside in ["base.y", "y", "fused/y"] {
             let file = named(&["a", "b", beside]);
-            assert_eq!(gather(&file, &["a", "b"], &["y"], none).unwrap(), all, "{beside}");
+            assert_eq!(
+                gather(&file, &["a", "b"], &["y"], none).unwrap(),
+                all,
+                "{beside}"
+            );
         }
         // What is neither input nor output may be a misspelt input.
         for stray in ["base.z", "c", "in.a.x"] {

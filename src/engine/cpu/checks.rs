@@ -4,13 +4,17 @@
 //! In the branches of an `If` each branch tells what it has to, and that the others have nothing to complain about.
 
 use super::lower::{Walk, label};
-use super::proto::{float_scalar, int_tensor, node, set_int, subgraphs_mut};
+use super::proto::{float_scalar, int_tensor, node, set_int, subgraphs, subgraphs_mut};
 use crate::tensor::Dtype;
 use onnx_protobuf::type_proto::{Tensor, Value};
 use onnx_protobuf::{GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
+use std::collections::HashSet;
 
 /// Largest magnitude that an i64 result may have: below 2^31 by more than the rounding of the f32 that it is told in.
 const LIMIT: f32 = 2.0e9;
+/// What an infinite float is cast to where it may be cast at all, and what finite ones must stay below: far from what models count,
+/// and room for sums.
+const FAR: f32 = (1u32 << 30) as f32;
 
 /// A number that tells whether a result can be trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +126,49 @@ impl Walk {
         self.tell(original, &total, Must::Fit, nodes, constants);
     }
 
+    /// A cast of floats to i64 that may meet infinities whose result is thrown away (see [`guarded`]): they become far numbers of
+    /// their sign; every other number must fit.
+    pub(super) fn cast_guarded(
+        &mut self,
+        original: &NodeProto,
+        nodes: &mut Vec<NodeProto>,
+        constants: &mut Vec<TensorProto>,
+    ) {
+        let [least, most] = ["least", "most"].map(|s| self.names.fresh(s));
+        constants.push(float_scalar(&least, -FAR));
+        constants.push(float_scalar(&most, FAR));
+        let data = original.input[0].as_str();
+        let [clipped, magnitude, near, infinite, good, bad, count, total] = [
+            "clipped",
+            "magnitude",
+            "near",
+            "infinite",
+            "good",
+            "bad",
+            "count",
+            "total",
+        ]
+        .map(|s| self.names.fresh(s));
+        let mut result = node("Cast", &[&clipped], &[&original.output[0]]);
+        set_int(&mut result, "to", i64::from(Dtype::I64.onnx()));
+        let mut counted = node("Cast", &[&bad], &[&count]);
+        set_int(&mut counted, "to", i64::from(Dtype::I32.onnx()));
+        let mut sum = node("ReduceSum", &[&count], &[&total]);
+        set_int(&mut sum, "keepdims", 0);
+        *nodes = vec![
+            node("Clip", &[data, &least, &most], &[&clipped]),
+            result,
+            node("Abs", &[data], &[&magnitude]),
+            node("Less", &[&magnitude, &most], &[&near]),
+            node("IsInf", &[data], &[&infinite]),
+            node("Or", &[&near, &infinite], &[&good]),
+            node("Not", &[&good], &[&bad]),
+            counted,
+            sum,
+        ];
+        self.tell(original, &total, Must::Fit, nodes, constants);
+    }
+
     fn tell(
         &mut self,
         original: &NodeProto,
@@ -189,6 +236,47 @@ impl Walk {
         graph.output.push(declared(output.clone()));
         Some((output, told.into_iter().flat_map(|t| t.checks).collect()))
     }
+}
+
+/// The values of `graph` of which every reader picks elements, compares them, moves them, adds to them or looks something up by
+/// them. What an infinite float becomes as an integer is not defined by ONNX and differs between machines, so a model that casts
+/// one (T5's logarithmic buckets of distances do) can only be right where the result is thrown away; among these readers a far
+/// number is thrown away as any other would be, and an index that is none is an error.
+pub(super) fn guarded(graph: &GraphProto) -> HashSet<String> {
+    fn read(graph: &GraphProto, names: &mut HashSet<String>) {
+        for node in &graph.node {
+            names.extend(node.input.iter().cloned());
+            subgraphs(node).for_each(|g| read(g, names));
+        }
+        names.extend(graph.output.iter().map(|v| v.name.clone()));
+    }
+    let mut seen = HashSet::new();
+    let mut exposed: HashSet<String> = graph.output.iter().map(|v| v.name.clone()).collect();
+    for node in graph.node.iter().rev() {
+        for inner in subgraphs(node) {
+            read(inner, &mut exposed);
+        }
+        let passes = match node.op_type.as_str() {
+            "Add" | "Clip" | "Concat" | "Expand" | "Flatten" | "Identity" | "Max" | "Min"
+            | "Neg" | "Reshape" | "Slice" | "Squeeze" | "Sub" | "Transpose" | "Unsqueeze"
+            | "Where" => node.output.iter().any(|o| exposed.contains(o)),
+            "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" => false,
+            "Gather" | "GatherElements" | "GatherND" => {
+                let indices = node.input.iter().skip(1).cloned();
+                let data = node.input.iter().take(1).cloned();
+                seen.extend(indices);
+                exposed.extend(data);
+                continue;
+            }
+            _ => true,
+        };
+        if passes {
+            exposed.extend(node.input.iter().cloned());
+        }
+        seen.extend(node.input.iter().cloned());
+    }
+    seen.retain(|name| !exposed.contains(name));
+    seen
 }
 
 fn concat(parts: &[String], to: &str) -> NodeProto {

@@ -130,9 +130,9 @@ impl Sizes<'_> {
         for node in nodes {
             total.nodes = total.nodes.saturating_add(1);
             total.bytes = total.bytes.saturating_add(node.compute_size());
-            if let Some(&index) =
-                self.by_key
-                    .get(&key(&node.domain, &node.op_type, &node.overload))
+            if let Some(&index) = self
+                .by_key
+                .get(&key(&node.domain, &node.op_type, &node.overload))
             {
                 let callee = self.of_function(index, depth + 1)?;
                 total.nodes = total.nodes.saturating_add(callee.nodes);

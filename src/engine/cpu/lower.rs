@@ -5,7 +5,7 @@
 //! something can only be known when the graph runs (an i64 result that must fit 32 bits, the rank of an operand), the graph
 //! gets one more output that tells.
 
-use super::checks::{RunCheck, Told};
+use super::checks::{RunCheck, Told, guarded};
 use super::facts::{Fact, Facts};
 use super::inline::inline;
 use super::narrow::narrow_declaration;
@@ -78,11 +78,7 @@ pub fn lower(model: &ModelProto) -> Lowered {
     }
     let mut told = None;
     // What is too large when written out is not looked at further.
-    if let Some(graph) = lowered
-        .graph
-        .as_mut()
-        .filter(|_| walk.refusals.is_empty())
-    {
+    if let Some(graph) = lowered.graph.as_mut().filter(|_| walk.refusals.is_empty()) {
         walk.graph(graph, None);
         told = walk.tell_all(graph);
     }
@@ -154,6 +150,7 @@ impl Walk {
             self.see(facts.get(&value.name).dtype);
         }
         let stepped = stepped(graph);
+        let guarded = guarded(graph);
         let nodes = std::mem::take(&mut graph.node);
         let mut done = Vec::with_capacity(nodes.len());
         for original in nodes {
@@ -180,7 +177,8 @@ impl Walk {
                 let mut new = rewrite(&original, &mut site);
                 self.count(&original, &new.nodes);
                 let outputs = self.derive(&original, row, &facts);
-                self.watch(&original, row, &outputs, &mut new, &facts);
+                let kept = !guarded.contains(&original.output[0]);
+                self.watch(&original, row, &outputs, &mut new, &facts, kept);
                 graph.initializer.append(&mut new.constants);
                 done.append(&mut new.nodes);
                 outputs
@@ -221,9 +219,11 @@ impl Walk {
             merged = Some(match merged {
                 None => outputs,
                 Some(first) => {
-                    if let Some((a, b)) = first.iter().zip(&outputs).find_map(|(a, b)| {
-                        Some((a.dtype?, b.dtype?)).filter(|(a, b)| a != b)
-                    }) {
+                    if let Some((a, b)) = first
+                        .iter()
+                        .zip(&outputs)
+                        .find_map(|(a, b)| Some((a.dtype?, b.dtype?)).filter(|(a, b)| a != b))
+                    {
                         self.refuse(&before, format!("one branch gives `{a}`, another `{b}`"));
                     }
                     first
@@ -239,7 +239,7 @@ impl Walk {
         merged.unwrap_or_default()
     }
 
-    /// Has the graph tell what could only be known when it runs.
+    /// Has the graph tell what could only be known when it runs. `kept` is false where what an infinity is cast to is thrown away.
     fn watch(
         &mut self,
         original: &NodeProto,
@@ -247,17 +247,17 @@ impl Walk {
         outputs: &[Fact],
         new: &mut Rewritten,
         facts: &Facts<'_>,
+        kept: bool,
     ) {
         if let Some(value) = new.matrix.take() {
             self.watch_rank(original, &value, &mut new.nodes, &mut new.constants);
         }
         let wide = outputs.first().and_then(|f| f.dtype) == Some(Dtype::I64);
         let narrows = original.op_type.starts_with("Cast")
-            && facts
-                .input(original, 0)
-                .dtype
-                .is_some_and(Dtype::is_float);
-        if wide && (row.grows || narrows) {
+            && facts.input(original, 0).dtype.is_some_and(Dtype::is_float);
+        if wide && narrows && !kept {
+            self.cast_guarded(original, &mut new.nodes, &mut new.constants);
+        } else if wide && (row.grows || narrows) {
             self.watch_range(original, &mut new.nodes, &mut new.constants);
         }
     }
@@ -278,7 +278,7 @@ impl Walk {
             "Softmax" | "LogSoftmax" => "Softmax of an opset before 13 rewritten",
             "MatMul" => "MatMul with a vector rewritten",
             "GroupNormalization" => "GroupNormalization rewritten with InstanceNormalization",
-            "GRU" | "LSTM" | "RNN" => "recurrent operators written as loops over time",
+            "GRU" | "LSTM" | "RNN" => "recurrent operators written out",
             "QuantizeLinear" => "QuantizeLinear rewritten to divide by the scale",
             "Sign" => "Sign rewritten",
             _ => return,

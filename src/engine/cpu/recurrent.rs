@@ -129,7 +129,12 @@ pub fn recurrent(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten)
     }
     if batch_first {
         let order: [&[i64]; 2] = [&[2, 0, 1, 3], &[1, 0, 2]];
-        for (i, result) in original.output.iter().enumerate().filter(|(_, r)| !r.is_empty()) {
+        for (i, result) in original
+            .output
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| !r.is_empty())
+        {
             let mut back = node("Transpose", &[&results[i]], &[result]);
             set_ints(&mut back, "perm", order[i.min(1)]);
             out.nodes.push(back);
@@ -235,8 +240,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
     /// `data`, time first, from its end to its beginning; per sequence where they have lengths.
     fn reverse(&mut self, data: &str) -> String {
         if self.inputs[4].is_empty() {
-            let [last, before, axis] =
-                [-1, i64::MIN, 0].map(|v| self.ints(&[1], &[v]));
+            let [last, before, axis] = [-1, i64::MIN, 0].map(|v| self.ints(&[1], &[v]));
             return self.emit("Slice", &[data, &last, &before, &axis, &last]);
         }
         let result = self.site.names.fresh("reversed");
@@ -329,7 +333,11 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
     }
 
     fn states(&self) -> usize {
-        if self.original.op_type == "LSTM" { 2 } else { 1 }
+        if self.original.op_type == "LSTM" {
+            2
+        } else {
+            1
+        }
     }
 
     /// The state before the first step: `[batch, hidden]`.

@@ -3,11 +3,11 @@
 //! Definitions: <https://github.com/onnx/onnx/blob/main/docs/Operators.md> and `Changelog.md` beside it.
 
 use super::facts::Facts;
-use super::recurrent::recurrent;
 use super::proto::{
     Names, attribute, float_scalar, input, int, int_tensor, ints, node, remove, scalar, set_int,
     set_ints, string, subgraphs,
 };
+use super::recurrent::recurrent;
 use crate::tensor::Dtype;
 use onnx_protobuf::{GraphProto, NodeProto, TensorProto};
 use std::collections::HashSet;

@@ -88,12 +88,7 @@ impl RtenSession {
             }
             let bytes = proto.write_to_bytes().map_err(|e| failed(&e))?;
             let loaded = guarded(|| config.load(bytes))?.map_err(|e| failed(&e))?;
-            let outputs: Vec<&str> = proto
-                .graph
-                .output
-                .iter()
-                .map(|v| v.name.as_str())
-                .collect();
+            let outputs: Vec<&str> = proto.graph.output.iter().map(|v| v.name.as_str()).collect();
             RtenSession::of(model, loaded, &outputs, told.as_ref(), options)
         };
         // Its optimiser merges outputs that it finds to be equal, and then refuses the graph for having an output twice.
