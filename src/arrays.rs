@@ -15,6 +15,9 @@ pub enum Error {
     /// The name ends in none of the known ways.
     #[error("`{path}` is neither .safetensors, .npz nor .npy", path = .0.display())]
     Kind(PathBuf),
+    /// A file of Python objects.
+    #[error("`{path}` is a file of Python's pickle (torch.save): reading it can run any code, so it is not read", path = .0.display())]
+    Pickle(PathBuf),
     /// The contents are not what the name says.
     #[error("`{path}` cannot be read as {kind}: {reason}", path = .path.display())]
     Malformed {
@@ -46,6 +49,7 @@ impl Explain for Error {
     fn code(&self) -> &'static str {
         match self {
             Error::Kind(_) => "tensor-file-kind",
+            Error::Pickle(_) => "tensor-file-pickle",
             Error::Malformed { .. } => "tensor-file-malformed",
             Error::Dtype { .. } => "tensor-file-dtype",
             Error::File(e) => e.code(),
@@ -64,6 +68,10 @@ impl Explain for Error {
             Error::Kind(_) => {
                 vec!["name the file *.safetensors, *.npz or *.npy after what it holds".into()]
             }
+            Error::Pickle(path) => vec![format!(
+                "save the tensors again: `safetensors.torch.save_file({{\"NAME\": tensor, …}}, \"{}\")`",
+                path.with_extension("safetensors").display()
+            )],
             Error::Dtype { .. } => vec!["use a .safetensors file".into()],
             Error::Malformed { .. } => Vec::new(),
             Error::File(e) => e.hints(),
@@ -83,6 +91,9 @@ fn kind(path: &Path) -> Result<Kind, Error> {
         Some("safetensors") => Ok(Kind::Safetensors),
         Some("npz") => Ok(Kind::Npz),
         Some("npy") => Ok(Kind::Npy),
+        Some("pt" | "pth" | "bin" | "ckpt" | "pkl" | "pickle") => {
+            Err(Error::Pickle(path.to_owned()))
+        }
         _ => Err(Error::Kind(path.to_owned())),
     }
 }
@@ -397,7 +408,10 @@ mod tests {
             let e = read(&path).unwrap_err().to_string();
             assert!(e.contains(name), "{e}");
         }
-        assert!(matches!(read(Path::new("t.pt")), Err(Error::Kind(_))));
+        assert!(matches!(read(Path::new("t.txt")), Err(Error::Kind(_))));
+        let pickle = read(Path::new("io.pt")).unwrap_err();
+        assert!(pickle.to_string().contains("pickle"), "{pickle}");
+        assert!(pickle.hints()[0].contains("\"io.safetensors\""));
         let bf16 = vec![(
             "x".to_owned(),
             Tensor {

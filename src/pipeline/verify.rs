@@ -46,6 +46,7 @@ pub(super) fn verify(
     let drawn = inputs::gather_inputs(
         &inputs::InputRequest::default(),
         &manifest.inputs,
+        &manifest.outputs,
         &manifest.shapes,
     )?;
     engine.prepare(&RunOptions::default())?;

@@ -77,6 +77,19 @@ impl Place<'_> {
         self.path.to_string()
     }
 
+    /// The name that `forward` has for it: keys joined with `.`; `None` where there is none.
+    pub fn argument(&self) -> Option<String> {
+        let names = self.path.names();
+        let text: Vec<String> = names
+            .iter()
+            .map(|step| match step {
+                Step::Index(i) => i.to_string(),
+                Step::Key(k) => (*k).to_owned(),
+            })
+            .collect();
+        (self.path.top != "inputs" && !text.is_empty()).then(|| text.join("."))
+    }
+
     /// Whether it can be missing from the model.
     fn is_optional(&self) -> bool {
         matches!(self.leaf, Leaf::Null | Leaf::Nulls(_))

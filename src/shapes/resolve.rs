@@ -73,7 +73,14 @@ impl ShapeSpec {
             .map(|n| format!("nothing uses the dim `{n}` of the spec"))
             .collect();
         work.warnings.extend(told);
-        Ok((work.assemble(axes), work))
+        let mut resolved = work.assemble(axes);
+        for (input, place) in resolved.inputs.iter_mut().zip(&places) {
+            input.argument = place
+                .as_ref()
+                .and_then(|p| p.argument())
+                .filter(|argument| *argument != input.name);
+        }
+        Ok((resolved, work))
     }
 
     /// The declared dims with what the command line says of them.
@@ -289,6 +296,7 @@ impl Work<'_> {
                 name: decl.name.clone(),
                 dtype: decl.dtype,
                 axes,
+                argument: None,
             })
             .collect();
         let used: BTreeSet<&str> = (inputs.iter().flat_map(|i| &i.axes))

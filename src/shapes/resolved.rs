@@ -2,7 +2,8 @@
 //!
 //! As JSON: `{"format": "trtmut.shapes/1", "dims": {"_H": {"min": 16, "max": 32, "opt": 24}}, "inputs": [{"name": "sample",
 //! "dtype": "F16", "axes": [2, 4, "4*_H", 64]}], "warnings": [...]}`. `dims` are the root dims in use, `max` null is
-//! unbounded, `axes` are sizes and expressions, outermost first, and `warnings` may be missing. What is read back is
+//! unbounded, `axes` are sizes and expressions, outermost first, an input has an `argument` where `forward` calls it otherwise, and
+//! `warnings` may be missing. What is read back is
 //! checked, so that every value of this type has a size for every axis everywhere in its range.
 
 use super::error::Error;
@@ -45,6 +46,9 @@ pub struct Input {
     pub dtype: Dtype,
     /// Every axis, outermost first.
     pub axes: Vec<Axis>,
+    /// What `forward` calls it, where the spec says so and it is another name: keys joined with `.`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argument: Option<String>,
 }
 
 /// One axis of an input; in JSON a number or an expression.

@@ -25,8 +25,9 @@ use std::time::Instant;
     after_help = "Inputs that no file gives are drawn from --seed: standard normal floats, 0 or 1 for integers \
     and booleans; their shapes come from --shape, from --dim, or from the spec's opt.\n\n\
     A file may hold several sets under prefixes that end in `.` or `/`. FILE:PREFIX takes one. Without it, names are \
-    taken as they are if the file has any of them, else the one prefix that has the most of them; two equally good ones \
-    are an error. --expect prefers `base.` for a plan that holds its base weights, and any other for a refitted one.\n\n\
+    taken as they are if the file has any of them (expected outputs beside them are let be), else the one prefix that has \
+    the most of them; two equally good ones are an error. An input goes by the model's name, or by the one that `forward` \
+    has for it where the shape spec was written with `kwargs`. --expect prefers `base.` for a plan that holds its base weights, and any other for a refitted one.\n\n\
     Examples:\n  \
     trtmut run engine.plan --inputs io.safetensors --expect io.safetensors\n  \
     trtmut run engine.plan --dim BATCH=2 --iters 50 --warmup 5\n  \
@@ -133,8 +134,9 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         OnRange::Recompile | OnRange::Widen => plan.manifest.shapes.unbounded(),
     };
     let context = || format!("the inputs do not fit `{}`", args.plan.display());
+    let (declared, outputs) = (&plan.manifest.inputs, &plan.manifest.outputs);
     let inputs =
-        pipeline::gather_inputs(&request, &plan.manifest.inputs, &range).with_context(context)?;
+        pipeline::gather_inputs(&request, declared, outputs, &range).with_context(context)?;
     if let Some(shapes) = bring::moved_range(args.on_range, &plan.manifest.shapes, &inputs.tensors)
         .with_context(context)?
     {

@@ -36,15 +36,6 @@ pub fn pad(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
     }
 }
 
-/// The form that the tests cover.
-pub fn lstm(node: &NodeProto, _: &Facts<'_>) -> Result<(), String> {
-    match (input(node, 4), input(node, 7)) {
-        (None, None) => Ok(()),
-        (Some(_), _) => Err("with the input `sequence_lens`".into()),
-        (None, Some(_)) => Err("with peepholes".into()),
-    }
-}
-
 /// Over two spatial axes.
 pub fn grid_sample(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
     match facts.input(node, 0).rank() {

@@ -69,6 +69,25 @@ impl Fact {
         Fact::new(Dtype::from_onnx(tensor.elem_type), shape)
     }
 
+    /// What is known of a value that is either this or `other`. A type that only one of them has is believed: they must agree.
+    pub fn or(self, other: Fact) -> Fact {
+        let shape = match (self.shape, other.shape) {
+            (Some(a), Some(b)) if a.len() == b.len() => Some(
+                a.into_iter()
+                    .zip(b)
+                    .map(|(a, b)| a.filter(|_| a == b))
+                    .collect(),
+            ),
+            _ => None,
+        };
+        Fact {
+            dtype: self.dtype.or(other.dtype),
+            shape,
+            ints: self.ints.filter(|a| Some(a) == other.ints.as_ref()),
+            wide: self.wide.or(other.wide),
+        }
+    }
+
     /// Number of axes.
     pub fn rank(&self) -> Option<usize> {
         self.shape.as_ref().map(Vec::len)
@@ -149,6 +168,8 @@ pub enum ShapeRule {
     Broadcast,
     /// This rank.
     Rank(usize),
+    /// These ranks, one an output.
+    Ranks(&'static [usize]),
     /// See the function.
     By(fn(&NodeProto, &Facts<'_>) -> Option<Shape>),
     /// Not derived.
@@ -156,8 +177,8 @@ pub enum ShapeRule {
 }
 
 impl ShapeRule {
-    /// Applies the rule.
-    pub fn apply(self, node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {
+    /// Applies the rule to output `index`.
+    pub fn apply(self, node: &NodeProto, index: usize, facts: &Facts<'_>) -> Option<Shape> {
         match self {
             ShapeRule::Same => facts.input(node, 0).shape,
             ShapeRule::SameRank => facts.input(node, 0).rank().map(|r| vec![None; r]),
@@ -166,6 +187,7 @@ impl ShapeRule {
                 .map(|i| facts.input(node, i).shape)
                 .reduce(|a, b| Some(broadcast(&a?, &b?)))?,
             ShapeRule::Rank(n) => Some(vec![None; n]),
+            ShapeRule::Ranks(all) => all.get(index).map(|&n| vec![None; n]),
             ShapeRule::By(f) => f(node, facts),
             ShapeRule::Unknown => None,
         }

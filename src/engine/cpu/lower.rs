@@ -1,19 +1,20 @@
 //! From an ONNX graph to one that the embedded engine computes right, or the list of reasons why there is none.
 //!
-//! One walk in topological order: each node is looked up in the operator table, its attributes and element types are checked,
+//! Functions of the model's own are written out first. Then one walk in topological order: each node is looked up in the operator table, its attributes and element types are checked,
 //! it is rewritten where needed, and what is known of its outputs is recorded. Floats of every width become f32. Where
 //! something can only be known when the graph runs (an i64 result that must fit 32 bits, the rank of an operand), the graph
 //! gets one more output that tells.
 
-use super::checks::RunCheck;
+use super::checks::{RunCheck, Told, guarded};
 use super::facts::{Fact, Facts};
+use super::inline::inline;
 use super::narrow::narrow_declaration;
 use super::proto::{Names, attribute, held, int, node, subgraphs, subgraphs_mut};
-use super::rewrite::{Site, rewrite, stepped};
+use super::rewrite::{Rewritten, Site, rewrite, stepped};
 use super::table::{self, Allowed, Out, Row};
 use crate::engine::Refusal;
 use crate::tensor::Dtype;
-use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// A graph for the embedded engine.
@@ -25,26 +26,45 @@ pub struct Lowered {
     pub notes: Vec<String>,
     /// Why it must not run; empty when it may.
     pub refusals: Vec<Refusal>,
-    /// Outputs beyond the model's own, in order, and what they must say.
-    pub checks: Vec<RunCheck>,
+    /// The output beyond the model's own, and what its elements must be.
+    pub told: Option<(String, Vec<RunCheck>)>,
 }
 
 /// Lowers `model`.
 pub fn lower(model: &ModelProto) -> Lowered {
+    let mut lowered = model.clone();
+    let mut refusals = Vec::new();
+    for function in model.functions.iter().filter(|f| is_onnx(&f.domain)) {
+        refusals.push(Refusal {
+            node: "the model".into(),
+            operator: function.name.clone(),
+            reason: "the model defines an operator of ONNX's own domain itself".into(),
+        });
+    }
+    let calls = if refusals.is_empty() {
+        inline(&mut lowered).unwrap_or_else(|refusal| {
+            refusals.push(refusal);
+            0
+        })
+    } else {
+        0
+    };
     let mut walk = Walk {
         opset: model
             .opset_import
             .iter()
             .find(|o| is_onnx(&o.domain))
             .map_or(1, |o| o.version),
-        names: Names::of(&model.graph),
-        refusals: Vec::new(),
-        checks: Vec::new(),
-        outputs: Vec::new(),
+        names: Names::of(&lowered.graph),
+        refusals,
+        told: Vec::new(),
         rewritten: BTreeMap::new(),
         floats: BTreeSet::new(),
     };
-    let mut lowered = model.clone();
+    if calls > 0 {
+        let what = "the model's own functions written out where they are called";
+        walk.rewritten.insert(what, calls);
+    }
     if walk.opset > table::NEWEST_OPSET {
         walk.refusals.push(Refusal {
             node: "the model".into(),
@@ -56,27 +76,21 @@ pub fn lower(model: &ModelProto) -> Lowered {
             ),
         });
     }
-    for function in model.functions.iter().filter(|f| is_onnx(&f.domain)) {
-        walk.refusals.push(Refusal {
-            node: "the model".into(),
-            operator: function.name.clone(),
-            reason: "the model defines an operator of ONNX's own domain itself".into(),
-        });
-    }
-    if let Some(graph) = lowered.graph.as_mut() {
+    let mut told = None;
+    // What is too large when written out is not looked at further.
+    if let Some(graph) = lowered.graph.as_mut().filter(|_| walk.refusals.is_empty()) {
         walk.graph(graph, None);
-        graph.output.append(&mut walk.outputs);
+        told = walk.tell_all(graph);
     }
-    let notes = walk.notes();
     Lowered {
         model: lowered,
-        notes,
+        notes: walk.notes(),
         refusals: walk.refusals,
-        checks: walk.checks,
+        told,
     }
 }
 
-fn is_onnx(domain: &str) -> bool {
+pub(super) fn is_onnx(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
 }
 
@@ -94,9 +108,8 @@ pub(super) struct Walk {
     opset: i64,
     pub(super) names: Names,
     pub(super) refusals: Vec<Refusal>,
-    pub(super) checks: Vec<RunCheck>,
-    /// The outputs of `checks`.
-    pub(super) outputs: Vec<ValueInfoProto>,
+    /// What the graph that is being walked tells when it runs.
+    pub(super) told: Vec<Told>,
     rewritten: BTreeMap<&'static str, usize>,
     floats: BTreeSet<Dtype>,
 }
@@ -129,14 +142,15 @@ impl Walk {
         });
     }
 
-    /// Lowers `graph` in place.
-    fn graph(&mut self, graph: &mut GraphProto, outer: Option<&Facts<'_>>) {
+    /// Lowers `graph` in place. Returns what is known of its outputs.
+    fn graph(&mut self, graph: &mut GraphProto, outer: Option<&Facts<'_>>) -> Vec<Fact> {
         drop_unread(graph);
         let mut facts = Facts::of(graph, outer);
         for value in &graph.input {
             self.see(facts.get(&value.name).dtype);
         }
         let stepped = stepped(graph);
+        let guarded = guarded(graph);
         let nodes = std::mem::take(&mut graph.node);
         let mut done = Vec::with_capacity(nodes.len());
         for original in nodes {
@@ -148,38 +162,33 @@ impl Walk {
             let Some(row) = self.accept(&original, &facts) else {
                 continue;
             };
-            let mut site = Site {
-                opset: self.opset,
-                facts: &facts,
-                stepped: &stepped,
-                names: &mut self.names,
+            let outputs = if subgraphs(&original).next().is_some() {
+                let mut branching = original.clone();
+                let outputs = self.branches(&mut branching, &facts);
+                done.push(branching);
+                outputs
+            } else {
+                let mut site = Site {
+                    opset: self.opset,
+                    facts: &facts,
+                    stepped: &stepped,
+                    names: &mut self.names,
+                };
+                let mut new = rewrite(&original, &mut site);
+                self.count(&original, &new.nodes);
+                let outputs = self.derive(&original, row, &facts);
+                let kept = !guarded.contains(&original.output[0]);
+                self.watch(&original, row, &outputs, &mut new, &facts, kept);
+                graph.initializer.append(&mut new.constants);
+                done.append(&mut new.nodes);
+                outputs
             };
-            let mut new = rewrite(&original, &mut site);
-            self.count(&original, &new.nodes);
-            graph.initializer.append(&mut new.constants);
-            if let Some(value) = new.matrix {
-                self.watch_rank(&original, &value, outer.is_some(), &mut new.nodes);
-            }
-            let outputs = self.derive(&original, row, &facts);
-            let grows = row.grows && outputs.first().and_then(|f| f.dtype) == Some(Dtype::I64);
-            let narrows = original.op_type.starts_with("Cast")
-                && outputs.first().and_then(|f| f.dtype) == Some(Dtype::I64)
-                && facts.input(&original, 0).dtype.is_some_and(Dtype::is_float);
-            if grows || narrows {
-                let constants = &mut graph.initializer;
-                self.watch_range(&original, outer.is_some(), &mut new.nodes, constants);
-            }
-            for node in &mut new.nodes {
-                for inner in subgraphs_mut(node) {
-                    self.graph(inner, Some(&facts));
-                }
-            }
             for (name, fact) in original.output.iter().zip(outputs) {
                 facts.learn(name, fact);
             }
-            done.append(&mut new.nodes);
         }
         graph.node = done;
+        let outputs = graph.output.iter().map(|v| facts.get(&v.name)).collect();
         self.own_outputs(graph, &facts, outer.is_none());
         for tensor in &mut graph.initializer {
             self.narrow_constant(tensor);
@@ -194,6 +203,62 @@ impl Walk {
             .chain(&mut graph.value_info)
         {
             narrow_declaration(value);
+        }
+        outputs
+    }
+
+    /// Lowers the branches of an `If`. What is known of its outputs is what the branches agree on.
+    fn branches(&mut self, branching: &mut NodeProto, facts: &Facts<'_>) -> Vec<Fact> {
+        let own = std::mem::take(&mut self.told);
+        let mut told = Vec::new();
+        let mut merged: Option<Vec<Fact>> = None;
+        let before = branching.clone();
+        for graph in subgraphs_mut(branching) {
+            let outputs = self.graph(graph, Some(facts));
+            told.push(std::mem::take(&mut self.told));
+            merged = Some(match merged {
+                None => outputs,
+                Some(first) => {
+                    if let Some((a, b)) = first
+                        .iter()
+                        .zip(&outputs)
+                        .find_map(|(a, b)| Some((a.dtype?, b.dtype?)).filter(|(a, b)| a != b))
+                    {
+                        self.refuse(&before, format!("one branch gives `{a}`, another `{b}`"));
+                    }
+                    first
+                        .into_iter()
+                        .zip(outputs)
+                        .map(|(a, b)| a.or(b))
+                        .collect()
+                }
+            });
+        }
+        self.told = own;
+        self.pass_on(branching, told);
+        merged.unwrap_or_default()
+    }
+
+    /// Has the graph tell what could only be known when it runs. `kept` is false where what an infinity is cast to is thrown away.
+    fn watch(
+        &mut self,
+        original: &NodeProto,
+        row: &Row,
+        outputs: &[Fact],
+        new: &mut Rewritten,
+        facts: &Facts<'_>,
+        kept: bool,
+    ) {
+        if let Some(value) = new.matrix.take() {
+            self.watch_rank(original, &value, &mut new.nodes, &mut new.constants);
+        }
+        let wide = outputs.first().and_then(|f| f.dtype) == Some(Dtype::I64);
+        let narrows = original.op_type.starts_with("Cast")
+            && facts.input(original, 0).dtype.is_some_and(Dtype::is_float);
+        if wide && narrows && !kept {
+            self.cast_guarded(original, &mut new.nodes, &mut new.constants);
+        } else if wide && (row.grows || narrows) {
+            self.watch_range(original, &mut new.nodes, &mut new.constants);
         }
     }
 
@@ -213,6 +278,7 @@ impl Walk {
             "Softmax" | "LogSoftmax" => "Softmax of an opset before 13 rewritten",
             "MatMul" => "MatMul with a vector rewritten",
             "GroupNormalization" => "GroupNormalization rewritten with InstanceNormalization",
+            "GRU" | "LSTM" | "RNN" => "recurrent operators written out",
             "QuantizeLinear" => "QuantizeLinear rewritten to divide by the scale",
             "Sign" => "Sign rewritten",
             _ => return,
@@ -321,19 +387,14 @@ impl Walk {
     }
 
     fn derive(&mut self, node: &NodeProto, row: &Row, facts: &Facts<'_>) -> Vec<Fact> {
-        let shape = row.shape.apply(node, facts);
         let named = |attribute: &str| {
             int(node, attribute).and_then(|code| Dtype::from_onnx(i32::try_from(code).ok()?))
         };
         let wide = (0..node.input.len())
             .find_map(|i| facts.input(node, i).wide)
             .filter(|_| node.op_type != "Slice");
-        let branch = subgraphs(node).next();
         (0..node.output.len())
             .map(|i| {
-                if let Some(branch) = branch {
-                    return branch.output.get(i).map(Fact::declared).unwrap_or_default();
-                }
                 let like = |index| facts.input(node, index).dtype;
                 let dtype = match row.outputs.get(i).or(row.outputs.last()) {
                     None => None,
@@ -351,8 +412,9 @@ impl Walk {
                 self.see(dtype);
                 Fact {
                     dtype,
-                    shape: shape
-                        .clone()
+                    shape: row
+                        .shape
+                        .apply(node, i, facts)
                         .filter(|_| i == 0 || node.op_type != "Attention"),
                     ints: None,
                     wide,

@@ -6,11 +6,13 @@ mod checks;
 mod conditions;
 mod container;
 mod facts;
+mod inline;
 mod lower;
 mod narrow;
 mod ort;
 mod plan;
 mod proto;
+mod recurrent;
 mod rewrite;
 mod rten;
 mod table;
@@ -19,7 +21,9 @@ mod tests;
 
 pub use self::ort::{ONNXRUNTIME, OnnxRuntime};
 
-use super::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Refusal, Slot};
+use super::{
+    Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Refusal, RunOptions, Slot,
+};
 use crate::onnx::Model;
 use crate::watch::{Event, Watch};
 use container::Container;
@@ -52,14 +56,13 @@ impl Backend for Cpu {
         watch: &dyn Watch,
     ) -> Result<BuildNotes, Error> {
         take_no_options(CPU, job.options)?;
-        let lowered = lower(job.model.proto());
-        if !lowered.refusals.is_empty() {
-            return Err(Error::Refused {
+        match prove(job.model) {
+            Ok(proven) => proven.build(job, out, watch),
+            Err(refusals) => Err(Error::Refused {
                 backend: CPU.into(),
-                refusals: lowered.refusals,
-            });
+                refusals,
+            }),
         }
-        write_plan(CPU, job.model, out, watch, lowered.notes)
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {
@@ -69,18 +72,66 @@ impl Backend for Cpu {
     }
 }
 
+/// The embedded backend for a model that it has loaded once.
+struct Proven {
+    notes: Vec<String>,
+}
+
+impl Backend for Proven {
+    fn identity(&self) -> Identity {
+        Cpu.identity()
+    }
+
+    fn build(
+        &self,
+        job: &BuildJob<'_>,
+        out: &mut dyn Write,
+        watch: &dyn Watch,
+    ) -> Result<BuildNotes, Error> {
+        take_no_options(CPU, job.options)?;
+        write_plan(CPU, job.model, out, watch, self.notes.clone())
+    }
+
+    fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {
+        Cpu.open(path)
+    }
+}
+
+/// Loads `model` as a run would, so that what the engine does not take is told when it is built. Otherwise why not.
+fn prove(model: &Model) -> Result<Proven, Vec<Refusal>> {
+    let lowered = lower(model.proto());
+    let notes = lowered.notes.clone();
+    let bytes_of = |slot: &Slot| match model.weight(&slot.name) {
+        Some(weight) => Ok(model.bytes(weight)),
+        None => Err(Error::Weight {
+            name: slot.name.clone(),
+            reason: "the model does not hold it".into(),
+        }),
+    };
+    let options = RunOptions::default();
+    match rten::RtenSession::load(model, lowered, &slots(model), &bytes_of, &options) {
+        Ok(_) => Ok(Proven { notes }),
+        Err(Error::Refused { refusals, .. }) => Err(refusals),
+        Err(other) => Err(vec![Refusal {
+            node: "the model".into(),
+            operator: "loading".into(),
+            reason: other.to_string(),
+        }]),
+    }
+}
+
 /// The operators of ONNX's own domain that the embedded engine computes, by name.
 pub fn operators() -> impl Iterator<Item = &'static str> {
     table::ROWS.iter().map(|row| row.op)
 }
 
-/// Why the embedded engine refuses `model`; empty when it computes it.
+/// Why the embedded engine refuses `model`, as far as its graph alone says; empty when it computes it.
 pub fn refusals(model: &Model) -> Vec<Refusal> {
     lower(model.proto()).refusals
 }
 
-/// The embedded backend where it computes `model`, else onnxruntime where `locate` finds it. The refusals that come with
-/// onnxruntime say why it was chosen.
+/// The embedded backend where it computes `model` and loads it, else onnxruntime where `locate` finds it. The refusals that come
+/// with onnxruntime say why it was chosen. The backend is for `model` alone.
 ///
 /// # Errors
 /// [`Error::Refused`] when the embedded engine refuses the model and there is no onnxruntime.
@@ -88,10 +139,10 @@ pub fn auto(
     model: &Model,
     locate: impl FnOnce() -> Result<OnnxRuntime, Error>,
 ) -> Result<(Box<dyn Backend>, Vec<Refusal>), Error> {
-    let refusals = refusals(model);
-    if refusals.is_empty() {
-        return Ok((Box::new(Cpu), refusals));
-    }
+    let refusals = match prove(model) {
+        Ok(proven) => return Ok((Box::new(proven), Vec::new())),
+        Err(refusals) => refusals,
+    };
     match locate() {
         Ok(runtime) => Ok((Box::new(runtime), refusals)),
         Err(_) => Err(Error::Refused {
@@ -126,18 +177,7 @@ fn write_plan(
         .filter(|w| w.is_elided())
         .map(|w| (w.name.as_str(), w))
         .collect();
-    let slots: Vec<Slot> = model
-        .weights()
-        .iter()
-        .filter(|w| w.is_elided())
-        .map(|w| Slot {
-            name: w.name.clone(),
-            dtype: w.dtype,
-            count: w.shape.iter().product(),
-            shape: Some(w.shape.clone()),
-            refittable: true,
-        })
-        .collect();
+    let slots = slots(model);
     watch.event(Event::Begin {
         step: "writing weights",
         total: Some(slots.len() as u64),
@@ -153,4 +193,20 @@ fn write_plan(
         folds: Vec::new(),
         stripped: false,
     })
+}
+
+/// The weights that a plan of `model` holds.
+fn slots(model: &Model) -> Vec<Slot> {
+    model
+        .weights()
+        .iter()
+        .filter(|w| w.is_elided())
+        .map(|w| Slot {
+            name: w.name.clone(),
+            dtype: w.dtype,
+            count: w.shape.iter().product(),
+            shape: Some(w.shape.clone()),
+            refittable: true,
+        })
+        .collect()
 }

@@ -27,8 +27,9 @@ use tempfile::TempDir;
 /// Name of the backend.
 pub const ONNXRUNTIME: &str = "onnxruntime";
 
-/// Oldest version that computes all that real models hold (1.19 and 1.22 fail on Flux).
-const OLDEST: (u32, u32) = (1, 32);
+/// Oldest version with the interface that is used (that of 1.17). What an older one than a model needs does not know, it says when
+/// it loads the model, which is when a plan is built.
+const OLDEST: (u32, u32) = (1, 17);
 
 /// What the library file is called; wheels append the version.
 #[cfg(target_os = "macos")]

@@ -166,6 +166,17 @@ pub fn set_ints(node: &mut NodeProto, name: &str, values: &[i64]) {
     });
 }
 
+/// Sets a graph.
+pub fn set_graph(node: &mut NodeProto, name: &str, graph: GraphProto) {
+    remove(node, name);
+    node.attribute.push(AttributeProto {
+        name: name.into(),
+        type_: AttributeType::GRAPH.into(),
+        g: Some(graph).into(),
+        ..AttributeProto::new()
+    });
+}
+
 /// Removes an attribute.
 pub fn remove(node: &mut NodeProto, name: &str) {
     node.attribute.retain(|a| a.name != name);

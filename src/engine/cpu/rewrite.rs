@@ -7,6 +7,7 @@ use super::proto::{
     Names, attribute, float_scalar, input, int, int_tensor, ints, node, remove, scalar, set_int,
     set_ints, string, subgraphs,
 };
+use super::recurrent::recurrent;
 use crate::tensor::Dtype;
 use onnx_protobuf::{GraphProto, NodeProto, TensorProto};
 use std::collections::HashSet;
@@ -57,6 +58,7 @@ pub fn rewrite(original: &NodeProto, site: &mut Site<'_>) -> Rewritten {
         "Cast" | "CastLike" => cast(original, site, &mut out),
         "Div" => div(original, site, &mut out),
         "Dropout" => dropout(original, site, &mut out),
+        "GRU" | "LSTM" | "RNN" => recurrent(original, site, &mut out),
         "GroupNormalization" => group_norm(original, site, &mut out),
         "LayerNormalization" => layer_norm(original, site, &mut out),
         "LogSoftmax" | "Softmax" if site.opset < 13 => old_softmax(original, site, &mut out),

@@ -8,7 +8,7 @@ use super::lower::{Lowered, lower};
 use super::narrow::{computed_in, overflows};
 use super::plan::{Session, Weights};
 use super::proto::{held, subgraphs_mut};
-use crate::engine::{Error, RunOptions, Slot};
+use crate::engine::{Error, Refusal, RunOptions, Slot};
 use crate::onnx::{Model, weight_name};
 use crate::tensor::{self, Dtype, Tensor, element_count};
 use onnx_protobuf::tensor_proto::DataLocation;
@@ -16,6 +16,7 @@ use onnx_protobuf::{GraphProto, Message, StringStringEntryProto, TensorProto};
 use rten::{ModelOptions, NodeId, ThreadPool, Value, ValueOrView};
 use rten_tensor::AsView;
 use rten_tensor::Layout;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -34,9 +35,13 @@ pub struct RtenSession {
     model: rten::Model,
     inputs: Vec<(NodeId, String)>,
     outputs: Vec<(NodeId, Dtype)>,
-    checks: Vec<(NodeId, RunCheck)>,
+    /// A vector, and what each of its elements must be.
+    told: Option<(NodeId, Vec<RunCheck>)>,
     pool: Option<Arc<ThreadPool>>,
 }
+
+/// Gives the bytes of a weight.
+type BytesOf<'a, 'b> = dyn Fn(&Slot) -> Result<Cow<'b, [u8]>, Error> + 'a;
 
 impl RtenSession {
     /// Lowers `model` and loads it with `weights`.
@@ -45,56 +50,94 @@ impl RtenSession {
         weights: &Weights,
         options: &RunOptions,
     ) -> Result<Box<dyn Session>, Error> {
+        let lowered = lower(model.proto());
+        let bytes_of = |slot: &Slot| weights.bytes(slot);
+        let session = RtenSession::load(model, lowered, weights.slots(), &bytes_of, options)?;
+        Ok(Box::new(session))
+    }
+
+    /// Loads `model`, lowered, with the weights `slots`.
+    pub fn load(
+        model: &Model,
+        lowered: Lowered,
+        slots: &[Slot],
+        bytes_of: &BytesOf<'_, '_>,
+        options: &RunOptions,
+    ) -> Result<RtenSession, Error> {
         let Lowered {
             model: mut proto,
             refusals,
-            checks,
+            told,
             ..
-        } = lower(model.proto());
+        } = lowered;
         if !refusals.is_empty() {
             return Err(Error::Refused {
                 backend: super::CPU.into(),
                 refusals,
             });
         }
-        let (places, total) = place(weights.slots())?;
+        let (places, total) = place(slots)?;
         if let Some(graph) = proto.graph.as_mut() {
             refer(graph, &places)?;
         }
-        let bytes = proto.write_to_bytes().map_err(|e| failed(&e))?;
-        let loaded = {
+        let open = |optimised: bool| -> Result<RtenSession, Error> {
             let mut config = ModelOptions::with_all_ops();
+            config.enable_optimization(optimised);
             if total > 0 {
-                config.external_data(DATA, fill(weights, &places, total)?);
+                config.external_data(DATA, fill(bytes_of, &places, total)?);
             }
-            guarded(|| config.load(bytes))?.map_err(|e| failed(&e))?
+            let bytes = proto.write_to_bytes().map_err(|e| failed(&e))?;
+            let loaded = guarded(|| config.load(bytes))?.map_err(|e| failed(&e))?;
+            let outputs: Vec<&str> = proto.graph.output.iter().map(|v| v.name.as_str()).collect();
+            RtenSession::of(model, loaded, &outputs, told.as_ref(), options)
         };
+        // Its optimiser merges outputs that it finds to be equal, and then refuses the graph for having an output twice.
+        open(true).or_else(|first| open(false).map_err(|_| first))
+    }
+
+    fn of(
+        model: &Model,
+        loaded: rten::Model,
+        outputs: &[&str],
+        told: Option<&(String, Vec<RunCheck>)>,
+        options: &RunOptions,
+    ) -> Result<RtenSession, Error> {
         let find = |name: &str| loaded.node_id(name).map_err(|e| failed(&e));
-        let outputs = proto
-            .graph
-            .output
+        let outputs = outputs
             .iter()
             .zip(model.outputs())
-            .map(|(value, declared)| Ok((find(&value.name)?, declared.dtype)))
-            .collect::<Result<_, Error>>()?;
-        let checks = checks
-            .into_iter()
-            .map(|check| Ok((find(&check.output)?, check)))
+            .map(|(name, declared)| Ok((find(name)?, declared.dtype)))
             .collect::<Result<_, Error>>()?;
         let inputs = model
             .inputs()
             .iter()
             .map(|d| Ok((find(&d.name)?, d.name.clone())))
             .collect::<Result<_, Error>>()?;
-        Ok(Box::new(RtenSession {
-            model: loaded,
+        let told = told
+            .map(|(name, checks)| Ok::<_, Error>((find(name)?, checks.clone())))
+            .transpose()?;
+        let session = RtenSession {
             inputs,
             outputs,
-            checks,
+            told,
             pool: options
                 .threads
                 .map(|n| Arc::new(ThreadPool::with_num_threads(n.max(1)))),
-        }))
+            model: loaded,
+        };
+        // What it cannot plan it would only say when it runs.
+        let wanted = session.wanted();
+        guarded(|| session.model.partial_run(Vec::new(), &wanted, None))?
+            .map_err(|e| failed(&e))?;
+        Ok(session)
+    }
+
+    fn wanted(&self) -> Vec<NodeId> {
+        self.outputs
+            .iter()
+            .map(|(id, _)| *id)
+            .chain(self.told.iter().map(|(id, _)| *id))
+            .collect()
     }
 }
 
@@ -104,24 +147,15 @@ impl Session for RtenSession {
         for ((id, name), tensor) in self.inputs.iter().zip(inputs) {
             values.push((*id, to_value(name, tensor)?.into()));
         }
-        let wanted: Vec<NodeId> = self
-            .outputs
-            .iter()
-            .map(|(id, _)| *id)
-            .chain(self.checks.iter().map(|(id, _)| *id))
-            .collect();
+        let wanted = self.wanted();
         let options = self
             .pool
             .clone()
             .map(|pool| rten::RunOptions::default().with_thread_pool(Some(pool)));
         let mut results =
             guarded(|| self.model.run(values, &wanted, options))?.map_err(|e| failed(&e))?;
-        for ((_, check), value) in self
-            .checks
-            .iter()
-            .zip(results.split_off(self.outputs.len()))
-        {
-            verify(check, value)?;
+        if let Some((_, checks)) = &self.told {
+            verify(checks, results.pop())?;
         }
         self.outputs
             .iter()
@@ -193,13 +227,13 @@ fn place(slots: &[Slot]) -> Result<(BTreeMap<String, Place>, usize), Error> {
 }
 
 fn fill(
-    weights: &Weights,
+    bytes_of: &BytesOf<'_, '_>,
     places: &BTreeMap<String, Place>,
     total: usize,
 ) -> Result<Vec<u8>, Error> {
     let mut buffer = vec![0u8; total];
     for place in places.values() {
-        let bytes = weights.bytes(&place.slot)?;
+        let bytes = bytes_of(&place.slot)?;
         let target = &mut buffer[place.offset..place.offset + place.length];
         let dtype = place.slot.dtype;
         if computed_in(dtype) == dtype {
@@ -387,30 +421,32 @@ fn from_value(dtype: Dtype, value: Value) -> Result<Tensor, Error> {
     Ok(Tensor { dtype, shape, data })
 }
 
-fn verify(check: &RunCheck, value: Value) -> Result<(), Error> {
-    let number = match value {
-        Value::Int32Tensor(t) => t.iter().next().copied(),
-        _ => None,
+fn verify(checks: &[RunCheck], told: Option<Value>) -> Result<(), Error> {
+    let numbers: Vec<i32> = match told {
+        Some(Value::Int32Tensor(t)) => t.to_vec(),
+        _ => Vec::new(),
     };
-    let holds = match check.must {
-        Must::Fit => number == Some(0),
-        Must::BeMatrix => number.is_some_and(|rank| rank >= 2),
-    };
-    if holds {
-        return Ok(());
-    }
-    let reason = match check.must {
-        Must::Fit => "an i64 result does not fit the 32 bits of the embedded engine",
-        Must::BeMatrix => {
-            "its second input is a vector, which the embedded engine computes wrongly"
-        }
-    };
-    Err(Error::Refused {
-        backend: super::CPU.into(),
-        refusals: vec![crate::engine::Refusal {
+    let refusals: Vec<Refusal> = checks
+        .iter()
+        .enumerate()
+        .filter(|(i, check)| !numbers.get(*i).is_some_and(|n| check.must.holds(*n)))
+        .map(|(_, check)| Refusal {
             node: check.node.clone(),
             operator: check.operator.clone(),
-            reason: reason.into(),
-        }],
+            reason: match check.must {
+                Must::Fit => "an i64 result does not fit the 32 bits of the embedded engine",
+                Must::BeMatrix => {
+                    "its second input is a vector, which the embedded engine computes wrongly"
+                }
+            }
+            .into(),
+        })
+        .collect();
+    if refusals.is_empty() && numbers.len() == checks.len() {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        backend: super::CPU.into(),
+        refusals,
     })
 }

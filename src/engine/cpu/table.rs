@@ -8,6 +8,7 @@
 
 use super::conditions;
 use super::facts::{self, Facts, ShapeRule};
+use super::recurrent;
 use crate::tensor::Dtype;
 use onnx_protobuf::NodeProto;
 
@@ -174,7 +175,7 @@ pub fn why_refused(op: &str) -> &'static str {
         }
         "RandomNormal" | "RandomNormalLike" | "RandomUniform" | "RandomUniformLike"
         | "Multinomial" | "Bernoulli" => "its result is random, so it cannot be proven right",
-        "GRU" | "OneHot" => "the ONNX backend tests do not pass on the embedded engine",
+        "OneHot" => "the ONNX backend tests do not pass on the embedded engine",
         "Hardmax" | "Scan" => "the embedded engine does not have it",
         _ if op.starts_with("Sequence")
             || op.starts_with("Optional")
@@ -188,7 +189,7 @@ pub fn why_refused(op: &str) -> &'static str {
 
 use Allowed::{Any, Int, OneOf, Ones};
 use Out::{Is, Like, LikeOr, Named, NamedOrLike, Value};
-use ShapeRule::{Broadcast, By, Rank, Same, SameRank, Unknown};
+use ShapeRule::{Broadcast, By, Rank, Ranks, Same, SameRank, Unknown};
 
 const SELF: &[Out] = &[Like(0)];
 const BOOL: &[Out] = &[Is(Dtype::Bool)];
@@ -225,11 +226,13 @@ const POOL: &[(&str, Allowed)] = &[
     ("storage_order", Int(0)),
     ("strides", Any),
 ];
-const RNN: &[(&str, Allowed)] = &[
-    ("direction", OneOf(&["forward"])),
+const RECURRENT: &[(&str, Allowed)] = &[
+    ("activations", Any),
+    ("direction", OneOf(&["forward", "reverse", "bidirectional"])),
     ("hidden_size", Any),
-    ("layout", Int(0)),
     ("input_forget", Int(0)),
+    ("layout", Any),
+    ("linear_before_reset", Any),
 ];
 
 const fn unary(op: &'static str, since: i64) -> Row {
@@ -334,6 +337,15 @@ pub const ROWS: &[Row] = &[
     row("EyeLike", 9, &[NUM], &[NamedOrLike("dtype", 0)], Same).with(&[("dtype", Any), ("k", Any)]),
     row("Flatten", 9, &[ANY], SELF, Rank(2)).with(&[("axis", Any)]),
     unary("Floor", 6),
+    row(
+        "GRU",
+        7,
+        &[F, F, F, F, I32, F],
+        &[Like(0), Like(0)],
+        Ranks(&[4, 3]),
+    )
+    .with(RECURRENT)
+    .when(recurrent::accepts),
     row("Gather", 1, &[ANY, INT], SELF, By(facts::gather)).with(&[("axis", Any)]),
     row("GatherElements", 11, &[ANY, INT], SELF, By(facts::second)).with(&[("axis", Any)]),
     row("GatherND", 11, &[ANY, INT], SELF, By(facts::gather_nd)).with(&[("batch_dims", Any)]),
@@ -373,12 +385,12 @@ pub const ROWS: &[Row] = &[
     row(
         "LSTM",
         7,
-        &[F, F, F, F, I32, F],
+        &[F, F, F, F, I32, F, F, F],
         &[Like(0), Like(0), Like(0)],
-        Unknown,
+        Ranks(&[4, 3, 3]),
     )
-    .with(RNN)
-    .when(conditions::lstm),
+    .with(RECURRENT)
+    .when(recurrent::accepts),
     row(
         "LayerNormalization",
         17,
@@ -436,6 +448,15 @@ pub const ROWS: &[Row] = &[
         ("epsilon", Any),
         ("stash_type", Int(1)),
     ]),
+    row(
+        "RNN",
+        7,
+        &[F, F, F, F, I32, F],
+        &[Like(0), Like(0)],
+        Ranks(&[4, 3]),
+    )
+    .with(RECURRENT)
+    .when(recurrent::accepts),
     row("Range", 11, &[NUM], SELF, Rank(1)),
     unary("Reciprocal", 6),
     reduction("ReduceL1", 1, &[REAL, INT]),

@@ -5,7 +5,11 @@
 //! `base.out`). `FILE:PREFIX` takes one prefix. Without it the names are taken as they are if the file has any of them;
 //! otherwise the one prefix under which the file has the most of the names is taken, and two equally good ones are an error.
 //! For expected outputs of a plan that holds its base weights, `base.` is taken before any other; for a plan that was
-//! refitted, any other before `base.`.
+//! refitted, any other before `base.`. Expected outputs may stand beside inputs that have no prefix.
+//!
+//! # Names
+//! An input has the name that the model has for it, and the one that `forward` has where the spec says which it is: the whole
+//! path (`added_cond_kwargs.text_embeds`), or its end where no other input has it.
 
 use crate::arrays;
 use crate::pipeline::error::Error;
@@ -91,8 +95,10 @@ pub struct Inputs {
 pub fn gather_inputs(
     request: &InputRequest,
     declared: &[TensorDecl],
+    outputs: &[TensorDecl],
     shapes: &Resolved,
 ) -> Result<Inputs, Error> {
+    let names = Names::new(declared, shapes);
     let mut given: BTreeMap<String, Tensor> = BTreeMap::new();
     let mut problems = Vec::new();
     let mut add = |name: String, tensor: Tensor, problems: &mut Vec<String>| {
@@ -101,16 +107,16 @@ pub fn gather_inputs(
         }
         given.insert(name, tensor);
     };
-    let names: Vec<&str> = declared.iter().map(|d| d.name.as_str()).collect();
     for file in &request.files {
-        for (name, tensor) in take(file, &names, |_| 0)? {
-            add(name, tensor, &mut problems);
+        for (name, tensor) in take(file, &names, outputs)? {
+            add(names.of_model(name), tensor, &mut problems);
         }
     }
     for one in &request.single {
         let mut all = arrays::read(&one.path)?;
         if all.len() == 1 {
-            add(one.name.clone(), all.remove(0).1, &mut problems);
+            let name = names.of_model(one.name.clone());
+            add(name, all.remove(0).1, &mut problems);
         } else {
             problems.push(format!(
                 "`{}` holds {} tensors, so it cannot be taken for `{}`",
@@ -120,8 +126,13 @@ pub fn gather_inputs(
             ));
         }
     }
-    for name in given.keys().chain(request.shapes.iter().map(|(n, _)| n)) {
-        if !names.contains(&name.as_str()) {
+    let asked: Vec<(String, Vec<usize>)> = request
+        .shapes
+        .iter()
+        .map(|(name, shape)| (names.of_model(name.clone()), shape.clone()))
+        .collect();
+    for name in given.keys().chain(asked.iter().map(|(n, _)| n)) {
+        if !declared.iter().any(|d| d.name == *name) {
             problems.push(format!("the model has no input `{name}`"));
         }
     }
@@ -136,7 +147,7 @@ pub fn gather_inputs(
         .iter()
         .map(|(n, t)| (n.clone(), t.shape.clone()))
         .collect();
-    known.extend(request.shapes.iter().cloned());
+    known.extend(asked);
     let mut dims = shapes.bind_some(&known)?;
     for (name, &size) in &request.dims {
         match dims.get(name) {
@@ -189,6 +200,46 @@ pub fn gather_inputs(
     })
 }
 
+/// The names that inputs go by.
+struct Names {
+    /// Each with the model's own.
+    all: BTreeMap<String, String>,
+}
+
+impl Names {
+    fn new(declared: &[TensorDecl], shapes: &Resolved) -> Names {
+        let last = |argument: &str| argument.rsplit('.').next().unwrap_or_default().to_owned();
+        let arguments: Vec<(&str, &str)> = shapes
+            .inputs()
+            .iter()
+            .filter_map(|i| Some((i.name.as_str(), i.argument.as_deref()?)))
+            .collect();
+        let mut ends: BTreeMap<String, usize> = BTreeMap::new();
+        for (_, argument) in &arguments {
+            *ends.entry(last(argument)).or_default() += 1;
+        }
+        let mut all = BTreeMap::new();
+        for (name, argument) in arguments {
+            if ends[&last(argument)] == 1 {
+                all.insert(last(argument), name.to_owned());
+            }
+            all.insert(argument.to_owned(), name.to_owned());
+        }
+        // The model's own names come before any other meaning.
+        all.extend(declared.iter().map(|d| (d.name.clone(), d.name.clone())));
+        Names { all }
+    }
+
+    fn list(&self) -> Vec<&str> {
+        self.all.keys().map(String::as_str).collect()
+    }
+
+    /// What the model calls the input `name`; a name that means nothing stays, and is reported.
+    fn of_model(&self, name: String) -> String {
+        self.all.get(&name).cloned().unwrap_or(name)
+    }
+}
+
 fn fail(problems: &[String], declared: &[TensorDecl]) -> Result<(), Error> {
     if problems.is_empty() {
         return Ok(());
@@ -237,28 +288,94 @@ fn check(decl: &TensorDecl, dtype: Dtype, shape: &[usize]) -> Vec<String> {
     problems
 }
 
-/// Standard normal floats; 0 or 1 for integers and booleans, which are indices or flags more often than not.
+/// Standard normal floats, rounded to the type; 0 or 1 for integers and booleans, which are indices or flags more often than not.
 fn draw(dtype: Dtype, shape: &[usize], rng: &mut ChaCha8Rng) -> Result<Tensor, String> {
     let count =
         element_count(shape).ok_or_else(|| format!("shape {} overflows", show_shape(shape)))?;
-    let data = if dtype.is_float() {
+    let complex = matches!(dtype, Dtype::C64 | Dtype::C128);
+    let data = if let Some(codes) = narrow_floats(dtype) {
+        let drawn: Vec<u8> = (0..count)
+            .map(|_| nearest(&codes, StandardNormal.sample(rng)))
+            .collect();
+        if dtype.bits() == 4 {
+            pack(&drawn)
+        } else {
+            drawn
+        }
+    } else if dtype.is_float() {
         let values: Vec<f32> = (0..count).map(|_| StandardNormal.sample(rng)).collect();
         from_f32(dtype, &values).map_err(|e| e.to_string())?
-    } else if dtype.bits() >= 8 && !matches!(dtype, Dtype::C64 | Dtype::C128) {
+    } else if complex {
+        return Err(format!("{dtype} values cannot be drawn; give a file"));
+    } else if dtype.bits() == 4 {
+        let drawn: Vec<u8> = (0..count).map(|_| rng.random::<bool>().into()).collect();
+        pack(&drawn)
+    } else {
         let width = dtype.bits() / 8;
         let mut data = vec![0u8; count * width];
         for element in data.chunks_exact_mut(width) {
             element[0] = u8::from(rng.random::<bool>());
         }
         data
-    } else {
-        return Err(format!("{dtype} values cannot be drawn; give a file"));
     };
     Ok(Tensor {
         dtype,
         shape: shape.to_vec(),
         data,
     })
+}
+
+/// Two 4-bit elements to a byte, the first in the low half.
+fn pack(codes: &[u8]) -> Vec<u8> {
+    codes
+        .chunks(2)
+        .map(|pair| pair[0] | pair.get(1).map_or(0, |high| high << 4))
+        .collect()
+}
+
+/// The code of the value that is nearest.
+fn nearest(codes: &[(u8, f32)], value: f32) -> u8 {
+    let after = codes.partition_point(|(_, v)| *v < value);
+    let around = [after.checked_sub(1), Some(after)];
+    around
+        .into_iter()
+        .flatten()
+        .filter_map(|i| codes.get(i))
+        .min_by(|(_, a), (_, b)| (a - value).abs().total_cmp(&(b - value).abs()))
+        .map_or(0, |(code, _)| *code)
+}
+
+/// Every finite value of a float type of 4 or 8 bits with its code, in ascending order; `None` for other types.
+fn narrow_floats(dtype: Dtype) -> Option<Vec<(u8, f32)>> {
+    // Bits of the mantissa, bias of the exponent, and the codes (without sign) from which on they are no finite numbers.
+    let (mantissa, bias, end, signed) = match dtype {
+        Dtype::F8E4M3Fn => (3, 7, 0x7f, true),
+        Dtype::F8E4M3Fnuz => (3, 8, 0x80, true),
+        Dtype::F8E5M2 => (2, 15, 0x7c, true),
+        Dtype::F8E5M2Fnuz => (2, 16, 0x80, true),
+        Dtype::F4E2M1 => (1, 1, 0x08, true),
+        Dtype::F8E8M0 => (0, 127, 0xff, false),
+        _ => return None,
+    };
+    let sign = if dtype.bits() == 4 { 0x08 } else { 0x80 };
+    let magnitude = |code: u16| {
+        let exponent = i32::from(code >> mantissa);
+        let fraction = f32::from(code & ((1 << mantissa) - 1)) / f32::from(1u16 << mantissa);
+        match exponent {
+            // Powers of two have neither zero nor subnormal numbers.
+            0 if signed => fraction * 2f32.powi(1 - bias),
+            e => (1.0 + fraction) * 2f32.powi(e - bias),
+        }
+    };
+    let mut codes: Vec<(u8, f32)> = (0..end)
+        .flat_map(|code| {
+            let value = magnitude(code);
+            let negative = (signed && value > 0.0).then_some((code as u8 | sign, -value));
+            std::iter::once((code as u8, value)).chain(negative)
+        })
+        .collect();
+    codes.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+    Some(codes)
 }
 
 /// The expected outputs in `file`, and the prefix that they stand under. `is_base` says whether the plan holds its base weights.
@@ -287,21 +404,30 @@ pub fn pick_expected(
     Ok((found, prefix))
 }
 
-fn take(
-    file: &PrefixedFile,
-    names: &[&str],
-    rank: impl Fn(&str) -> usize,
-) -> Result<NamedTensors, Error> {
+/// The inputs in `file`. Where it has them without a prefix, the expected `outputs` beside them, with any prefix, are no inputs.
+fn take(file: &PrefixedFile, names: &Names, outputs: &[TensorDecl]) -> Result<NamedTensors, Error> {
     let all = arrays::read(&file.path)?;
+    let known = names.list();
     let prefix = match &file.prefix {
         Some(p) => p.clone(),
-        None => find_prefix(&file.path, &all, names, rank)?,
+        None => find_prefix(&file.path, &all, &known, |_| 0)?,
     };
-    let found = strip(all, &prefix);
+    let mut found = strip(all, &prefix);
+    if file.prefix.is_none() && prefix.is_empty() {
+        found.retain(|(name, _)| known.contains(&name.as_str()) || !is_expected(name, outputs));
+    }
     if found.is_empty() {
-        return Err(none_of(&file.path, &prefix, "inputs", names));
+        return Err(none_of(&file.path, &prefix, "inputs", &known));
     }
     Ok(found)
+}
+
+/// Whether `name` is that of an output, or ends in one after a prefix.
+fn is_expected(name: &str, outputs: &[TensorDecl]) -> bool {
+    outputs.iter().any(|d| {
+        name.strip_suffix(d.name.as_str())
+            .is_some_and(|prefix| prefix.is_empty() || prefix.ends_with(['.', '/']))
+    })
 }
 
 fn strip(all: NamedTensors, prefix: &str) -> NamedTensors {
@@ -422,5 +548,109 @@ mod tests {
         let draw = |seed| draw(Dtype::F32, &[4], &mut ChaCha8Rng::seed_from_u64(seed)).unwrap();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn narrow_types_are_drawn() {
+        for (dtype, code, value) in [
+            // Highest finite values of each, and 1.
+            (Dtype::F8E4M3Fn, 0x7e, 448.0),
+            (Dtype::F8E4M3Fnuz, 0x7f, 240.0),
+            (Dtype::F8E5M2, 0x7b, 57344.0),
+            (Dtype::F8E5M2Fnuz, 0x7f, 57344.0),
+            (Dtype::F8E4M3Fn, 0xb8, -1.0),
+            (Dtype::F8E5M2, 0x01, 2f32.powi(-16)),
+            (Dtype::F4E2M1, 0x07, 6.0),
+            (Dtype::F4E2M1, 0x01, 0.5),
+            (Dtype::F8E8M0, 0x7f, 1.0),
+        ] {
+            let codes = narrow_floats(dtype).unwrap();
+            assert!(codes.contains(&(code, value)), "{dtype} {code:#x}");
+            assert_eq!(nearest(&codes, value), code, "{dtype}");
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        for dtype in Dtype::ALL {
+            let drawn = draw(*dtype, &[3, 3], &mut rng);
+            if matches!(dtype, Dtype::C64 | Dtype::C128) {
+                assert!(drawn.is_err());
+            } else {
+                assert_eq!(
+                    Some(drawn.unwrap().data.len()),
+                    dtype.bytes_for(9),
+                    "{dtype}"
+                );
+            }
+        }
+    }
+
+    fn decl(name: &str) -> TensorDecl {
+        TensorDecl {
+            name: name.into(),
+            dtype: Dtype::F32,
+            dims: Some(Vec::new()),
+        }
+    }
+
+    fn gather(
+        file: &NamedTensors,
+        inputs: &[&str],
+        outputs: &[&str],
+        spec: &str,
+    ) -> Result<BTreeSet<String>, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("io.safetensors");
+        arrays::write(&path, file).unwrap();
+        let inputs: Vec<TensorDecl> = inputs.iter().map(|n| decl(n)).collect();
+        let outputs: Vec<TensorDecl> = outputs.iter().map(|n| decl(n)).collect();
+        let shapes = crate::shapes::ShapeSpec::parse(spec, "s.json")
+            .unwrap()
+            .resolve(&inputs, &crate::shapes::Overrides::default())
+            .unwrap();
+        let request = InputRequest {
+            files: vec![PrefixedFile { path, prefix: None }],
+            ..InputRequest::default()
+        };
+        let gathered = gather_inputs(&request, &inputs, &outputs, &shapes)?;
+        let drawn = gathered.random;
+        Ok(inputs
+            .into_iter()
+            .map(|d| d.name)
+            .filter(|n| !drawn.contains(n))
+            .collect())
+    }
+
+    #[test]
+    fn outputs_beside_inputs_are_no_inputs() {
+        let none = r#"{"inputs": {}}"#;
+        let all = BTreeSet::from(["a".to_owned(), "b".to_owned()]);
+        for beside in ["base.y", "y", "fused/y"] {
+            let file = named(&["a", "b", beside]);
+            assert_eq!(
+                gather(&file, &["a", "b"], &["y"], none).unwrap(),
+                all,
+                "{beside}"
+            );
+        }
+        // What is neither input nor output may be a misspelt input.
+        for stray in ["base.z", "c", "in.a.x"] {
+            let error = gather(&named(&["a", "b", stray]), &["a", "b"], &["y"], none);
+            assert!(matches!(error, Err(Error::Inputs { .. })), "{stray}");
+        }
+    }
+
+    #[test]
+    fn inputs_go_by_the_names_of_forward() {
+        let spec = r#"{"kwargs": {"x": [], "cond": {"text_embeds": [], "ids": []}, "other": {"ids": []}}}"#;
+        let inputs = ["x", "cond_text_embeds", "cond_ids", "other_ids"];
+        let given = |names: &[&str]| gather(&named(names), &inputs, &["y"], spec);
+        let all: BTreeSet<String> = inputs.iter().map(|n| (*n).to_owned()).collect();
+        assert_eq!(
+            given(&["x", "text_embeds", "cond.ids", "other.ids"]).unwrap(),
+            all
+        );
+        assert_eq!(given(&inputs).unwrap(), all);
+        // Two have this end.
+        assert!(given(&["x", "ids"]).is_err());
+        assert!(given(&["x", "text_embeds", "cond_text_embeds"]).is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! Small graphs, run through build, plan and engine, against values worked out by hand.
 
 mod plans;
+mod recurrent;
 mod rewriting;
 
 use super::proto::{node, set_int, set_ints};
@@ -18,8 +19,8 @@ use onnx_protobuf::tensor_shape_proto::Dimension;
 use onnx_protobuf::tensor_shape_proto::dimension::Value as Dim;
 use onnx_protobuf::type_proto::{Tensor as TensorType, Value as Kind};
 use onnx_protobuf::{
-    AttributeProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto,
+    AttributeProto, FunctionProto, GraphProto, Message, ModelProto, NodeProto, OperatorSetIdProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
 };
 use std::borrow::Cow;
 use std::sync::Arc;

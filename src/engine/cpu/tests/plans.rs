@@ -172,3 +172,305 @@ fn options_are_refused_by_name() {
     let refused = Cpu.build(&job, &mut Vec::new(), &Silent);
     assert!(matches!(refused, Err(Error::Option { option, .. }) if option == "precision=fp16"));
 }
+
+#[test]
+fn an_if_has_the_types_of_its_branches() {
+    let after = |then: Dtype, other: Dtype| {
+        let inner = |to: Dtype| {
+            let untyped = ValueInfoProto {
+                name: "r".into(),
+                ..ValueInfoProto::new()
+            };
+            Graph::new(13, vec![], vec![untyped])
+                .node("Cast", &["x"], &["r"])
+                .int("to", to.onnx().into())
+        };
+        let mut graph = Graph::new(
+            13,
+            vec![open("c", Dtype::Bool), open("x", Dtype::F32)],
+            vec![open("y", then)],
+        )
+        .node("If", &["c"], &["z"]);
+        graph.last().attribute = vec![
+            branch("then_branch", inner(then)),
+            branch("else_branch", inner(other)),
+        ];
+        graph.node("Neg", &["z"], &["y"])
+    };
+    for condition in [true, false] {
+        let given = [
+            ("c", bools(&[], &[condition])),
+            ("x", floats(&[2], &[1.0, -2.0])),
+        ];
+        let y = after(Dtype::F32, Dtype::F32).run(&given).unwrap();
+        close(&y[0], &floats(&[2], &[-1.0, 2.0]));
+        // A cast to i64 is watched inside of a branch too, in the one that is taken.
+        let y = after(Dtype::I64, Dtype::I64).run(&given).unwrap();
+        assert_eq!(y[0], longs(&[2], &[-1, 2]));
+        let wide = [given[0].clone(), ("x", floats(&[1], &[1e12]))];
+        let result = after(Dtype::I64, Dtype::I64).run(&wide);
+        assert_eq!(refused(result)[0].operator, "Cast");
+    }
+    let refused = after(Dtype::F32, Dtype::I64).refusals();
+    assert!(refused[0].reason.contains("branch"), "{refused:?}");
+}
+
+#[test]
+fn values_that_the_engine_finds_to_be_equal_can_all_be_outputs() {
+    // Static shapes: the engine knows both results, and what the checks of the sums tell, before it runs.
+    let graph = Graph::new(
+        13,
+        vec![
+            fixed("a", Dtype::F32, &[2, 3]),
+            fixed("b", Dtype::F32, &[2, 3]),
+        ],
+        vec![
+            open("m", Dtype::I64),
+            open("n", Dtype::I64),
+            open("s", Dtype::I64),
+            open("t", Dtype::I64),
+        ],
+    )
+    .node("Shape", &["a"], &["m"])
+    .node("Shape", &["b"], &["n"])
+    .node("Add", &["m", "n"], &["s"])
+    .node("Add", &["n", "m"], &["t"]);
+    let x = floats(&[2, 3], &[0.0; 6]);
+    let got = graph.run(&[("a", x.clone()), ("b", x)]).unwrap();
+    let (shape, sum) = (longs(&[2], &[2, 3]), longs(&[2], &[4, 6]));
+    assert_eq!(got, [shape.clone(), shape, sum.clone(), sum]);
+}
+
+/// A function of the domain `own`.
+fn function(name: &str, inputs: &[&str], outputs: &[&str], nodes: Vec<NodeProto>) -> FunctionProto {
+    FunctionProto {
+        name: name.into(),
+        domain: "own".into(),
+        input: inputs.iter().map(ToString::to_string).collect(),
+        output: outputs.iter().map(ToString::to_string).collect(),
+        node: nodes,
+        opset_import: ["", "own"]
+            .map(|domain| OperatorSetIdProto {
+                domain: domain.into(),
+                version: 13,
+                ..OperatorSetIdProto::new()
+            })
+            .into(),
+        ..FunctionProto::new()
+    }
+}
+
+fn call(name: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    NodeProto {
+        domain: "own".into(),
+        ..node(name, inputs, outputs)
+    }
+}
+
+fn with_functions(
+    graph: Graph,
+    functions: Vec<FunctionProto>,
+) -> Result<Model, crate::onnx::Error> {
+    let mut proto = ModelProto {
+        functions,
+        ..graph.model().proto().clone()
+    };
+    proto.opset_import.push(OperatorSetIdProto {
+        domain: "own".into(),
+        version: 13,
+        ..OperatorSetIdProto::new()
+    });
+    let file = tempfile::Builder::new().suffix(".onnx").tempfile().unwrap();
+    std::fs::write(file.path(), proto.write_to_bytes().unwrap()).unwrap();
+    Model::open(file.path())
+}
+
+fn one_call(name: &str) -> Graph {
+    let mut graph = Graph::new(13, vec![open("x", Dtype::F32)], vec![open("y", Dtype::F32)]);
+    graph.proto.node.push(call(name, &["x"], &["y"]));
+    graph
+}
+
+#[test]
+fn functions_of_the_models_own_are_written_out() {
+    // `t` is a name of the function, of its subgraph and of the model; `slope` comes from the call or from the default.
+    let mut leaky = node("LeakyRelu", &["a"], &["t"]);
+    leaky.attribute.push(AttributeProto {
+        name: "alpha".into(),
+        ref_attr_name: "slope".into(),
+        type_: AttributeType::FLOAT.into(),
+        ..AttributeProto::new()
+    });
+    let mut choose = node("If", &["positive"], &["o"]);
+    let inner =
+        |op: &str| Graph::new(13, vec![], vec![open("r", Dtype::F32)]).node(op, &["t"], &["r"]);
+    choose.attribute = vec![
+        branch("then_branch", inner("Identity")),
+        branch("else_branch", inner("Neg")),
+    ];
+    let nodes = vec![
+        leaky,
+        node("ReduceSum", &["a"], &["sum"]),
+        node("ReduceMin", &["a"], &["least"]),
+        node("Less", &["least", "sum"], &["some"]),
+        node("Squeeze", &["some"], &["positive"]),
+        choose,
+    ];
+    let mut slope = function("Slope", &["a"], &["o", "a"], nodes);
+    slope.attribute_proto.push(AttributeProto {
+        name: "slope".into(),
+        type_: AttributeType::FLOAT.into(),
+        f: 0.5,
+        ..AttributeProto::new()
+    });
+    let twice = function(
+        "Twice",
+        &["a"],
+        &["o"],
+        vec![call("Slope", &["a"], &["t", ""]), {
+            let mut second = call("Slope", &["t"], &["o"]);
+            second.attribute.push(AttributeProto {
+                name: "slope".into(),
+                type_: AttributeType::FLOAT.into(),
+                f: 10.0,
+                ..AttributeProto::new()
+            });
+            second
+        }],
+    );
+    let mut graph = Graph::new(
+        13,
+        vec![open("x", Dtype::F32)],
+        vec![
+            open("y", Dtype::F32),
+            open("z", Dtype::F32),
+            open("same", Dtype::F32),
+        ],
+    );
+    graph.proto.node = vec![
+        node("Relu", &["x"], &["t"]),
+        call("Twice", &["x"], &["y"]),
+        call("Slope", &["t"], &["z", "same"]),
+    ];
+    let model = with_functions(graph, vec![twice, slope]).unwrap();
+    let (mut engine, notes) = engine(&model).unwrap();
+    let x = floats(&[3], &[-2.0, 1.0, 4.0]);
+    let got = run(&mut *engine, &[("x", x)]).unwrap();
+    close(&got[0], &floats(&[3], &[-10.0, 1.0, 4.0]));
+    close(&got[1], &floats(&[3], &[0.0, 1.0, 4.0]));
+    close(&got[2], &floats(&[3], &[0.0, 1.0, 4.0]));
+    assert!(
+        notes.notes.iter().any(|n| n.contains("(4 nodes)")),
+        "{notes:?}"
+    );
+}
+
+#[test]
+fn functions_that_grow_without_end_are_refused_at_once() {
+    let refusals = |functions: Vec<FunctionProto>, name: &str| {
+        refused(plan(&with_functions(one_call(name), functions).unwrap()).map(|_| Vec::new()))
+    };
+    // Each calls the one before twice: 2^40 nodes.
+    let mut doubling = vec![function(
+        "F0",
+        &["a"],
+        &["o"],
+        vec![node("Neg", &["a"], &["o"])],
+    )];
+    for i in 1..=40 {
+        let before = format!("F{}", i - 1);
+        let nodes = vec![call(&before, &["a"], &["t"]), call(&before, &["t"], &["o"])];
+        doubling.push(function(&format!("F{i}"), &["a"], &["o"], nodes));
+    }
+    let told = refusals(doubling, "F40");
+    assert!(told[0].reason.contains("nodes"), "{told:?}");
+    // A thousand calls within each other.
+    let mut chain = vec![function(
+        "F0",
+        &["a"],
+        &["o"],
+        vec![node("Neg", &["a"], &["o"])],
+    )];
+    for i in 1..=1000 {
+        let before = format!("F{}", i - 1);
+        chain.push(function(
+            &format!("F{i}"),
+            &["a"],
+            &["o"],
+            vec![call(&before, &["a"], &["o"])],
+        ));
+    }
+    let told = refusals(chain, "F1000");
+    assert!(told[0].reason.contains("deep"), "{told:?}");
+    // An operator may have meant something else in another opset.
+    let mut old = function("Old", &["a"], &["o"], vec![node("Softmax", &["a"], &["o"])]);
+    old.opset_import[0].version = 11;
+    let told = refusals(vec![old], "Old");
+    assert!(told[0].reason.contains("opset 11"), "{told:?}");
+    // What nothing calls does no harm.
+    let unused = function("Unused", &["a"], &["o"], vec![node("Neg", &["a"], &["o"])]);
+    let used = function("Used", &["a"], &["o"], vec![node("Neg", &["a"], &["o"])]);
+    assert!(plan(&with_functions(one_call("Used"), vec![unused, used]).unwrap()).is_ok());
+}
+
+#[test]
+fn an_infinity_may_be_cast_where_it_is_thrown_away() {
+    // Buckets of distances as T5 has them: the logarithm of 0 is cast, and not looked at.
+    let buckets = |kept: bool| {
+        let mut outputs = vec![open("y", Dtype::F32)];
+        if kept {
+            outputs.push(open("cast", Dtype::I64));
+        }
+        Graph::new(13, vec![open("n", Dtype::I64)], outputs)
+            .constant("table", &floats(&[6], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]))
+            .constant("two", &longs(&[], &[2]))
+            .constant("most", &longs(&[], &[5]))
+            .node("Cast", &["n"], &["float"])
+            .int("to", Dtype::F32.onnx().into())
+            .node("Log", &["float"], &["log"])
+            .node("Cast", &["log"], &["cast"])
+            .int("to", Dtype::I64.onnx().into())
+            .node("Add", &["cast", "two"], &["far"])
+            .node("Min", &["far", "most"], &["bounded"])
+            .node("Less", &["n", "two"], &["near"])
+            .node("Where", &["near", "n", "bounded"], &["index"])
+            .node("Gather", &["table", "index"], &["y"])
+    };
+    let n = || longs(&[5], &[0, 1, 2, 8, 1_000_000]);
+    let y = buckets(false).run(&[("n", n())]).unwrap();
+    close(&y[0], &floats(&[5], &[0.0, 1.0, 2.0, 4.0, 5.0]));
+    // Where it could be seen it is refused when the model runs.
+    assert_eq!(
+        refused(buckets(true).run(&[("n", n())]))[0].operator,
+        "Cast"
+    );
+    let plain = |x: f32| {
+        Graph::new(13, vec![open("x", Dtype::F32)], vec![open("y", Dtype::F32)])
+            .constant("table", &floats(&[2], &[7.0, 8.0]))
+            .node("Cast", &["x"], &["i"])
+            .int("to", Dtype::I64.onnx().into())
+            .node("Gather", &["table", "i"], &["y"])
+            .run(&[("x", floats(&[1], &[x]))])
+    };
+    close(&plain(1.0).unwrap()[0], &floats(&[1], &[8.0]));
+    for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3e9, -3e9] {
+        assert!(plain(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn what_the_engine_does_not_load_is_refused_when_it_is_built() {
+    // The engine wants the operands of a concatenation to be of one rank, and knows both here.
+    let graph = Graph::new(
+        13,
+        vec![fixed("x", Dtype::F32, &[2])],
+        vec![open("y", Dtype::F32)],
+    )
+    .constant("a", &floats(&[2], &[1.0, 2.0]))
+    .constant("b", &floats(&[1, 2], &[1.0, 2.0]))
+    .node("Concat", &["a", "b"], &["c"])
+    .int("axis", 0)
+    .node("Add", &["x", "c"], &["y"]);
+    let told = graph.refusals();
+    assert_eq!(told[0].operator, "loading", "{told:?}");
+}
