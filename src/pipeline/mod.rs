@@ -125,6 +125,14 @@ pub enum Error {
         /// The plan.
         plan: PathBuf,
     },
+    /// Filling a stripped plan in its place would leave one that nothing can be changed in.
+    #[error("`{plan}` is stripped, and {library} writes a filled plan so that it cannot be refitted again", plan = .plan.display())]
+    LastRefit {
+        /// The plan.
+        plan: PathBuf,
+        /// The library that compiled it.
+        library: String,
+    },
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
@@ -179,6 +187,7 @@ impl Error {
             | Error::Unverified(_)
             | Error::Recipe { .. }
             | Error::Stripped { .. }
+            | Error::LastRefit { .. }
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::Onnx(e) => e,
@@ -205,6 +214,7 @@ impl Explain for Error {
             Error::Source { .. } => "model-gone",
             Error::Recipe { .. } => "recipe-gone",
             Error::Stripped { .. } => "plan-stripped",
+            Error::LastRefit { .. } => "last-refit",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
@@ -235,9 +245,12 @@ impl Explain for Error {
                     .into(),
             ],
             Error::Stripped { plan } => vec![format!(
-                "`trtmut refit {} --base` gives it its model's weights; a checkpoint or LoRAs do as well",
+                "`trtmut refit {} --base -o FULL.plan` writes one with its model's weights; a checkpoint or LoRAs do as well",
                 plan.display()
             )],
+            Error::LastRefit { .. } => vec![
+                "write the filled plan beside it with `-o FULL.plan`, and keep the stripped one for the next refit".into(),
+            ],
             Error::Source { .. } => vec![
                 "put the model back where the manifest says, or build the plan again from the model that is there now"
                     .into(),

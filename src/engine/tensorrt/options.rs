@@ -430,7 +430,15 @@ mod tests {
         let v8 = parse(TRT, (8, 6, 0), &[]).unwrap();
         assert_eq!((v8.refit, v8.tf32, v8.strip), (Refit::Full, false, false));
         assert!(v8.weak.unwrap().by_model);
+        // What the refusal for 11.3 names is taken.
+        for options in [
+            &[("refit", "identical"), ("strip", "true")][..],
+            &[("refit", "none")],
+        ] {
+            parse(TRT, (11, 3, 0), options).unwrap();
+        }
         for (product, version) in [
+            (TRT, (9, 0, 1)),
             (TRT, (10, 0, 0)),
             (TRT, (11, 4, 0)),
             (Product::Rtx, (1, 7, 1)),
@@ -491,12 +499,12 @@ mod tests {
     fn what_a_version_does_not_take_is_refused_with_the_reason() {
         type Case<'a> = (Product, (u32, u32, u32), &'a [(&'a str, &'a str)], &'a str);
         let cases: &[Case<'_>] = &[
-            (TRT, (8, 6, 0), &[("refit", "individual")], "came with 10.3"),
+            (TRT, (8, 6, 0), &[("refit", "individual")], "came with 10.2"),
             (
                 TRT,
                 (10, 0, 0),
                 &[("refit", "individual")],
-                "came with 10.3",
+                "came with 10.2",
             ),
             (TRT, (8, 6, 0), &[("refit", "identical")], "came with 10.0"),
             (TRT, (11, 0, 0), &[("refit", "identical")], "--strip"),
@@ -507,8 +515,21 @@ mod tests {
                 &[("strip", "true"), ("refit", "none")],
                 "excludes it",
             ),
-            (TRT, (8, 6, 0), &[("precision", "model")], "came with 10.0"),
-            (TRT, (8, 6, 0), &[("precision", "bf16")], "came with 10.0"),
+            (TRT, (8, 6, 0), &[("precision", "model")], "came with 9.0"),
+            (TRT, (8, 6, 0), &[("precision", "bf16")], "came with 9.0"),
+            (
+                TRT,
+                (10, 8, 0),
+                &[("hardware-compat", "same-compute-capability")],
+                "came with 10.9",
+            ),
+            (TRT, (11, 3, 0), &[], "drop the bias"),
+            (
+                TRT,
+                (11, 3, 0),
+                &[("refit", "full")],
+                "--refit identical --strip",
+            ),
             (
                 TRT,
                 (11, 0, 0),

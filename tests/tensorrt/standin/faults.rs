@@ -152,6 +152,11 @@ fn engine(core: &Arc<Core>) -> Result<CudaEngine, Error> {
     Runtime::new(core)?.deserialize(&build(core, &Silent)?)
 }
 
+/// A plan of the model that is used here.
+pub fn plan(stand_in: &StandIn) -> Result<Vec<u8>, Error> {
+    build(&stand_in.core(), &Silent)
+}
+
 /// Builds with everything that the release has, and gives the plan's bytes.
 fn build(core: &Arc<Core>, watch: &dyn Watch) -> Result<Vec<u8>, Error> {
     let builder = Builder::new(core)?;

@@ -1,7 +1,7 @@
 //! A TensorRT whose vtables the compiler lays out from the recorded signatures of a release: the whole program runs on it, and its
 //! faults are ours to choose.
 
-mod faults;
+pub mod faults;
 mod flows;
 mod header;
 pub mod library;

@@ -12,9 +12,14 @@
 
 #ifdef WIDE
 using Number = int64_t;
-constexpr bool INT64 = true;
+constexpr bool TYPES_ARE_CHECKED = true;
 #else
 using Number = int32_t;
+constexpr bool TYPES_ARE_CHECKED = false;
+#endif
+#ifdef HAS_DataType_kINT64
+constexpr bool INT64 = true;
+#else
 constexpr bool INT64 = false;
 #endif
 
@@ -617,7 +622,7 @@ struct Refitter : Object, IRefitter, VRefitter {
     bool setNamedWeights(const char *name, Weights w) override {
         CALL(VRefitter);
         Weight *to = engine->g.weight(name);
-        if (fault("set") || !to || !to->refittable || w.count != to->count() || (INT64 && (int32_t)w.type != to->type)) {
+        if (fault("set") || !to || !to->refittable || w.count != to->count() || (TYPES_ARE_CHECKED && (int32_t)w.type != to->type)) {
             say(logger, 1, "count of weights does not match, or the engine has none of this name and type");
             return false;
         }
