@@ -1,33 +1,21 @@
 #!/usr/bin/env python3
-"""Writes src/engine/tensorrt/abi/{v8,v10,v11,rtx1_3,rtx1_5}.rs and fixtures/abi/*.json.
+"""Writes src/engine/tensorrt/abi/numbers.rs from fixtures/abi/*.json.
 
-usage: scripts/gen-abi.py FOLDER      (FOLDER holds trt-8.5.json … rtx-1.7.json, read off the vendor's public headers;
-                                       fixtures/abi itself will do, since it is the part of them that is used)
+usage: scripts/gen-abi.py [FOLDER]     (FOLDER: one JSON file a release, read off the vendor's public headers, and bindings.json;
+                                        where it is given, fixtures/abi is written from it first)
 
-A family is a run of releases whose tables only grow at the end; a slot or enumerator that not all of its members have
-carries the first release in which it is known to be. Run `cargo fmt` afterwards.
+Every release has a column of its own: slots move inside a major (10.8, 8.6.0, 9.0), so no release stands for another. The
+fixtures keep each distinct table of a class once, whole and in order of declaration, with the releases that have it.
 """
 import json
 import re
 import sys
 from pathlib import Path
 
-FAMILIES = {
-    "v8": ["trt-8.5", "trt-8.6"],
-    "v10": ["trt-10.0", "trt-10.3", "trt-10.7", "trt-10.13", "trt-10.16"],
-    "v11": ["trt-11.0", "trt-11.1", "trt-11.4"],
-    "rtx1_3": ["rtx-1.3", "rtx-1.4"],
-    "rtx1_5": ["rtx-1.5", "rtx-1.6", "rtx-1.7"],
-}
-TITLES = {
-    "v8": "TensorRT 8.5 to 8.6",
-    "v10": "TensorRT 10.x",
-    "v11": "TensorRT 11.x",
-    "rtx1_3": "TensorRT-RTX 1.3 to 1.4",
-    "rtx1_5": "TensorRT-RTX 1.5 and later 1.x",
-}
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "fixtures/abi"
 
-# Table group -> (C++ class, {field: method}); a method may carry a part of its parameter list to tell overloads apart.
+# Table group -> (C++ class, methods); a method may carry a part of its parameter list to tell overloads apart.
 CLASSES = {
     "builder": ("VBuilder", """createBuilderConfig createNetworkV2 createOptimizationProfile buildSerializedNetwork
         buildSerializedNetworkToStream setMaxThreads"""),
@@ -41,21 +29,21 @@ CLASSES = {
     "tensor": ("VTensor", "getName getDimensions getType isShapeTensor"),
     "profile": ("VOptimizationProfile", "setDimensions"),
     "host_memory": ("VHostMemory", "data size"),
-    "runtime": ("VRuntime", "deserializeCudaEngine(constvoid*,"),
+    "runtime": ("VRuntime", "deserializeCudaEngine(constvoid*, setEngineHostCodeAllowed"),
     "engine": ("VCudaEngine", """serialize createExecutionContext isRefittable getNbIOTensors getIOTensorName
-        getTensorShape getTensorDataType getTensorIOMode isShapeInferenceIO getProfileShape getNbOptimizationProfiles
+        getTensorShape getTensorDataType getTensorIOMode getTensorLocation getProfileShape getNbOptimizationProfiles
         createSerializationConfig serializeWithConfig createEngineInspector getNbLayers"""),
-    "serialization_config": ("VSerializationConfig", "setFlag"),
+    "serialization_config": ("VSerializationConfig", "setFlag clearFlag"),
     "inspector": ("VEngineInspector", "getEngineInformation"),
-    "context": ("VExecutionContext", """setInputShape getTensorShape setTensorAddress
-        inferShapes enqueueV3"""),
+    "context": ("VExecutionContext", """setInputShape getTensorShape setTensorAddress inferShapes setOutputAllocator
+        enqueueV3"""),
     "refitter": ("VRefitter", """refitCudaEngine setNamedWeights getMissingWeights getAllWeights setMaxThreads
         getWeightsPrototype"""),
     "parser": ("IParser", "parse parseFromFile getNbErrors getError setFlag setRefitObserver ~deleting_dtor"),
     "parser_error": ("IParserError", "desc file line node nodeName nodeOperator"),
 }
-# Classes of which we make objects: our tables are compared with all their slots by the test in abi/tests.rs.
-CALLBACKS = ["ILogger", "IProgressMonitor", "IStreamWriter"]
+# Classes of which we make objects: the forms below and abi/tests.rs compare them with all their slots.
+CALLBACKS = ["ILogger", "IProgressMonitor", "IStreamWriter", "IOutputAllocator", "IRefitterObserver", "IVersionedInterface"]
 # Table group -> (C++ enum, enumerators).
 ENUMS = {
     "flag": ("BuilderFlag", """kFP16 kBF16 kINT8 kTF32 kREFIT kREFIT_IDENTICAL kREFIT_INDIVIDUAL kSTRIP_PLAN
@@ -64,33 +52,87 @@ ENUMS = {
     "data_type": ("DataType", "kFLOAT kHALF kINT8 kINT32 kBOOL kUINT8 kFP8 kBF16 kINT64 kINT4 kFP4 kE8M0"),
     "selector": ("OptProfileSelector", "kMIN kOPT kMAX"),
     "io_mode": ("TensorIOMode", "kINPUT"),
+    "location": ("TensorLocation", "kHOST"),
     "pool": ("MemoryPoolType", "kWORKSPACE"),
     "verbosity": ("ProfilingVerbosity", "kLAYER_NAMES_ONLY kNONE kDETAILED"),
     "hardware": ("HardwareCompatibilityLevel", "kAMPERE_PLUS kSAME_COMPUTE_CAPABILITY"),
     "compute_capability": ("ComputeCapability", "kSM75 kSM80 kSM86 kSM89 kSM120 kSM121"),
-    "serialization_flag": ("SerializationFlag", "kINCLUDE_REFIT"),
+    "serialization_flag": ("SerializationFlag", "kEXCLUDE_WEIGHTS kINCLUDE_REFIT"),
+    "allocation": ("ExecutionContextAllocationStrategy", "kSTATIC"),
     "layer_format": ("LayerInformationFormat", "kJSON"),
     "parser_flag": ("nvonnxparser::OnnxParserFlag", "kNATIVE_INSTANCENORM"),
 }
-# What the headers do not show. (group, name) -> first release, as major*10000 + minor*100 + patch.
-SINCE = {
-    # In the 8.6.1 header, but 8.6.0's library has a shorter table and the call crashes.
-    ("parser", "set_flag", "v8"): 80601,
-    # Announced for 10.14; 10.13's headers lack it and 10.16's have it.
-    ("serialization_flag", "include_refit", "v10"): 101400,
-}
+# Enumerators that the tests' stand-in needs beside those.
+MORE_ENUMS = ["ErrorCode", "LayerType", "APILanguage", "ILogger::Severity", "nvonnxparser::ErrorCode",
+              "nvonnxparser::RefitTransformKind"]
 
 
-def version(name):
-    major, minor = name.split("-")[1].split(".")
-    return int(major) * 10000 + int(minor) * 100
+def numbers(version):
+    return [int(p) for p in version.split(".")]
 
 
-def snake(name):
-    name = name.removeprefix("k") if re.match(r"k[A-Z]", name) else name
-    if name.isupper() or re.fullmatch(r"[A-Z0-9_]+", name):
-        return name.lower()
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+def product(name):
+    return name.split("-")[0]
+
+
+def slots_of(release, cls):
+    table = release["vtables"].get(cls, {})
+    slots = [table[k] for k in sorted(table)]
+    if list(sorted(table)) != [f"{i:02d}" for i in range(len(slots))]:
+        sys.exit(f"{release['version']}: {cls} has a gap")
+    return slots
+
+
+def grouped(releases, get):
+    """[{"in": names, "is": value}] of the distinct values that `get` gives, in order of appearance."""
+    seen = {}
+    for r in releases:
+        value = get(r)
+        if value:
+            seen.setdefault(json.dumps(value), []).append(r["version"])
+    return [{"in": " ".join(names), "is": json.loads(text)} for text, names in seen.items()]
+
+
+def lines(value, depth):
+    """JSON with one line an entry at `depth` levels."""
+    if depth == 0 or not isinstance(value, (dict, list)) or not value:
+        return json.dumps(value, separators=(",", ":"))
+    if isinstance(value, dict):
+        body = [f"{json.dumps(k)}:{lines(v, depth - 1)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(body) + "\n}"
+    return "[\n" + ",\n".join(lines(v, depth - 1) for v in value) + "\n]"
+
+
+def pack(folder):
+    names = sorted((p.stem for p in folder.glob("*-*.json")), key=lambda n: (product(n) == "rtx", numbers(n.split("-")[1])))
+    releases = [json.loads((folder / f"{n}.json").read_text()) for n in names]
+    # `8.5` is 8.5.3 and so comes after `8.5.1`.
+    releases.sort(key=lambda r: (product(r["version"]) == "rtx", numbers(r["releases"][0])))
+    classes = [c for c, _ in CLASSES.values()] + CALLBACKS
+    enums = [e for e, _ in ENUMS.values()] + MORE_ENUMS
+    structs = sorted({s for r in releases for s in r["structs"]})
+    out = {
+        "releases": [{k: r[k] for k in ("version", "releases", "note") if k in r} for r in releases],
+        "vtables": {c: grouped(releases, lambda r, c=c: slots_of(r, c)) for c in classes},
+        "enums": {e: grouped(releases, lambda r, e=e: r["enums"].get(e)) for e in enums},
+        "structs": {s: grouped(releases, lambda r, s=s: r["structs"].get(s)) for s in structs},
+        "handle_layout": grouped(releases, lambda r: r["handle_layout"]),
+        "functions": grouped(releases, lambda r: r["functions"]),
+    }
+    FIXTURES.mkdir(exist_ok=True)
+    for old in FIXTURES.glob("*.json"):
+        old.unlink()
+    (FIXTURES / "interface.json").write_text(lines(out, 3) + "\n")
+    source = json.loads((folder / "bindings.json").read_text())
+    bound = [{"version": v, "slots": t} for v, t in source.items() if v != "about"]
+    out = {"about": source["about"],
+           "slots": {c: grouped(bound, lambda r, c=c: r["slots"].get(c)) for c in classes
+                     if any(c in r["slots"] for r in bound)}}
+    (FIXTURES / "bindings.json").write_text(lines(out, 3) + "\n")
+
+
+def spread(groups):
+    return {name: g["is"] for g in groups for name in g["in"].split()}
 
 
 def method_name(signature):
@@ -100,90 +142,78 @@ def method_name(signature):
 
 
 def find(slots, want):
-    """Slot number and signature of `want`, or None."""
+    """Slot number of `want`, or None."""
     want, _, args = want.partition("(")
-    found = [(int(i), s) for i, s in (slots or {}).items()
+    found = [i for i, s in enumerate(slots or [])
              if method_name(s) == want and (not args or "(" + args in s.replace(" ", ""))]
     if len(found) > 1:
         sys.exit(f"{want} is ambiguous: {found}")
     return found[0] if found else None
 
 
-def entry(members, get, group, field, family):
-    """`at(number, since)` of one slot or enumerator over a family's members."""
-    number, since = None, None
-    for m in members:
-        n = get(m)
-        if n is None:
-            if number is not None:
-                sys.exit(f"{group}.{field} vanishes in {m['version']}")
-            continue
-        if number is None:
-            number, since = n, version(m["version"])
-        elif number != n:
-            sys.exit(f"{group}.{field} moves in {m['version']}: {number} -> {n}")
-    if number is None:
-        return "ABSENT"
-    return f"at({number}, {SINCE.get((group, field, family), since):_})"
+def snake(want):
+    name = want.partition("(")[0].lstrip("~")
+    name = name.removeprefix("k") if re.match(r"k[A-Z]", name) else name
+    if re.fullmatch(r"[A-Z0-9_]+", name):
+        return "r#static" if name == "STATIC" else name.lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
-def field_of(want):
-    name = want.partition("(")[0]
-    return snake(name.lstrip("~"))
+def has(slots, text):
+    return any(text in s for s in slots or [])
 
 
-def reduced(d):
-    """The part of a release's data that is used."""
-    keep = {}
-    for cls, wants in CLASSES.values():
-        if cls in d["vtables"]:
-            hits = [find(d["vtables"][cls], w) for w in wants.split()]
-            keep[cls] = {f"{h[0]:02d}": h[1] for h in sorted(filter(None, hits))}
-    for cls in CALLBACKS:
-        if cls in d["vtables"]:
-            keep[cls] = d["vtables"][cls]
-    enums = {}
-    for enum, wants in ENUMS.values():
-        if enum in d["enums"]:
-            enums[enum] = {w: d["enums"][enum][w] for w in wants.split() if w in d["enums"][enum]}
-    return {"version": d["version"], "vtables": keep, "enums": enums, "structs": d["structs"],
-            "handle_layout": d["handle_layout"]}
+def column(data, name, of):
+    """A release's row of `COLUMNS`: how its calls and callbacks are formed."""
+    wide = "nvinfer1::Dims64" in of["structs"] and name in of["structs"]["nvinfer1::Dims64"]
+    vtable = lambda cls: of["vtables"][cls].get(name)
+    if has(vtable("VOptimizationProfile"), "OptProfileSelector, Dims)") == wide:
+        sys.exit(f"{name}: 32-bit Dims go by value and 64-bit ones by reference; this does neither")
+    factory = has(vtable("VRuntime"), "std::size_t, IPluginFactory *)")
+    strategy = has(vtable("VCudaEngine"), "createExecutionContext(ExecutionContextAllocationStrategy)")
+    if factory == strategy or not (strategy or has(vtable("VCudaEngine"), "createExecutionContext()")):
+        sys.exit(f"{name}: the plugin factory goes where the allocation strategy comes; this does neither")
+    versioned = find(vtable("ILogger"), "log") == 4
+    monitor = has(vtable("IProgressMonitor"), "getInterfaceInfo")
+    allocator = vtable("IOutputAllocator")
+    form = {(1, None): "Plain", (4, 5): "Versioned", (None, 4): "AsyncOnly"}[
+        find(allocator, "reallocateOutput"), find(allocator, "reallocateOutputAsync")]
+    p, v = name.split("-")
+    return (f'Column {{ product: Product::{"Rtx" if p == "rtx" else "TensorRt"}, '
+            f'dims: DimsForm::{"Wide" if wide else "Narrow"}, logger: LoggerForm::{"Versioned" if versioned else "Plain"}, '
+            f'monitor: MonitorForm::{"Versioned" if monitor else "Plain"}, '
+            f'calls: CallForm::{"Strategy" if strategy else "Factory"}, allocator: AllocatorForm::{form} }}, // {v}')
 
 
 def main():
-    source = Path(sys.argv[1])
-    root = Path(__file__).resolve().parent.parent
-    for family, names in FAMILIES.items():
-        members = [json.loads((source / f"{n}.json").read_text()) for n in names]
-        for d in members:
-            text = json.dumps(reduced(d), indent=None, separators=(",", ":"))
-            text = re.sub(r'("(?:vtables|enums|structs|handle_layout)":\{)|(\},)(?=")', r"\1\2\n", text)
-            (root / "fixtures/abi" / f"{d['version']}.json").write_text(text + "\n")
-        by_value = "Dims)" in find(members[0]["vtables"]["VOptimizationProfile"], "setDimensions")[1]
-        wide = "nvinfer1::Dims64" in members[0]["structs"]
-        versioned = find(members[0]["vtables"]["ILogger"], "log")[0] == 4
-        out = [f"//! {TITLES[family]}. Written by scripts/gen-abi.py; do not edit.", "",
-               "use super::{ABSENT, DimsForm, Family, LoggerForm, Table, at};", "", "/// The table of this family.",
-               "pub const TABLE: Table = Table {",
-               f"family: Family::{family.upper() if family.startswith('v') else family.replace('rtx', 'Rtx')},",
-               f"dims: DimsForm::{'Narrow' if not wide else 'Wide'},",
-               f"logger: LoggerForm::{'Versioned' if versioned else 'Plain'},"]
-        if by_value == wide:
-            sys.exit(f"{family}: 32-bit Dims go by value and 64-bit ones by reference; this does neither")
-        for group, (cls, wants) in CLASSES.items():
-            out.append(f"{group}: super::{''.join(p.title() for p in group.split('_'))}Slots {{")
-            for w in wants.split():
-                hit = lambda m, w=w: (find(m["vtables"].get(cls), w) or [None])[0]
-                out.append(f"{field_of(w)}: {entry(members, hit, group, field_of(w), family)},")
-            out.append("},")
-        for group, (enum, wants) in ENUMS.items():
-            out.append(f"{group}: super::{''.join(p.title() for p in group.split('_'))}Values {{")
-            for w in wants.split():
-                get = lambda m, w=w: m["enums"].get(enum, {}).get(w)
-                out.append(f"{field_of(w)}: {entry(members, get, group, field_of(w), family)},")
-            out.append("},")
-        out += ["};", ""]
-        (root / "src/engine/tensorrt/abi" / f"{family}.rs").write_text("\n".join(out))
+    if len(sys.argv) > 1:
+        pack(Path(sys.argv[1]))
+    data = json.loads((FIXTURES / "interface.json").read_text())
+    of = {k: {n: spread(g) for n, g in data[k].items()} for k in ("vtables", "enums", "structs")}
+    names = [r["version"] for r in data["releases"]]
+    out = ["//! The numbers of every release whose headers were read. Written by scripts/gen-abi.py; do not edit.", "",
+           "use super::{ABSENT as XX, AllocatorForm, CallForm, Column, DimsForm, Entry, LoggerForm, MonitorForm, Product, Table, Version};", "",
+           "/// Number of distinct tables.", f"pub(super) const COUNT: usize = {len(names)};", "",
+           "/// How each of them calls.", "#[rustfmt::skip]", "pub(super) static COLUMNS: [Column; COUNT] = ["]
+    out += ["    " + column(data, n, of) for n in names]
+    out += ["];", "", "/// The releases whose headers give exactly the numbers of a column, by product and age.", "#[rustfmt::skip]",
+            "pub(super) static RELEASES: &[(Version, usize)] = &["]
+    for i, r in enumerate(data["releases"]):
+        out += [f"    (Version::new({', '.join(v.split('.'))}), {i})," for v in r["releases"]]
+    out += ["];", "", "/// One row an entry, one number a column.", "#[rustfmt::skip]", "pub(super) static TABLE: Table = Table {"]
+    for kind, groups, word in (("vtables", CLASSES, "Slots"), ("enums", ENUMS, "Values")):
+        for group, (owner, wants) in groups.items():
+            out.append(f"    {group}: super::{''.join(p.title() for p in group.split('_'))}{word} {{")
+            for want in wants.split():
+                table = of[kind].get(owner, {})
+                get = (lambda n: find(table.get(n), want)) if kind == "vtables" else (lambda n: table.get(n, {}).get(want))
+                row = ["XX" if get(n) is None else f"{get(n):2}" for n in names]
+                if set(row) == {"XX"}:
+                    sys.exit(f"no release has {owner}::{want}")
+                out.append(f"        {snake(want)}: Entry([{', '.join(row)}]),")
+            out.append("    },")
+    out += ["};", ""]
+    (ROOT / "src/engine/tensorrt/abi/numbers.rs").write_text("\n".join(out))
 
 
 main()

@@ -26,6 +26,10 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "PATH")]
     pub tensorrt: Option<std::path::PathBuf>,
 
+    /// Let plans that were built with --version-compatible run the code that they bring (TensorRT); only for plans that you trust
+    #[arg(long, global = true)]
+    pub allow_host_code: bool,
+
     /// Print one JSON document on stdout instead of a table, errors included
     #[arg(long, global = true)]
     pub json: bool,

@@ -10,6 +10,7 @@ fn main() -> ExitCode {
     commands::prepare_process();
     let cli = Cli::parse();
     let mut environment = Environment::from_process();
+    environment.allow_host_code = cli.allow_host_code;
     if let Some(path) = &cli.tensorrt {
         environment.tensorrt = Some(path.clone());
     }

@@ -3,7 +3,8 @@
 use crate::cache::Store;
 use crate::engine::Backend;
 use crate::engine::cpu::Cpu;
-use crate::engine::tensorrt::doctor::{Survey, look};
+use crate::engine::tensorrt::doctor::{OWN_HEADERS, Survey, look};
+use crate::engine::tensorrt::loader::Tried;
 use crate::exit::Exit;
 use crate::fsx;
 use crate::pipeline::{self, Environment};
@@ -16,7 +17,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Libraries are looked for, in this order: --tensorrt or TRTMUT_TENSORRT; python3's packages; the loader's \
-    path; the system's folders. ORT_DYLIB_PATH names the onnxruntime library."
+    path; the system's folders. ORT_DYLIB_PATH names the onnxruntime library. TRTMUT_ASSUME_TENSORRT=11.4 calls a TensorRT that is \
+    newer than every known release as that one is called."
 )]
 pub struct Args {
     /// Also list every place that was tried in vain
@@ -167,6 +169,9 @@ impl Report for DoctorReport {
                 library.version,
                 library.path.display()
             )?;
+            if library.known_by != OWN_HEADERS {
+                writeln!(out, "  {:<23} {}", "known by", library.known_by)?;
+            }
             for ability in &library.can {
                 let word = ability
                     .problem
@@ -174,6 +179,11 @@ impl Report for DoctorReport {
                     .map_or("yes".into(), |p| format!("no: {p}"));
                 writeln!(out, "  {:<23} {word}", ability.what)?;
             }
+        }
+        // What is there and cannot be used is worth knowing without being asked for.
+        let there = |t: &&Tried| Path::new(&t.place).exists();
+        for tried in self.tensorrt.tried.iter().filter(there) {
+            writeln!(out, "{:<12} {}: {}", "unusable", tried.place, tried.reason)?;
         }
         self.cache.human(out)?;
         if let Some(free) = self.current.free {

@@ -231,6 +231,12 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The plan brings code of its own, which runs in this process when it is opened, and nobody said that it may.
+    #[error("`{path}` is version-compatible: it brings code of its own, which runs when it is opened")]
+    HostCode {
+        /// The file.
+        path: String,
+    },
     /// The engine wants a weight that it was not given, or got one that does not fit.
     #[error("weight `{name}`: {reason}")]
     Weight {
@@ -298,6 +304,7 @@ impl Explain for Error {
             Error::Refused { .. } => "backend-refuses",
             Error::Option { .. } => "backend-option",
             Error::Plan { .. } => "plan-unusable",
+            Error::HostCode { .. } => "plan-code",
             Error::Weight { .. } => "weight-mismatch",
             Error::Input { .. } => "input-mismatch",
             Error::Library { .. } => "backend-failed",
@@ -315,6 +322,7 @@ impl Explain for Error {
             Error::Refused { .. }
             | Error::Option { .. }
             | Error::Plan { .. }
+            | Error::HostCode { .. }
             | Error::Weight { .. }
             | Error::Input { .. } => Class::Input,
             Error::Onnx(e) => e.class(),
@@ -330,6 +338,9 @@ impl Explain for Error {
             }
             Error::Option { .. } => {
                 vec!["leave it out, or choose a backend that takes it with `--backend`".into()]
+            }
+            Error::HostCode { .. } => {
+                vec!["where you trust the plan, pass `--allow-host-code`".into()]
             }
             Error::Plan { .. } => vec!["build it again with `trtmut build`".into()],
             Error::Onnx(e) => e.hints(),

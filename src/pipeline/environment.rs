@@ -12,6 +12,10 @@ pub struct Environment {
     pub ort_dylib: Option<PathBuf>,
     /// `TRTMUT_TENSORRT`: the TensorRT library, or a folder that holds it.
     pub tensorrt: Option<PathBuf>,
+    /// `TRTMUT_ASSUME_TENSORRT`: as which release to call one that is newer than every known one.
+    pub assume_tensorrt: Option<String>,
+    /// `--allow-host-code`: plans that bring code of their own may be opened.
+    pub allow_host_code: bool,
     /// `TRTMUT_CACHE_DIR`: the cache folder.
     pub cache_dir: Option<PathBuf>,
     /// Where this user's programs keep their caches: `XDG_CACHE_HOME`, which counts only where it is absolute, else
@@ -44,6 +48,8 @@ impl Environment {
         Environment {
             ort_dylib: path("ORT_DYLIB_PATH"),
             tensorrt: path("TRTMUT_TENSORRT"),
+            allow_host_code: false,
+            assume_tensorrt: text("TRTMUT_ASSUME_TENSORRT"),
             cache_dir: path("TRTMUT_CACHE_DIR"),
             cache_home: path("XDG_CACHE_HOME")
                 .filter(|p| p.is_absolute())

@@ -82,6 +82,14 @@ pub enum Error {
         /// The plan.
         plan: PathBuf,
     },
+    /// Filling a stripped plan in its place would leave one that nothing can be changed in.
+    #[error("`{plan}` is stripped, and {library} writes a filled plan so that it cannot be refitted again", plan = .plan.display())]
+    LastRefit {
+        /// The plan.
+        plan: PathBuf,
+        /// The library that compiled it.
+        library: String,
+    },
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
@@ -154,6 +162,7 @@ impl Error {
             | Error::Unverified(_)
             | Error::Recipe { .. }
             | Error::Stripped { .. }
+            | Error::LastRefit { .. }
             | Error::BaseUnproven { .. }
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
@@ -181,6 +190,7 @@ impl Explain for Error {
             Error::Source { .. } => "model-gone",
             Error::Recipe { .. } => "recipe-gone",
             Error::Stripped { .. } => "plan-stripped",
+            Error::LastRefit { .. } => "last-refit",
             Error::BaseUnproven { .. } => "base-unproven",
             _ => self.part().map_or("bug", Explain::code),
         }
@@ -222,9 +232,12 @@ impl Explain for Error {
                 hints
             }
             Error::Stripped { plan } => vec![format!(
-                "`trtmut refit {} --base` gives it its model's weights; a checkpoint or LoRAs do as well",
+                "`trtmut refit {} --base -o FULL.plan` writes one with its model's weights; a checkpoint or LoRAs do as well",
                 plan.display()
             )],
+            Error::LastRefit { .. } => vec![
+                "write the filled plan beside it with `-o FULL.plan`, and keep the stripped one for the next refit".into(),
+            ],
             Error::Source { .. } => vec![
                 "put the model back where the manifest says, or build the plan again from the model that is there now"
                     .into(),

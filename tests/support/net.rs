@@ -88,6 +88,13 @@ impl Net {
         self
     }
 
+    /// An i64 output.
+    #[must_use]
+    pub fn whole(mut self, name: &str, shape: &[&str]) -> Net {
+        self.graph.output.push(Self::value(name, 7, shape));
+        self
+    }
+
     /// An initializer.
     #[must_use]
     pub fn weight(mut self, name: &str, (shape, values): &(Vec<usize>, Vec<f32>)) -> Net {

@@ -1,12 +1,18 @@
-//! TensorRT without a GPU: the real TensorRT-RTX, which builds ahead of time on any machine, and a fake library whose
-//! answers are ours, for everything that a real one only does when it is broken.
+//! TensorRT without a GPU: the real TensorRT-RTX, which builds ahead of time on any machine, and a stand-in for every release, which
+//! runs the whole program and breaks where it is told to.
 
 #![allow(clippy::unnecessary_wraps, reason = "all trials have one type")]
 
-mod fake;
+#[path = "../support/net.rs"]
+#[allow(dead_code)]
+mod net;
 mod observer;
 mod peer;
 mod rtx;
+#[path = "../cli/scene.rs"]
+#[allow(dead_code)]
+mod scene;
+mod standin;
 
 use libtest_mimic::{Arguments, Trial};
 use std::path::{Path, PathBuf};
@@ -16,7 +22,7 @@ use trtmut::shapes::{Overrides, Profile, ShapeSpec};
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials: Vec<Trial> = Vec::new();
-    trials.extend(fake::trials());
+    trials.extend(standin::trials());
     trials.extend(rtx::trials());
     trials.extend(peer::trials());
     libtest_mimic::run(&arguments, trials).exit();

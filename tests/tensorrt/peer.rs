@@ -1,19 +1,16 @@
 //! The program that refits are timed against (`benches/gpu/peer.cpp`) calls the slots of 8.5 and 8.6, and says what goes wrong.
 
-use crate::fake::library::{Fake, Release};
 use crate::root;
+use crate::standin::faults;
+use crate::standin::library::{Release, stand_in};
 use libtest_mimic::{Failed, Trial};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tempfile::TempDir;
-use trtmut::engine::tensorrt::Product;
 
-const RELEASES: &[Release] = &[
-    ("trt-8.5", 8500, Product::TensorRt),
-    ("trt-8.6", 8600, Product::TensorRt),
-];
+const RELEASES: &[&str] = &["trt-8.5", "trt-8.6.0", "trt-8.6"];
 
 pub fn trials() -> Vec<Trial> {
     let here = Command::new("c++")
@@ -44,12 +41,19 @@ fn compile(folder: &Path) -> Result<PathBuf, Failed> {
     }
 }
 
-/// Weights that the fake takes: four sevens each.
+/// Weights that the stand-in's engine takes: sevens.
 fn weights(folder: &Path, file: &str, names: &[&str]) -> Result<PathBuf, Failed> {
-    let sevens = 7f32.to_le_bytes().repeat(4);
+    let sevens = 7f32.to_le_bytes().repeat(16);
     let views = names
         .iter()
-        .map(|n| Ok((n, TensorView::new(Dtype::F32, vec![2, 2], &sevens)?)))
+        .map(|&n| {
+            let (shape, bytes) = if n == "w" {
+                (vec![4, 4], &sevens[..])
+            } else {
+                (vec![4], &sevens[..16])
+            };
+            Ok((n, TensorView::new(Dtype::F32, shape, bytes)?))
+        })
         .collect::<Result<Vec<_>, Failed>>()?;
     let path = folder.join(file);
     let about = [("made by".to_owned(), "a \"test\"".to_owned())];
@@ -64,12 +68,15 @@ fn refits() -> Result<(), Failed> {
     let scratch = TempDir::new()?;
     let peer = compile(scratch.path())?;
     let plan = scratch.path().join("p.plan");
-    let run = |library: &Path, changed: &Path, rest: &Path| -> Result<Output, Failed> {
-        std::fs::write(&plan, "fake plan")?;
+    let run = |release: &str, changed: &Path, rest: &Path, fault: &str| -> Result<Output, Failed> {
+        let library = stand_in(&Release::named(release));
+        std::fs::write(&plan, faults::plan(&library)?)?;
+        let before = std::fs::read(&plan)?;
         let output = Command::new(&peer)
-            .args([library, &plan, changed, rest])
+            .args([library.path(), &plan, changed, rest])
+            .env("STANDIN_FAULT", fault)
             .output()?;
-        assert_eq!(std::fs::read(&plan)?, b"fake plan");
+        assert_eq!(std::fs::read(&plan)? == before, !output.status.success());
         Ok(output)
     };
     let says = |output: &Output, text: &str| {
@@ -84,9 +91,8 @@ fn refits() -> Result<(), Failed> {
     // `b` belongs to `w`, and nobody asks for `c`.
     let changed = file("changed.safetensors", &["w"])?;
     let rest = file("rest.safetensors", &["b", "c", "not the engine's"])?;
-    for &release in RELEASES {
-        let fake = Fake::new(release, &[]);
-        let done = run(fake.folder.path(), &changed, &rest)?;
+    for release in RELEASES {
+        let done = run(release, &changed, &rest, "")?;
         let line = String::from_utf8_lossy(&done.stdout).into_owned();
         assert!(
             done.status.success() && done.stderr.is_empty(),
@@ -98,14 +104,12 @@ fn refits() -> Result<(), Failed> {
             line.starts_with("load ") && line.ends_with(" changed 1 given 2\n"),
             "{line}"
         );
-        let broken = Fake::new(release, &["-DREFIT_FALSE"]);
-        let done = run(broken.folder.path(), &changed, &rest)?;
+        let done = run(release, &changed, &rest, "refit")?;
         says(&done, "TensorRT: refit went wrong");
         says(&done, "peer: refitCudaEngine failed");
     }
-    let fake = Fake::new(RELEASES[1], &[]);
     let refuses = |changed: &Path, rest: &Path, text: &str| -> Result<(), Failed> {
-        says(&run(fake.folder.path(), changed, rest)?, text);
+        says(&run(RELEASES[1], changed, rest, "")?, text);
         Ok(())
     };
     let little = file("little.safetensors", &["c"])?;
@@ -122,11 +126,11 @@ fn refits() -> Result<(), Failed> {
     cut.truncate(cut.len() - 1);
     std::fs::write(&other, cut)?;
     refuses(&other, &rest, "`w` of ")?;
-    let newer = Fake::new(("trt-10.16", 101_600, Product::TensorRt), &[]);
-    let library = newer.folder.path().join("libnvinfer.so.10");
-    says(
-        &run(&library, &changed, &rest)?,
-        "version 101600, not 8.5 or 8.6",
-    );
+    let newer = stand_in(&Release::named("trt-10.16"));
+    let library = newer.path().join("libnvinfer.so.10");
+    let done = Command::new(&peer)
+        .args([&library, &plan, &changed, &rest])
+        .output()?;
+    says(&done, "version 101600, not 8.5 or 8.6");
     Ok(())
 }

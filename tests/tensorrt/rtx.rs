@@ -139,7 +139,8 @@ fn found_with_its_version() -> Result<(), Failed> {
     };
     let found = doctor::look(&wheels);
     let rtx = &found.libraries[0];
-    assert_eq!((rtx.version.as_str(), rtx.family), ("1.7.1", "RTX 1.5+"));
+    assert_eq!((rtx.version.as_str(), rtx.known_by.as_str()),
+        ("1.7.1", "its own headers"));
     let can = |what| {
         rtx.can
             .iter()

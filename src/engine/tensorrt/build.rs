@@ -1,7 +1,7 @@
 //! ONNX to plan.
 
 use super::api::{
-    Builder, Config, Core, Flag, Network, NetworkInput, NetworkTyping, ParseError, Parser,
+    Builder, Config, Core, CudaEngine, Flag, Network, NetworkInput, NetworkTyping, ParseError, Parser,
     Selector, Severity,
 };
 use super::folds::folds;
@@ -29,7 +29,7 @@ pub(super) fn build(
     watch: &dyn Watch,
 ) -> Result<BuildNotes, Error> {
     let loaded = core.loaded();
-    let mut choices = Choices::parse(loaded.product, core.version(), job.options)?;
+    let mut choices = Choices::parse(loaded.product, core.version(), loaded.release, job.options)?;
     if choices.compute_capabilities.is_none() && loaded.product == Product::Rtx {
         choices.compute_capabilities = Some(vec![own_capability(gpu)?]);
     }
@@ -122,7 +122,9 @@ pub(super) fn build(
         out.write_all(plan.bytes())?;
         match gpu {
             Ok(gpu) if keeps_refit => {
-                listed(core, gpu, plan.bytes(), &network, job.model, &mut notes)?
+                // What the library made a moment ago may bring its own code.
+                let open = |gpu| deserialize(core, gpu, plan.bytes(), choices.version_compatible);
+                listed(open(gpu), &network, job.model, &mut notes)?
             }
             _ => of_model(job.model, |_| Ok(false))?,
         }
@@ -428,9 +430,7 @@ fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// The slots of a plan that was just built, by opening it.
 fn listed(
-    core: &Arc<Core>,
-    gpu: &Gpu,
-    plan: &[u8],
+    opened: Result<CudaEngine, Error>,
     network: &Network,
     model: &Model,
     notes: &mut Vec<String>,
@@ -439,7 +439,7 @@ fn listed(
         slots: of_model(model, |_| Ok(true))?,
         ..Known::default()
     };
-    match deserialize(core, gpu, plan) {
+    match opened {
         Ok(engine) => list_slots(&engine, &known),
         // Compiled for other GPUs. The network still tells which names it has weights for.
         Err(e) if network.can_mark() => {

@@ -6,6 +6,9 @@ use super::loader::{Loaded, Search, Tried, survey};
 use serde::Serialize;
 use std::path::PathBuf;
 
+/// [`Found::known_by`] of a release whose own headers were read.
+pub const OWN_HEADERS: &str = "its own headers";
+
 /// Everything that was found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Survey {
@@ -26,8 +29,8 @@ pub struct Found {
     pub product: Product,
     /// Its version.
     pub version: String,
-    /// Its family of tables.
-    pub family: &'static str,
+    /// How it is known how to call it: `its own headers`, or what stands in for them.
+    pub known_by: String,
     /// Where it is.
     pub path: PathBuf,
     /// The runtime without a builder.
@@ -56,7 +59,7 @@ pub fn look(search: &Search) -> Survey {
         .map(|l| Found {
             product: l.product,
             version: l.version.to_string(),
-            family: l.family.name(),
+            known_by: l.release.basis.to_string(),
             path: l.path.clone(),
             lean: l.lean,
             parser_problem: l.parser_problem().map(ToOwned::to_owned),

@@ -1,9 +1,9 @@
-//! Finds a TensorRT library, opens it and decides by its file name and version which table describes it.
+//! Finds a TensorRT library, opens it and decides by its file name and version which numbers describe it.
 //!
 //! Libraries stay loaded until the process ends: TensorRT starts threads and registers exit handlers, so unloading it is not
 //! safe, and nothing that it made can outlive it this way.
 
-use super::abi::{Family, Product, Table, Version};
+use super::abi::{Basis, Product, Release, Version};
 use crate::engine::Error;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use serde::Serialize;
@@ -28,8 +28,8 @@ const WHEEL_FOLDERS: &[&str] = &[
     "tensorrt_rtx",
 ];
 
-/// Major versions that have a table, newest first, for the names that the loader's own path is asked for.
-const TENSORRT_MAJORS: &[u32] = &[11, 10, 8];
+/// Major versions that are known, newest first, for the names that the loader's own path is asked for.
+const TENSORRT_MAJORS: &[u32] = &[11, 10, 9, 8];
 
 /// Where to look. Given by the caller, who knows the environment.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +40,8 @@ pub struct Search {
     pub site_packages: Vec<PathBuf>,
     /// Whether to try the loader's own path and [`SYSTEM_FOLDERS`].
     pub system: bool,
+    /// `TRTMUT_ASSUME_TENSORRT`: the release as which one is called that is newer than every known one.
+    pub assume: Option<String>,
 }
 
 /// One place that was tried, and why it did not serve.
@@ -62,20 +64,19 @@ pub struct ParserLibrary {
     pub(super) version: i32,
 }
 
-/// An opened TensorRT library whose version has a table.
+/// An opened TensorRT library whose release is known.
 #[derive(Debug)]
 pub struct Loaded {
     /// Which product.
     pub product: Product,
     /// Its version.
     pub version: Version,
-    /// The family of tables.
-    pub family: Family,
+    /// Which numbers describe it, and how that is known.
+    pub release: Release,
     /// Where it was found.
     pub path: PathBuf,
     /// The runtime without a builder (`libnvinfer_lean`).
     pub lean: bool,
-    pub(super) table: &'static Table,
     pub(super) number: i32,
     pub(super) create_builder: Option<Factory2>,
     pub(super) create_runtime: Option<Factory2>,
@@ -85,9 +86,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// `TensorRT 8.6.0`.
+    /// `TensorRT 8.6.0`; what is assumed of it is a part of what it is called, and so of what is recorded.
     pub fn title(&self) -> String {
-        format!("{} {}", self.product.title(), self.version)
+        let title = format!("{} {}", self.product.title(), self.version);
+        match self.release.basis {
+            Basis::Assumed(version) => format!("{title} (called as {version} is)"),
+            Basis::Exact | Basis::Between(..) => title,
+        }
     }
 
     /// Why ONNX models cannot be parsed with this library, or `None` where they can.
@@ -175,7 +180,7 @@ fn by_name(file: &str) -> Option<(Product, bool)> {
 }
 
 /// Opens the library at `path` (or of that bare name).
-fn load(path: &Path) -> Result<Loaded, String> {
+fn load(path: &Path, assume: Option<&str>) -> Result<Loaded, String> {
     let file = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
     let (product, lean) = by_name(file).ok_or_else(|| {
         "the name is not one of `libnvinfer.so.N`, `libnvinfer_lean.so.N`, `libtensorrt_rtx.so.N`".to_owned()
@@ -190,12 +195,8 @@ fn load(path: &Path) -> Result<Loaded, String> {
     let number = unsafe { get_version() };
     let version = Version::from_library(product, number)
         .ok_or_else(|| format!("it reports the version {number}, which is none"))?;
-    let family = Family::of(product, version).ok_or_else(|| {
-        format!(
-            "it is {} {version}; supported are TensorRT 8.5, 8.6, 10.x, 11.x and TensorRT-RTX 1.3 and later 1.x",
-            product.title()
-        )
-    })?;
+    let release = Release::of(product, version, assume)
+        .map_err(|why| format!("it is {} {version}: {why}", product.title()))?;
     #[allow(unsafe_code)]
     // SAFETY: the types are those that `NvInferRuntime.h` and `NvInfer.h` declare in every release of these families.
     let (create_builder, create_runtime, create_refitter) = unsafe {
@@ -209,9 +210,8 @@ fn load(path: &Path) -> Result<Loaded, String> {
     Ok(Loaded {
         product,
         version,
-        family,
+        release,
         lean,
-        table: family.table(),
         number,
         create_builder: create_builder.ok(),
         create_runtime: Some(create_runtime?),
@@ -337,7 +337,7 @@ fn places(search: &Search) -> Vec<PathBuf> {
 pub fn survey(search: &Search) -> (Vec<Arc<Loaded>>, Vec<Tried>) {
     let (mut found, mut tried): (Vec<Arc<Loaded>>, Vec<Tried>) = (Vec::new(), Vec::new());
     for place in places(search) {
-        match load(&place) {
+        match load(&place, search.assume.as_deref()) {
             Ok(l) if found.iter().any(|f| same_file(&f.path, &l.path)) => {}
             Ok(l) => found.push(Arc::new(l)),
             Err(reason) => tried.push(Tried {
@@ -374,7 +374,7 @@ pub fn find(product: Product, search: &Search) -> Result<Arc<Loaded>, Error> {
             }
             continue;
         }
-        match load(&place) {
+        match load(&place, search.assume.as_deref()) {
             Ok(l) => return Ok(Arc::new(l)),
             Err(reason) => tried.push(Tried {
                 place: place.display().to_string(),
@@ -453,8 +453,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |p: PathBuf| Search {
             explicit: Some(p),
-            site_packages: vec![],
             system: true,
+            ..Search::default()
         };
         let text = unavailable(&find(Product::TensorRt, &at(folder.path().into())).unwrap_err());
         assert!(text.contains("holds no TensorRT library"), "{text}");
@@ -488,9 +488,8 @@ mod tests {
             std::fs::write(folder.join(name), name).unwrap();
         }
         let search = Search {
-            explicit: None,
             site_packages: vec![site.path().into()],
-            system: false,
+            ..Search::default()
         };
         let names: Vec<_> = places(&search)
             .iter()

@@ -3,7 +3,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | [`loader`] | find a library, open it, tell its version |
-//! | [`abi`] | slot numbers, enumerators and structs of the five families, as data |
+//! | [`abi`] | slot numbers, enumerators and structs of every release, as data |
 //! | [`api`] | the library's objects as safe types |
 //! | [`options`] | build options by name |
 //! | `canonical` | one spelling for options that mean the same |
@@ -71,6 +71,10 @@ pub struct Known {
     pub inputs: Vec<TensorDecl>,
     /// The model's outputs.
     pub outputs: Vec<TensorDecl>,
+    /// The plan holds none of its refittable weights.
+    pub stripped: bool,
+    /// The plan was built to be version-compatible, so it brings code that runs when it is opened.
+    pub host_code: bool,
 }
 
 /// The backend.
@@ -79,6 +83,7 @@ pub struct TensorRt {
     gpu: OnceCell<Result<Rc<Gpu>, String>>,
     settings: Settings,
     known: Known,
+    host_code_allowed: bool,
 }
 
 impl TensorRt {
@@ -97,7 +102,13 @@ impl TensorRt {
             gpu: OnceCell::new(),
             settings: Settings::default(),
             known: Known::default(),
+            host_code_allowed: false,
         }
+    }
+
+    /// Lets plans that bring code of their own be opened: that code runs in this process.
+    pub fn allow_host_code(&mut self, allowed: bool) {
+        self.host_code_allowed = allowed;
     }
 
     /// The library.
@@ -146,12 +157,17 @@ impl TensorRt {
                 ),
             });
         }
+        if self.known.host_code && !self.host_code_allowed {
+            return Err(Error::HostCode {
+                path: path.display().to_string(),
+            });
+        }
         let gpu = Rc::clone(
             self.gpu()
                 .map_err(|reason| no_gpu(loaded, "opening an engine", reason))?,
         );
         let map = Map::open(path)?;
-        let engine = deserialize(&self.core, &gpu, &map).map_err(|e| match e {
+        let engine = deserialize(&self.core, &gpu, &map, self.known.host_code).map_err(|e| match e {
             Error::Library { library, message } => Error::Library {
                 library,
                 message: format!(
@@ -165,15 +181,24 @@ impl TensorRt {
             },
             other => other,
         })?;
-        TensorRtEngine::new(engine, gpu, self.known.clone(), &self.settings)
+        TensorRtEngine::new(engine, gpu, self.known.clone(), &self.settings, map.len())
     }
 }
 
-/// Opens plan bytes, with the GPU's context current.
-fn deserialize(core: &Arc<Core>, gpu: &Gpu, plan: &[u8]) -> Result<api::CudaEngine, Error> {
+/// Opens plan bytes, with the GPU's context current. `host_code`: they bring code of their own, and it may run.
+fn deserialize(
+    core: &Arc<Core>,
+    gpu: &Gpu,
+    plan: &[u8],
+    host_code: bool,
+) -> Result<api::CudaEngine, Error> {
     gpu.context().map_err(run::cuda)?;
     drop(core.take_messages());
-    Runtime::new(core)?.deserialize(plan)
+    let runtime = Runtime::new(core)?;
+    if host_code {
+        runtime.allow_host_code()?;
+    }
+    runtime.deserialize(plan)
 }
 
 fn no_gpu(loaded: &Loaded, what: &str, reason: &str) -> Error {

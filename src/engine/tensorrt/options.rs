@@ -1,6 +1,6 @@
 //! Build options by name, as choices that a given library version can make.
 
-use super::abi::{Family, Product, Version};
+use super::abi::{Basis, Entry, Product, Release, TABLE, Version};
 use super::api::{HardwareLevel, Verbosity};
 use crate::engine::{Error, Options};
 use glob::Pattern;
@@ -22,14 +22,14 @@ pub enum Refit {
 ///
 /// | option | values | default |
 /// |---|---|---|
-/// | `refit` | `full`, `identical` (10.0), `individual` (10.3), `none` | `full` |
+/// | `refit` | `full` (not in 11.3), `identical` (10.0), `individual` (10.2), `none` | `full` |
 /// | `strip` | `true`, `false`: leave refittable weights out (10.0) | `false` |
-/// | `precision` | `model` (strongly typed: the model's own types, 10.0), or a list of `fp32`, `fp16`, `bf16` (10.0), `int8`: what a weakly typed network may compute in (8.x, 10.x) | `model`; 8.x: `fp32`, with `fp16` when the model has fp16 tensors |
-/// | `f32-layers` | list of patterns for names of ONNX nodes, with `*` and `?`: what stays in fp32 where less is allowed (8.x, 10.x) | none |
+/// | `precision` | `model` (strongly typed: the model's own types, 9.0), or a list of `fp32`, `fp16`, `bf16` (9.0), `int8`: what a weakly typed network may compute in (8.x, 9.x, 10.x) | `model`; 8.x: `fp32`, with `fp16` when the model has fp16 tensors |
+/// | `f32-layers` | list of patterns for names of ONNX nodes, with `*` and `?`: what stays in fp32 where less is allowed (8.x, 9.x, 10.x) | none |
 /// | `tf32` | `true`, `false` | `false`: torch multiplies matrices in full f32 too |
 /// | `opt-level` | `0` … `5` (8.6) | the library's |
 /// | `workspace` | bytes, or with `K`, `M`, `G` | the library's |
-/// | `hardware-compat` | `none`, `ampere-plus` (8.6), `same-compute-capability` (10.13) | `none` |
+/// | `hardware-compat` | `none`, `ampere-plus` (8.6), `same-compute-capability` (10.9) | `none` |
 /// | `version-compatible` | `true`, `false` (8.6) | `false` |
 /// | `sparsity` | `true`, `false` | `false` |
 /// | `compute-capability` | list as `8.9,12.0` (TensorRT-RTX) | that of the GPU here |
@@ -94,11 +94,17 @@ impl Choices {
     ///
     /// # Errors
     /// [`Error::Option`] for a name or value that this version does not take.
-    pub fn parse(product: Product, version: Version, options: &Options) -> Result<Choices, Error> {
-        let family = Family::of(product, version);
+    pub fn parse(
+        product: Product,
+        version: Version,
+        release: Release,
+        options: &Options,
+    ) -> Result<Choices, Error> {
         let title = format!("{} {version}", product.title());
-        let weakly_typed = matches!(family, Some(Family::V8 | Family::V10));
-        let strongly_typed = family != Some(Family::V8);
+        let has = |entry: &Entry| entry.get(release).is_some();
+        let strongly_typed = has(&TABLE.network_flag.strongly_typed);
+        // TensorRT-RTX had the flags at first, and computed in the model's own types all the same.
+        let weakly_typed = product == Product::TensorRt && has(&TABLE.flag.fp16);
         let mut c = Choices {
             refit: Refit::Full,
             strip: false,
@@ -116,14 +122,22 @@ impl Choices {
             compute_capabilities: None,
             verbosity: None,
         };
-        // (major, minor) from which TensorRT has it; TensorRT-RTX has all of these from its first supported release.
-        let since = |major, minor, what: &str| -> Result<(), String> {
-            if product == Product::TensorRt && version < Version::new(major, minor, 0) {
-                return Err(format!(
-                    "{title} has no {what}; it came with {major}.{minor}"
-                ));
+        let since = |entry: &Entry, what: &str| -> Result<(), String> {
+            if has(entry) {
+                return Ok(());
             }
-            Ok(())
+            let came = match (entry.since(product), release.basis) {
+                (Some(first), Basis::Between(low, high)) if first <= version => {
+                    format!("; what is known of it, from {low} and {high}, does not say how to ask for it")
+                }
+                (Some(first), _) if first > version => {
+                    let (major, minor, _) = first.parts();
+                    format!("; it came with {major}.{minor}")
+                }
+                (Some(_), _) => "; earlier releases had it".into(),
+                (None, _) => String::new(),
+            };
+            Err(format!("{title} has no {what}{came}"))
         };
         for (name, value) in options {
             let result = (|| -> Result<(), String> {
@@ -139,23 +153,19 @@ impl Choices {
                             ],
                         )?;
                         match c.refit {
-                            Refit::Identical => since(10, 0, "identical refit")?,
-                            Refit::Individual => since(10, 3, "refit of single weights")?,
+                            Refit::Identical => since(&TABLE.flag.refit_identical, "identical refit")?,
+                            Refit::Individual => since(&TABLE.flag.refit_individual, "refit of single weights")?,
                             Refit::Full | Refit::None => {}
                         }
                     }
                     "strip" => {
                         c.strip = boolean(value)?;
                         if c.strip {
-                            since(10, 0, "stripped plans")?;
+                            since(&TABLE.flag.strip_plan, "stripped plans")?;
                         }
                     }
                     "precision" if value == "model" => {
-                        if !strongly_typed {
-                            return Err(format!(
-                                "{title} has no strongly typed networks; they came with 10.0"
-                            ));
-                        }
+                        since(&TABLE.network_flag.strongly_typed, "strongly typed networks")?;
                     }
                     "precision" => {
                         if !weakly_typed {
@@ -165,14 +175,17 @@ impl Choices {
                         }
                         let p = precisions(value)?;
                         if p.bf16 {
-                            since(10, 0, "bf16")?;
+                            since(&TABLE.flag.bf16, "bf16")?;
                         }
                         c.weak = Some(p);
                     }
                     "f32-layers" => c.f32_layers = patterns(value)?,
                     "tf32" => c.tf32 = boolean(value)?,
                     "opt-level" => {
-                        since(8, 6, "optimization level")?;
+                        since(
+                            &TABLE.config.set_builder_optimization_level,
+                            "optimization level",
+                        )?;
                         let level: i32 = value.parse().unwrap_or(-1);
                         if !(0..=5).contains(&level) {
                             return Err("it is a number from 0 to 5".into());
@@ -194,10 +207,13 @@ impl Choices {
                         )?;
                         match c.hardware {
                             Some(HardwareLevel::AmperePlus) => {
-                                since(8, 6, "hardware compatibility")?;
+                                since(&TABLE.hardware.ampere_plus, "hardware compatibility")?;
                             }
                             Some(HardwareLevel::SameComputeCapability) => {
-                                since(10, 13, "compatibility within a compute capability")?;
+                                since(
+                                    &TABLE.hardware.same_compute_capability,
+                                    "compatibility within a compute capability",
+                                )?;
                             }
                             None => {}
                         }
@@ -205,7 +221,7 @@ impl Choices {
                     "version-compatible" => {
                         c.version_compatible = boolean(value)?;
                         if c.version_compatible {
-                            since(8, 6, "version compatibility")?;
+                            since(&TABLE.flag.version_compatible, "version compatibility")?;
                         }
                     }
                     "sparsity" => c.sparsity = boolean(value)?,
@@ -231,7 +247,7 @@ impl Choices {
             })();
             result.map_err(|reason| refuse(product, name, value, reason))?;
         }
-        c.consistent(family, options).map_err(|(name, reason)| {
+        c.consistent(product, version, options).map_err(|(name, reason)| {
             refuse(
                 product,
                 name,
@@ -245,13 +261,28 @@ impl Choices {
     /// Choices that exclude each other.
     fn consistent(
         &self,
-        family: Option<Family>,
+        product: Product,
+        version: Version,
         options: &Options,
     ) -> Result<(), (&'static str, String)> {
-        if family == Some(Family::V8) && self.version_compatible && self.refit != Refit::None {
+        let before_10 = product == Product::TensorRt && version < Version::new(10, 0, 0);
+        if before_10 && self.version_compatible && self.refit != Refit::None {
             return Err((
                 "version-compatible",
-                "TensorRT 8 cannot refit a version-compatible engine; pass `--refit none`".into(),
+                "before TensorRT 10 a version-compatible engine cannot be refitted; pass `--refit none`"
+                    .into(),
+            ));
+        }
+        // Known Issues of the 11.3.0 release notes: "refitting-engines", box "Important".
+        if product == Product::TensorRt && version.parts().0 == 11 && version.parts().1 == 3
+            && self.refit == Refit::Full
+        {
+            return Err((
+                "refit",
+                "TensorRT 11.3 may drop the bias of a matrix product from an engine that is built so, and its outputs \
+                 are wrong then; pass `--refit identical --strip` (weights go back in as they were), `--refit none`, or \
+                 use 11.4"
+                    .into(),
             ));
         }
         if self.strip && self.refit == Refit::None && options.contains_key("refit") {
@@ -389,11 +420,9 @@ mod tests {
             .iter()
             .map(|(k, v)| ((*k).into(), (*v).into()))
             .collect();
-        Choices::parse(
-            product,
-            Version::new(version.0, version.1, version.2),
-            &options,
-        )
+        let version = Version::new(version.0, version.1, version.2);
+        let release = Release::of(product, version, None).expect("it is known");
+        Choices::parse(product, version, release, &options)
     }
 
     #[test]
@@ -401,7 +430,15 @@ mod tests {
         let v8 = parse(TRT, (8, 6, 0), &[]).unwrap();
         assert_eq!((v8.refit, v8.tf32, v8.strip), (Refit::Full, false, false));
         assert!(v8.weak.unwrap().by_model);
+        // What the refusal for 11.3 names is taken.
+        for options in [
+            &[("refit", "identical"), ("strip", "true")][..],
+            &[("refit", "none")],
+        ] {
+            parse(TRT, (11, 3, 0), options).unwrap();
+        }
         for (product, version) in [
+            (TRT, (9, 0, 1)),
             (TRT, (10, 0, 0)),
             (TRT, (11, 4, 0)),
             (Product::Rtx, (1, 7, 1)),
@@ -462,12 +499,12 @@ mod tests {
     fn what_a_version_does_not_take_is_refused_with_the_reason() {
         type Case<'a> = (Product, (u32, u32, u32), &'a [(&'a str, &'a str)], &'a str);
         let cases: &[Case<'_>] = &[
-            (TRT, (8, 6, 0), &[("refit", "individual")], "came with 10.3"),
+            (TRT, (8, 6, 0), &[("refit", "individual")], "came with 10.2"),
             (
                 TRT,
                 (10, 0, 0),
                 &[("refit", "individual")],
-                "came with 10.3",
+                "came with 10.2",
             ),
             (TRT, (8, 6, 0), &[("refit", "identical")], "came with 10.0"),
             (TRT, (11, 0, 0), &[("refit", "identical")], "--strip"),
@@ -478,8 +515,21 @@ mod tests {
                 &[("strip", "true"), ("refit", "none")],
                 "excludes it",
             ),
-            (TRT, (8, 6, 0), &[("precision", "model")], "came with 10.0"),
-            (TRT, (8, 6, 0), &[("precision", "bf16")], "came with 10.0"),
+            (TRT, (8, 6, 0), &[("precision", "model")], "came with 9.0"),
+            (TRT, (8, 6, 0), &[("precision", "bf16")], "came with 9.0"),
+            (
+                TRT,
+                (10, 8, 0),
+                &[("hardware-compat", "same-compute-capability")],
+                "came with 10.9",
+            ),
+            (TRT, (11, 3, 0), &[], "drop the bias"),
+            (
+                TRT,
+                (11, 3, 0),
+                &[("refit", "full")],
+                "--refit identical --strip",
+            ),
             (
                 TRT,
                 (11, 0, 0),

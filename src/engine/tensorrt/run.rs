@@ -3,11 +3,13 @@
 //! A run copies inputs to the GPU, enqueues the engine between two events, and copies outputs back, through pinned host memory
 //! that is kept between runs.
 
-use super::api::{Context, CudaEngine, IoTensor, Selector};
+use super::api::{
+    Context, Core, CudaEngine, IoTensor, OutputAllocator, OutputMemory, Selector,
+};
 use super::gpu::{Gpu, describe};
 use super::io::{declaration, narrow, widen};
 use super::{Known, Settings, default_threads, list_slots, refit_engine};
-use crate::engine::{Engine, Error, Feed, Refusal, RunOptions, Slot};
+use crate::engine::{Engine, Error, Feed, RunOptions, Slot};
 use crate::tensor::{NamedTensors, Tensor, TensorDecl, element_count, show_shape};
 use crate::watch::Watch;
 use cudarc::driver::{
@@ -33,6 +35,8 @@ pub struct TensorRtEngine {
     threads: usize,
     cuda_graph: bool,
     device_time: Option<Duration>,
+    /// Size of the plan that was opened, in bytes.
+    plan_size: usize,
 }
 
 /// What running takes. One execution context, on the plan's only profile.
@@ -40,6 +44,8 @@ struct Ready {
     graph: Option<Recorded>,
     context: Context,
     buffers: HashMap<String, CudaSlice<u8>>,
+    /// Memory of outputs whose shape depends on values.
+    growing: HashMap<String, Box<OutputAllocator<Growing>>>,
     /// Between a caller's memory and the GPU's, of the size of the last run.
     pinned: HashMap<String, PinnedHostSlice<u8>>,
     /// Memory of tensors that TensorRT reads and writes on the host; in words, so that any element type is aligned.
@@ -64,6 +70,7 @@ impl TensorRtEngine {
         gpu: Rc<Gpu>,
         known: Known,
         settings: &Settings,
+        plan_size: usize,
     ) -> Result<Self, Error> {
         let io = engine.io()?;
         let declare = |input: bool, declared: &[TensorDecl]| {
@@ -83,6 +90,7 @@ impl TensorRtEngine {
             threads: settings.threads.unwrap_or_else(default_threads),
             cuda_graph: false,
             device_time: None,
+            plan_size: plan_size,
         })
     }
 
@@ -179,6 +187,7 @@ impl TensorRtEngine {
                 graph: None,
                 context: self.engine.context()?,
                 buffers: HashMap::new(),
+                growing: HashMap::new(),
                 pinned: HashMap::new(),
                 host: HashMap::new(),
                 start: event()?,
@@ -222,7 +231,11 @@ impl Engine for TensorRtEngine {
         self.gpu.context().map_err(cuda)?;
         // Old messages would be taken for the reasons of new failures.
         drop(self.engine.core().take_messages());
-        out.write_all(self.engine.serialize()?.bytes())?;
+        let plan = self.engine.serialize()?;
+        if self.known.stripped {
+            self.check_filled(plan.bytes())?;
+        }
+        out.write_all(plan.bytes())?;
         Ok(())
     }
 
@@ -258,6 +271,41 @@ impl Engine for TensorRtEngine {
 }
 
 impl TensorRtEngine {
+    /// Whether the plan of an engine that was stripped and then refitted holds its weights: leaving them out again is no error
+    /// to the library, and such a plan computes zeros.
+    fn check_filled(&self, plan: &[u8]) -> Result<(), Error> {
+        let core = self.engine.core();
+        let fail = |message: String| {
+            Err(Error::Library {
+                library: core.loaded().title(),
+                message: format!("the refitted plan is not whole: {message}"),
+            })
+        };
+        let given = self.known.slots.iter().filter(|s| s.refittable);
+        let weights: usize = given.filter_map(|s| s.dtype.bytes_for(s.count)).sum();
+        // The library may keep weights in a quarter of their size (int8), and never in less than half a byte an element.
+        let least = self.plan_size + weights / 16;
+        if weights > 0 && plan.len() <= least {
+            return fail(format!(
+                "it has {} bytes, {} without its weights, and they are {weights}",
+                plan.len(),
+                self.plan_size
+            ));
+        }
+        let again = super::deserialize(core, &self.gpu, plan, self.known.host_code)?;
+        if again.is_refittable()? {
+            let missing = super::api::Refitter::new(&again)?.missing()?;
+            if let Some(name) = missing.first() {
+                return fail(format!(
+                    "opened again, it has no bytes for `{}` and {} other weights",
+                    name.as_deref().unwrap_or("(without a name)"),
+                    missing.len() - 1
+                ));
+            }
+        }
+        Ok(())
+    }
+
     fn run_with(&mut self, ready: &mut Ready, given: &[Given<'_>]) -> Result<NamedTensors, Error> {
         self.gpu.context().map_err(cuda)?;
         // Old messages would be taken for the reasons of new failures.
@@ -283,23 +331,12 @@ impl TensorRtEngine {
             let shape = ready.context.shape(&io.name)?;
             let shape: Option<Vec<usize>> =
                 shape.iter().map(|&e| usize::try_from(e).ok()).collect();
-            let shape = shape.ok_or_else(|| Error::Refused {
-                backend: self.engine.core().loaded().product.backend().into(),
-                refusals: vec![Refusal {
-                    node: io.name.clone(),
-                    operator: "output".into(),
-                    reason: "its shape depends on values, not only on the shapes of the inputs"
-                        .into(),
-                }],
-            })?;
-            let size = element_count(&shape)
-                .and_then(|n| io.dtype.bytes_for(n))
-                .ok_or_else(|| Error::Input {
-                    name: io.name.clone(),
-                    reason: format!("{} is too large for memory", show_shape(&shape)),
-                })?;
-            ready.place(io, size)?;
-            shapes.push((shape, size));
+            if let Some(shape) = &shape {
+                ready.place(io, size_of_output(io, shape)?)?;
+            } else {
+                ready.let_grow(self.engine.core(), io)?;
+            }
+            shapes.push(shape);
         }
         let sizes: Vec<Vec<usize>> = given.iter().map(|(t, _)| t.shape.clone()).collect();
         ready.start.record(&ready.stream).map_err(cuda)?;
@@ -313,8 +350,14 @@ impl TensorRtEngine {
             .filter(|t| !t.is_input)
             .zip(shapes)
             .zip(&self.outputs)
-            .map(|((io, (shape, size)), declared)| {
-                let data = ready.download(io, size)?;
+            .map(|((io, shape), declared)| {
+                let (shape, data) = match shape {
+                    Some(shape) => {
+                        let data = ready.download(io, size_of_output(io, &shape)?)?;
+                        (shape, data)
+                    }
+                    None => ready.download_grown(self.engine.core(), io)?,
+                };
                 let data =
                     widen(data, io.dtype, declared.dtype).map_err(|reason| Error::Input {
                         name: io.name.clone(),
@@ -333,7 +376,83 @@ impl TensorRtEngine {
     }
 }
 
+/// Bytes of an output.
+fn size_of_output(io: &IoTensor, shape: &[usize]) -> Result<usize, Error> {
+    element_count(shape)
+        .and_then(|n| io.dtype.bytes_for(n))
+        .ok_or_else(|| Error::Input {
+            name: io.name.clone(),
+            reason: format!("{} is too large for memory", show_shape(shape)),
+        })
+}
+
+/// Device memory that grows as an output turns out to need it.
+struct Growing {
+    stream: Arc<CudaStream>,
+    memory: Option<CudaSlice<u8>>,
+}
+
+impl OutputMemory for Growing {
+    fn reserve(&mut self, size: usize) -> Option<u64> {
+        if self.memory.as_ref().is_none_or(|m| m.len() < size) {
+            // The old one first: there may not be room for both.
+            self.memory = None;
+            self.memory = Some(self.stream.alloc_zeros::<u8>(size).ok()?);
+        }
+        let memory = self.memory.as_ref()?;
+        Some(memory.device_ptr(&self.stream).0)
+    }
+}
+
 impl Ready {
+    /// Has the engine ask for an output's memory when it knows its size.
+    #[allow(unsafe_code)]
+    fn let_grow(&mut self, core: &Core, io: &IoTensor) -> Result<(), Error> {
+        // What is recorded has addresses in it.
+        self.graph = None;
+        if self.growing.contains_key(&io.name) {
+            return Ok(());
+        }
+        let memory = Growing {
+            stream: Arc::clone(&self.stream),
+            memory: None,
+        };
+        let allocator = OutputAllocator::new(core, memory);
+        // SAFETY: it is boxed, kept until `self` is dropped, and dropped after the context (see the order of fields).
+        unsafe {
+            self.context.set_output_allocator(&io.name, &allocator)?;
+        }
+        self.growing.insert(io.name.clone(), allocator);
+        Ok(())
+    }
+
+    /// Shape and bytes of such an output, after a run.
+    fn download_grown(
+        &mut self,
+        core: &Core,
+        io: &IoTensor,
+    ) -> Result<(Vec<usize>, Vec<u8>), Error> {
+        let allocator = &self.growing[&io.name];
+        let shape = allocator.take_shape().ok_or_else(|| Error::Library {
+            library: core.loaded().title(),
+            message: format!("it said nothing of the shape of the output `{}`", io.name),
+        })?;
+        let size = size_of_output(io, &shape)?;
+        let stream = &self.stream;
+        let data = allocator.with_memory(|growing| match &growing.memory {
+            _ if size == 0 => Ok(Vec::new()),
+            Some(memory) if memory.len() >= size => {
+                stream.clone_dtoh(&memory.slice(..size)).map_err(cuda)
+            }
+            _ => Err(Error::Library {
+                library: core.loaded().title(),
+                message: format!("it asked for less memory than `{}` takes", io.name),
+            }),
+        })?;
+        self.stream.synchronize().map_err(cuda)?;
+        Ok((shape, data))
+    }
+
     /// Gives a tensor memory of at least `size` bytes. What is recorded as a graph has the old addresses in it.
     #[allow(unsafe_code)]
     fn place(&mut self, io: &IoTensor, size: usize) -> Result<(), Error> {
@@ -420,7 +539,8 @@ impl Ready {
         }
         self.graph = None;
         self.enqueue()?;
-        if as_graph {
+        // An output that grows has no address to be recorded.
+        if as_graph && self.growing.is_empty() {
             // Only after one plain run at these shapes: the first one sets things up that cannot be recorded.
             self.stream.synchronize().map_err(cuda)?;
             self.graph = self.record(shapes);

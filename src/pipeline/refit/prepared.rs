@@ -109,6 +109,10 @@ fn held(manifest: &Manifest) -> HashMap<String, Digest> {
     rows.map(|w| (w.name.clone(), w.digest)).collect()
 }
 
+fn same_file(a: &Path, b: &Path) -> bool {
+    a == b || a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
+}
+
 impl Prepared {
     /// The overlay.
     pub fn overlay(&self) -> &Overlay {
@@ -212,7 +216,16 @@ impl Prepared {
         if self.manifest.stripped {
             // Whether a plan that was stripped can be refitted again once it is full depends on the library's version.
             let full = reopen(&manifest, environment)?.open(staged.path())?;
-            note_slots(&mut manifest, &self.overlay().model().model, full.slots()?);
+            let slots = full.slots()?;
+            let could = manifest.weights.iter().any(|w| w.fixed.is_none());
+            if could && !slots.iter().any(|s| s.refittable) && same_file(output, &self.plan) {
+                // The stripped plan is then the only one that can be refitted, and it would be gone.
+                return Err(Error::LastRefit {
+                    plan: self.plan.clone(),
+                    library: manifest.backend.library,
+                });
+            }
+            note_slots(&mut manifest, &self.overlay().model().model, slots);
         }
         plan::replace(output, staged, &manifest)?;
         watch.event(Event::End);

@@ -1,33 +1,17 @@
-//! TensorRT's binary interface as data: which virtual-table slot and which number stands for what, per family of releases.
+//! TensorRT's binary interface as data: which virtual-table slot and which number stands for what, release by release.
 //!
-//! Nothing above this module knows a number. The tables are written by `scripts/gen-abi.py` from facts read off the vendor's
-//! public headers; a test reads those facts (`fixtures/abi`) again and compares.
+//! Nothing above this module knows a number. The table is written by `scripts/gen-abi.py` from facts read off the vendor's
+//! public headers; tests read those facts (`fixtures/abi`) again and compare, and compare the slots with what the machine code
+//! of the vendor's own bindings calls.
 
+mod numbers;
 mod object;
-mod rtx1_3;
-mod rtx1_5;
-mod v10;
-mod v11;
-mod v8;
+mod release;
 
 pub use object::{Dims32, Dims64, InterfaceInfo, MAX_DIMS, RefitRecord, Weights};
+pub use release::{Basis, NoTable, Release};
 
 use std::fmt;
-
-/// A run of releases that share one table; later members only add slots at its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// TensorRT 8.5 to 8.6.
-    V8,
-    /// TensorRT 10.x.
-    V10,
-    /// TensorRT 11.x.
-    V11,
-    /// TensorRT-RTX 1.3 to 1.4.
-    Rtx1_3,
-    /// TensorRT-RTX 1.5 and later 1.x.
-    Rtx1_5,
-}
 
 /// The two products that share this interface.
 #[derive(
@@ -97,43 +81,6 @@ impl fmt::Display for Version {
     }
 }
 
-impl Family {
-    /// The family of a release; `None` for releases that no table describes.
-    pub const fn of(product: Product, version: Version) -> Option<Family> {
-        let (major, minor, _) = version.parts();
-        match (product, major, minor) {
-            (Product::TensorRt, 8, 5 | 6) => Some(Family::V8),
-            (Product::TensorRt, 10, _) => Some(Family::V10),
-            (Product::TensorRt, 11, _) => Some(Family::V11),
-            (Product::Rtx, 1, 3 | 4) => Some(Family::Rtx1_3),
-            (Product::Rtx, 1, 5..) => Some(Family::Rtx1_5),
-            _ => None,
-        }
-    }
-
-    /// What to call it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Family::V8 => "8.5-8.6",
-            Family::V10 => "10.x",
-            Family::V11 => "11.x",
-            Family::Rtx1_3 => "RTX 1.3-1.4",
-            Family::Rtx1_5 => "RTX 1.5+",
-        }
-    }
-
-    /// Its table.
-    pub const fn table(self) -> &'static Table {
-        match self {
-            Family::V8 => &v8::TABLE,
-            Family::V10 => &v10::TABLE,
-            Family::V11 => &v11::TABLE,
-            Family::Rtx1_3 => &rtx1_3::TABLE,
-            Family::Rtx1_5 => &rtx1_5::TABLE,
-        }
-    }
-}
-
 /// Width of the extents in `Dims`; the narrow form is passed by value, the wide one by reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DimsForm {
@@ -152,33 +99,79 @@ pub enum LoggerForm {
     Versioned,
 }
 
-/// A slot number or an enumerator's value, and the release since when it is there.
+/// Order of the virtual functions of `IProgressMonitor`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry {
-    number: u16,
-    since: u32,
+pub enum MonitorForm {
+    /// `[D1, D0, phaseStart, stepComplete, phaseFinish]`.
+    Plain,
+    /// The same behind `getAPILanguage, getInterfaceInfo`.
+    Versioned,
 }
 
-/// An entry that no version has.
-pub const ABSENT: Entry = Entry {
-    number: u16::MAX,
-    since: u32::MAX,
-};
-
-const fn at(number: u16, since: u32) -> Entry {
-    Entry { number, since }
+/// How engines are opened and execution contexts made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CallForm {
+    /// `deserializeCudaEngine(data, size, factory)` and `createExecutionContext()`.
+    Factory,
+    /// `deserializeCudaEngine(data, size)` and `createExecutionContext(strategy)`.
+    Strategy,
 }
+
+/// Order of the virtual functions of `IOutputAllocator`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AllocatorForm {
+    /// `[getInterfaceVersion, reallocateOutput, notifyShape, D1, D0]`, of which 8.5.1 and 8.5.2 have the first three.
+    Plain,
+    /// `[getAPILanguage, getInterfaceInfo, D1, D0, reallocateOutput, reallocateOutputAsync, notifyShape]`.
+    Versioned,
+    /// As `Versioned`, without `reallocateOutput`.
+    AsyncOnly,
+}
+
+/// How the releases of one column call and are called.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Which product.
+    pub product: Product,
+    /// Form of `Dims`.
+    pub dims: DimsForm,
+    /// Form of `ILogger`.
+    pub logger: LoggerForm,
+    /// Form of `IProgressMonitor`.
+    pub monitor: MonitorForm,
+    /// Form of two calls.
+    pub calls: CallForm,
+    /// Form of `IOutputAllocator`.
+    pub allocator: AllocatorForm,
+}
+
+/// A slot number or an enumerator's value, for every column.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry([u16; numbers::COUNT]);
+
+/// The number of what a release does not have.
+const ABSENT: u16 = u16::MAX;
 
 impl Entry {
-    /// The number, if `version` has it.
-    pub const fn get(self, version: Version) -> Option<u16> {
-        if version.0 >= self.since {
-            Some(self.number)
-        } else {
-            None
-        }
+    /// The number, if `release` has it and there is no doubt about it.
+    pub fn get(&self, release: Release) -> Option<u16> {
+        let number = self.0[release.low];
+        (number != ABSENT && number == self.0[release.high]).then_some(number)
+    }
+
+    /// The first release of `product` that has it.
+    pub fn since(&self, product: Product) -> Option<Version> {
+        let of_product =
+            |column: usize| numbers::COLUMNS[column].product == product && self.0[column] != ABSENT;
+        numbers::RELEASES
+            .iter()
+            .find(|(_, column)| of_product(*column))
+            .map(|(version, _)| *version)
     }
 }
+
+/// The numbers of all releases.
+pub static TABLE: &Table = &numbers::TABLE;
 
 /// One named entry, as the test that re-reads the facts wants it.
 #[cfg(test)]
@@ -189,7 +182,7 @@ struct Named {
     name: &'static str,
     /// Whether it is an enumerator.
     value: bool,
-    entry: Entry,
+    entry: &'static Entry,
 }
 
 macro_rules! table {
@@ -200,23 +193,17 @@ macro_rules! table {
             pub struct $type { $(#[doc = concat!("`", $name, "`")] pub $field: Entry,)* }
         )*
 
-        /// Everything that differs between families.
+        /// Every number that is used.
         #[derive(Debug)]
         pub struct Table {
-            /// Which family this is.
-            pub family: Family,
-            /// Form of `Dims`.
-            pub dims: DimsForm,
-            /// Form of `ILogger`.
-            pub logger: LoggerForm,
             $(#[doc = concat!("`", $owner, "`")] pub $group: $type,)*
         }
 
         #[cfg(test)]
         impl Table {
-            fn named(&self) -> Vec<Named> {
+            fn named(&'static self) -> Vec<Named> {
                 vec![$($(Named {
-                    owner: $owner, name: $name, value: stringify!($kind) == "values", entry: self.$group.$field,
+                    owner: $owner, name: $name, value: stringify!($kind) == "values", entry: &self.$group.$field,
                 },)*)*]
             }
         }
@@ -281,6 +268,7 @@ table! {
     }
     slots runtime: RuntimeSlots = "VRuntime" {
         deserialize_cuda_engine = "deserializeCudaEngine",
+        set_engine_host_code_allowed = "setEngineHostCodeAllowed",
     }
     slots engine: EngineSlots = "VCudaEngine" {
         serialize = "serialize",
@@ -291,7 +279,7 @@ table! {
         get_tensor_shape = "getTensorShape",
         get_tensor_data_type = "getTensorDataType",
         get_tensor_io_mode = "getTensorIOMode",
-        is_shape_inference_io = "isShapeInferenceIO",
+        get_tensor_location = "getTensorLocation",
         get_profile_shape = "getProfileShape",
         get_nb_optimization_profiles = "getNbOptimizationProfiles",
         create_serialization_config = "createSerializationConfig",
@@ -301,6 +289,7 @@ table! {
     }
     slots serialization_config: SerializationConfigSlots = "VSerializationConfig" {
         set_flag = "setFlag",
+        clear_flag = "clearFlag",
     }
     slots inspector: InspectorSlots = "VEngineInspector" {
         get_engine_information = "getEngineInformation",
@@ -310,6 +299,7 @@ table! {
         get_tensor_shape = "getTensorShape",
         set_tensor_address = "setTensorAddress",
         infer_shapes = "inferShapes",
+        set_output_allocator = "setOutputAllocator",
         enqueue_v3 = "enqueueV3",
     }
     slots refitter: RefitterSlots = "VRefitter" {
@@ -376,6 +366,9 @@ table! {
     values io_mode: IoModeValues = "TensorIOMode" {
         input = "kINPUT",
     }
+    values location: LocationValues = "TensorLocation" {
+        host = "kHOST",
+    }
     values pool: PoolValues = "MemoryPoolType" {
         workspace = "kWORKSPACE",
     }
@@ -397,7 +390,11 @@ table! {
         sm121 = "kSM121",
     }
     values serialization_flag: SerializationFlagValues = "SerializationFlag" {
+        exclude_weights = "kEXCLUDE_WEIGHTS",
         include_refit = "kINCLUDE_REFIT",
+    }
+    values allocation: AllocationValues = "ExecutionContextAllocationStrategy" {
+        r#static = "kSTATIC",
     }
     values layer_format: LayerFormatValues = "LayerInformationFormat" {
         json = "kJSON",

@@ -1,47 +1,59 @@
-//! The tables against the facts that they were written from.
+//! The numbers against the facts that they were written from, and against the vendor's own bindings.
 
+use super::numbers::{COLUMNS, RELEASES};
 use super::{
-    Dims32, Dims64, DimsForm, Family, InterfaceInfo, LoggerForm, Product, Version, Weights,
+    AllocatorForm, Basis, CallForm, Dims32, Dims64, DimsForm, InterfaceInfo, LoggerForm, MonitorForm, NoTable,
+    Product, RefitRecord, Release, TABLE, Version, Weights,
 };
 use serde_json::Value;
 use std::path::Path;
 
-/// Every release whose headers were read.
-const RELEASES: &[&str] = &[
-    "trt-8.5",
-    "trt-8.6",
-    "trt-10.0",
-    "trt-10.3",
-    "trt-10.7",
-    "trt-10.13",
-    "trt-10.16",
-    "trt-11.0",
-    "trt-11.1",
-    "trt-11.4",
-    "rtx-1.3",
-    "rtx-1.4",
-    "rtx-1.5",
-    "rtx-1.6",
-    "rtx-1.7",
-];
-
-fn facts(release: &str) -> (Product, Version, Value) {
+fn fixture(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fixtures/abi")
-        .join(format!("{release}.json"));
-    let facts = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    let (product, number) = release.split_once('-').unwrap();
-    let (major, minor) = number.split_once('.').unwrap();
-    let product = if product == "trt" {
+        .join(name);
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// What `groups` has for `name`: `[{"in": "trt-8.5 trt-8.6.0", "is": …}]`.
+fn of<'g>(groups: &'g Value, name: &str) -> Option<&'g Value> {
+    let has = |g: &&Value| {
+        g["in"]
+            .as_str()
+            .unwrap()
+            .split(' ')
+            .any(|member| member == name)
+    };
+    Some(&groups.as_array()?.iter().find(has)?["is"])
+}
+
+fn version(text: &str) -> Version {
+    let n: Vec<u32> = text.split('.').map(|p| p.parse().unwrap()).collect();
+    Version::new(n[0], n[1], n[2])
+}
+
+fn product(name: &str) -> Product {
+    if name.starts_with("trt-") {
         Product::TensorRt
     } else {
         Product::Rtx
-    };
-    (
-        product,
-        Version::new(major.parse().unwrap(), minor.parse().unwrap(), 0),
-        facts,
-    )
+    }
+}
+
+/// Every release whose headers were read: its name in the facts, and how it is looked up.
+fn releases(facts: &Value) -> Vec<(String, Product, Version, Release)> {
+    let all = facts["releases"].as_array().unwrap();
+    let each = all.iter().flat_map(|r| {
+        let name = r["version"].as_str().unwrap();
+        let exact = r["releases"].as_array().unwrap();
+        exact.iter().map(move |v| {
+            let (product, version) = (product(name), version(v.as_str().unwrap()));
+            let release = Release::of(product, version, None).unwrap();
+            assert_eq!(release.basis, Basis::Exact, "{name}");
+            (name.to_owned(), product, version, release)
+        })
+    });
+    each.collect()
 }
 
 /// Name of the method that a signature declares: `bool setFlag(int)` is `setFlag`, `deleting dtor` is itself.
@@ -52,137 +64,198 @@ fn method(signature: &str) -> &str {
     }
 }
 
-#[test]
-fn every_entry_is_a_fact_of_every_release_that_it_is_used_with() {
-    let mut compared = 0;
-    for release in RELEASES {
-        let (product, version, facts) = facts(release);
-        let table = Family::of(product, version).unwrap().table();
-        for named in table.named() {
-            let group = &facts[if named.value { "enums" } else { "vtables" }][named.owner];
-            let Some(number) = named.entry.get(version) else {
-                continue;
-            };
-            compared += 1;
-            if named.value {
-                assert_eq!(
-                    group[named.name].as_u64(),
-                    Some(u64::from(number)),
-                    "{release} {} {}",
-                    named.owner,
-                    named.name
-                );
-            } else {
-                let signature = group[format!("{number:02}")].as_str();
-                assert_eq!(
-                    signature.map(method),
-                    Some(named.name),
-                    "{release} {} slot {number}",
-                    named.owner
-                );
-            }
-        }
-    }
-    assert!(compared > 1300, "{compared}");
+/// Whether a signature is the one that is called, where a class has several methods of its name.
+fn is_called(owner: &str, signature: &str) -> bool {
+    (owner, method(signature)) != ("VRuntime", "deserializeCudaEngine")
+        || signature.contains("const void *, std::size_t")
+}
+
+fn order(facts: &Value, name: &str, class: &str) -> Vec<String> {
+    let slots = of(&facts["vtables"][class], name).and_then(Value::as_array);
+    let slots = slots.into_iter().flatten();
+    slots
+        .map(|s| method(s.as_str().unwrap()).to_owned())
+        .collect()
 }
 
 #[test]
-fn what_a_release_has_is_not_hidden_from_it() {
-    // Held back on purpose: 8.6's headers have `IParser::setFlag`, the library of 8.6.0 does not.
-    let held_back = [("trt-8.6", "setFlag")];
-    for release in RELEASES {
-        let (product, version, facts) = facts(release);
-        let table = Family::of(product, version).unwrap().table();
-        for named in table.named() {
-            let group = &facts[if named.value { "enums" } else { "vtables" }][named.owner];
-            let has = group.as_object().is_some_and(|g| {
+fn every_number_of_every_release_is_its_headers() {
+    let facts = fixture("interface.json");
+    let (mut slots, mut values, mut absent) = (0, 0, 0);
+    let all = releases(&facts);
+    assert_eq!(all.len(), RELEASES.len());
+    for (name, _, _, release) in &all {
+        for named in TABLE.named() {
+            let kind = if named.value { "enums" } else { "vtables" };
+            let group = of(&facts[kind][named.owner], name);
+            let fact = group.and_then(|group| {
                 if named.value {
-                    g.contains_key(named.name)
-                } else {
-                    g.values()
-                        .any(|s| method(s.as_str().unwrap()) == named.name)
+                    return group[named.name].as_u64();
                 }
+                let found = group.as_array().unwrap().iter().position(|s| {
+                    let s = s.as_str().unwrap();
+                    method(s) == named.name && is_called(named.owner, s)
+                });
+                found.map(|i| i as u64)
             });
-            if has && !(named.owner == "IParser" && held_back.contains(&(release, named.name))) {
-                assert!(
-                    named.entry.get(version).is_some(),
-                    "{release} {} {}",
-                    named.owner,
-                    named.name
-                );
+            let ours = named.entry.get(*release).map(u64::from);
+            assert_eq!(ours, fact, "{name} {}::{}", named.owner, named.name);
+            match (fact, named.value) {
+                (None, _) => absent += 1,
+                (_, true) => values += 1,
+                (_, false) => slots += 1,
             }
         }
     }
+    assert!(
+        slots > 2000 && values > 1000 && absent > 300,
+        "{slots} {values} {absent}"
+    );
+}
+
+#[test]
+fn slots_are_what_the_vendors_bindings_call() {
+    // From machine code, so it does not depend on how the headers were read.
+    let bindings = fixture("bindings.json");
+    let mut compared = 0;
+    for (class, groups) in bindings["slots"].as_object().unwrap() {
+        for group in groups.as_array().unwrap() {
+            for release in group["in"].as_str().unwrap().split(' ') {
+                let known = Release::of(Product::TensorRt, version(release), None).unwrap();
+                for named in TABLE.named().iter().filter(|n| n.owner == class) {
+                    let mut called = group["is"].as_object().unwrap().iter();
+                    let Some((slot, _)) = called.find(|(_, m)| *m == named.name) else {
+                        continue;
+                    };
+                    let slot: u16 = slot.parse().unwrap();
+                    // 11.2 and 11.3 are known by their neighbours alone, and these are their own binaries.
+                    assert_eq!(
+                        named.entry.get(known),
+                        Some(slot),
+                        "{release} {class}::{}",
+                        named.name
+                    );
+                    compared += 1;
+                }
+            }
+        }
+    }
+    assert!(compared > 900, "{compared}");
 }
 
 #[test]
 fn structs_and_forms_are_those_of_the_headers() {
-    for release in RELEASES {
-        let (product, version, facts) = facts(release);
-        let table = Family::of(product, version).unwrap().table();
-        let size = |name: &str| {
-            facts["structs"][format!("nvinfer1::{name}")]["size"]
-                .as_u64()
-                .map(|n| n as usize)
+    let facts = fixture("interface.json");
+    for (name, product, _, release) in releases(&facts) {
+        let form = release.form();
+        assert_eq!(form.product, product);
+        let size = |of_name: &str| {
+            let found = of(&facts["structs"][format!("nvinfer1::{of_name}")], &name)
+                .or_else(|| of(&facts["structs"][format!("nvonnxparser::{of_name}")], &name));
+            found.map(|s| s["size"].as_u64().unwrap() as usize)
         };
-        let (dims, ours) = match table.dims {
+        let (dims, ours) = match form.dims {
             DimsForm::Narrow => ("Dims32", size_of::<Dims32>()),
             DimsForm::Wide => ("Dims64", size_of::<Dims64>()),
         };
-        assert_eq!(size(dims), Some(ours), "{release}");
-        assert_eq!(size("Weights"), Some(size_of::<Weights>()), "{release}");
-        if let Some(n) = size("InterfaceInfo") {
-            assert_eq!(n, size_of::<InterfaceInfo>(), "{release}");
+        assert_eq!(size(dims), Some(ours), "{name}");
+        assert_eq!(size("Weights"), Some(size_of::<Weights>()), "{name}");
+        for (struct_name, ours) in [
+            ("InterfaceInfo", size_of::<InterfaceInfo>()),
+            ("RefitRecord", size_of::<RefitRecord>()),
+        ] {
+            if let Some(n) = size(struct_name) {
+                assert_eq!(n, ours, "{name} {struct_name}");
+            }
         }
-        for (name, handle) in facts["handle_layout"].as_object().unwrap() {
-            assert_eq!(handle["mImpl_offset"], 8, "{release} {name}");
+        let layout = of(&facts["handle_layout"], &name).unwrap();
+        for (handle, layout) in layout.as_object().unwrap() {
+            assert_eq!(layout["mImpl_offset"], 8, "{name} {handle}");
         }
-        let by_value = facts["vtables"]["VOptimizationProfile"]["02"]
-            .as_str()
-            .unwrap()
-            .ends_with(", Dims)");
-        assert_eq!(by_value, table.dims == DimsForm::Narrow, "{release}");
-        let order = |class: &str| -> Vec<String> {
-            let slots = facts["vtables"][class].as_object().into_iter().flatten();
-            let mut slots: Vec<_> = slots
-                .map(|(i, s)| (i.parse::<usize>().unwrap(), s.as_str().unwrap()))
-                .collect();
-            slots.sort_unstable();
-            slots
-                .into_iter()
-                .map(|(_, s)| method(s).to_owned())
-                .collect()
+        let signatures = |class: &str| -> Vec<&str> {
+            let all = of(&facts["vtables"][class], &name).unwrap();
+            let all = all.as_array().unwrap().iter();
+            all.map(|s| s.as_str().unwrap()).collect()
         };
-        // The objects that we make are `repr(C)` structs of these functions in this order (api/{logger,monitor,writer}.rs).
-        let head = [
-            "getAPILanguage",
-            "getInterfaceInfo",
-            "complete dtor",
-            "deleting dtor",
-        ];
-        let with = |tail: &[&'static str]| [&head, tail].concat();
-        match table.logger {
+        let by_value = signatures("VOptimizationProfile")[2].ends_with(", Dims)");
+        assert_eq!(by_value, form.dims == DimsForm::Narrow, "{name}");
+        let factory = signatures("VRuntime")
+            .iter()
+            .any(|s| s.contains("std::size_t, IPluginFactory *"));
+        assert_eq!(factory, form.calls == CallForm::Factory, "{name}");
+        let strategy = signatures("VCudaEngine")
+            .iter()
+            .any(|s| s.contains("createExecutionContext(ExecutionContextAllocationStrategy)"));
+        assert_eq!(strategy, form.calls == CallForm::Strategy, "{name}");
+    }
+}
+
+/// The objects that we make are `repr(C)` structs of functions in this order (api/{logger,monitor,writer,allocator,observer}.rs).
+#[test]
+fn callbacks_have_the_order_of_the_headers() {
+    let facts = fixture("interface.json");
+    let head = [
+        "getAPILanguage",
+        "getInterfaceInfo",
+        "complete dtor",
+        "deleting dtor",
+    ];
+    let with = |tail: &[&'static str]| [&head, tail].concat();
+    for (name, _, _, release) in releases(&facts) {
+        let order = |class| order(&facts, &name, class);
+        match release.form().logger {
             LoggerForm::Plain => assert_eq!(
                 order("ILogger"),
                 ["log", "complete dtor", "deleting dtor"],
-                "{release}"
+                "{name}"
             ),
-            LoggerForm::Versioned => assert_eq!(order("ILogger"), with(&["log"]), "{release}"),
+            LoggerForm::Versioned => assert_eq!(order("ILogger"), with(&["log"]), "{name}"),
         }
-        if table.config.set_progress_monitor.get(version).is_some() {
+        match release.form().allocator {
+            AllocatorForm::Plain => {
+                // 8.5.1 and 8.5.2 end before the destructors.
+                let ours = [
+                    "getInterfaceVersion",
+                    "reallocateOutput",
+                    "notifyShape",
+                    "complete dtor",
+                    "deleting dtor",
+                ];
+                let theirs = order("IOutputAllocator");
+                assert!(
+                    theirs.len() >= 3 && theirs[..] == ours[..theirs.len()],
+                    "{name}"
+                );
+            }
+            AllocatorForm::Versioned => assert_eq!(
+                order("IOutputAllocator"),
+                with(&["reallocateOutput", "reallocateOutputAsync", "notifyShape"]),
+                "{name}"
+            ),
+            AllocatorForm::AsyncOnly => assert_eq!(
+                order("IOutputAllocator"),
+                with(&["reallocateOutputAsync", "notifyShape"]),
+                "{name}"
+            ),
+        }
+        let has = |entry: &super::Entry| entry.get(release).is_some();
+        if has(&TABLE.config.set_progress_monitor) {
+            let all = with(&["phaseStart", "stepComplete", "phaseFinish"]);
+            let ours = match release.form().monitor {
+                MonitorForm::Plain => &all[2..],
+                MonitorForm::Versioned => &all[..],
+            };
+            assert_eq!(order("IProgressMonitor"), ours, "{name}");
+        }
+        if has(&TABLE.builder.build_serialized_network_to_stream) {
+            assert_eq!(order("IStreamWriter"), with(&["write"]), "{name}");
+        }
+        if has(&TABLE.parser.set_refit_observer) {
             assert_eq!(
-                order("IProgressMonitor"),
-                with(&["phaseStart", "stepComplete", "phaseFinish"]),
-                "{release}"
+                order("IRefitterObserver"),
+                ["complete dtor", "deleting dtor", "onRefittableWeight"],
+                "{name}"
             );
-        }
-        if table
-            .builder
-            .build_serialized_network_to_stream
-            .get(version)
-            .is_some()
-        {
-            assert_eq!(order("IStreamWriter"), with(&["write"]), "{release}");
         }
     }
 }
@@ -192,6 +265,7 @@ fn versions_are_read_as_each_product_writes_them() {
     let show = |product, n| Version::from_library(product, n).map(|v| v.to_string());
     assert_eq!(show(Product::TensorRt, 8600).as_deref(), Some("8.6.0"));
     assert_eq!(show(Product::TensorRt, 8503).as_deref(), Some("8.5.3"));
+    assert_eq!(show(Product::TensorRt, 9300).as_deref(), Some("9.3.0"));
     assert_eq!(show(Product::TensorRt, 101_601).as_deref(), Some("10.16.1"));
     assert_eq!(show(Product::TensorRt, 110_400).as_deref(), Some("11.4.0"));
     assert_eq!(show(Product::Rtx, 10701).as_deref(), Some("1.7.1"));
@@ -199,40 +273,125 @@ fn versions_are_read_as_each_product_writes_them() {
 }
 
 #[test]
-fn releases_without_a_table_have_no_family() {
-    for (product, major, minor) in [
-        (Product::TensorRt, 8, 4),
-        (Product::TensorRt, 9, 2),
-        (Product::TensorRt, 12, 0),
-        (Product::Rtx, 1, 2),
-        (Product::Rtx, 2, 0),
+fn a_release_between_two_is_called_for_what_both_agree_on() {
+    let release = |v: (u32, u32, u32)| {
+        Release::of(Product::TensorRt, Version::new(v.0, v.1, v.2), None).unwrap()
+    };
+    let v11_3 = release((11, 3, 0));
+    assert_eq!(
+        v11_3.basis.to_string(),
+        "what the headers of 11.1.0 and 11.4.0 agree on"
+    );
+    assert_eq!(TABLE.network.mark_weights_refittable.get(v11_3), Some(69));
+    // 11.4 has it and 11.1 has not.
+    assert_eq!(TABLE.parser.set_refit_observer.get(v11_3), None);
+    // 10.8 moved it.
+    let between = release((10, 7, 3));
+    assert!(matches!(between.basis, Basis::Between(..)));
+    assert_eq!(TABLE.network.mark_weights_refittable.get(between), None);
+    assert_eq!(TABLE.network.get_input.get(between), Some(15));
+    // Both sides are the same column, and so is what is between.
+    assert_eq!(
+        TABLE
+            .builder
+            .build_serialized_network_to_stream
+            .get(release((10, 13, 1))),
+        Some(21)
+    );
+    // 9.0 keeps what 8.6.1 has; 8.6.3 is a release of its own for some devices.
+    assert_eq!(TABLE.parser.set_flag.get(release((8, 6, 3))), Some(15));
+}
+
+#[test]
+fn what_moved_inside_a_major_is_known() {
+    let slot = |entry: &super::Entry, v: (u32, u32, u32)| {
+        let release = Release::of(Product::TensorRt, Version::new(v.0, v.1, v.2), None);
+        entry.get(release.unwrap())
+    };
+    let mark = &TABLE.network.mark_weights_refittable;
+    assert_eq!(slot(mark, (10, 1, 0)), None);
+    assert_eq!(slot(mark, (10, 2, 0)), Some(72));
+    assert_eq!(slot(mark, (10, 8, 0)), Some(73));
+    assert_eq!(slot(mark, (10, 9, 0)), Some(72));
+    let delete = &TABLE.parser.deleting_dtor;
+    assert_eq!(slot(delete, (8, 6, 0)), Some(15));
+    assert_eq!(slot(delete, (8, 6, 1)), Some(10));
+    assert_eq!(slot(&TABLE.parser_error.node_name, (9, 0, 1)), None);
+    assert_eq!(slot(&TABLE.parser_error.node_name, (9, 1, 0)), Some(6));
+    for (entry, first) in [
+        (&TABLE.flag.refit_individual, "10.2.0"),
+        (&TABLE.data_type.fp4, "10.8.0"),
+        (&TABLE.hardware.same_compute_capability, "10.9.0"),
+        (&TABLE.data_type.e8m0, "10.12.0"),
+        (&TABLE.serialization_flag.include_refit, "10.14.1"),
+        (&TABLE.network_flag.strongly_typed, "9.0.1"),
     ] {
-        assert_eq!(Family::of(product, Version::new(major, minor, 0)), None);
+        assert_eq!(
+            entry.since(Product::TensorRt).unwrap().to_string(),
+            first,
+            "{first}"
+        );
     }
 }
 
 #[test]
-fn slots_of_later_releases_are_closed_to_earlier_ones() {
-    let v8 = Family::V8.table();
-    assert_eq!(v8.parser.set_flag.get(Version::new(8, 6, 0)), None);
-    assert_eq!(v8.parser.set_flag.get(Version::new(8, 6, 1)), Some(15));
-    assert_eq!(
-        v8.config
-            .set_builder_optimization_level
-            .get(Version::new(8, 5, 3)),
-        None
-    );
-    let v10 = Family::V10.table();
-    assert_eq!(
-        v10.serialization_flag
-            .include_refit
-            .get(Version::new(10, 13, 0)),
-        None
-    );
-    assert_eq!(
-        v10.serialization_flag
-            .include_refit
-            .get(Version::new(10, 14, 0)),
-        Some(2)
-    );
+fn releases_beyond_the_known_are_refused_and_can_be_tried() {
+    let ask = |product, v: (u32, u32, u32), assume| {
+        Release::of(product, Version::new(v.0, v.1, v.2), assume)
+    };
+    use Product::{Rtx, TensorRt};
+    for (product, version, newest) in [
+        (TensorRt, (12, 0, 0), "11.4.0"),
+        (TensorRt, (11, 5, 0), "11.4.0"),
+        // The next one known calls in another way, so what both agree on is little and not enough.
+        (TensorRt, (10, 17, 0), "10.16.1"),
+        (TensorRt, (9, 4, 0), "9.3.0"),
+        (Rtx, (1, 4, 5), "1.4.0"),
+        (Rtx, (1, 8, 0), "1.7.1"),
+        (Rtx, (2, 0, 0), "1.7.1"),
+    ] {
+        let why = ask(product, version, None).unwrap_err().to_string();
+        assert!(
+            why.contains(&format!("newer than {newest}"))
+                && why.contains(&format!("TRTMUT_ASSUME_TENSORRT={newest}")),
+            "{version:?}: {why}"
+        );
+        let tried = ask(product, version, Some(newest)).unwrap();
+        assert!(matches!(tried.basis, Basis::Assumed(v) if v.to_string() == newest));
+        assert_eq!(
+            tried.form(),
+            ask(product, self::version(newest).parts(), None)
+                .unwrap()
+                .form()
+        );
+    }
+    for (product, version, oldest) in [(TensorRt, (8, 4, 3), "8.5.1"), (Rtx, (1, 2, 0), "1.3.0")] {
+        let refused = ask(product, version, Some("11.4")).unwrap_err();
+        assert!(
+            matches!(&refused, NoTable::Older { oldest: o } if o.to_string() == oldest),
+            "{refused}"
+        );
+    }
+    let tried = ask(TensorRt, (12, 0, 0), Some("10.16")).unwrap();
+    assert!(matches!(tried.basis, Basis::Assumed(v) if v == Version::new(10, 16, 1)));
+    for nonsense in ["", "newest", "11", "11.5", "1.7.1", "11.4.0.1"] {
+        let refused = ask(TensorRt, (12, 0, 0), Some(nonsense))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            refused.contains(&format!("`{nonsense}`")) && refused.contains("11.4.0"),
+            "{refused}"
+        );
+    }
+    // What is known is never overruled.
+    let exact = ask(TensorRt, (10, 8, 0), Some("11.4")).unwrap();
+    assert_eq!(exact.basis, Basis::Exact);
+}
+
+#[test]
+fn columns_are_in_order_of_age() {
+    for pair in RELEASES.windows(2) {
+        let products = [COLUMNS[pair[0].1].product, COLUMNS[pair[1].1].product];
+        assert!(products[0] < products[1] || pair[0].0 < pair[1].0);
+    }
 }

@@ -76,11 +76,11 @@ impl Builder {
         let core = self.core();
         let values = &core.table().network_flag;
         let mut flags = 0u32;
-        if let Some(bit) = values.explicit_batch.get(core.version()) {
+        if let Some(bit) = core.entry(&values.explicit_batch) {
             flags |= 1 << bit;
         }
         if typing == NetworkTyping::Strong {
-            flags |= 1 << core.number(values.strongly_typed, "strongly typed networks")?;
+            flags |= 1 << core.number(&values.strongly_typed, "strongly typed networks")?;
         }
         let ptr = call!(core, self.owned.this(), builder.create_network_v2 as fn(flags => u32) -> *mut c_void)?;
         Ok(Network {
@@ -148,12 +148,8 @@ impl Builder {
 
     /// Whether [`Builder::build_to`] is there.
     pub fn can_stream(&self) -> bool {
-        self.core().has(
-            self.core()
-                .table()
-                .builder
-                .build_serialized_network_to_stream,
-        )
+        let builder = &self.core().table().builder;
+        self.core().has(&builder.build_serialized_network_to_stream)
     }
 
     /// Builds a plan that goes out as it is made, so that it is never whole in memory.
@@ -173,10 +169,8 @@ impl Builder {
             call!(core, self.owned.this(), builder.build_serialized_network_to_stream as
                 fn(network.ptr() => *mut c_void, config.ptr() => *mut c_void, writer.as_ptr() => *mut c_void) -> bool)
         })?;
-        match writer.into_error() {
-            Some(e) => Err(Error::Write(e)),
-            None => core.check(ok, "buildSerializedNetworkToStream failed"),
-        }
+        writer.finish().map_err(Error::Write)?;
+        core.check(ok, "buildSerializedNetworkToStream failed")
     }
 }
 
@@ -258,7 +252,7 @@ impl Network {
     /// Whether [`Network::mark_refittable`] is there.
     pub fn can_mark(&self) -> bool {
         self.core()
-            .has(self.core().table().network.mark_weights_refittable)
+            .has(&self.core().table().network.mark_weights_refittable)
     }
 
     /// Marks the weights of this name refittable. `false`: the network has no weights of this name.
@@ -290,9 +284,9 @@ impl Selector {
     pub(super) fn number(self, core: &Core) -> Result<i32, Error> {
         let values = &core.table().selector;
         let entry = match self {
-            Selector::Min => values.min,
-            Selector::Opt => values.opt,
-            Selector::Max => values.max,
+            Selector::Min => &values.min,
+            Selector::Opt => &values.opt,
+            Selector::Max => &values.max,
         };
         Ok(i32::from(core.number(entry, "such profile selector")?))
     }
@@ -318,7 +312,7 @@ impl Profile {
             name: input.into(),
             reason,
         };
-        let ok = match core.table().dims {
+        let ok = match core.form().dims {
             DimsForm::Narrow => {
                 let dims =
                     to_dims(shape, |rank, extents| Dims32 { rank, extents }).map_err(refuse)?;

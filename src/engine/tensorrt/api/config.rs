@@ -4,7 +4,7 @@ use super::builder::{Builder, HostMemory, Profile};
 use super::monitor::Monitor;
 use super::{Core, Owned, call};
 use crate::engine::Error;
-use crate::engine::tensorrt::abi::{ABSENT, Entry};
+use crate::engine::tensorrt::abi::Entry;
 use crate::watch::Watch;
 use std::ffi::c_void;
 use std::rc::Rc;
@@ -79,21 +79,21 @@ impl Config {
         self.owned.ptr.as_ptr()
     }
 
-    fn flag(&self, flag: Flag) -> (Entry, &'static str) {
+    fn flag(&self, flag: Flag) -> (&'static Entry, &'static str) {
         let f = &self.core().table().flag;
         match flag {
-            Flag::Fp16 => (f.fp16, "fp16 builder flag"),
-            Flag::Bf16 => (f.bf16, "bf16 builder flag"),
-            Flag::Int8 => (f.int8, "int8 builder flag"),
-            Flag::Tf32 => (f.tf32, "TF32 builder flag"),
-            Flag::Refit => (f.refit, "refit builder flag"),
-            Flag::RefitIdentical => (f.refit_identical, "builder flag for identical refits"),
-            Flag::RefitIndividual => (f.refit_individual, "builder flag for individual refits"),
-            Flag::StripPlan => (f.strip_plan, "builder flag for stripped plans"),
-            Flag::SparseWeights => (f.sparse_weights, "sparsity builder flag"),
-            Flag::VersionCompatible => (f.version_compatible, "version compatibility"),
+            Flag::Fp16 => (&f.fp16, "fp16 builder flag"),
+            Flag::Bf16 => (&f.bf16, "bf16 builder flag"),
+            Flag::Int8 => (&f.int8, "int8 builder flag"),
+            Flag::Tf32 => (&f.tf32, "TF32 builder flag"),
+            Flag::Refit => (&f.refit, "refit builder flag"),
+            Flag::RefitIdentical => (&f.refit_identical, "builder flag for identical refits"),
+            Flag::RefitIndividual => (&f.refit_individual, "builder flag for individual refits"),
+            Flag::StripPlan => (&f.strip_plan, "builder flag for stripped plans"),
+            Flag::SparseWeights => (&f.sparse_weights, "sparsity builder flag"),
+            Flag::VersionCompatible => (&f.version_compatible, "version compatibility"),
             Flag::PreferPrecisionConstraints => {
-                (f.prefer_precision_constraints, "precision constraints")
+                (&f.prefer_precision_constraints, "precision constraints")
             }
         }
     }
@@ -134,7 +134,7 @@ impl Config {
     /// Never for supported versions.
     pub fn set_workspace(&self, bytes: usize) -> Result<(), Error> {
         let core = self.core();
-        let pool = i32::from(core.number(core.table().pool.workspace, "workspace pool")?);
+        let pool = i32::from(core.number(&core.table().pool.workspace, "workspace pool")?);
         call!(core, self.owned.this(), config.set_memory_pool_limit as fn(pool => i32, bytes => usize))
     }
 
@@ -154,8 +154,8 @@ impl Config {
         let core = self.core();
         let values = &core.table().hardware;
         let entry = match level {
-            HardwareLevel::AmperePlus => values.ampere_plus,
-            HardwareLevel::SameComputeCapability => values.same_compute_capability,
+            HardwareLevel::AmperePlus => &values.ampere_plus,
+            HardwareLevel::SameComputeCapability => &values.same_compute_capability,
         };
         let number = i32::from(core.number(entry, "such hardware compatibility level")?);
         call!(core, self.owned.this(), config.set_hardware_compatibility_level as fn(number => i32))
@@ -169,9 +169,9 @@ impl Config {
         let core = self.core();
         let values = &core.table().verbosity;
         let entry = match verbosity {
-            Verbosity::None => values.none,
-            Verbosity::LayerNames => values.layer_names_only,
-            Verbosity::Detailed => values.detailed,
+            Verbosity::None => &values.none,
+            Verbosity::LayerNames => &values.layer_names_only,
+            Verbosity::Detailed => &values.detailed,
         };
         let number = i32::from(core.number(entry, "such profiling verbosity")?);
         call!(core, self.owned.this(), config.set_profiling_verbosity as fn(number => i32))
@@ -187,8 +187,11 @@ impl Config {
         let ok = call!(core, self.owned.this(), config.set_nb_compute_capabilities as fn(n => i32) -> bool)?;
         core.check(ok, format_args!("setNbComputeCapabilities({n}) failed"))?;
         for (&cc, index) in all.iter().zip(0i32..) {
-            let number =
-                i32::from(core.number(compute_capability(core, cc), "such compute capability")?);
+            let number = compute_capability(core, cc).ok_or_else(|| Error::Library {
+                library: core.loaded.title(),
+                message: "this version has no such compute capability".into(),
+            })?;
+            let number = i32::from(core.number(number, "such compute capability")?);
             let ok = call!(core, self.owned.this(), config.set_compute_capability as fn(number => i32, index => i32) -> bool)?;
             core.check(
                 ok,
@@ -225,10 +228,10 @@ impl Config {
         build: impl FnOnce() -> Result<T, Error>,
     ) -> Result<T, Error> {
         let core = self.core();
-        if !core.has(core.table().config.set_progress_monitor) {
+        if !core.has(&core.table().config.set_progress_monitor) {
             return build();
         }
-        let monitor = Monitor::new(watch);
+        let monitor = Monitor::new(watch, core.form().monitor);
         let set = |ptr: *mut c_void| call!(core, self.owned.this(), config.set_progress_monitor as fn(ptr => *mut c_void));
         set(monitor.as_ptr())?;
         let result = build();
@@ -239,17 +242,17 @@ impl Config {
 }
 
 /// The `ComputeCapability` enumerator of a capability × 10.
-fn compute_capability(core: &Core, cc: u32) -> Entry {
+fn compute_capability(core: &Core, cc: u32) -> Option<&'static Entry> {
     let values = &core.table().compute_capability;
-    match cc {
-        75 => values.sm75,
-        80 => values.sm80,
-        86 => values.sm86,
-        89 => values.sm89,
-        120 => values.sm120,
-        121 => values.sm121,
-        _ => ABSENT,
-    }
+    Some(match cc {
+        75 => &values.sm75,
+        80 => &values.sm80,
+        86 => &values.sm86,
+        89 => &values.sm89,
+        120 => &values.sm120,
+        121 => &values.sm121,
+        _ => return None,
+    })
 }
 
 /// `nvinfer1::ITimingCache`, in use by a configuration.

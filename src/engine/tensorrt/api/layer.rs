@@ -30,7 +30,7 @@ impl Network {
     /// Whether [`Layer::pin`] is there: where networks are weakly typed.
     pub fn can_pin(&self) -> bool {
         let layer = &self.core().table().layer;
-        self.core().has(layer.set_precision) && self.core().has(layer.set_output_type)
+        self.core().has(&layer.set_precision) && self.core().has(&layer.set_output_type)
     }
 
     /// One layer.

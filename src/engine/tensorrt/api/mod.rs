@@ -4,6 +4,7 @@
 //! all of them the [`Core`], which holds the library and the logger that TensorRT was given. A null pointer, a `false` and an
 //! error record become an [`Error`] with TensorRT's own last messages.
 
+mod allocator;
 mod builder;
 mod config;
 mod layer;
@@ -15,6 +16,7 @@ mod refitter;
 mod runtime;
 mod writer;
 
+pub use allocator::{OutputAllocator, OutputMemory};
 pub use builder::{Builder, HostMemory, Network, NetworkInput, NetworkTyping, Profile, Selector};
 pub use config::{Config, Flag, HardwareLevel, TimingCache, Verbosity};
 pub use layer::{Layer, LayerTensor};
@@ -24,7 +26,7 @@ pub use parser::{ParseError, Parser};
 pub use refitter::{Prototype, Refitter};
 pub use runtime::{Context, CudaEngine, IoTensor, Runtime};
 
-use super::abi::{Entry, Table, Version};
+use super::abi::{Basis, Column, Entry, TABLE, Table, Version};
 use super::loader::Loaded;
 use crate::engine::Error;
 use crate::tensor::Dtype;
@@ -43,7 +45,7 @@ pub struct Core {
 impl Core {
     /// A core for `loaded`.
     pub fn new(loaded: Arc<Loaded>) -> Arc<Core> {
-        let logger = Logger::new(loaded.table.logger);
+        let logger = Logger::new(loaded.release.form().logger);
         Arc::new(Core { loaded, logger })
     }
 
@@ -57,26 +59,40 @@ impl Core {
         self.logger.take()
     }
 
+    #[allow(clippy::unused_self, reason = "what is read from it needs the core's release")]
     fn table(&self) -> &'static Table {
-        self.loaded.table
+        TABLE
     }
 
-    /// Whether this library's version has an entry.
-    fn has(&self, entry: Entry) -> bool {
-        entry.get(self.loaded.version).is_some()
+    /// How this library's release calls and is called.
+    fn form(&self) -> &'static Column {
+        self.loaded.release.form()
+    }
+
+    /// The number of an entry, where this library's release has it.
+    fn entry(&self, entry: &Entry) -> Option<u16> {
+        entry.get(self.loaded.release)
+    }
+
+    /// Whether this library's release has an entry.
+    fn has(&self, entry: &Entry) -> bool {
+        self.entry(entry).is_some()
     }
 
     /// The number of an entry.
     ///
     /// # Errors
     /// [`Error::Library`] when this version has no such entry.
-    fn number(&self, entry: Entry, what: &str) -> Result<u16, Error> {
-        entry
-            .get(self.loaded.version)
-            .ok_or_else(|| Error::Library {
-                library: self.loaded.title(),
-                message: format!("this version has no {what}"),
-            })
+    fn number(&self, entry: &Entry, what: &str) -> Result<u16, Error> {
+        self.entry(entry).ok_or_else(|| Error::Library {
+            library: self.loaded.title(),
+            message: match self.loaded.release.basis {
+                Basis::Between(low, high) => format!(
+                    "its headers were not read, and those of {low} and {high} do not agree on {what}"
+                ),
+                Basis::Exact | Basis::Assumed(_) => format!("this version has no {what}"),
+            },
+        })
     }
 
     /// An error about `what`, with TensorRT's own messages.
@@ -115,21 +131,21 @@ impl Core {
     fn data_type(&self, dtype: Dtype) -> Option<i32> {
         let d = &self.table().data_type;
         let entry = match dtype {
-            Dtype::F32 => d.float,
-            Dtype::F16 => d.half,
-            Dtype::I8 => d.int8,
-            Dtype::I32 => d.int32,
-            Dtype::Bool => d.bool,
-            Dtype::U8 => d.uint8,
-            Dtype::F8E4M3Fn => d.fp8,
-            Dtype::Bf16 => d.bf16,
-            Dtype::I64 => d.int64,
-            Dtype::I4 => d.int4,
-            Dtype::F4E2M1 => d.fp4,
-            Dtype::F8E8M0 => d.e8m0,
+            Dtype::F32 => &d.float,
+            Dtype::F16 => &d.half,
+            Dtype::I8 => &d.int8,
+            Dtype::I32 => &d.int32,
+            Dtype::Bool => &d.bool,
+            Dtype::U8 => &d.uint8,
+            Dtype::F8E4M3Fn => &d.fp8,
+            Dtype::Bf16 => &d.bf16,
+            Dtype::I64 => &d.int64,
+            Dtype::I4 => &d.int4,
+            Dtype::F4E2M1 => &d.fp4,
+            Dtype::F8E8M0 => &d.e8m0,
             _ => return None,
         };
-        entry.get(self.loaded.version).map(i32::from)
+        self.entry(entry).map(i32::from)
     }
 
     /// The element type of a `nvinfer1::DataType`.
@@ -247,7 +263,7 @@ macro_rules! call {
     ($core:expr, $this:expr, $group:ident.$slot:ident as fn($($arg:expr => $ty:ty),*) $(-> $ret:ty)?) => {{
         let core: &$crate::engine::tensorrt::api::Core = $core;
         let this: *mut std::ffi::c_void = $this;
-        core.number(core.table().$group.$slot, concat!(stringify!($group), ".", stringify!($slot))).map(|slot| {
+        core.number(&core.table().$group.$slot, concat!(stringify!($group), ".", stringify!($slot))).map(|slot| {
             #[allow(unsafe_code)]
             // SAFETY: see the macro's own documentation.
             unsafe {
@@ -293,10 +309,10 @@ fn extents(rank: i32, all: impl IntoIterator<Item = i64>) -> Option<Vec<i64>> {
     Some(all.into_iter().take(rank).collect())
 }
 
-/// Calls a method that returns `Dims`, in the width that this family has.
+/// Calls a method that returns `Dims`, in the width that this release has.
 macro_rules! dims_call {
     ($core:expr, $this:expr, $group:ident.$slot:ident as fn($($arg:expr => $ty:ty),*)) => {
-        match $core.table().dims {
+        match $core.form().dims {
             $crate::engine::tensorrt::abi::DimsForm::Narrow => {
                 $crate::engine::tensorrt::api::call!($core, $this, $group.$slot as fn($($arg => $ty),*) -> $crate::engine::tensorrt::abi::Dims32)
                     .map(|d| $crate::engine::tensorrt::api::extents(d.rank, d.extents.map(i64::from)))
@@ -334,6 +350,11 @@ fn to_dims<D, T: Copy + Default + TryFrom<usize>>(
 }
 
 impl Core {
+    /// Whether a stripped plan that was filled and written can be refitted again (from 10.14 on).
+    pub fn keeps_filled_refittable(&self) -> bool {
+        self.has(&self.table().serialization_flag.include_refit)
+    }
+
     /// Version of the loaded library.
     pub fn version(&self) -> Version {
         self.loaded.version

@@ -1,7 +1,7 @@
 //! `nvinfer1::IProgressMonitor` made in Rust: phases of a build as [`Watch`] events.
 
 use super::logger::{cpp, nothing};
-use crate::engine::tensorrt::abi::InterfaceInfo;
+use crate::engine::tensorrt::abi::{InterfaceInfo, MonitorForm};
 use crate::watch::{Event, Watch};
 use std::ffi::{c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,13 +9,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The object that a builder config is given for the time of one build.
 #[repr(C)]
 pub(super) struct Monitor<'w> {
-    vtable: &'static Functions,
+    vtable: *const c_void,
     watch: &'w dyn Watch,
     /// Names of the phases without a parent that are not finished.
     open: Mutex<Vec<String>>,
 }
 
-/// Its functions, in order.
+/// Its functions, in order; the plain form begins with the destructors.
 #[repr(C)]
 struct Functions {
     api_language: extern "C" fn(*const c_void) -> i32,
@@ -104,9 +104,12 @@ unsafe fn name_of(name: *const c_char) -> String {
 
 impl<'w> Monitor<'w> {
     /// A monitor that reports to `watch`.
-    pub(super) fn new(watch: &'w dyn Watch) -> Monitor<'w> {
+    pub(super) fn new(watch: &'w dyn Watch, form: MonitorForm) -> Monitor<'w> {
         Monitor {
-            vtable: &FUNCTIONS,
+            vtable: match form {
+                MonitorForm::Plain => std::ptr::from_ref(&FUNCTIONS.complete_dtor).cast(),
+                MonitorForm::Versioned => std::ptr::from_ref(&FUNCTIONS).cast(),
+            },
             watch,
             open: Mutex::default(),
         }
@@ -142,7 +145,7 @@ mod tests {
     #[test]
     fn phases_on_top_become_steps_and_those_inside_do_not() {
         let collect = Collect(Mutex::default());
-        let monitor = Monitor::new(&collect);
+        let monitor = Monitor::new(&collect, MonitorForm::Versioned);
         // SAFETY: the monitor lives through the calls, the strings are literals.
         unsafe {
             let functions = &**monitor.as_ptr().cast::<&Functions>();

@@ -19,9 +19,9 @@ pub struct Parser<'n> {
 pub struct ParseError {
     /// Index of the node in the graph; -1 where it is about no node.
     pub node: i32,
-    /// The node's name, where the version tells it (10.0 on).
+    /// The node's name, where the version tells it (9.1 on).
     pub name: Option<String>,
-    /// The node's operator, where the version tells it (10.0 on).
+    /// The node's operator, where the version tells it (9.1 on).
     pub operator: Option<String>,
     /// Why, with the place in the parser's source that found it.
     pub reason: String,
@@ -48,7 +48,7 @@ impl<'n> Parser<'n> {
             })?;
         // SAFETY: the symbol's type is the header's; the network outlives the parser by its borrow, the logger by the core.
         let ptr = unsafe { (library.create)(network.ptr(), core.logger.as_ptr(), library.version) };
-        let deleting_dtor = core.number(core.table().parser.deleting_dtor, "parser destructor")?;
+        let deleting_dtor = core.number(&core.table().parser.deleting_dtor, "parser destructor")?;
         let ptr = core.non_null(ptr, "createNvOnnxParser")?;
         let owned = Owned {
             ptr,
@@ -68,14 +68,14 @@ impl<'n> Parser<'n> {
     }
 
     /// `InstanceNormalization` as layers and not as a plugin: version-compatible engines need that, and then no plugin
-    /// library is. It is the default from 10.0 on; before 8.6.1 it cannot be set.
+    /// library is. It is the default from 10.0 on; before 8.6.1 there is no such flag (8.6.0 has another one of that number).
     fn prefer_native_instance_norm(&self) -> Result<(), Error> {
         let core = self.core();
         let table = core.table();
-        let Some(flag) = table.parser_flag.native_instancenorm.get(core.version()) else {
+        let Some(flag) = core.entry(&table.parser_flag.native_instancenorm) else {
             return Ok(());
         };
-        if core.has(table.parser.set_flag) {
+        if core.has(&table.parser.set_flag) {
             call!(core, self.owned.this(), parser.set_flag as fn(i32::from(flag) => i32))?;
         }
         Ok(())
@@ -92,7 +92,7 @@ impl<'n> Parser<'n> {
     ) -> Result<Result<Option<Vec<Record>>, Vec<ParseError>>, Error> {
         let core = self.core();
         let observer = Observer::new(core);
-        let observes = core.has(core.table().parser.set_refit_observer);
+        let observes = core.has(&core.table().parser.set_refit_observer);
         let observe = |observer: *mut c_void| call!(core, self.owned.this(), parser.set_refit_observer as fn(observer => *mut c_void));
         if observes {
             observe(observer.as_ptr())?;
@@ -178,7 +178,7 @@ impl<'n> Parser<'n> {
         let line = call!(core, record, parser_error.line as fn() -> c_int)?;
         let node = call!(core, record, parser_error.node as fn() -> c_int)?;
         let (mut name, mut operator) = (None, None);
-        if core.has(table.node_name) && core.has(table.node_operator) {
+        if core.has(&table.node_name) && core.has(&table.node_operator) {
             name = string(call!(
                 core,
                 record,

@@ -85,7 +85,7 @@ impl<'e, 'b> Refitter<'e, 'b> {
     /// For an element type that the version does not have.
     pub fn prototype(&self, name: &str) -> Result<Option<Prototype>, Error> {
         let core = self.core();
-        if !core.has(core.table().refitter.get_weights_prototype) {
+        if !core.has(&core.table().refitter.get_weights_prototype) {
             return Ok(None);
         }
         let name = c_string(core, name)?;

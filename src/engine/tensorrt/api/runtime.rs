@@ -1,9 +1,10 @@
 //! Runtime, engine, execution context.
 
+use super::allocator::OutputAllocator;
 use super::builder::{HostMemory, Selector};
 use super::{Core, Owned, c_string, call, dims_call, text, to_dims};
 use crate::engine::Error;
-use crate::engine::tensorrt::abi::{Dims32, Dims64, DimsForm, Family};
+use crate::engine::tensorrt::abi::{CallForm, Dims32, Dims64, DimsForm};
 use crate::tensor::Dtype;
 use std::ffi::{c_char, c_void};
 use std::rc::Rc;
@@ -38,6 +39,14 @@ impl Runtime {
         &self.owned.core
     }
 
+    /// Lets plans that are opened from now on bring code of their own, as version-compatible ones do (a lean runtime).
+    ///
+    /// # Errors
+    /// When this version has no such call.
+    pub fn allow_host_code(&self) -> Result<(), Error> {
+        call!(self.core(), self.owned.this(), runtime.set_engine_host_code_allowed as fn(true => bool))
+    }
+
     /// Opens a plan. Its bytes are not needed afterwards.
     ///
     /// # Errors
@@ -45,7 +54,7 @@ impl Runtime {
     pub fn deserialize(self: &Rc<Self>, plan: &[u8]) -> Result<CudaEngine, Error> {
         let core = self.core();
         let (data, len) = (plan.as_ptr().cast::<c_void>(), plan.len());
-        let ptr = if core.loaded.family == Family::V8 {
+        let ptr = if core.form().calls == CallForm::Factory {
             // The third parameter, a plugin factory, is deprecated and null.
             call!(core, self.owned.this(), runtime.deserialize_cuda_engine as
                 fn(data => *const c_void, len => usize, std::ptr::null_mut() => *mut c_void) -> *mut c_void)?
@@ -77,7 +86,7 @@ pub struct IoTensor {
     pub dtype: Dtype,
     /// Extents, -1 where dynamic.
     pub dims: Vec<i64>,
-    /// Its values are shapes, and they live in host memory.
+    /// It lives in host memory (`getTensorLocation`), as tensors whose values are shapes do.
     pub on_host: bool,
 }
 
@@ -136,7 +145,8 @@ impl CudaEngine {
     pub fn io(&self) -> Result<Vec<IoTensor>, Error> {
         let core = self.core();
         let this = self.owned.this();
-        let input = i32::from(core.number(core.table().io_mode.input, "input mode")?);
+        let input = i32::from(core.number(&core.table().io_mode.input, "input mode")?);
+        let host = i32::from(core.number(&core.table().location.host, "host memory")?);
         let n = call!(core, this, engine.get_nb_io_tensors as fn() -> i32)?;
         (0..n)
             .map(|i| {
@@ -147,10 +157,10 @@ impl CudaEngine {
                     .ok_or_else(|| core.failed(format_args!("getIOTensorName({i}) returned nothing")))?;
                 let mode = call!(core, this, engine.get_tensor_io_mode as fn(c_name => *const c_char) -> i32)?;
                 let dtype = call!(core, this, engine.get_tensor_data_type as fn(c_name => *const c_char) -> i32)?;
-                let on_host = call!(core, this, engine.is_shape_inference_io as fn(c_name => *const c_char) -> bool)?;
+                let location = call!(core, this, engine.get_tensor_location as fn(c_name => *const c_char) -> i32)?;
                 let dims = dims_call!(core, this, engine.get_tensor_shape as fn(c_name => *const c_char))?
                     .ok_or_else(|| core.failed(format_args!("`{name}` has no shape")))?;
-                Ok(IoTensor { is_input: mode == input, dtype: core.dtype(dtype)?, dims, on_host, name })
+                Ok(IoTensor { is_input: mode == input, dtype: core.dtype(dtype)?, dims, on_host: location == host, name })
             })
             .collect()
     }
@@ -172,38 +182,44 @@ impl CudaEngine {
             fn(name.as_ptr() => *const c_char, profile => i32, which => i32))
     }
 
-    /// The plan, with the weights that the engine holds now. A refittable engine stays refittable.
+    /// The plan, with the weights that the engine holds now, those of a stripped plan that was filled too. A refittable engine
+    /// stays refittable where the version can say so ([`Core::keeps_filled_refittable`]) or its plan was not stripped.
     ///
     /// # Errors
     /// With TensorRT's own words.
     pub fn serialize(&self) -> Result<HostMemory, Error> {
         let core = self.core();
         let table = core.table();
-        let include_refit = table.serialization_flag.include_refit.get(core.version());
-        if let Some(flag) = include_refit.filter(|_| core.has(table.engine.serialize_with_config))
-            && self.is_refittable()?
-        {
-            let config = call!(
+        if !core.has(&table.engine.serialize_with_config) || !self.is_refittable()? {
+            let ptr = call!(
                 core,
                 self.owned.this(),
-                engine.create_serialization_config as fn() -> *mut c_void
+                engine.serialize as fn() -> *mut c_void
             )?;
-            let config = Owned::handle(core, config, "createSerializationConfig")?;
+            return HostMemory::new(core, ptr, "serialize");
+        }
+        let config = call!(
+            core,
+            self.owned.this(),
+            engine.create_serialization_config as fn() -> *mut c_void
+        )?;
+        let config = Owned::handle(core, config, "createSerializationConfig")?;
+        let flags = &table.serialization_flag;
+        // The configuration of an engine that came from a stripped plan is born with this flag, and a filled plan that is
+        // written with it computes zeros (pytorch/TensorRT issue 3217).
+        let exclude = i32::from(core.number(&flags.exclude_weights, "flag for weights")?);
+        let ok = call!(core, config.this(), serialization_config.clear_flag as fn(exclude => i32) -> bool)?;
+        core.check(ok, "the serialization flag for weights was refused")?;
+        if let Some(flag) = core.entry(&flags.include_refit) {
             let ok = call!(core, config.this(), serialization_config.set_flag as fn(i32::from(flag) => i32) -> bool)?;
             core.check(
                 ok,
                 "the serialization flag for refittable plans was refused",
             )?;
-            let ptr = call!(core, self.owned.this(), engine.serialize_with_config as
-                fn(config.ptr.as_ptr() => *mut c_void) -> *mut c_void)?;
-            return HostMemory::new(core, ptr, "serializeWithConfig");
         }
-        let ptr = call!(
-            core,
-            self.owned.this(),
-            engine.serialize as fn() -> *mut c_void
-        )?;
-        HostMemory::new(core, ptr, "serialize")
+        let ptr = call!(core, self.owned.this(), engine.serialize_with_config as
+            fn(config.ptr.as_ptr() => *mut c_void) -> *mut c_void)?;
+        HostMemory::new(core, ptr, "serializeWithConfig")
     }
 
     /// What the engine inspector says of all layers, as JSON. Detail depends on the profiling verbosity of the build.
@@ -218,7 +234,7 @@ impl CudaEngine {
             engine.create_engine_inspector as fn() -> *mut c_void
         )?;
         let inspector = Owned::handle(core, inspector, "createEngineInspector")?;
-        let json = i32::from(core.number(core.table().layer_format.json, "JSON inspector")?);
+        let json = i32::from(core.number(&core.table().layer_format.json, "JSON inspector")?);
         let ptr = call!(core, inspector.this(), inspector.get_engine_information as fn(json => i32) -> *const c_char)?;
         #[allow(unsafe_code)]
         // SAFETY: the inspector, alive here, owns the string, and it is copied.
@@ -232,15 +248,15 @@ impl CudaEngine {
     /// With TensorRT's own words: not enough memory, or a second context on the only profile (8.6).
     pub fn context(self: &Rc<Self>) -> Result<Context, Error> {
         let core = self.core();
-        let ptr = if core.loaded.family == Family::V8 {
+        let ptr = if core.form().calls == CallForm::Factory {
             call!(
                 core,
                 self.owned.this(),
                 engine.create_execution_context as fn() -> *mut c_void
             )?
         } else {
-            // ExecutionContextAllocationStrategy::kSTATIC
-            call!(core, self.owned.this(), engine.create_execution_context as fn(0 => i32) -> *mut c_void)?
+            let strategy = i32::from(core.number(&core.table().allocation.r#static, "static allocation")?);
+            call!(core, self.owned.this(), engine.create_execution_context as fn(strategy => i32) -> *mut c_void)?
         };
         Ok(Context {
             owned: Owned::handle(core, ptr, "createExecutionContext")?,
@@ -271,7 +287,7 @@ impl Context {
             name: input.into(),
             reason,
         };
-        match core.table().dims {
+        match core.form().dims {
             DimsForm::Narrow => {
                 let dims =
                     to_dims(shape, |rank, extents| Dims32 { rank, extents }).map_err(refuse)?;
@@ -287,7 +303,8 @@ impl Context {
         }
     }
 
-    /// The shape of an input or output for the input shapes that were set; -1 where it depends on values.
+    /// The shape of an input or output for the input shapes that were set; -1 where it depends on values
+    /// ([`Context::set_output_allocator`]).
     ///
     /// # Errors
     /// When the shapes of inputs do not determine it.
@@ -324,6 +341,26 @@ impl Context {
         let ok = call!(core, self.owned.this(), context.set_tensor_address as
             fn(name.as_ptr() => *const c_char, address => *mut c_void) -> bool)?;
         core.check(ok, format_args!("setTensorAddress failed for `{tensor}`"))
+    }
+
+    /// Has memory for an output asked of `allocator`, from the next [`Context::enqueue`] on.
+    ///
+    /// # Safety
+    /// `allocator` lives, at its address, as long as this context.
+    ///
+    /// # Errors
+    /// When the engine has no such output.
+    #[allow(unsafe_code)]
+    pub unsafe fn set_output_allocator<M>(
+        &self,
+        output: &str,
+        allocator: &OutputAllocator<M>,
+    ) -> Result<(), Error> {
+        let core = self.core();
+        let name = c_string(core, output)?;
+        let ok = call!(core, self.owned.this(), context.set_output_allocator as
+            fn(name.as_ptr() => *const c_char, allocator.as_ptr() => *mut c_void) -> bool)?;
+        core.check(ok, format_args!("setOutputAllocator failed for `{output}`"))
     }
 
     /// Starts the computation on a CUDA stream.

@@ -1,0 +1,361 @@
+//! The whole program on the stand-in, one command after the other, as users do: what is computed is compared with the embedded
+//! engine.
+
+use super::library::{FACTS, Release, StandIn, cuda, stand_in};
+use crate::net::{Net, Weights, random, safetensors};
+use crate::scene::{Done, Scene};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A folder with a model, a checkpoint and another one, and what the embedded engine computes with each.
+pub struct World {
+    scene: Scene,
+    stand_in: Arc<StandIn>,
+}
+
+/// `y = relu(x·a + b)·c + d`, as the TorchScript exporter writes two linear layers.
+fn mlp(w: &Weights) -> Net {
+    let turned = |name: &str| {
+        let (shape, v) = &w[name];
+        let (rows, cols) = (shape[0], shape[1]);
+        let values = (0..rows * cols).map(|i| v[i % rows * cols + i / rows]);
+        (vec![cols, rows], values.collect())
+    };
+    Net::default()
+        .input("x", &["B", "8"])
+        .output("y", &["B", "4"])
+        .weight("onnx::MatMul_1", &turned("fc1.weight"))
+        .weight("m.fc1.bias", &w["fc1.bias"])
+        .weight("onnx::MatMul_2", &turned("fc2.weight"))
+        .weight("m.fc2.bias", &w["fc2.bias"])
+        .node("m/fc1", "MatMul", &["x", "onnx::MatMul_1"], "h0", &[])
+        .node("m/fc1", "Add", &["m.fc1.bias", "h0"], "h1", &[])
+        .node("m/act", "Relu", &["h1"], "h2", &[])
+        .node("m/fc2", "MatMul", &["h2", "onnx::MatMul_2"], "h3", &[])
+        .node("m/fc2", "Add", &["m.fc2.bias", "h3"], "y", &[])
+}
+
+fn weights(seed: u64) -> Weights {
+    let shapes: [(&str, &[usize]); 4] = [
+        ("fc1.weight", &[16, 8]),
+        ("fc1.bias", &[16]),
+        ("fc2.weight", &[4, 16]),
+        ("fc2.bias", &[4]),
+    ];
+    let each = shapes.into_iter().enumerate();
+    each.map(|(i, (n, s))| (n.to_owned(), random(seed * 100 + i as u64, s))).collect()
+}
+
+const BATCH: &str = r#"{"dims": {"B": {"min": 1, "opt": 2, "max": 8}}, "inputs": {"x": ["B", 8]}}"#;
+
+impl World {
+    fn new(release: &Release) -> World {
+        let scene = Scene::new();
+        let world = World { scene, stand_in: stand_in(release) };
+        let (base, other) = (weights(1), weights(2));
+        // The bias alone, whose matrix the library asks for besides.
+        let mut bias = base.clone();
+        bias.insert("fc2.bias".into(), other["fc2.bias"].clone());
+        world
+            .scene
+            .write("model.onnx", mlp(&base).onnx(""))
+            .write("other.onnx", mlp(&other).onnx(""))
+            .write("shapes.json", BATCH)
+            .write("base.safetensors", safetensors(&base))
+            .write("other.safetensors", safetensors(&other))
+            .write("bias.safetensors", safetensors(&bias))
+            .write("in.safetensors", safetensors(&[("x".to_owned(), random(9, &[3, 8]))].into()));
+        for (name, net) in [("base", &base), ("other", &other), ("bias", &bias)] {
+            let model = format!("{name}.ref.onnx");
+            world.scene.write(&model, mlp(net).onnx(""));
+            world.expected(&model, name, &["--shapes", "shapes.json"]);
+        }
+        world
+    }
+
+    /// What the embedded engine computes, in `NAME.out.safetensors`.
+    fn expected(&self, model: &str, name: &str, more: &[&str]) {
+        let plan = format!("{name}.ref.plan");
+        let build = ["build", model, "--backend", "cpu", "--no-cache", "-o", plan.as_str()];
+        self.run(&[&build, more].concat()).exits(0);
+        let out = format!("{name}.out.safetensors");
+        self.run(&["run", &plan, "--inputs", "in.safetensors", "--save", &out]).exits(0);
+    }
+
+    fn release(&self) -> &Release {
+        &self.stand_in.release
+    }
+
+    fn backend(&self) -> &'static str {
+        self.release().product().backend()
+    }
+
+    fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Done {
+        let mut command = self.scene.command(args);
+        command
+            .env("TRTMUT_TENSORRT", self.stand_in.path())
+            .env("LD_LIBRARY_PATH", cuda())
+            .env("STANDIN_CALLS", self.scene.file(".cache/calls"))
+            .envs(env.iter().copied());
+        std::fs::create_dir_all(self.scene.file(".cache")).expect("a folder");
+        let output = command.output().expect("it starts");
+        self.scene.done(&command, &output)
+    }
+
+    fn run(&self, args: &[&str]) -> Done {
+        self.run_with(args, &[])
+    }
+
+    fn build(&self, more: &[&str]) -> Done {
+        let all = [
+            "build", "model.onnx", "--shapes", "shapes.json", "--weights", "base.safetensors", "--backend",
+            self.backend(), "--force", "-o", "e.plan",
+        ];
+        self.run(&[&all, more].concat())
+    }
+
+    /// That the plan computes what the embedded engine does with these weights.
+    #[track_caller]
+    fn computes(&self, plan: &str, weights: &str, more: &[&str]) {
+        let expect = format!("{weights}.out.safetensors");
+        let run = ["run", plan, "--inputs", "in.safetensors", "--expect", expect.as_str()];
+        self.run(&[&run, more].concat()).exits(0);
+    }
+
+    /// That a command is refused with all of `says`, and changes nothing.
+    #[track_caller]
+    fn refuses(&self, args: &[&str], code: i32, says: &[&str]) {
+        let before = self.scene.files();
+        let done = self.run(args);
+        done.exits(code);
+        for text in says {
+            assert!(done.stderr.contains(text), "no `{text}` in {}", done.stderr);
+        }
+        assert!(self.scene.files() == before, "files changed");
+    }
+
+    fn has(&self, kind: &str, owner: &str, name: &str) -> bool {
+        let groups = FACTS[kind][owner].as_array().expect("groups");
+        let mut of = groups.iter();
+        let of = of.find(|g| g["in"].as_str().expect("names").split(' ').any(|r| r == self.release().name));
+        of.is_some_and(|g| g["is"].get(name).is_some())
+    }
+
+    /// What the library was called for.
+    fn calls(&self) -> BTreeSet<String> {
+        let text = std::fs::read_to_string(self.scene.file(".cache/calls")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+/// A flow of commands.
+pub type Flow = fn(&World);
+
+/// All of them; each is skipped by itself where a release has nothing of the kind.
+pub const FLOWS: &[(&str, Flow)] = &[
+    ("refits", refits),
+    ("cache", cache),
+    ("not refittable", not_refittable),
+    ("stripped", stripped),
+    ("identical", identical),
+    ("individual", individual),
+    ("version-compatible", version_compatible),
+    ("data-dependent outputs", data_dependent),
+    ("shape inputs", shape_inputs),
+    ("half precision", half_precision),
+    ("failures", failures),
+];
+
+/// Runs every flow on a release; the methods that were called.
+pub fn all(release: &Release) -> BTreeSet<String> {
+    let mut called = BTreeSet::new();
+    for (name, flow) in FLOWS {
+        let world = World::new(release);
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| flow(&world)));
+        let calls = world.calls();
+        if let Err(panic) = done {
+            eprintln!("{} {name}: {:?}", release.name, calls.iter().filter(|c| c.contains(' ')).collect::<Vec<_>>());
+            std::panic::resume_unwind(panic);
+        }
+        let broken: Vec<_> = calls.iter().filter(|c| c.contains(' ')).collect();
+        assert!(broken.is_empty(), "{} {name}: {broken:?}", release.name);
+        called.extend(calls);
+    }
+    called
+}
+
+fn refits(w: &World) {
+    let [major, minor, patch] = w.release().version;
+    let doctor = w.run(&["doctor"]);
+    doctor.exits(0).prints(&format!("{major}.{minor}.{patch}")).prints("Stand-in GPU");
+    assert!(!doctor.stdout.contains("known by") && !doctor.stdout.contains("unusable"), "{}", doctor.stdout);
+    w.build(&["--no-cache", "--opt-level", "3"][..if w.release().since([8, 6, 0]) { 3 } else { 1 }]).exits(0);
+    w.computes("e.plan", "base", &["--iters", "2"]);
+    w.computes("e.plan", "base", &["--cuda-graph", "--iters", "2"]);
+    w.run(&["diff", "e.plan", "base.safetensors", "--exit-code"]).exits(0);
+    w.run(&["diff", "e.plan", "other.safetensors", "--exit-code"]).exits(10).prints("NEEDS_REFIT");
+    w.run(&["refit", "e.plan", "other.safetensors", "--verify"]).exits(0);
+    w.computes("e.plan", "other", &[]);
+    w.run(&["refit", "e.plan", "--base"]).exits(0);
+    w.computes("e.plan", "base", &[]);
+    w.run(&["refit", "e.plan", "bias.safetensors", "-o", "bias.plan"]).exits(0);
+    w.computes("bias.plan", "bias", &[]);
+    w.computes("e.plan", "other", &["--weights", "other.safetensors"]);
+    w.run(&["inspect", "e.plan"]).exits(0);
+    let far = safetensors(&[("x".to_owned(), random(9, &[9, 8]))].into());
+    w.scene.write("far.safetensors", far);
+    let done = w.run(&["run", "e.plan", "--inputs", "far.safetensors"]);
+    assert!(done.code != 0 && done.stderr.contains('9'), "{}", done.stderr);
+}
+
+fn cache(w: &World) {
+    let build = |model: &str, out: &str| {
+        let args = ["build", model, "--shapes", "shapes.json", "--backend", w.backend(), "-o", out, "--json"];
+        let done = w.run(&args);
+        done.exits(0);
+        done.json()["cache"].to_string()
+    };
+    let (first, again) = (build("model.onnx", "a.plan"), build("model.onnx", "b.plan"));
+    assert_ne!(first, again, "the second time is a hit");
+    w.computes("b.plan", "base", &[]);
+    build("other.onnx", "c.plan");
+    w.computes("c.plan", "other", &[]);
+    w.run(&["cache", "verify"]).exits(0);
+}
+
+fn not_refittable(w: &World) {
+    w.build(&["--no-cache", "--refit", "none"]).exits(0);
+    w.computes("e.plan", "base", &[]);
+    w.run(&["diff", "e.plan", "other.safetensors", "--exit-code"]).exits(20);
+    w.run(&["refit", "e.plan", "other.safetensors"]).exits(20);
+    w.computes("e.plan", "base", &[]);
+}
+
+fn stripped(w: &World) {
+    if !w.release().since([10, 0, 0]) {
+        w.refuses(&["build", "model.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--strip"], 1, &["stripped plans"]);
+        return;
+    }
+    let stays = w.has("enums", "SerializationFlag", "kINCLUDE_REFIT");
+    w.build(&["--no-cache"]).exits(0);
+    let size = |plan: &str| std::fs::metadata(w.scene.file(plan)).expect("it is there").len();
+    let full = size("e.plan");
+    w.build(&["--no-cache", "--strip"]).exits(0);
+    assert!(size("e.plan") < full);
+    w.refuses(&["run", "e.plan", "--inputs", "in.safetensors"], 1, &["stripped"]);
+    w.run(&["refit", "e.plan", "other.safetensors", "-o", "full.plan"]).exits(0);
+    assert!(size("full.plan") > size("e.plan"));
+    w.computes("full.plan", "other", &[]);
+    w.run(&["refit", "e.plan", "--base", "-o", "base.plan"]).exits(0);
+    w.computes("base.plan", "base", &[]);
+    if stays {
+        w.run(&["refit", "full.plan", "--base"]).exits(0);
+        w.computes("full.plan", "base", &[]);
+        w.run(&["refit", "e.plan", "other.safetensors"]).exits(0);
+        w.computes("e.plan", "other", &[]);
+    } else {
+        // In place it would be the last refit, and the stripped plan would be gone.
+        w.refuses(&["refit", "e.plan", "other.safetensors"], 1, &["refitted again", "-o"]);
+        w.run(&["refit", "full.plan", "--base"]).exits(20);
+    }
+}
+
+fn identical(w: &World) {
+    if !w.release().since([10, 0, 0]) {
+        return;
+    }
+    w.build(&["--no-cache", "--strip", "--refit", "identical"]).exits(0);
+    // The stand-in ends the process when an engine for identical refits is given other bytes.
+    let done = w.run(&["refit", "e.plan", "other.safetensors", "-o", "full.plan"]);
+    assert!([1, 20].contains(&done.code), "{}", done.stderr);
+    w.run(&["refit", "e.plan", "--base", "-o", "full.plan"]).exits(0);
+    w.computes("full.plan", "base", &[]);
+}
+
+fn individual(w: &World) {
+    if !w.release().since([10, 2, 0]) {
+        w.refuses(&["build", "model.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--refit", "individual"], 1, &["refit of single weights"]);
+        return;
+    }
+    w.build(&["--no-cache", "--refit", "individual"]).exits(0);
+    assert!(w.calls().contains("VNetworkDefinition::markWeightsRefittable"));
+    w.computes("e.plan", "base", &[]);
+    w.run(&["refit", "e.plan", "other.safetensors"]).exits(0);
+    w.computes("e.plan", "other", &[]);
+}
+
+fn version_compatible(w: &World) {
+    if !w.has("enums", "BuilderFlag", "kVERSION_COMPATIBLE") {
+        return;
+    }
+    let before_10 = !w.release().since([10, 0, 0]);
+    if before_10 {
+        let args = ["build", "model.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--version-compatible"];
+        w.refuses(&args, 1, &["--refit none"]);
+    }
+    w.build(&["--no-cache", "--version-compatible", "--refit", if before_10 { "none" } else { "full" }]).exits(0);
+    w.refuses(&["run", "e.plan", "--inputs", "in.safetensors"], 1, &["brings code of its own", "--allow-host-code"]);
+    w.computes("e.plan", "base", &["--allow-host-code"]);
+    if !before_10 {
+        w.refuses(&["refit", "e.plan", "other.safetensors"], 1, &["--allow-host-code"]);
+        w.run(&["refit", "e.plan", "other.safetensors", "--allow-host-code"]).exits(0);
+        w.computes("e.plan", "other", &["--allow-host-code"]);
+    }
+}
+
+fn data_dependent(w: &World) {
+    let net = Net::default()
+        .input("x", &["B", "8"])
+        .output("h", &["B", "8"])
+        .whole("found", &["2", "N"])
+        .whole("extents", &["2"])
+        .weight("m.shift", &random(5, &[8]))
+        .node("m", "Add", &["x", "m.shift"], "s", &[])
+        .node("m", "Relu", &["s"], "h", &[])
+        .node("m", "NonZero", &["h"], "found", &[])
+        .node("m", "Shape", &["h"], "extents", &[]);
+    w.scene.write("values.onnx", net.onnx(""));
+    w.expected("values.onnx", "values", &["--shapes", "shapes.json"]);
+    let args = ["build", "values.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--no-cache", "-o", "v.plan"];
+    w.run(&args).exits(0);
+    w.computes("v.plan", "values", &["--iters", "2"]);
+    w.computes("v.plan", "values", &["--cuda-graph", "--iters", "3"]);
+}
+
+fn shape_inputs(w: &World) {
+    let net = Net::default()
+        .input("x", &["B", "8"])
+        .indices("to", &["2"])
+        .output("y", &["M", "N"])
+        .node("m", "Reshape", &["x", "to"], "y", &[]);
+    w.scene.write("shape.onnx", net.onnx(""));
+    let spec = r#"{"dims": {"B": {"min": 1, "opt": 2, "max": 8}}, "inputs": {"x": ["B", 8], "to": [2]}}"#;
+    w.scene.write("shape.json", spec);
+    let args = ["build", "shape.onnx", "--shapes", "shape.json", "--backend", w.backend(), "--no-cache", "-o", "s.plan"];
+    let done = w.run(&args);
+    assert!(done.code == 1 && done.stderr.contains("`to`"), "{}", done.stderr);
+}
+
+fn half_precision(w: &World) {
+    // Later networks are strongly typed, and so is TensorRT-RTX.
+    if w.release().since([11, 0, 0]) {
+        return;
+    }
+    w.build(&["--no-cache", "--fp16", "--f32-layers", "*act*"]).exits(0);
+    let calls = w.calls();
+    assert!(calls.contains("VLayer::setPrecision") && calls.contains("VLayer::setOutputType"), "{calls:?}");
+    w.computes("e.plan", "base", &[]);
+}
+
+fn failures(w: &World) {
+    let args = ["build", "model.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--no-cache", "-o", "e.plan"];
+    let done = w.run_with(&args, &[("STANDIN_FAULT", "build")]);
+    assert!(done.code == 3 && done.stderr.contains("node conv_17"), "{}", done.stderr);
+    w.build(&["--no-cache"]).exits(0);
+    let before = w.scene.files();
+    let done = w.run_with(&["refit", "e.plan", "other.safetensors"], &[("STANDIN_FAULT", "refit")]);
+    assert!(done.code != 0 && done.stderr.contains("refit went wrong"), "{}", done.stderr);
+    assert!(before == w.scene.files(), "files changed");
+    let odd = w.run_with(&["doctor"], &[("STANDIN_VERSION", "990000")]);
+    odd.exits(0).prints("unusable").prints("TRTMUT_ASSUME_TENSORRT=");
+}
