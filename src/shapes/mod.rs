@@ -11,24 +11,27 @@
 //! | `expr` | `A·x+B` |
 //! | `spec`, `wire` | the three forms of a spec, and how they are read |
 //! | `args` | `--dim`, `--opt` |
-//! | `leaves` | which tensor of a spec is which input |
+//! | `leaves`, `matching`, `fits` | which tensor of a spec is which input |
 //! | `unify` | which dims the model's symbols make equal |
 //! | `draft`, `resolve`, `names` | a spec tied to a model: axis by axis, then as a whole |
 //! | `resolved` | the result, its JSON and its profile |
 //! | `bind` | concrete shapes against it, and wider ranges |
 //! | `compare` | one range against another |
-//! | `write` | templates and conversions |
+//! | `write`, `convert` | templates; one form written as another |
 //! | `faults`, `error` | everything that can be wrong, one by one and together |
 
 mod args;
 mod bind;
 mod compare;
+mod convert;
 mod draft;
 mod error;
 mod expr;
 mod faults;
+mod fits;
 mod json;
 mod leaves;
+mod matching;
 mod names;
 mod resolve;
 mod resolved;
@@ -40,13 +43,14 @@ mod write;
 pub use args::Overrides;
 pub use bind::InputShapes;
 pub use compare::Relation;
+pub use convert::{Converted, Form};
 pub use error::{Error, Problems};
 pub use expr::{Affine, ExprError};
 pub use faults::{ArgumentFault, Conflict, ModelFault, SpecFault, Witness};
 pub use json::Pos;
 pub use resolved::{Axis, AxisRange, Input, Profile, ProfileInput, Resolved, Root};
 pub use spec::ShapeSpec;
-pub use write::{Converted, Form, schema, template};
+pub use write::{schema, template};
 
 #[cfg(test)]
 mod tests;

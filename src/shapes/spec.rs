@@ -6,9 +6,9 @@
 //! | readable | `args`, `kwargs` | every axis, or `{axis: entry}` | of `forward`'s arguments |
 //! | by input | `inputs` | every axis, or `{axis: entry}` | of ONNX inputs |
 //!
-//! JSON does not tell a tensor from a container, so: an object whose keys are all axes, or `{}`, is a tensor; a list with
-//! an object or a list in it is a container; a list of entries is a tensor; `[]` and a list of nulls can be either and
-//! ask for nothing, so they may be missing from the model.
+//! JSON does not tell a tensor from a container, so: an object of axes, or `{}`, is a tensor; an object or a list with an
+//! object or a list in it is a container; a list of entries is a tensor; `{}`, `[]` and a list of nulls can be either and
+//! ask for nothing, so they may be missing from the model. Torch dumps no tensor as an object.
 
 use super::error::{Error, Problems};
 use super::expr::Affine;
@@ -16,6 +16,7 @@ use super::faults::SpecFault;
 use super::json::{self, Pos};
 use super::wire;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -39,6 +40,13 @@ pub(super) struct DimDecl {
     pub max: Option<u64>,
     pub opt: Option<u64>,
 }
+
+/// A dim of which nothing is known.
+pub(super) const ANY: DimDecl = DimDecl {
+    min: 0,
+    max: None,
+    opt: None,
+};
 
 /// What a spec says of tensors.
 #[derive(Debug, Clone)]
@@ -69,8 +77,8 @@ pub(super) enum Leaf {
     Null,
     /// `[]` or nothing but nulls: a static tensor of this rank, or a container of non-tensors.
     Nulls(usize),
-    /// Some axes; the others are static.
-    Sparse(BTreeMap<usize, Entry>),
+    /// Some axes, negative ones from the end; the others are static.
+    Sparse(BTreeMap<i32, Entry>),
     /// Every axis.
     Full(Vec<Entry>),
 }
@@ -78,16 +86,66 @@ pub(super) enum Leaf {
 /// What a spec says of one axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// `null` or `STATIC`: static, at the size that the model has.
-    Static,
+    /// `null`: static, at the size that the model has.
+    Null,
     /// Static at this size.
     Size(u64),
-    /// `AUTO`: dynamic where the model is.
-    Auto,
-    /// `DYNAMIC`: dynamic, or an error.
-    Dynamic,
+    /// What the model decides.
+    Hint(Hint),
     /// A dim or a derived dim.
     Dim(Affine),
+}
+
+/// `Dim.AUTO`, `Dim.DYNAMIC` or `Dim.STATIC`, with bounds as in `Dim.AUTO(min=2, max=8)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hint {
+    pub kind: HintKind,
+    pub min: Option<u64>,
+    pub max: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HintKind {
+    /// Dynamic where the model is.
+    Auto,
+    /// Dynamic, or an error.
+    Dynamic,
+    /// Static, at the size that the model has.
+    Static,
+}
+
+impl HintKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            HintKind::Auto => "AUTO",
+            HintKind::Dynamic => "DYNAMIC",
+            HintKind::Static => "STATIC",
+        }
+    }
+}
+
+impl Hint {
+    /// Whether `size` is in the bounds.
+    pub fn holds(&self, size: u64) -> bool {
+        size >= self.min.unwrap_or(0) && self.max.is_none_or(|max| size <= max)
+    }
+
+    pub fn is_bounded(&self) -> bool {
+        self.min.is_some() || self.max.is_some()
+    }
+}
+
+/// As Python writes it, without the module.
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dim.{}", self.kind.name())?;
+        match (self.min, self.max) {
+            (None, None) => Ok(()),
+            (Some(min), None) => write!(f, "(min={min})"),
+            (None, Some(max)) => write!(f, "(max={max})"),
+            (Some(min), Some(max)) => write!(f, "(min={min}, max={max})"),
+        }
+    }
 }
 
 impl ShapeSpec {

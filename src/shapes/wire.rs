@@ -4,7 +4,7 @@ use super::error::Problems;
 use super::expr::{Affine, is_identifier};
 use super::faults::{SpecFault, nearest};
 use super::json::{self, Key, Node, Pos, Value};
-use super::spec::{Body, DimDecl, Entry, Leaf, MAX_SIZE, ShapeSpec, Tree};
+use super::spec::{Body, DimDecl, Entry, Hint, HintKind, Leaf, MAX_SIZE, ShapeSpec, Tree};
 use std::collections::BTreeMap;
 
 /// Reads the spec that `root` is; what is wrong goes to `problems`.
@@ -14,17 +14,22 @@ pub(super) fn read(root: &Node, origin: &str, problems: &mut Problems) -> Option
         problems,
         dims,
         tensors: 0,
+        torch: false,
     };
     reader.spec(root, origin)
 }
 
 /// Tensors that are read. The largest models have some hundreds of inputs.
 const MAX_TENSORS: usize = 4096;
+/// Largest number of an axis that is read.
+const MAX_AXIS: i32 = 65_535;
 
 struct Reader<'p> {
     problems: &'p mut Problems,
     dims: BTreeMap<String, DimDecl>,
     tensors: usize,
+    /// Whether it is torch's dump.
+    torch: bool,
 }
 
 /// What an axis entry may be, for messages.
@@ -104,6 +109,7 @@ impl Reader<'_> {
 
     /// The top of torch's dump is a tuple of all arguments, or a dict of them, and never a tensor.
     fn torch(&mut self, node: &Node) -> Option<Body> {
+        self.torch = true;
         Some(match &node.value {
             Value::Null => Body::Nothing,
             Value::List(items) => Body::Tree {
@@ -230,7 +236,8 @@ impl Reader<'_> {
             match key.name.as_str() {
                 "min" => decl.min = self.size(value, &what)?,
                 "max" if value.value == Value::Null => decl.max = None,
-                "max" => decl.max = Some(self.size(value, &what)?),
+                // What Python has for no bound.
+                "max" => decl.max = Some(self.size(value, &what)?).filter(|&max| max < MAX_SIZE),
                 "opt" => (decl.opt, opt_at) = (Some(self.size(value, &what)?), value.pos),
                 _ => {}
             }
@@ -341,12 +348,11 @@ impl Reader<'_> {
                 }
                 Some(Tree::List(self.trees(items)))
             }
-            Value::Map(items) if items.iter().any(|(k, _)| !is_axis_like(&k.name)) => {
-                if let Some((axis, _)) = items.iter().find(|(k, _)| is_axis_like(&k.name)) {
-                    let name = items
-                        .iter()
-                        .map(|(k, _)| &k.name)
-                        .find(|k| !is_axis_like(k));
+            Value::Map(items) if self.is_dict(items) => {
+                let is_name = |(k, v): &&(Key, Node)| !is_axis_like(&k.name) || is_container(v);
+                let axis = (items.iter()).find(|i| !is_name(i) && i.1.value != Value::Null);
+                if let Some((axis, _)) = axis {
+                    let name = items.iter().find(is_name).map(|(k, _)| &k.name);
                     let name = name.map(|n| json::shorten(n)).unwrap_or_default();
                     let axis_name = json::shorten(&axis.name);
                     self.problems.push(
@@ -362,6 +368,12 @@ impl Reader<'_> {
             }
             _ => Some(Tree::Leaf(self.leaf(node)?)),
         }
+    }
+
+    /// Whether an object is a dict of arguments: keys of a dict may be numbers too.
+    fn is_dict(&self, items: &[(Key, Node)]) -> bool {
+        let names = (items.iter()).any(|(k, v)| !is_axis_like(&k.name) || is_container(v));
+        names || (self.torch && items.iter().all(|(_, v)| v.value == Value::Null))
     }
 
     fn leaf(&mut self, node: &Node) -> Option<Leaf> {
@@ -389,9 +401,9 @@ impl Reader<'_> {
                     // One spelling per axis, so that `"1"` and `"01"` cannot both be there.
                     let axis = key
                         .name
-                        .parse::<u16>()
+                        .parse::<i32>()
                         .ok()
-                        .filter(|a| a.to_string() == key.name);
+                        .filter(|a| a.to_string() == key.name && a.abs() <= MAX_AXIS);
                     if axis.is_none() {
                         self.problems.push(
                             key.pos,
@@ -402,7 +414,7 @@ impl Reader<'_> {
                     }
                     match (axis, self.entry(value)) {
                         (Some(axis), Some(entry)) => {
-                            axes.insert(usize::from(axis), entry);
+                            axes.insert(axis, entry);
                         }
                         _ => whole = false,
                     }
@@ -419,10 +431,20 @@ impl Reader<'_> {
 
     fn entry(&mut self, node: &Node) -> Option<Entry> {
         match &node.value {
-            Value::Null => Some(Entry::Static),
+            Value::Null => Some(Entry::Null),
             Value::Number(_) => self.size(node, "a static size").map(Entry::Size),
             Value::String(text) => match hint(text) {
-                Some(hint) => Some(hint),
+                Some(Ok(hint)) => Some(Entry::Hint(hint)),
+                Some(Err(reason)) => {
+                    self.problems.push(
+                        node.pos,
+                        SpecFault::Hint {
+                            text: json::shorten(text),
+                            reason,
+                        },
+                    );
+                    None
+                }
                 None => self.dim_entry(text, node.pos),
             },
             _ => self.wrong(node, "an axis", ENTRY),
@@ -502,17 +524,64 @@ impl Reader<'_> {
     }
 }
 
-/// The hint that a string is, in any of torch's spellings.
-fn hint(text: &str) -> Option<Entry> {
+/// The hint that a string is, in any of torch's spellings: `AUTO`, `Dim.AUTO`, `_DimHint.AUTO`, `DimHint(AUTO)`, and with
+/// bounds `Dim.AUTO(min=2, max=8)`, `Dim.AUTO(2, 8)`, `DimHint(AUTO, min=2)`. `None` where it is none.
+fn hint(text: &str) -> Option<Result<Hint, String>> {
+    let text = text.trim();
+    let text = text.strip_prefix("torch.export.").unwrap_or(text);
+    let (name, bounds) = match text.split_once('(') {
+        None => (text, None),
+        Some(("DimHint" | "_DimHint", inner)) => {
+            let (name, bounds) = inner.split_once(',').unwrap_or((inner, ")"));
+            (name.trim_end_matches(')'), Some(bounds))
+        }
+        Some((name, bounds)) => (name, Some(bounds)),
+    };
     let bare = ["_DimHint.", "DimHint.", "Dim."]
         .iter()
-        .find_map(|p| text.strip_prefix(p))
-        .unwrap_or(text);
-    match bare {
-        "AUTO" => Some(Entry::Auto),
-        "DYNAMIC" => Some(Entry::Dynamic),
-        "STATIC" => Some(Entry::Static),
-        _ => None,
+        .find_map(|p| name.strip_prefix(p))
+        .unwrap_or(name);
+    let kind = match bare.trim() {
+        "AUTO" => HintKind::Auto,
+        "DYNAMIC" => HintKind::Dynamic,
+        "STATIC" => HintKind::Static,
+        _ => return None,
+    };
+    let none = Hint {
+        kind,
+        min: None,
+        max: None,
+    };
+    Some(match bounds {
+        None => Ok(none),
+        Some(bounds) => with_bounds(none, bounds),
+    })
+}
+
+fn with_bounds(mut hint: Hint, text: &str) -> Result<Hint, String> {
+    const EXPECTED: &str = "expected bounds like `(min=2, max=8)`";
+    let inner = text.trim_end().strip_suffix(')').ok_or(EXPECTED)?;
+    for (place, part) in inner.split(',').map(str::trim).enumerate() {
+        if part.is_empty() {
+            continue;
+        }
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name.trim(), value.trim()),
+            None => (*["min", "max"].get(place).ok_or(EXPECTED)?, part),
+        };
+        let size = match value {
+            "None" => None,
+            n => Some((n.parse().ok().filter(|&n| n <= MAX_SIZE)).ok_or(EXPECTED)?),
+        };
+        match name {
+            "min" => hint.min = size,
+            "max" => hint.max = size.filter(|&max| max < MAX_SIZE),
+            _ => return Err(EXPECTED.into()),
+        }
+    }
+    match (hint.min, hint.max) {
+        (Some(min), Some(max)) if max < min => Err(format!("max {max} is less than min {min}")),
+        _ => Ok(hint),
     }
 }
 
