@@ -93,10 +93,7 @@ pub(super) fn assign<'s>(
             let matching = Matching::new(&leaves, inputs, &fits);
             let of_leaf = match matching.solve() {
                 Outcome::One(of_leaf) => {
-                    out.warnings = (leaves.iter().zip(&of_leaf))
-                        .filter(|(l, i)| i.is_none() && !l.is_optional())
-                        .map(|(l, _)| not_in_the_model(l))
-                        .collect();
+                    out.warnings.extend(left_out(&leaves, &of_leaf));
                     for (place, &input) in leaves.iter().zip(&of_leaf) {
                         let Some(input) = input else { continue };
                         out.faults.extend(fits.crossing(place, input));
@@ -206,11 +203,15 @@ fn flatten<'s>(
     }
 }
 
-fn not_in_the_model(place: &Place<'_>) -> String {
-    format!(
-        "`{}` of the spec is no input of the model: an exporter leaves out what is not used",
-        place.describe()
-    )
+fn left_out(leaves: &[Place<'_>], of_leaf: &[Option<usize>]) -> Option<String> {
+    let left = (leaves.iter().zip(of_leaf)).filter(|(l, i)| i.is_none() && !l.is_optional());
+    let left: Vec<String> = left.map(|(l, _)| format!("`{}`", l.describe())).collect();
+    (!left.is_empty()).then(|| {
+        format!(
+            "no input of the model is {} of the spec: an exporter leaves out what is not used",
+            some_of(left.into_iter())
+        )
+    })
 }
 
 /// What could be several inputs: two ways to match a spec, leaf by leaf.

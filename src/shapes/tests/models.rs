@@ -113,7 +113,7 @@ fn hints_take_their_range_from_the_symbol_or_the_command_line() {
     assert_refused(
         r#"{"inputs": {"x": {"1": "DYNAMIC"}}}"#,
         &[decl("x", "? 4")],
-        "axis 1 of `x` is 4 in the model, but `DYNAMIC` in the spec",
+        "axis 1 of `x` is 4 in the model, but `Dim.DYNAMIC` in the spec",
     );
     // An axis that a hint leaves to the model is what the spec says of the same symbol elsewhere.
     let shared = r#"{"dims": {"N": {"min": 1, "max": 3}, "b": {}}, "inputs": {"x": ["4*N"], "y": ["AUTO", "b"]}}"#;
@@ -328,12 +328,13 @@ fn leaves_are_matched_by_name_then_path_then_last_key_then_position() {
     assert_eq!(got(twice, &["d_t", "c_t"]).unwrap(), "d_t 4\nc_t 3");
     let message = got(twice, &["t", "v"]).unwrap_err();
     assert!(
-        message.contains("`kwargs.c.t` of the spec has no input in the model"),
+        message.contains("`kwargs.d.t` of the spec could be any of `t`, which another tensor"),
         "{message}"
     );
+    let message = got(twice, &["u", "v"]).unwrap_err();
     assert!(
         message.contains(
-            "left of the spec: `kwargs.c.t`, `kwargs.d.t`; left of the model: `t` [?], `v` [?]"
+            "left of the spec: `kwargs.c.t`, `kwargs.d.t`; left of the model: `u` [?], `v` [?]"
         ),
         "{message}"
     );
