@@ -100,6 +100,8 @@ impl<'a, 's> Matching<'a, 's> {
                 };
                 match self.solve_kind(kind) {
                     Some(Outcome::None { rivals: found }) => rivals = found,
+                    // That some of them are unused is the least likely where several claim one input.
+                    Some(Outcome::Several(..)) if pruned && !rivals.is_empty() => {}
                     Some(decided) => return decided,
                     None => return Outcome::None { rivals },
                 }

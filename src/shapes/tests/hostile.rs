@@ -233,11 +233,11 @@ fn a_spec_of_very_many_tensors_is_refused_before_it_is_tied() {
         .unwrap_err();
     let message = error.to_string();
     assert!(
-        message.lines().count() == 22 && message.ends_with("and 4077 more"),
+        message.lines().count() == 22 && message.ends_with("and 4076 more"),
         "{message}"
     );
     assert!(
-        message.contains("`args[11]`, and 4084 more; left of the model: `x` [1]"),
+        message.contains("`args[11]`, and 4084 more; left of the model: `x` [2]"),
         "{message}"
     );
     let key = format!(r#"{{"inputs": {{"{}": []}}}}"#, "k".repeat(257));

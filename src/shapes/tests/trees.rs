@@ -277,11 +277,6 @@ impl Namer {
     }
 }
 
-/// Every axis's range, with the opt that its range has by itself.
-fn ranges(resolved: &Resolved) -> String {
-    table(resolved)
-}
-
 #[test]
 fn no_tensor_of_a_nested_call_gets_another_ones_range() {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -298,7 +293,7 @@ fn no_tensor_of_a_nested_call_gets_another_ones_range() {
             specs += 1;
             match resolve(&text, &decls) {
                 Ok(resolved) => {
-                    assert_eq!(ranges(&resolved), call.meant(&inputs), "{text}\n{decls:?}");
+                    assert_eq!(table(&resolved), call.meant(&inputs), "{text}\n{decls:?}");
                 }
                 Err(Error::Model { .. }) => {
                     *refused.entry((format!("{form:?}"), shuffled)).or_insert(0) += 1;
@@ -307,10 +302,9 @@ fn no_tensor_of_a_nested_call_gets_another_ones_range() {
             }
         }
     }
-    eprintln!("{specs} {refused:?}");
     let of = |form: &str, shuffled| *refused.get(&(form.to_owned(), shuffled)).unwrap_or(&0);
     assert_eq!((of("Inputs", true), of("Inputs", false)), (0, 0));
-    assert!(refused.values().sum::<i32>() < 5000 / 20, "{refused:?}");
+    assert!(refused.values().sum::<i32>() < 5000 / 50, "{refused:?}");
 }
 
 #[test]
@@ -420,7 +414,8 @@ fn what_torch_exported_gets_the_ranges_that_torch_was_given() {
             call.tensors[t].rank = dims.len();
             let dims = match dims.first() {
                 None => String::new(),
-                Some(first) if first.is_string() => format!("{} 4", first.as_str().unwrap()),
+                // Torch numbers its dims otherwise than the generator.
+                Some(first) if first.is_string() => format!("s{at} 4"),
                 Some(_) => "4 4".to_owned(),
             };
             inputs.push((decl(input[0].as_str().unwrap(), &dims), t));
@@ -458,5 +453,6 @@ fn what_torch_exported_gets_the_ranges_that_torch_was_given() {
         let meant = resolve(&call.spec(Form::Inputs, &inputs, false, &mut random), &decls).unwrap();
         assert_eq!(firsts(&resolved), firsts(&meant), "{record}");
     }
-    assert!(refused * 20 < records.len() * 6, "{refused}");
+    // Keys that differ in a letter's size alone, which torch tells apart by their order.
+    assert!(refused < 16, "{refused}");
 }
