@@ -398,7 +398,7 @@ pub enum ArgumentFault {
     /// A value outside its dim's range.
     #[error("`{option} {name}={value}` is not {}", show_range(*.min, *.max))]
     Outside {
-        /// `--opt`, or `dim` for a plain value.
+        /// `--opt`.
         option: &'static str,
         /// The dim.
         name: String,
@@ -475,6 +475,18 @@ pub enum Conflict {
         max: Option<u64>,
         /// The sizes that fit and are nearest, ascending; one or two.
         nearest: Vec<u64>,
+    },
+    /// A dim's value outside of its range.
+    #[error("`{dim}` is {value}, but needs {}", show_range(*.min, *.max))]
+    Dim {
+        /// The root dim.
+        dim: String,
+        /// Value given.
+        value: u64,
+        /// Least value.
+        min: u64,
+        /// Greatest value.
+        max: Option<u64>,
     },
     /// Two axes want different values of one dim.
     #[error("axis {} of `{}` is {}, which makes `{dim}` {}, but axis {} of `{}` is {}, which makes it {}; nearest: {} for the latter", .first.axis, .first.input, .first.size, .first.value, .second.axis, .second.input, .second.size, .second.value, numbers(.nearest))]

@@ -10,7 +10,7 @@
 //! | `json` | JSON with lines and columns |
 //! | `expr` | `A·x+B` |
 //! | `spec`, `wire` | the three forms of a spec, and how they are read |
-//! | `args` | `--dim`, `--opt` |
+//! | `args`, `trtexec` | `--dim`, `--opt`; `--minShapes`, `--optShapes`, `--maxShapes` |
 //! | `leaves`, `matching`, `fits` | which tensor of a spec is which input |
 //! | `unify` | which dims the model's symbols make equal |
 //! | `draft`, `resolve`, `names` | a spec tied to a model: axis by axis, then as a whole |
@@ -36,6 +36,7 @@ mod names;
 mod resolve;
 mod resolved;
 mod spec;
+mod trtexec;
 mod unify;
 mod wire;
 mod write;
@@ -50,7 +51,8 @@ pub use faults::{ArgumentFault, Conflict, ModelFault, SpecFault, Witness};
 pub use json::Pos;
 pub use resolved::{Axis, AxisRange, Input, Profile, ProfileInput, Resolved, Root};
 pub use spec::ShapeSpec;
-pub use write::{schema, template};
+pub use trtexec::Profiles;
+pub use write::{schema, template, template_from};
 
 #[cfg(test)]
 mod tests;

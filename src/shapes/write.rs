@@ -1,6 +1,9 @@
 //! Specs as text: a template for a model, a repaired spec for a message, the JSON of a range.
 
+use super::args::Overrides;
+use super::bind::InputShapes;
 use super::draft::entry_of;
+use super::error::Error;
 use super::expr::Affine;
 use super::leaves::assign;
 use super::names::{axis_name, identifier, model_symbol};
@@ -29,6 +32,22 @@ pub fn template(inputs: &[TensorDecl]) -> String {
         }
     }
     draft.text()
+}
+
+/// As [`template`], with the sizes of example inputs as the sizes to optimise for.
+///
+/// # Errors
+/// Sizes that contradict the model; see [`Error::Sizes`].
+pub fn template_from(inputs: &[TensorDecl], call: &InputShapes) -> Result<String, Error> {
+    let text = template(inputs);
+    let resolved = ShapeSpec::parse(&text, "template")?.resolve(inputs, &Overrides::default())?;
+    let sizes = resolved.unbounded().sizes_of_call(call)?;
+    let mut spec: Value = serde_json::from_str(&text).expect("a template is JSON");
+    for (name, opt) in sizes {
+        let min = resolved.dims[&name].min.min(opt);
+        spec["dims"][&name] = dim_json(min, None, Some(opt));
+    }
+    Ok(pretty(&spec))
 }
 
 /// A spec by input name that keeps what `spec` says where it fits and fills in the rest.

@@ -362,7 +362,7 @@ fn leaves_are_matched_by_name_then_path_then_last_key_then_position() {
     );
     let message = got(r#""args": [{"t": ["C"]}]"#, &["a_t", "b_t"]).unwrap_err();
     assert!(
-        message.contains("`args[0].t` of the spec could be any of `a_t`, `b_t`"),
+        message.contains("left of the model: `a_t` [?], `b_t` [?]"),
         "{message}"
     );
 }
