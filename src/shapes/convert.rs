@@ -266,10 +266,13 @@ impl Writer<'_> {
 
     /// What the form cannot say.
     fn lost(&self) -> Vec<String> {
-        if self.form != Form::Torch {
-            return Vec::new();
-        }
         let mut lost = Vec::new();
+        if self.spec.profiles > 1 {
+            lost.push("the profiles of the spec are joined into one range".to_owned());
+        }
+        if self.form != Form::Torch {
+            return lost;
+        }
         let written = self.dims();
         for (name, root) in &self.resolved.dims {
             let torch_name = self.torch_name(name);

@@ -74,6 +74,12 @@ impl ShapeSpec {
             .map(|n| format!("nothing uses the dim `{n}` of the spec"))
             .collect();
         work.warnings.extend(told);
+        if self.profiles > 1 {
+            work.warnings.push(format!(
+                "an engine has one optimization profile here, so the {} profiles of the spec are joined into the smallest range that holds all",
+                self.profiles
+            ));
+        }
         Ok((work.assemble(axes), work))
     }
 

@@ -29,7 +29,10 @@ pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
 #[derive(Debug, Clone)]
 pub struct ShapeSpec {
     pub(super) origin: String,
+    /// Root dims; with `profiles`, the smallest ranges that hold those of all.
     pub(super) dims: BTreeMap<String, DimDecl>,
+    /// How many `profiles` were joined.
+    pub(super) profiles: usize,
     pub(super) body: Body,
 }
 
@@ -211,6 +214,7 @@ impl ShapeSpec {
         ShapeSpec {
             origin: String::new(),
             dims: BTreeMap::new(),
+            profiles: 0,
             body: Body::Nothing,
         }
     }

@@ -73,6 +73,7 @@ impl ShapeSpec {
         Ok(ShapeSpec {
             origin: "--minShapes, --optShapes, --maxShapes".into(),
             dims: reading.dims,
+            profiles: 0,
             body: Body::Inputs(named),
         })
     }

@@ -4,7 +4,8 @@ use super::error::Problems;
 use super::expr::{Affine, is_identifier};
 use super::faults::{SpecFault, nearest};
 use super::json::{self, Key, Node, Pos, Value};
-use super::spec::{Body, DimDecl, Entry, Hint, HintKind, Leaf, MAX_SIZE, ShapeSpec, Tree};
+use super::names::default_opt;
+use super::spec::{ANY, Body, DimDecl, Entry, Hint, HintKind, Leaf, MAX_SIZE, ShapeSpec, Tree};
 use std::collections::BTreeMap;
 
 /// Reads the spec that `root` is; what is wrong goes to `problems`.
@@ -42,11 +43,12 @@ impl Reader<'_> {
         self.keys(
             top,
             "a shape spec",
-            &["dims", "inputs", "args", "kwargs", "dynamic_shapes"],
+            &["dims", "profiles", "inputs", "args", "kwargs", "dynamic_shapes"],
         );
         if let Some(dims) = find("dims") {
             self.dims(dims);
         }
+        let profiles = find("profiles").map_or(0, |profiles| self.profiles(profiles));
         let (inputs, args, kwargs, torch) = (
             find("inputs"),
             find("args"),
@@ -103,6 +105,7 @@ impl Reader<'_> {
         Some(ShapeSpec {
             origin: origin.to_owned(),
             dims: self.dims,
+            profiles,
             body,
         })
     }
@@ -201,11 +204,7 @@ impl Reader<'_> {
             }
             let place = format!("the dim `{}`", json::shorten(&key.name));
             // A dim with a fault is listed all the same, so that its uses are no second fault.
-            let decl = self.dim(&key.name, node, &place).unwrap_or(DimDecl {
-                min: 0,
-                max: None,
-                opt: None,
-            });
+            let decl = self.dim(&key.name, node, &place, ANY).unwrap_or(ANY);
             self.dims.insert(key.name.clone(), decl);
         }
         for (key, node) in items {
@@ -222,14 +221,64 @@ impl Reader<'_> {
         }
     }
 
-    fn dim(&mut self, name: &str, node: &Node, place: &str) -> Option<DimDecl> {
+    /// Reads `profiles`, each of which gives some dims other ranges, and makes `dims` the smallest that hold all; the size
+    /// to optimise for is the first one's. Returns how many there are.
+    fn profiles(&mut self, node: &Node) -> usize {
+        let Value::List(items) = &node.value else {
+            return self.wrong(node, "`profiles`", "a list of objects").unwrap_or(0);
+        };
+        let mut joined: Option<BTreeMap<String, DimDecl>> = None;
+        for item in items {
+            let Some(fields) = self.object_of(item, "a profile") else {
+                continue;
+            };
+            let mut dims = self.dims.clone();
+            for (key, value) in fields {
+                let Some(&base) = self.dims.get(&key.name) else {
+                    self.unknown_dim(&key.name, key.pos);
+                    continue;
+                };
+                let place = format!("`{}` of a profile", json::shorten(&key.name));
+                if let Some(decl) = self.dim(&key.name, value, &place, base) {
+                    dims.insert(key.name.clone(), decl);
+                }
+            }
+            joined = Some(match joined {
+                None => dims,
+                Some(before) => (before.into_iter())
+                    .map(|(name, d)| {
+                        let other = dims[&name];
+                        let whole = DimDecl {
+                            min: d.min.min(other.min),
+                            max: d.max.zip(other.max).map(|(a, b)| a.max(b)),
+                            opt: Some(d.opt.unwrap_or_else(|| default_opt(d.min, d.max))),
+                        };
+                        let one = (d.min, d.max) == (other.min, other.max);
+                        (name, if one { d } else { whole })
+                    })
+                    .collect(),
+            });
+        }
+        if let Some(joined) = joined {
+            self.dims = joined;
+        }
+        items.len()
+    }
+
+    /// The range of a dim, whose fields are those of `base` where they are not given.
+    fn dim(
+        &mut self,
+        name: &str,
+        node: &Node,
+        place: &str,
+        base: DimDecl,
+    ) -> Option<DimDecl> {
         let fields = self.object_of(node, place)?;
         self.keys(fields, place, &["min", "max", "opt", "derived"]);
-        let mut decl = DimDecl {
-            min: 0,
-            max: None,
-            opt: None,
-        };
+        let mut decl = base;
+        if !fields.iter().any(|(k, _)| k.name == "opt") {
+            decl.opt = None;
+        }
         let mut opt_at = node.pos;
         for (key, value) in fields {
             let what = format!("`{}` of `{name}`", key.name);
@@ -466,24 +515,24 @@ impl Reader<'_> {
             }
         };
         if !self.dims.contains_key(&expr.root) {
-            let known = self
-                .dims
-                .keys()
-                .map(String::as_str)
-                .chain(["AUTO", "DYNAMIC", "STATIC"]);
-            // Every name against every dim: only as often as it is shown.
-            let nearest = (!self.problems.is_full()).then(|| nearest(&expr.root, known));
-            self.problems.push(
-                pos,
-                SpecFault::UnknownDim {
-                    name: json::shorten(&expr.root),
-                    nearest: nearest.flatten(),
-                },
-            );
+            self.unknown_dim(&expr.root, pos);
             return None;
         }
         self.range(&expr, pos);
         Some(Entry::Dim(expr))
+    }
+
+    fn unknown_dim(&mut self, name: &str, pos: Pos) {
+        let known = (self.dims.keys().map(String::as_str)).chain(["AUTO", "DYNAMIC", "STATIC"]);
+        // Every name against every dim: only as often as it is shown.
+        let nearest = (!self.problems.is_full()).then(|| nearest(name, known));
+        self.problems.push(
+            pos,
+            SpecFault::UnknownDim {
+                name: json::shorten(name),
+                nearest: nearest.flatten(),
+            },
+        );
     }
 
     /// Checks that a derived dim has a size everywhere in its root's range.

@@ -28,7 +28,7 @@ fn every_rule_is_told_with_its_place() {
         ("[]".into(), "a shape spec must be an object, not a list"),
         (
             r#"{"inptus": {}}"#.into(),
-            "line 1, column 2: unknown key `inptus` in a shape spec; expected `dims`, `inputs`, `args`, `kwargs`, `dynamic_shapes`; did you mean `inputs`?",
+            "line 1, column 2: unknown key `inptus` in a shape spec; expected `dims`, `profiles`, `inputs`, `args`, `kwargs`, `dynamic_shapes`; did you mean `inputs`?",
         ),
         (
             r#"{"inputs": {}, "args": []}"#.into(),

@@ -456,3 +456,57 @@ fn what_torch_exported_gets_the_ranges_that_torch_was_given() {
     // Keys that differ in a letter's size alone, which torch tells apart by their order.
     assert!(refused < 16, "{refused}");
 }
+
+/// Specs converted to torch's form: of generated calls, and of what torch has no word for.
+fn written_for_torch() -> Vec<Value> {
+    let mut random = Random(0x5bd1_e995);
+    let mut texts = Vec::new();
+    while texts.len() < 150 {
+        let call = Call::new(&mut random);
+        let Some(inputs) = call.inputs(&mut random) else {
+            continue;
+        };
+        let decls: Vec<TensorDecl> = inputs.iter().map(|(i, _)| i.clone()).collect();
+        let form = [Form::Torch, Form::Args, Form::Inputs][random.below(3)];
+        let text = call.spec(form, &inputs, false, &mut random);
+        let none = Overrides::default();
+        if let Ok(converted) = spec(&text).convert(&decls, &none, Form::Torch) {
+            texts.push(converted.text);
+        }
+    }
+    let inputs = [decl("x", "? ? 4*s ? 7"), decl("y", "? b c ?")];
+    for text in [
+        // No max, one value, names that sympy reads as something else, derived dims.
+        r#"{"dims": {"N": {}, "S": {"min": 3}, "lambda": {"max": 9}, "E": {"min": 4, "max": 4}},
+            "inputs": {"x": ["N", "S", "4*lambda", "2*S - 1", 7], "y": ["E", "lambda", "N + 3", "3*lambda"]}}"#,
+        // Hints of all kinds, a dim of the name that a renamed one would get.
+        r#"{"dims": {"N": {"max": 5}, "N_": {"min": 2, "max": 6}},
+            "inputs": {"x": ["AUTO", "DYNAMIC", "AUTO", "N", "STATIC"], "y": ["N_", "Dim.AUTO(min=2, max=8)", "DYNAMIC", "Dim.DYNAMIC(max=9)"]}}"#,
+        r#"{"dims": {"B": {"min": 1, "max": 9223372036854775807}},
+            "args": [{"0": "B", "1": 3, "2": "AUTO", "-2": "B", "4": null}, ["B", "AUTO", 2, "B + 1"]]}"#,
+    ] {
+        let converted = spec(text).convert(&inputs, &Overrides::default(), Form::Torch);
+        texts.push(converted.unwrap().text);
+    }
+    texts.iter().map(|t| serde_json::from_str(t).unwrap()).collect()
+}
+
+#[test]
+fn torchs_own_loader_took_what_is_written_for_it() {
+    let written = written_for_torch();
+    if let Ok(path) = std::env::var("TORCH_DUMPS_TO") {
+        std::fs::write(path, serde_json::to_string(&written).unwrap()).unwrap();
+    }
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/fixtures/shapes/torch_loads.json"
+    );
+    let all: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let loaded = all["loaded"].as_array().unwrap();
+    for dump in &written {
+        assert!(
+            loaded.contains(dump),
+            "torch was not asked about this; see fixtures/shapes/make_loads.py\n{dump}"
+        );
+    }
+}
