@@ -72,15 +72,30 @@ impl CallArgs {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct ProfileArgs {
     /// Least shapes, as trtexec takes them: NAME:1x4x64x64, several with commas (repeatable)
-    #[arg(long = "minShapes", alias = "min-shapes", value_name = "NAME:SHAPE", conflicts_with = "shapes")]
+    #[arg(
+        long = "minShapes",
+        alias = "min-shapes",
+        value_name = "NAME:SHAPE",
+        conflicts_with = "shapes"
+    )]
     min_shapes: Vec<String>,
 
     /// Shapes to optimise for, as trtexec takes them; alone they are the least and the greatest too (repeatable)
-    #[arg(long = "optShapes", alias = "opt-shapes", value_name = "NAME:SHAPE", conflicts_with = "shapes")]
+    #[arg(
+        long = "optShapes",
+        alias = "opt-shapes",
+        value_name = "NAME:SHAPE",
+        conflicts_with = "shapes"
+    )]
     opt_shapes: Vec<String>,
 
     /// Greatest shapes, as trtexec takes them (repeatable)
-    #[arg(long = "maxShapes", alias = "max-shapes", value_name = "NAME:SHAPE", conflicts_with = "shapes")]
+    #[arg(
+        long = "maxShapes",
+        alias = "max-shapes",
+        value_name = "NAME:SHAPE",
+        conflicts_with = "shapes"
+    )]
     max_shapes: Vec<String>,
 }
 

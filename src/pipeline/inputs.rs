@@ -193,10 +193,7 @@ pub fn gather_inputs(
 ///
 /// # Errors
 /// A file that cannot be read, has none of them, or has them under several prefixes.
-pub fn example_shapes(
-    file: &PrefixedFile,
-    declared: &[TensorDecl],
-) -> Result<InputShapes, Error> {
+pub fn example_shapes(file: &PrefixedFile, declared: &[TensorDecl]) -> Result<InputShapes, Error> {
     let names: Vec<&str> = declared.iter().map(|d| d.name.as_str()).collect();
     let mut shapes = InputShapes::new();
     for (name, tensor) in take(file, &names, |_| 0)? {

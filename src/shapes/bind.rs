@@ -59,10 +59,19 @@ impl Resolved {
     ///
     /// # Errors
     /// [`Error::Call`] for sizes that it does not hold.
-    pub fn optimised_for(&self, call: &InputShapes, overrides: &Overrides) -> Result<Resolved, Error> {
+    pub fn optimised_for(
+        &self,
+        call: &InputShapes,
+        overrides: &Overrides,
+    ) -> Result<Resolved, Error> {
         let mut optimised = self.clone();
         for (name, opt) in self.sizes_of_call(call)? {
-            let ranged = || overrides.dims.get(&name).and_then(|range| parse_dim(range).ok());
+            let ranged = || {
+                overrides
+                    .dims
+                    .get(&name)
+                    .and_then(|range| parse_dim(range).ok())
+            };
             if !overrides.opt.contains_key(&name) && ranged().is_none_or(|d| d.opt.is_none()) {
                 let root = optimised.dims.get_mut(&name);
                 root.expect("bind gives the roots of this range").opt = opt;

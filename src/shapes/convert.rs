@@ -5,10 +5,11 @@ use super::compare::Relation;
 use super::draft::entry_of;
 use super::error::Error;
 use super::expr::Affine;
+use super::hint::{Hint, HintKind};
 use super::leaves::{Place, assign, tops};
 use super::names::default_opt;
 use super::resolved::{Axis, Resolved, Root};
-use super::spec::{Body, Entry, Hint, HintKind, MAX_SIZE, ShapeSpec, Tree};
+use super::spec::{Body, Entry, MAX_SIZE, ShapeSpec, Tree};
 use super::write::{axis_json, dim_json, pretty, sparse};
 use crate::tensor::{Extent, TensorDecl};
 use serde_json::{Map, Value, json};
@@ -119,7 +120,11 @@ impl Writer<'_> {
             };
             let dynamic = (extents.iter().enumerate())
                 .filter(|(_, extent)| !matches!(extent, Extent::Fixed(_)));
-            sparse(dynamic.map(|(axis, _)| (axis, self.entry(i, axis))).collect())
+            sparse(
+                dynamic
+                    .map(|(axis, _)| (axis, self.entry(i, axis)))
+                    .collect(),
+            )
         };
         let dims = self.dims();
         let Body::Tree { args, kwargs, .. } = &self.spec.body else {
@@ -137,11 +142,12 @@ impl Writer<'_> {
 
     /// As torch dumps it, with everything positional; and with names, where nothing is positional.
     fn as_torch(&self) -> Vec<String> {
-        let write = |shapes: Value| {
-            pretty(&json!({ "dynamic_shapes": shapes, "dims": self.dims() }))
-        };
+        let write =
+            |shapes: Value| pretty(&json!({ "dynamic_shapes": shapes, "dims": self.dims() }));
         let Body::Tree { args, kwargs, .. } = &self.spec.body else {
-            return vec![write((0..self.inputs.len()).map(|i| self.full(i)).collect())];
+            return vec![write(
+                (0..self.inputs.len()).map(|i| self.full(i)).collect(),
+            )];
         };
         let trees = self.rewrite(|i| self.full(i));
         let mut texts = vec![write(Value::Array(trees.clone()))];
@@ -203,10 +209,8 @@ impl Writer<'_> {
             (Some(hint), Form::Torch) if hint.kind == HintKind::Static || !hint.is_bounded() => {
                 json!(format!("_DimHint.{}", hint.kind.name()))
             }
-            (Some(hint), Form::Args | Form::Inputs) => match hint.is_bounded() {
-                true => json!(hint.to_string()),
-                false => json!(hint.kind.name()),
-            },
+            (Some(hint), Form::Args | Form::Inputs) if hint.is_bounded() => json!(hint.to_string()),
+            (Some(hint), Form::Args | Form::Inputs) => json!(hint.kind.name()),
             _ => self.plain(i, axis),
         }
     }

@@ -3,10 +3,11 @@
 use super::args::Overrides;
 use super::expr::Affine;
 use super::faults::ModelFault;
+use super::hint::{Hint, HintKind};
 use super::leaves::Place;
 use super::names::{axis_name, identifier, model_symbol};
 use super::resolved::Axis;
-use super::spec::{ANY, DimDecl, Entry, Hint, HintKind, Leaf};
+use super::spec::{ANY, DimDecl, Entry, Leaf};
 use super::unify::System;
 use crate::tensor::{Extent, TensorDecl};
 use std::collections::{BTreeMap, BTreeSet};

@@ -253,7 +253,9 @@ pub enum ModelFault {
         axis: usize,
     },
     /// Two dims that spec and model give to each other's axes.
-    #[error("axis {axis} of `{input}` is `{symbol}` in the model, but `{given}` in the spec (`{leaf}`), and both names are in both: is that another input's tensor?")]
+    #[error(
+        "axis {axis} of `{input}` is `{symbol}` in the model, but `{given}` in the spec (`{leaf}`), and both names are in both: is that another input's tensor?"
+    )]
     Crossed {
         /// Input.
         input: String,

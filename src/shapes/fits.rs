@@ -3,9 +3,10 @@
 use super::draft::entry_of;
 use super::expr::Affine;
 use super::faults::ModelFault;
+use super::hint::HintKind;
 use super::leaves::Place;
 use super::names::model_symbol;
-use super::spec::{DimDecl, Entry, HintKind, Leaf};
+use super::spec::{DimDecl, Entry, Leaf};
 use crate::tensor::{Extent, TensorDecl};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -84,7 +85,9 @@ impl<'a> Fits<'a> {
     pub fn crossing(&self, place: &Place<'_>, i: usize) -> Option<ModelFault> {
         let extents = self.inputs[i].dims.as_ref()?;
         (extents.iter().enumerate()).find_map(|(axis, extent)| {
-            let Extent::Symbol(s) = extent else { return None };
+            let Extent::Symbol(s) = extent else {
+                return None;
+            };
             let Some(Entry::Dim(given)) = entry_of(Some(place.leaf), axis, extents.len()) else {
                 return None;
             };

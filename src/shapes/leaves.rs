@@ -287,7 +287,10 @@ fn unmatched(
     (told.iter())
         .map(|&l| {
             let candidates = free().map(|(i, _)| i.name.as_str());
-            let near = leaves[l].path.last_key().and_then(|k| nearest(k, candidates));
+            let near = leaves[l]
+                .path
+                .last_key()
+                .and_then(|k| nearest(k, candidates));
             let reason = match near {
                 Some(near) => format!(": is it `{near}`?"),
                 None if leaves[l].path.positional && told.len() <= free().count() => {

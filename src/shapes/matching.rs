@@ -10,13 +10,15 @@
 //! no spec left over, then tensors that the exporter left out; each with torch's names, then in order alone. The first kind
 //! with a way decides. If there are two in it that do not mean the same, nothing is decided.
 
+use super::alignment::Sides;
 use super::fits::Fits;
-use super::leaves::{Place, Step};
+use super::leaves::Place;
+use super::torch_names::{ends_with_key, spellings, without_number};
 use crate::tensor::TensorDecl;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Input of each leaf.
-type OfLeaf = Vec<Option<usize>>;
+pub(super) type OfLeaf = Vec<Option<usize>>;
 
 pub(super) enum Outcome {
     One(OfLeaf),
@@ -31,19 +33,19 @@ pub(super) enum Outcome {
 /// Ways to give named arguments their inputs that are tried; more are not decided.
 const MAX_WAYS: usize = 64;
 /// Steps of one search.
-const MAX_STEPS: usize = 200_000;
+pub(super) const MAX_STEPS: usize = 200_000;
 
 /// A kind of match.
 #[derive(Clone, Copy)]
-struct Kind {
+pub(super) struct Kind {
     /// Ranks, sizes and symbols agree.
-    fits: bool,
+    pub fits: bool,
     /// Names are as torch gives them; else only the order counts.
-    torch: bool,
+    pub torch: bool,
     /// Inputs that need no spec may have no leaf.
-    spare: bool,
+    pub spare: bool,
     /// Leaves may have no input, if every input has a leaf.
-    pruned: bool,
+    pub pruned: bool,
 }
 
 const KINDS: [(bool, bool, bool); 4] = [
@@ -57,20 +59,11 @@ const KINDS: [(bool, bool, bool); 4] = [
 pub(super) struct Matching<'a, 's> {
     leaves: &'a [Place<'s>],
     inputs: &'a [TensorDecl],
-    fits: &'a Fits<'a>,
+    sides: Sides<'a, 's>,
     /// Named leaves with the inputs that could be theirs.
     candidates: Vec<(usize, Vec<usize>)>,
     /// Inputs by name, and by the name without the number that torch adds where it is taken.
     by_name: HashMap<&'a str, usize>,
-}
-
-/// Positional leaves that have their inputs side by side.
-struct Group {
-    leaves: Vec<usize>,
-    /// Leaves by what follows the argument's name in an input's name.
-    rests: HashMap<String, Vec<usize>>,
-    nested: bool,
-    required: usize,
 }
 
 impl<'a, 's> Matching<'a, 's> {
@@ -78,7 +71,11 @@ impl<'a, 's> Matching<'a, 's> {
         let mut matching = Matching {
             leaves,
             inputs,
-            fits,
+            sides: Sides {
+                leaves,
+                inputs,
+                fits,
+            },
             candidates: Vec::new(),
             by_name: (inputs.iter().enumerate())
                 .map(|(i, d)| (d.name.as_str(), i))
@@ -114,9 +111,9 @@ impl<'a, 's> Matching<'a, 's> {
     pub fn named(&self) -> OfLeaf {
         let mut claims: BTreeMap<usize, usize> = BTreeMap::new();
         for (_, inputs) in &self.candidates {
-            inputs
-                .iter()
-                .for_each(|&i| *claims.entry(i).or_default() += 1);
+            for &i in inputs {
+                *claims.entry(i).or_default() += 1;
+            }
         }
         let mut of_leaf = vec![None; self.leaves.len()];
         for (leaf, inputs) in &self.candidates {
@@ -156,7 +153,7 @@ impl<'a, 's> Matching<'a, 's> {
                 continue;
             };
             for pairs in ways {
-                for (effect, of_leaf) in self.positional(&pairs, kind)? {
+                for (effect, of_leaf) in self.sides.positional(&pairs, kind)? {
                     if self.holds(&of_leaf, kind) && found.iter().all(|(e, _)| *e != effect) {
                         found.push((effect, of_leaf));
                     }
@@ -179,42 +176,6 @@ impl<'a, 's> Matching<'a, 's> {
             (Some(one), None) => Outcome::One(one),
             (Some(one), Some(other)) => Outcome::Several(one, other),
         })
-    }
-
-    /// All ways to match the positional leaves, where `named` have their inputs; `None` where that takes too long.
-    fn positional(&self, named: &[(usize, usize)], kind: Kind) -> Option<Vec<(u64, OfLeaf)>> {
-        if kind.fits && !(named.iter()).all(|&(l, i)| self.fits.fits(self.leaves[l].leaf, i)) {
-            return Some(Vec::new());
-        }
-        let mut of_leaf: OfLeaf = vec![None; self.leaves.len()];
-        let mut taken = vec![false; self.inputs.len()];
-        let mut effect = 0u64;
-        for &(l, i) in named {
-            of_leaf[l] = Some(i);
-            taken[i] = true;
-            effect = effect.wrapping_add(self.fits.effect(self.leaves[l].leaf, i));
-        }
-        let free: Vec<usize> = (0..self.inputs.len()).filter(|&i| !taken[i]).collect();
-        let mut search = Search {
-            matching: self,
-            kind,
-            groups: self.groups(kind.torch),
-            free,
-            ways: Vec::new(),
-            steps: 0,
-        };
-        let found = search.run()?;
-        let whole = found.into_iter().map(|way| {
-            let mut of_leaf = of_leaf.clone();
-            let mut next = Some(way);
-            while let Some(at) = next {
-                let Way { pairs, .. } = &search.ways[at];
-                pairs.iter().for_each(|&(l, i)| of_leaf[l] = Some(i));
-                next = search.ways[at].next;
-            }
-            (effect.wrapping_add(search.ways[way].effect), of_leaf)
-        });
-        Some(whole.collect())
     }
 
     /// Whether names and order agree with a match as a whole.
@@ -256,7 +217,8 @@ impl<'a, 's> Matching<'a, 's> {
     /// Whether another argument could be called `name` and be no tensor: torch counts its name as taken.
     fn may_be_no_tensor(&self, name: &str, but: usize) -> bool {
         (self.leaves.iter().enumerate()).any(|(l, leaf)| {
-            let called = || leaf.path.positional || spellings(&leaf.path.steps).contains(&name.to_owned());
+            let called =
+                || leaf.path.positional || spellings(&leaf.path.steps).contains(&name.to_owned());
             l != but && leaf.is_optional() && called()
         })
     }
@@ -329,197 +291,6 @@ impl<'a, 's> Matching<'a, 's> {
             })
             .collect()
     }
-
-    /// The positional leaves by argument; each for itself where only the order counts.
-    fn groups(&self, by_argument: bool) -> Vec<Group> {
-        let positional = (0..self.leaves.len()).filter(|&l| self.leaves[l].path.positional);
-        let mut groups: Vec<Group> = Vec::new();
-        let mut last = None;
-        for l in positional {
-            let leaf = &self.leaves[l];
-            let argument = leaf.path.steps[0];
-            if !by_argument || last != Some(argument) {
-                groups.push(Group {
-                    leaves: Vec::new(),
-                    rests: HashMap::new(),
-                    nested: by_argument && leaf.path.steps.len() > 1,
-                    required: 0,
-                });
-                last = Some(argument);
-            }
-            let group = groups.last_mut().expect("one was pushed");
-            group.leaves.push(l);
-            group.required += usize::from(!leaf.is_optional());
-            if group.nested {
-                for rest in spellings(&leaf.path.steps[1..]) {
-                    group.rests.entry(rest).or_default().push(l);
-                }
-            }
-        }
-        groups
-    }
-}
-
-/// The rest of a match from some group on, kept by number.
-struct Way {
-    pairs: Vec<(usize, usize)>,
-    next: Option<usize>,
-    effect: u64,
-}
-
-struct Search<'m, 'a, 's> {
-    matching: &'m Matching<'a, 's>,
-    kind: Kind,
-    groups: Vec<Group>,
-    free: Vec<usize>,
-    ways: Vec<Way>,
-    steps: usize,
-}
-
-impl Search<'_, '_, '_> {
-    /// At most two ways to match all groups with all free inputs that do not mean the same; `None` where the search is too
-    /// long to say.
-    fn run(&mut self) -> Option<Vec<usize>> {
-        let all = self.free.len();
-        let sums = |of: &dyn Fn(&Group) -> usize| -> Vec<usize> {
-            let sums = self.groups.iter().scan(0, |sum, g| {
-                *sum += of(g);
-                Some(*sum)
-            });
-            std::iter::once(0).chain(sums).collect()
-        };
-        let least = sums(&|g| if self.kind.pruned { 0 } else { g.required });
-        let most = sums(&|g| g.leaves.len());
-        let (total_least, total_most) = (least[self.groups.len()], most[self.groups.len()]);
-        let mut after: HashMap<usize, Vec<usize>> = HashMap::new();
-        for g in (0..=self.groups.len()).rev() {
-            let mut here: HashMap<usize, Vec<usize>> = HashMap::new();
-            let top = if self.kind.spare {
-                all
-            } else {
-                all.min(most[g])
-            };
-            for s in (least[g]..=top).rev() {
-                let rest = all - s;
-                let too_many = !self.kind.spare && rest > total_most - most[g];
-                if too_many || rest < total_least - least[g] {
-                    continue;
-                }
-                self.steps += 1;
-                let found = self.cell(g, s, &here, &after);
-                if self.steps >= MAX_STEPS {
-                    return None;
-                }
-                if !found.is_empty() {
-                    here.insert(s, found);
-                }
-            }
-            after = here;
-        }
-        Some(after.remove(&0).unwrap_or_default())
-    }
-
-    /// The ways from group `g` and free input `s` on; `here` has those from this group, `after` those from the next.
-    fn cell(
-        &mut self,
-        g: usize,
-        s: usize,
-        here: &HashMap<usize, Vec<usize>>,
-        after: &HashMap<usize, Vec<usize>>,
-    ) -> Vec<usize> {
-        let mut found: Vec<usize> = Vec::new();
-        if g == self.groups.len() && s == self.free.len() {
-            self.add(&mut found, Vec::new(), 0, None);
-        }
-        let inputs = self.matching.inputs;
-        if self.kind.spare && s < self.free.len() && !inputs[self.free[s]].is_dynamic() {
-            found.clone_from(here.get(&(s + 1)).unwrap_or(&Vec::new()));
-        }
-        if g < self.groups.len() {
-            let group = &self.groups[g];
-            let least = if self.kind.pruned { 0 } else { group.required };
-            let most = group.leaves.len().min(self.free.len() - s);
-            for size in least..=most {
-                let Some(rests) = after.get(&(s + size)) else {
-                    continue;
-                };
-                for pairs in self.blocks(g, s, size) {
-                    let leaves = self.matching.leaves;
-                    let effect = (pairs.iter())
-                        .map(|&(l, i)| self.matching.fits.effect(leaves[l].leaf, i))
-                        .fold(0, u64::wrapping_add);
-                    for &next in rests {
-                        self.add(&mut found, pairs.clone(), effect, Some(next));
-                    }
-                }
-            }
-        }
-        found
-    }
-
-    fn add(
-        &mut self,
-        found: &mut Vec<usize>,
-        pairs: Vec<(usize, usize)>,
-        effect: u64,
-        next: Option<usize>,
-    ) {
-        let effect = effect.wrapping_add(next.map_or(0, |n| self.ways[n].effect));
-        if found.len() < 2 && found.iter().all(|&w| self.ways[w].effect != effect) {
-            found.push(self.ways.len());
-            self.ways.push(Way {
-                pairs,
-                next,
-                effect,
-            });
-        }
-    }
-
-    /// The ways to match a group with exactly the `size` free inputs from `s` on.
-    fn blocks(&mut self, g: usize, s: usize, size: usize) -> Vec<Vec<(usize, usize)>> {
-        let group = &self.groups[g];
-        let block = &self.free[s..s + size];
-        let fits = |l: usize, i: usize| {
-            !self.kind.fits || self.matching.fits.fits(self.matching.leaves[l].leaf, i)
-        };
-        let Some(&first) = block.first() else {
-            return vec![Vec::new()];
-        };
-        if !group.nested {
-            let l = group.leaves[0];
-            return if fits(l, first) {
-                vec![vec![(l, first)]]
-            } else {
-                Vec::new()
-            };
-        }
-        let inputs = self.matching.inputs;
-        let required: Vec<usize> = (group.leaves.iter().copied())
-            .filter(|&l| !self.kind.pruned && !self.matching.leaves[l].is_optional())
-            .collect();
-        let mut found: Vec<Vec<(usize, usize)>> = Vec::new();
-        for prefix in prefixes(&inputs[first].name, &group.rests) {
-            let candidates: Option<Vec<Vec<usize>>> = (block.iter())
-                .map(|&i| {
-                    let mut leaves = claimants(&inputs[i].name, prefix, &group.rests);
-                    leaves.retain(|&l| fits(l, i));
-                    (!leaves.is_empty()).then_some(leaves)
-                })
-                .collect();
-            let Some(candidates) = candidates else {
-                continue;
-            };
-            for leaves in distinct(&candidates, &mut self.steps) {
-                if required.iter().all(|r| leaves.contains(r)) {
-                    let pairs = leaves.into_iter().zip(block.iter().copied()).collect();
-                    if !found.contains(&pairs) {
-                        found.push(pairs);
-                    }
-                }
-            }
-        }
-        found
-    }
 }
 
 /// The ways to give each leaf one of its candidates, no two the same; `None` where there are too many. A leaf may have none
@@ -569,7 +340,7 @@ fn ways_of(
 }
 
 /// Choices of one candidate each, all different; at most [`MAX_WAYS`].
-fn distinct(candidates: &[Vec<usize>], steps: &mut usize) -> Vec<Vec<usize>> {
+pub(super) fn distinct(candidates: &[Vec<usize>], steps: &mut usize) -> Vec<Vec<usize>> {
     fn go(
         candidates: &[Vec<usize>],
         order: &[usize],
@@ -604,89 +375,6 @@ fn distinct(candidates: &[Vec<usize>], steps: &mut usize) -> Vec<Vec<usize>> {
     order.sort_by_key(|&i| candidates[i].len());
     let mut out = Vec::new();
     let (mut chosen, mut used) = (Vec::new(), HashSet::new());
-    go(
-        candidates,
-        &order,
-        &mut chosen,
-        &mut used,
-        steps,
-        &mut out,
-    );
+    go(candidates, &order, &mut chosen, &mut used, steps, &mut out);
     out
-}
-
-/// What an argument could be called, if `name` is one of its tensors.
-fn prefixes<'n>(name: &'n str, rests: &HashMap<String, Vec<usize>>) -> Vec<&'n str> {
-    let mut found: Vec<&str> = (name.char_indices())
-        .filter(|&(at, _)| at == 0 || name[..at].ends_with(['_', '.']))
-        .filter(|&(at, _)| {
-            let rest = &name[at..];
-            rests.contains_key(rest) || without_number(rest).is_some_and(|r| rests.contains_key(r))
-        })
-        // Both separators are one byte.
-        .map(|(at, _)| &name[..at.saturating_sub(1)])
-        .collect();
-    found.dedup();
-    found
-}
-
-/// The leaves that an input's name can be of, in an argument called `prefix`.
-fn claimants(name: &str, prefix: &str, rests: &HashMap<String, Vec<usize>>) -> Vec<usize> {
-    let Some(rest) = name.strip_prefix(prefix) else {
-        return Vec::new();
-    };
-    let rest = if prefix.is_empty() {
-        rest
-    } else if let Some(rest) = rest.strip_prefix(['_', '.']) {
-        rest
-    } else {
-        return Vec::new();
-    };
-    let exact = rests.get(rest).into_iter().flatten();
-    let numbered = without_number(rest).and_then(|r| rests.get(r));
-    let mut leaves: Vec<usize> = exact.chain(numbered.into_iter().flatten()).copied().collect();
-    leaves.dedup();
-    leaves
-}
-
-/// A path as exporters spell it: joined with `_`, with `.`, and as torch does.
-fn spellings(steps: &[Step<'_>]) -> Vec<String> {
-    let raw: Vec<String> = (steps.iter())
-        .map(|step| match step {
-            Step::Index(n) => n.to_string(),
-            Step::Key(key) => (*key).to_owned(),
-        })
-        .collect();
-    let mut all = vec![raw.join("_"), raw.join("."), torch_name(&raw.join("_"))];
-    all.dedup();
-    if all.len() > 1 && all.first() == all.last() {
-        all.pop();
-    }
-    all
-}
-
-fn torch_name(text: &str) -> String {
-    let small = text.to_lowercase();
-    (small.chars())
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
-        .collect()
-}
-
-/// `a` of `a_12`.
-fn without_number(name: &str) -> Option<&str> {
-    let (base, number) = name.rsplit_once('_')?;
-    (!base.is_empty() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
-        .then_some(base)
-}
-
-/// Whether the last part of an input's name is `key`, as a nested tensor's is.
-fn ends_with_key(name: &str, key: &str) -> bool {
-    let ends = |name: &str, key: &str| {
-        (name.strip_suffix(key)).is_some_and(|rest| rest.is_empty() || rest.ends_with(['_', '.']))
-    };
-    let torch = torch_name(key);
-    [Some(name), without_number(name)]
-        .into_iter()
-        .flatten()
-        .any(|name| ends(name, key) || ends(name, &torch))
 }

@@ -11,7 +11,8 @@
 //! | `expr` | `A·x+B` |
 //! | `spec`, `wire` | the three forms of a spec, and how they are read |
 //! | `args`, `trtexec` | `--dim`, `--opt`; `--minShapes`, `--optShapes`, `--maxShapes` |
-//! | `leaves`, `matching`, `fits` | which tensor of a spec is which input |
+//! | `hint` | `AUTO`, `DYNAMIC`, `STATIC`, with bounds |
+//! | `leaves`, `matching`, `alignment`, `torch_names`, `fits` | which tensor of a spec is which input |
 //! | `unify` | which dims the model's symbols make equal |
 //! | `draft`, `resolve`, `names` | a spec tied to a model: axis by axis, then as a whole |
 //! | `resolved` | the result, its JSON and its profile |
@@ -20,6 +21,7 @@
 //! | `write`, `convert` | templates; one form written as another |
 //! | `faults`, `error` | everything that can be wrong, one by one and together |
 
+mod alignment;
 mod args;
 mod bind;
 mod compare;
@@ -29,6 +31,7 @@ mod error;
 mod expr;
 mod faults;
 mod fits;
+mod hint;
 mod json;
 mod leaves;
 mod matching;
@@ -36,6 +39,7 @@ mod names;
 mod resolve;
 mod resolved;
 mod spec;
+mod torch_names;
 mod trtexec;
 mod unify;
 mod wire;

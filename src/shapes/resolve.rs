@@ -84,7 +84,10 @@ impl ShapeSpec {
     }
 
     /// The declared dims with what the command line says of them.
-    pub(super) fn with_overrides(&self, overrides: &Overrides) -> Result<BTreeMap<String, DimDecl>, Error> {
+    pub(super) fn with_overrides(
+        &self,
+        overrides: &Overrides,
+    ) -> Result<BTreeMap<String, DimDecl>, Error> {
         let mut dims = self.dims.clone();
         let mut faults = Vec::new();
         for (name, range) in &overrides.dims {

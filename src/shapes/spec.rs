@@ -13,10 +13,10 @@
 use super::error::{Error, Problems};
 use super::expr::Affine;
 use super::faults::SpecFault;
+use super::hint::Hint;
 use super::json::{self, Pos};
 use super::wire;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -97,58 +97,6 @@ pub(super) enum Entry {
     Hint(Hint),
     /// A dim or a derived dim.
     Dim(Affine),
-}
-
-/// `Dim.AUTO`, `Dim.DYNAMIC` or `Dim.STATIC`, with bounds as in `Dim.AUTO(min=2, max=8)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hint {
-    pub kind: HintKind,
-    pub min: Option<u64>,
-    pub max: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum HintKind {
-    /// Dynamic where the model is.
-    Auto,
-    /// Dynamic, or an error.
-    Dynamic,
-    /// Static, at the size that the model has.
-    Static,
-}
-
-impl HintKind {
-    pub fn name(self) -> &'static str {
-        match self {
-            HintKind::Auto => "AUTO",
-            HintKind::Dynamic => "DYNAMIC",
-            HintKind::Static => "STATIC",
-        }
-    }
-}
-
-impl Hint {
-    /// Whether `size` is in the bounds.
-    pub fn holds(&self, size: u64) -> bool {
-        size >= self.min.unwrap_or(0) && self.max.is_none_or(|max| size <= max)
-    }
-
-    pub fn is_bounded(&self) -> bool {
-        self.min.is_some() || self.max.is_some()
-    }
-}
-
-/// As Python writes it, without the module.
-impl fmt::Display for Hint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dim.{}", self.kind.name())?;
-        match (self.min, self.max) {
-            (None, None) => Ok(()),
-            (Some(min), None) => write!(f, "(min={min})"),
-            (None, Some(max)) => write!(f, "(max={max})"),
-            (Some(min), Some(max)) => write!(f, "(min={min}, max={max})"),
-        }
-    }
 }
 
 impl ShapeSpec {

@@ -43,7 +43,10 @@ impl ShapeSpec {
     ) -> Result<ShapeSpec, Error> {
         let mut reading = Reading::default();
         let mut given: Vec<(String, Given)> = Vec::new();
-        for (which, values) in [profiles.min, profiles.opt, profiles.max].into_iter().enumerate() {
+        for (which, values) in [profiles.min, profiles.opt, profiles.max]
+            .into_iter()
+            .enumerate()
+        {
             for text in values.iter().flat_map(|v| v.split(',')) {
                 match parse(text) {
                     Err(reason) => reading.fault(which, text, reason),
@@ -120,7 +123,8 @@ impl Reading {
             [Some(min), Some(opt), Some(max)] => [min, opt, max],
             other => {
                 let missing = other.iter().position(Option::is_none).unwrap_or(1);
-                let reason = "one of all three options, or --optShapes alone, has to name the input";
+                let reason =
+                    "one of all three options, or --optShapes alone, has to name the input";
                 self.fault(missing, name, reason);
                 return None;
             }
@@ -165,7 +169,9 @@ impl Reading {
         let symbol = symbol.unwrap_or_else(|| Affine::root(place.clone()));
         let values = sizes.map(|n| symbol.solve(n).and_then(|v| u64::try_from(v).ok()));
         let [Some(least), Some(best), Some(most)] = values else {
-            let reason = format!("axis {axis} is `{symbol}` in the model, which {min}, {opt} and {max} are not");
+            let reason = format!(
+                "axis {axis} is `{symbol}` in the model, which {min}, {opt} and {max} are not"
+            );
             self.fault(1, name, reason);
             return None;
         };
@@ -174,22 +180,22 @@ impl Reading {
             max: Some(most),
             opt: Some(best),
         };
-        let (dim, first) = match self.symbols.get(&symbol.root) {
-            Some((dim, first)) => (dim.clone(), first.clone()),
-            None => {
-                let numbered = (2u64..).map(|n| format!("{wanted}_{n}"));
-                let mut names = std::iter::once(wanted.clone()).chain(numbered);
-                let dim = (names.find(|n| !self.dims.contains_key(n)))
-                    .expect("one of endlessly many names is free");
-                self.dims.insert(dim.clone(), decl);
-                let entry = (dim.clone(), place.clone());
-                self.symbols.insert(symbol.root.clone(), entry);
-                (dim, place.clone())
-            }
-        };
+        let known = self.symbols.get(&symbol.root).cloned();
+        let (dim, first) = known.unwrap_or_else(|| {
+            let numbered = (2u64..).map(|n| format!("{wanted}_{n}"));
+            let mut names = std::iter::once(wanted.clone()).chain(numbered);
+            let dim = (names.find(|n| !self.dims.contains_key(n)))
+                .expect("one of endlessly many names is free");
+            self.dims.insert(dim.clone(), decl);
+            let entry = (dim, place);
+            self.symbols.insert(symbol.root.clone(), entry.clone());
+            entry
+        });
         if self.dims[&dim] != decl {
-            let reason =
-                format!("axis {axis} and {first} are both `{}` in the model, and have different ranges", symbol.root);
+            let reason = format!(
+                "axis {axis} and {first} are both `{}` in the model, and have different ranges",
+                symbol.root
+            );
             self.fault(1, name, reason);
             return None;
         }
@@ -208,7 +214,8 @@ mod tests {
     use crate::shapes::Overrides;
 
     fn read(min: &[&str], opt: &[&str], max: &[&str]) -> Result<String, String> {
-        let [min, opt, max] = [min, opt, max].map(|v| v.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        let [min, opt, max] =
+            [min, opt, max].map(|v| v.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let inputs = [decl("x", "B 4 4*h ?"), decl("t:0", "B"), decl("s", "")];
         let profiles = Profiles {
             min: &min,
@@ -230,28 +237,62 @@ mod tests {
         );
         // `s` has a greatest shape only.
         assert!(given.unwrap_err().contains("`--minShapes s`"));
-        let given = read(&["x:1x4x8x3,'t:0':1"], &["x:2x4x16x3", "t:0:2"], &["x:8x4x64x9", "t:0:8"]);
+        let given = read(
+            &["x:1x4x8x3,'t:0':1"],
+            &["x:2x4x16x3", "t:0:2"],
+            &["x:8x4x64x9", "t:0:8"],
+        );
         let spec = r#"{"dims": {"B": {"min": 1, "opt": 2, "max": 8}, "h": {"min": 2, "opt": 4, "max": 16},
             "w": {"min": 3, "opt": 3, "max": 9}}, "inputs": {"x": ["B", 4, "4*h", "w"], "t:0": ["B"]}}"#;
         let inputs = [decl("x", "B 4 4*h ?"), decl("t:0", "B"), decl("s", "")];
         assert_eq!(given.unwrap(), table(&resolve(spec, &inputs).unwrap()));
-        assert_eq!(read(&[], &["x:2x4x16x3,t:0:2"], &[]).unwrap(), "x 2 4 16 3\nt:0 2\ns ");
+        assert_eq!(
+            read(&[], &["x:2x4x16x3,t:0:2"], &[]).unwrap(),
+            "x 2 4 16 3\nt:0 2\ns "
+        );
     }
 
     #[test]
     fn what_cannot_be_meant_is_told() {
         for (min, opt, max, says) in [
-            ("x", "x:2x4x16x3", "x:8x4x64x9", "`--minShapes x`: expected NAME:1x4x64x64"),
-            ("x:1x4x8x3", "x:9x4x16x3", "x:8x4x64x9", "axis 0: 1, 9, 8 is not least"),
+            (
+                "x",
+                "x:2x4x16x3",
+                "x:8x4x64x9",
+                "`--minShapes x`: expected NAME:1x4x64x64",
+            ),
+            (
+                "x:1x4x8x3",
+                "x:9x4x16x3",
+                "x:8x4x64x9",
+                "axis 0: 1, 9, 8 is not least",
+            ),
             ("x:1x4x8", "x:2x4x16x3", "x:8x4x64x9", "different ranks"),
-            ("x:1x4x7x3", "x:2x4x16x3", "x:8x4x64x9", "axis 2 is `4*h` in the model, which 7, 16 and 64 are not"),
-            ("x:1x5x8x3", "x:2x5x16x3", "x:8x5x64x9", "axis 1 of `x` is 4 in the model, but 5"),
+            (
+                "x:1x4x7x3",
+                "x:2x4x16x3",
+                "x:8x4x64x9",
+                "axis 2 is `4*h` in the model, which 7, 16 and 64 are not",
+            ),
+            (
+                "x:1x5x8x3",
+                "x:2x5x16x3",
+                "x:8x5x64x9",
+                "axis 1 of `x` is 4 in the model, but 5",
+            ),
             ("y:1", "y:1", "y:1", "the model has no input `y`"),
         ] {
             let message = read(&[min], &[opt], &[max]).unwrap_err();
             assert!(message.contains(says), "{message}");
         }
-        let two = read(&["x:1x4x8x3,t:0:1"], &["x:2x4x8x3,t:0:1"], &["x:3x4x8x3,t:0:1"]);
-        assert!(two.unwrap_err().contains("axis 0 and axis 0 of `x` are both `B` in the model"));
+        let two = read(
+            &["x:1x4x8x3,t:0:1"],
+            &["x:2x4x8x3,t:0:1"],
+            &["x:3x4x8x3,t:0:1"],
+        );
+        assert!(
+            two.unwrap_err()
+                .contains("axis 0 and axis 0 of `x` are both `B` in the model")
+        );
     }
 }

@@ -3,9 +3,10 @@
 use super::error::Problems;
 use super::expr::{Affine, is_identifier};
 use super::faults::{SpecFault, nearest};
+use super::hint::hint;
 use super::json::{self, Key, Node, Pos, Value};
 use super::names::default_opt;
-use super::spec::{ANY, Body, DimDecl, Entry, Hint, HintKind, Leaf, MAX_SIZE, ShapeSpec, Tree};
+use super::spec::{ANY, Body, DimDecl, Entry, Leaf, MAX_SIZE, ShapeSpec, Tree};
 use std::collections::BTreeMap;
 
 /// Reads the spec that `root` is; what is wrong goes to `problems`.
@@ -43,7 +44,14 @@ impl Reader<'_> {
         self.keys(
             top,
             "a shape spec",
-            &["dims", "profiles", "inputs", "args", "kwargs", "dynamic_shapes"],
+            &[
+                "dims",
+                "profiles",
+                "inputs",
+                "args",
+                "kwargs",
+                "dynamic_shapes",
+            ],
         );
         if let Some(dims) = find("dims") {
             self.dims(dims);
@@ -225,7 +233,9 @@ impl Reader<'_> {
     /// to optimise for is the first one's. Returns how many there are.
     fn profiles(&mut self, node: &Node) -> usize {
         let Value::List(items) = &node.value else {
-            return self.wrong(node, "`profiles`", "a list of objects").unwrap_or(0);
+            return self
+                .wrong(node, "`profiles`", "a list of objects")
+                .unwrap_or(0);
         };
         let mut joined: Option<BTreeMap<String, DimDecl>> = None;
         for item in items {
@@ -266,13 +276,7 @@ impl Reader<'_> {
     }
 
     /// The range of a dim, whose fields are those of `base` where they are not given.
-    fn dim(
-        &mut self,
-        name: &str,
-        node: &Node,
-        place: &str,
-        base: DimDecl,
-    ) -> Option<DimDecl> {
+    fn dim(&mut self, name: &str, node: &Node, place: &str, base: DimDecl) -> Option<DimDecl> {
         let fields = self.object_of(node, place)?;
         self.keys(fields, place, &["min", "max", "opt", "derived"]);
         let mut decl = base;
@@ -570,67 +574,6 @@ impl Reader<'_> {
                 },
             );
         }
-    }
-}
-
-/// The hint that a string is, in any of torch's spellings: `AUTO`, `Dim.AUTO`, `_DimHint.AUTO`, `DimHint(AUTO)`, and with
-/// bounds `Dim.AUTO(min=2, max=8)`, `Dim.AUTO(2, 8)`, `DimHint(AUTO, min=2)`. `None` where it is none.
-fn hint(text: &str) -> Option<Result<Hint, String>> {
-    let text = text.trim();
-    let text = text.strip_prefix("torch.export.").unwrap_or(text);
-    let (name, bounds) = match text.split_once('(') {
-        None => (text, None),
-        Some(("DimHint" | "_DimHint", inner)) => {
-            let (name, bounds) = inner.split_once(',').unwrap_or((inner, ")"));
-            (name.trim_end_matches(')'), Some(bounds))
-        }
-        Some((name, bounds)) => (name, Some(bounds)),
-    };
-    let bare = ["_DimHint.", "DimHint.", "Dim."]
-        .iter()
-        .find_map(|p| name.strip_prefix(p))
-        .unwrap_or(name);
-    let kind = match bare.trim() {
-        "AUTO" => HintKind::Auto,
-        "DYNAMIC" => HintKind::Dynamic,
-        "STATIC" => HintKind::Static,
-        _ => return None,
-    };
-    let none = Hint {
-        kind,
-        min: None,
-        max: None,
-    };
-    Some(match bounds {
-        None => Ok(none),
-        Some(bounds) => with_bounds(none, bounds),
-    })
-}
-
-fn with_bounds(mut hint: Hint, text: &str) -> Result<Hint, String> {
-    const EXPECTED: &str = "expected bounds like `(min=2, max=8)`";
-    let inner = text.trim_end().strip_suffix(')').ok_or(EXPECTED)?;
-    for (place, part) in inner.split(',').map(str::trim).enumerate() {
-        if part.is_empty() {
-            continue;
-        }
-        let (name, value) = match part.split_once('=') {
-            Some((name, value)) => (name.trim(), value.trim()),
-            None => (*["min", "max"].get(place).ok_or(EXPECTED)?, part),
-        };
-        let size = match value {
-            "None" => None,
-            n => Some((n.parse().ok().filter(|&n| n <= MAX_SIZE)).ok_or(EXPECTED)?),
-        };
-        match name {
-            "min" => hint.min = size,
-            "max" => hint.max = size.filter(|&max| max < MAX_SIZE),
-            _ => return Err(EXPECTED.into()),
-        }
-    }
-    match (hint.min, hint.max) {
-        (Some(min), Some(max)) if max < min => Err(format!("max {max} is less than min {min}")),
-        _ => Ok(hint),
     }
 }
 

@@ -657,11 +657,22 @@ fn specs_as_they_are_dumped_and_written_have_the_ranges_that_they_mean() {
                 "added_cond_kwargs_text_embeds": [[2, 24], fixed(32)],
                 "added_cond_kwargs_time_ids": [[2, 24], fixed(6)]}),
         ),
-        ("bounded_auto.json", "hint_AUTO.onnx", json!({"x": [[2, 8], fixed(4)]})),
-        ("bounded_dynamic.json", "hint_AUTO.onnx", json!({"x": [[3, 9], fixed(4)]})),
+        (
+            "bounded_auto.json",
+            "hint_AUTO.onnx",
+            json!({"x": [[2, 8], fixed(4)]}),
+        ),
+        (
+            "bounded_dynamic.json",
+            "hint_AUTO.onnx",
+            json!({"x": [[3, 9], fixed(4)]}),
+        ),
     ] {
         let [spec, model] = case(spec, model);
-        let report = scene.run(&["shapes", "check", &spec, &model, "--json"]).exits(0).json();
+        let report = scene
+            .run(&["shapes", "check", &spec, &model, "--json"])
+            .exits(0)
+            .json();
         let got: serde_json::Map<String, Value> = (report["inputs"].as_array().unwrap().iter())
             .map(|i| {
                 let axes = i["axes"].as_array().unwrap().iter();
@@ -684,13 +695,20 @@ fn a_hint_stays_a_hint_in_torchs_form() {
     }
     let [spec, model] = case("bounded_auto.json", "hint_AUTO.onnx");
     let convert = |to: &str| scene.run(&["shapes", "convert", &spec, &model, "--to", to]);
-    assert_eq!(convert("args").exits(0).json()["kwargs"]["x"]["0"], "Dim.AUTO(min=2, max=8)");
+    assert_eq!(
+        convert("args").exits(0).json()["kwargs"]["x"]["0"],
+        "Dim.AUTO(min=2, max=8)"
+    );
     // Torch's dump forgets bounds, so that they are a dim's there.
     let torch = convert("torch");
     let dims = torch.exits(0).json()["dims"].clone();
     let (_, dim) = dims.as_object().unwrap().iter().next().unwrap();
     assert_eq!(dim, &json!({"min": 2, "max": 8, "derived": []}));
-    assert!(torch.stderr.contains("no place for the bounds"), "{}", torch.stderr);
+    assert!(
+        torch.stderr.contains("no place for the bounds"),
+        "{}",
+        torch.stderr
+    );
 }
 
 #[test]
@@ -709,14 +727,23 @@ fn nested_tensors_keep_their_ranges_through_build_and_run() {
 fn two_unknown_sizes_are_not_one_size() {
     let scene = Scene::new();
     let [spec, model] = case("question_mark_shapes.json", "question_mark_m.onnx");
-    let io = fixture("shapes/cases/question_mark_io.safetensors").display().to_string();
+    let io = fixture("shapes/cases/question_mark_io.safetensors")
+        .display()
+        .to_string();
     scene
         .run(&["build", &model, "--backend", "cpu", "--shapes", &spec])
         .exits(0);
     let inputs = format!("{io}:in.");
     let expect = format!("{io}:base.");
     scene
-        .run(&["run", "engine.plan", "--inputs", &inputs, "--expect", &expect])
+        .run(&[
+            "run",
+            "engine.plan",
+            "--inputs",
+            &inputs,
+            "--expect",
+            &expect,
+        ])
         .exits(0);
 }
 
@@ -730,7 +757,12 @@ fn a_dim_outside_of_its_range_is_what_a_shape_outside_of_it_is() {
         let run = [&["run", "engine.plan", "--json"][..], &size].concat();
         let failure = scene.run(&run).exits(1).json();
         assert_eq!(failure["code"], "shape-out-of-range", "{failure}");
-        assert!(failure["hints"][0].as_str().unwrap().contains("--on-range widen"));
+        assert!(
+            failure["hints"][0]
+                .as_str()
+                .unwrap()
+                .contains("--on-range widen")
+        );
     }
     // The hint leads on.
     let wide = ["run", "engine.plan", "--dim", "B=4", "--on-range", "widen"];
@@ -750,17 +782,35 @@ fn a_call_gives_the_sizes_to_optimise_for() {
     scene.write("call.json", spec.to_string());
     scene.run(&["shapes", "check", "call.json", MODEL]).exits(0);
     // The midpoint of 1 to 3 is 2; the call has 1. What --opt says goes before.
-    let build = ["build", MODEL, "--shapes", "torch.json", "--opt-from", "io0.safetensors", "--json"];
-    let report = scene.run(&[&build[..], &["--opt", "W=16"]].concat()).exits(0).json();
-    let opts: Vec<u64> = (report["profile"]["inputs"][0]["axes"].as_array().unwrap().iter())
-        .map(|a| a["opt"].as_u64().unwrap())
-        .collect();
+    let build = [
+        "build",
+        MODEL,
+        "--shapes",
+        "torch.json",
+        "--opt-from",
+        "io0.safetensors",
+        "--json",
+    ];
+    let report = scene
+        .run(&[&build[..], &["--opt", "W=16"]].concat())
+        .exits(0)
+        .json();
+    let opts: Vec<u64> = (report["profile"]["inputs"][0]["axes"]
+        .as_array()
+        .unwrap()
+        .iter())
+    .map(|a| a["opt"].as_u64().unwrap())
+    .collect();
     assert_eq!(opts, [1, 4, 32, 16]);
     let small = [&build[..6], &["--dim", "H=8:16", "-o", "small.plan"]].concat();
     scene.refuses(
         &small,
         1,
-        &["the example inputs do not fit", "`H` needs from 8 to 16", "give the dim a range"],
+        &[
+            "the example inputs do not fit",
+            "`H` needs from 8 to 16",
+            "give the dim a range",
+        ],
     );
 }
 
@@ -783,6 +833,13 @@ fn trtexecs_options_are_the_profile_that_the_spec_would_be() {
         "b.plan",
     );
     assert_eq!(by_spec, by_options);
-    let one = ["build", MODEL, "--minShapes", "sample:1x4x8x8", "-o", "c.plan"];
+    let one = [
+        "build",
+        MODEL,
+        "--minShapes",
+        "sample:1x4x8x8",
+        "-o",
+        "c.plan",
+    ];
     scene.refuses(&one, 2, &["--optShapes sample", "one of all three options"]);
 }

@@ -227,7 +227,10 @@ fn a_spec_of_very_many_tensors_is_refused_before_it_is_tied() {
     // What is left out of an export is told in one line.
     let one = spec.resolve(&[decl("x", "1")], &Overrides::default());
     let warnings = one.unwrap().warnings().to_vec();
-    assert!(warnings.len() == 1 && warnings[0].contains("and 4083 more"), "{warnings:?}");
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("and 4083 more"),
+        "{warnings:?}"
+    );
     let error = spec
         .resolve(&[decl("x", "2")], &Overrides::default())
         .unwrap_err();
