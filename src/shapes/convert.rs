@@ -9,7 +9,7 @@ use super::hint::{Hint, HintKind};
 use super::leaves::{Place, assign, tops};
 use super::names::default_opt;
 use super::resolved::{Axis, Resolved, Root};
-use super::spec::{Body, Entry, MAX_SIZE, ShapeSpec, Tree};
+use super::spec::{Body, Entry, Leaf, MAX_SIZE, ShapeSpec, Tree};
 use super::write::{axis_json, dim_json, pretty, sparse};
 use crate::tensor::{Extent, TensorDecl};
 use serde_json::{Map, Value, json};
@@ -59,13 +59,15 @@ impl ShapeSpec {
     ) -> Result<Converted, Error> {
         let resolved = self.resolve(inputs, overrides)?;
         let dims = self.with_overrides(overrides)?;
+        let assigned = assign(&self.body, &dims, inputs);
         let writer = Writer {
             spec: self,
             inputs,
             resolved: &resolved,
             overrides,
             form,
-            places: assign(&self.body, &dims, inputs).places,
+            places: assigned.places,
+            left_out: assigned.warnings,
         };
         let candidates = match form {
             Form::Inputs => vec![writer.by_input()],
@@ -103,6 +105,8 @@ struct Writer<'a> {
     form: Form,
     /// Where the spec speaks of each input.
     places: Vec<Option<Place<'a>>>,
+    /// What the spec says of no input.
+    left_out: Vec<String>,
 }
 
 impl Writer<'_> {
@@ -274,6 +278,11 @@ impl Writer<'_> {
         if self.spec.profiles > 1 {
             lost.push("the profiles of the spec are joined into one range".to_owned());
         }
+        lost.extend(
+            self.left_out
+                .iter()
+                .map(|w| format!("{w}; they are null here")),
+        );
         if self.form != Form::Torch {
             return lost;
         }
@@ -317,7 +326,12 @@ fn rewrite(
     leaf: &impl Fn(usize) -> Value,
 ) -> Value {
     match tree {
-        Tree::Leaf(_) => of.get(path).map_or(Value::Null, |&i| leaf(i)),
+        Tree::Leaf(given) => match (of.get(path), given) {
+            (Some(&i), _) => leaf(i),
+            (None, Leaf::Nulls(n)) => vec![Value::Null; *n].into(),
+            (None, Leaf::Sparse(axes)) if axes.is_empty() => json!({}),
+            (None, _) => Value::Null,
+        },
         Tree::List(items) => {
             let items = items.iter().enumerate();
             items

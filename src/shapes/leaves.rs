@@ -69,6 +69,8 @@ impl Place<'_> {
 pub(super) struct Assigned<'s> {
     /// For every input its place in the spec, `None` where the spec does not speak of it.
     pub places: Vec<Option<Place<'s>>>,
+    /// Whether the places can be right as they are: nothing in them contradicts the model.
+    pub agrees: bool,
     pub faults: Vec<ModelFault>,
     pub warnings: Vec<String>,
 }
@@ -81,6 +83,7 @@ pub(super) fn assign<'s>(
 ) -> Assigned<'s> {
     let mut out = Assigned {
         places: inputs.iter().map(|_| None).collect(),
+        agrees: true,
         faults: Vec::new(),
         warnings: Vec::new(),
     };
@@ -97,6 +100,7 @@ pub(super) fn assign<'s>(
                     for (place, &input) in leaves.iter().zip(&of_leaf) {
                         let Some(input) = input else { continue };
                         out.faults.extend(fits.crossing(place, input));
+                        out.agrees &= fits.fits(place.leaf, input);
                     }
                     of_leaf
                 }

@@ -52,7 +52,13 @@ pub fn template_from(inputs: &[TensorDecl], call: &InputShapes) -> Result<String
 
 /// A spec by input name that keeps what `spec` says where it fits and fills in the rest.
 pub(super) fn suggestion(spec: &ShapeSpec, inputs: &[TensorDecl]) -> String {
-    let places = assign(&spec.body, &spec.dims, inputs).places;
+    let assigned = assign(&spec.body, &spec.dims, inputs);
+    // What contradicts the model may be another input's.
+    let places = if assigned.agrees {
+        assigned.places
+    } else {
+        inputs.iter().map(|_| None).collect()
+    };
     let mut draft = Draft {
         dims: spec.dims.clone(),
         ..Draft::default()

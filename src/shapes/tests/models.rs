@@ -553,4 +553,11 @@ fn what_an_exporter_left_out_is_found_by_name_and_rank_or_refused() {
         message.contains("axis 0 of `x` is `B` in the model, but `A` in the spec (`args[0]`)"),
         "{message}"
     );
+    // What is offered instead does not repeat it.
+    let crossed = r#"{"dims": {"A": {"max": 2}, "B": {"max": 4}}, "args": [["A"], ["B"]]}"#;
+    let error = resolve(crossed, &[decl("x", "B"), decl("y", "A")]).unwrap_err();
+    let Error::Model { suggestion, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(suggestion.contains(r#""x": { "0": "B" }"#), "{suggestion}");
 }
