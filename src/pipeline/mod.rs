@@ -39,7 +39,9 @@ pub use refit::{
     Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, prepare, refusal,
     source_model, source_model_at,
 };
-pub use run::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected, recompile};
+pub use run::{
+    InputRequest, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected, recompile,
+};
 pub use verification::{Verification, Verified};
 pub use verify::{VerifyRequest, verify_outputs};
 

@@ -3,5 +3,7 @@
 pub(super) mod inputs;
 mod recompile;
 
-pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
+pub use inputs::{
+    InputRequest, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,
+};
 pub use recompile::recompile;
