@@ -178,8 +178,7 @@ impl<'a> Case<'a, '_> {
     }
 
     fn candidate(&self, prefix: &str, family: Option<&Table>, tensors: Vec<Translated>) -> Candidate {
-        let fits = |t: &&Translated| self.wanted.fits(&t.to, t.shape.iter().product());
-        let hits = tensors.iter().filter(fits).count();
+        let hits = self.hits(&tensors);
         let first = tensors.iter().find_map(|t| t.from.first());
         let halves = match family {
             Some(table) => table.halves.clone(),
@@ -198,6 +197,13 @@ impl<'a> Case<'a, '_> {
         }
     }
 
+    /// How many of the model's parameters these tensors give.
+    fn hits(&self, tensors: &[Translated]) -> usize {
+        let fitting = |t: &Translated| self.wanted.fitting(&t.to, t.shape.iter().product());
+        let given: BTreeSet<usize> = tensors.iter().filter_map(fitting).collect();
+        given.len()
+    }
+
     /// The file is in the first authors' names.
     fn forwards(&self, table: &Table) -> Result<Vec<Candidate>, Error> {
         let mut found = Vec::new();
@@ -207,8 +213,9 @@ impl<'a> Case<'a, '_> {
                 .collect();
             let parameters = table.parameters(own.iter().map(|(_, n)| *n), std::iter::empty());
             let hits: Vec<(usize, Hit)> = (own.iter())
-                .filter(|(_, name)| !table.is_unused(name))
-                .filter_map(|(i, name)| Some((*i, table.translate(name, &parameters)?)))
+                .filter_map(|(i, name)| Some((*i, *name, table.translate(name, &parameters)?)))
+                .filter(|(_, name, hit)| !table.is_unused(name) || self.wanted.has(&hit.to[0]))
+                .map(|(i, _, hit)| (i, hit))
                 .collect();
             let cut = |left_out: &str| -> Result<Vec<Translated>, Error> {
                 let mut tensors = Vec::new();
@@ -226,6 +233,7 @@ impl<'a> Case<'a, '_> {
             }
             self.add_identities(table, prefix, &mut candidate);
             let unused = own.iter().filter(|(_, n)| table.is_unused(n));
+            // Those that the model has after all are used before this is asked.
             candidate.unused = unused.map(|(i, _)| *i).collect();
             found.push(candidate);
         }
@@ -309,7 +317,7 @@ impl<'a> Case<'a, '_> {
             let Some(n) = width.filter(|_| !there && prefix.contains("clip_l.")) else {
                 continue;
             };
-            if self.wanted.fits(&to, n * n) {
+            if self.wanted.fitting(&to, n * n).is_some() {
                 candidate.tensors.push(Translated {
                     to,
                     from: Vec::new(),
@@ -318,6 +326,7 @@ impl<'a> Case<'a, '_> {
                 });
             }
         }
+        candidate.hits = self.hits(&candidate.tensors);
     }
 
     /// The model is in the first authors' names and the file in diffusers'.

@@ -122,14 +122,16 @@ fn every_family_is_recognised_and_its_rows_are_those_recorded() {
         let own = || names.iter().filter_map(|n| n.strip_prefix(prefix));
         let parameters = table.parameters(own(), std::iter::empty());
         let mut have = BTreeSet::new();
-        for name in own().filter(|n| !table.is_unused(n)) {
+        for name in own() {
             let from = format!("{prefix}{name}");
             // Block 23 of OpenCLIP-H, which diffusers leaves out, is read here: ComfyUI keeps it.
+            assert!(!table.is_unused(name) || unused.contains(from.as_str()) || name.ends_with("position_ids"));
             if unused.contains(from.as_str()) {
                 continue;
             }
-            let hit = table.translate(name, &parameters);
-            let hit = hit.unwrap_or_else(|| panic!("{family}: nothing for `{from}`"));
+            let Some(hit) = table.translate(name, &parameters) else {
+                panic!("{family}: nothing for `{from}`");
+            };
             have.extend(rows_of(&hit, &from));
         }
         if family.ends_with("_flat") {
@@ -144,7 +146,7 @@ fn every_family_is_recognised_and_its_rows_are_those_recorded() {
         }
         total += want.len();
     }
-    assert_eq!(total, 40_000);
+    assert_eq!(total, 33_939);
 }
 
 fn source(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Arc<Source> {
@@ -291,9 +293,9 @@ fn two_parts_that_fit_are_a_question() {
     assert!(matches!(&error, Error::Components { components, .. } if components.len() == 2), "{error}");
     // The hint leads to an answer.
     assert!(error.hints()[0].contains("--component text-encoder`"), "{:?}", error.hints());
-    for (component, first) in [("text-encoder", 0.0), ("text-encoder-2", 2.0), ("text_encoder_2.text_model", 2.0)] {
+    for (component, first) in [("text-encoder", 0.0), ("text-encoder-2", 2.0), ("text_encoder_2", 2.0)] {
         let view = open_in_layout(file.clone(), &te, Some(component)).unwrap();
-        assert_eq!(values(&view, "final_layer_norm.weight")[0], first, "{component}");
+        assert_eq!(values(&view, "text_model.final_layer_norm.weight")[0], first, "{component}");
     }
     let error = open_in_layout(file, &te, Some("vae")).unwrap_err();
     assert!(matches!(&error, Error::NoComponent { fitting, .. } if fitting.len() == 2), "{error}");

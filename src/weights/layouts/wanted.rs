@@ -4,32 +4,37 @@ use std::collections::HashMap;
 
 /// Names and sizes of a model's parameters.
 pub(super) struct Wanted<'a> {
-    names: Vec<&'a str>,
-    /// Every name from each of its segments on, with the numbers of elements.
+    parameters: &'a [(String, Vec<usize>)],
+    /// Indices of the parameters whose names end so, the shortest name first.
     endings: HashMap<&'a str, Vec<usize>>,
 }
 
+/// Last segments that say nothing about the module.
+const PARAMETERS: [&str; 5] = ["weight", "bias", "gamma", "beta", "scale"];
+
 impl<'a> Wanted<'a> {
-    pub(super) fn new(wanted: &'a [(String, Vec<usize>)]) -> Wanted<'a> {
+    pub(super) fn new(parameters: &'a [(String, Vec<usize>)]) -> Wanted<'a> {
         let mut endings: HashMap<&str, Vec<usize>> = HashMap::new();
-        for (name, shape) in wanted {
-            let elements = shape.iter().product();
+        for (i, (name, _)) in parameters.iter().enumerate() {
             for ending in endings_of(name) {
-                endings.entry(ending).or_default().push(elements);
+                endings.entry(ending).or_default().push(i);
             }
         }
+        for indices in endings.values_mut() {
+            indices.sort_by_key(|&i| parameters[i].0.len());
+        }
         Wanted {
-            names: wanted.iter().map(|(n, _)| n.as_str()).collect(),
+            parameters,
             endings,
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.names.is_empty()
+        self.parameters.is_empty()
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
-        self.names.iter().copied()
+        self.parameters.iter().map(|(n, _)| n.as_str())
     }
 
     /// Whether the model has a parameter of this name, or one that ends with it.
@@ -37,18 +42,23 @@ impl<'a> Wanted<'a> {
         self.endings.contains_key(name)
     }
 
-    /// Whether one of those has so many elements.
-    pub(super) fn fits(&self, name: &str, elements: usize) -> bool {
-        (self.endings.get(name)).is_some_and(|sizes| sizes.contains(&elements))
+    /// The parameter of this name that has so many elements, the one with the shortest name where several end so.
+    pub(super) fn fitting(&self, name: &str, elements: usize) -> Option<usize> {
+        let size = |i: usize| self.parameters[i].1.iter().product::<usize>();
+        let mut indices = self.endings.get(name)?.iter().copied();
+        indices.find(|&i| size(i) == elements)
     }
 
     /// Elements of the parameter of this name.
     pub(super) fn elements(&self, name: &str) -> Option<usize> {
-        self.endings.get(name)?.first().copied()
+        let first = *self.endings.get(name)?.first()?;
+        Some(self.parameters[first].1.iter().product())
     }
 }
 
-/// `a.b.c`, `b.c`, `c`.
+/// `a.b.0.weight` and `b.0.weight`, but not `0.weight` and `weight`, which every model has.
 pub(super) fn endings_of(name: &str) -> impl Iterator<Item = &str> {
-    std::iter::once(name).chain(name.match_indices('.').map(|(at, _)| &name[at + 1..]))
+    let later = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
+    let telling = later.filter(|e| !e.starts_with(|c: char| c.is_ascii_digit()) && !PARAMETERS.contains(e));
+    std::iter::once(name).chain(telling)
 }
