@@ -20,6 +20,10 @@ pub struct OverlayArgs {
     #[arg(long, value_name = "FILE")]
     pub base_weights: Vec<PathBuf>,
 
+    /// Which part of a checkpoint or LoRA is meant where several fit: denoiser, text-encoder, text-encoder-2, vae, …
+    #[arg(long, value_name = "PART")]
+    pub component: Option<String>,
+
     /// Rows of the mapping said by hand (JSON)
     #[arg(long, value_name = "FILE")]
     pub mapping: Option<PathBuf>,
@@ -52,6 +56,7 @@ impl OverlayArgs {
             checkpoint,
             loras: self.lora.clone(),
             base_weights: self.base_weights.clone(),
+            component: self.component.clone(),
             mapping: self.mapping.clone(),
             partial: self.partial,
             trust_names: self.trust_names,

@@ -78,6 +78,16 @@ impl Checkpoint for crate::weights::Source {
     }
 }
 
+impl Checkpoint for crate::weights::layouts::View {
+    fn names(&self) -> Vec<&str> {
+        self.names().collect()
+    }
+
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.get(name)
+    }
+}
+
 /// The values that an ONNX file (or an unrefitted plan) holds.
 pub trait Held: Sync {
     /// The bytes of the weight with this ONNX name.
@@ -178,6 +188,21 @@ pub fn prove(mapping: &Mapping, held: &dyn Held, base: &dyn Checkpoint) -> Resul
 }
 
 impl Mapping {
+    /// The names that the weights' sources may have, with shapes of as many elements.
+    pub fn wanted(&self) -> Vec<(String, Vec<usize>)> {
+        let names = |row: &Row| -> Vec<String> {
+            let known = (row.recipe.iter().chain(&row.alternatives)).flat_map(Recipe::sources);
+            let known: Vec<String> = known.map(ToOwned::to_owned).collect();
+            if known.is_empty() {
+                row.hints.iter().flat_map(|h| h.names.clone()).collect()
+            } else {
+                known
+            }
+        };
+        let all = self.rows.iter().flat_map(|row| names(row).into_iter().map(|n| (n, row.shape.clone())));
+        all.collect()
+    }
+
     /// The row of an ONNX weight.
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|r| r.name == name)

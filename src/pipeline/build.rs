@@ -17,6 +17,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What to build, and where to.
@@ -251,7 +252,7 @@ fn mapping(
     if files.is_empty() {
         return Ok((mapping::infer(request.model, None)?.mapping, None));
     }
-    let source = Source::open_all(files)?;
+    let source = Arc::new(Source::open_all(files)?);
     let mapping = past::mapping(request.model, &source, memo)?;
     let base = BaseSource {
         files: source

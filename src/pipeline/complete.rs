@@ -5,7 +5,6 @@ use crate::mapping::{
     Accounts, Assessment, Change, Checkpoint, Evidence, Mapping, Missing, Refusal,
 };
 use crate::tensor::show_shape;
-use crate::weights::Source;
 
 /// A refit must leave nothing out and guess nothing.
 pub(super) fn check_complete(
@@ -13,7 +12,7 @@ pub(super) fn check_complete(
     mapping: &Mapping,
     accounts: &Accounts,
     assessment: &Assessment,
-    new: &Source,
+    new: &dyn Checkpoint,
 ) -> Result<(), Error> {
     let file = request
         .checkpoint
@@ -228,7 +227,7 @@ fn reshaped(
     mapping: &Mapping,
     missing: &[Missing],
     lost: &[&str],
-    new: &Source,
+    new: &dyn Checkpoint,
 ) -> Option<Vec<String>> {
     if missing.is_empty() || missing.len() != lost.len() {
         return None;
@@ -239,7 +238,7 @@ fn reshaped(
             let row = mapping.row(&m.weight)?;
             let same = |n: &&&str| m.names.iter().any(|looked| same_name(looked, n));
             let name = lost.iter().find(same)?;
-            let tensor = Checkpoint::get(new, name)?;
+            let tensor = new.get(name)?;
             Some(format!(
                 "weight `{}` is {} and cannot be filled from `{name}`, which is {} {}",
                 m.weight,

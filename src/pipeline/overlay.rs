@@ -13,12 +13,13 @@ use crate::mapping::{
 use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
-use crate::weights::Source;
+use crate::weights::layouts::{View, open_in_layout};
+use crate::weights::{self, Source};
 use crate::weights::lora::{Fuse, Fusion, Lora};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// What the user wants to lie over the base weights. Nothing at all is the base itself.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +30,8 @@ pub struct OverlayRequest {
     pub loras: Vec<(PathBuf, f64)>,
     /// The checkpoint that the model was exported from, to prove the mapping with.
     pub base_weights: Vec<PathBuf>,
+    /// Which part of a file is meant, where several fit.
+    pub component: Option<String>,
     /// A mapping file by hand.
     pub mapping: Option<PathBuf>,
     /// The checkpoint is meant to hold only some of the weights.
@@ -53,8 +56,8 @@ enum From {
 /// An overlay that was resolved: every weight of the plan has its bytes, and what they are is known.
 pub struct Overlay {
     source: SourceModel,
-    checkpoint: Option<Source>,
-    base: Option<Source>,
+    checkpoint: Option<View>,
+    base: Option<View>,
     fusion: Option<Fusion>,
     mapping: Mapping,
     /// By ONNX name: row of the mapping, where its bytes come from, their digest.
@@ -100,8 +103,6 @@ impl Overlay {
     ) -> Result<Overlay, Error> {
         let source = source_model(plan, manifest)?;
         check_base(plan, manifest, &source, watch)?;
-        let base = open_source(&request.base_weights)?;
-        let checkpoint = open_source(&request.checkpoint)?;
         let held = ModelValues::of(&source.model);
         let mut mapping = Mapping {
             against_base: manifest.base.is_some(),
@@ -120,8 +121,14 @@ impl Overlay {
                 cause: Box::new(cause),
             })?;
         }
+        let component = request.component.as_deref();
+        let base = open_view(&request.base_weights, &mapping, component)?;
         if let Some(base) = &base {
             mapping = mapping::prove(&mapping, &held, base)?.mapping;
+        }
+        let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
+        if let Some(view) = &checkpoint {
+            tell(view, watch);
         }
         let mut accounts = Accounts::default();
         let mut assessment = None;
@@ -254,7 +261,7 @@ impl Overlay {
         let shapes: BTreeMap<String, Vec<usize>> = match over {
             Some(file) => file
                 .names()
-                .filter_map(|n| Some((n.to_owned(), file.get(n)?.shape.to_vec())))
+                .filter_map(|n| Some((n.to_owned(), file.describe(n)?.1.to_vec())))
                 .collect(),
             None => self
                 .mapping
@@ -355,7 +362,7 @@ impl Overlay {
 
     fn ingredients(&self, plan: &Path) -> Recipe {
         let mut ingredients = Vec::new();
-        for file in self.checkpoint.iter().flat_map(Source::files) {
+        for file in self.checkpoint.iter().flat_map(|v| v.source().files()) {
             ingredients.push(Ingredient::Checkpoint {
                 file: FileRef {
                     path: super::build::relative(plan, file.path()),
@@ -399,11 +406,27 @@ impl Checkpoint for Patched<'_> {
     }
 }
 
-fn open_source(paths: &[PathBuf]) -> Result<Option<Source>, Error> {
+fn open_view(paths: &[PathBuf], mapping: &Mapping, component: Option<&str>) -> Result<Option<View>, Error> {
     if paths.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Source::open_all(paths)?))
+    let source = Arc::new(Source::open_all(paths)?);
+    let view = open_in_layout(source, &mapping.wanted(), component);
+    Ok(Some(view.map_err(weights::Error::from)?))
+}
+
+/// What of a checkpoint is for other parts of a pipeline, and what was made of it.
+fn tell(view: &View, watch: &dyn Watch) {
+    let parts: Vec<String> = (view.components().iter())
+        .map(|(component, n)| format!("{component} ({n})"))
+        .collect();
+    if !parts.is_empty() {
+        let text = format!("tensors of other parts are left out: {}", parts.join(", "));
+        watch.event(Event::Status(&text));
+    }
+    for note in view.notes() {
+        watch.event(Event::Status(note));
+    }
 }
 
 /// The base values must be those that the plan was built from.

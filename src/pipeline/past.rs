@@ -11,10 +11,12 @@ use crate::mapping::{self, Mapping};
 use crate::onnx::Model;
 use crate::tensor::Digest;
 use crate::watch::Watch;
-use crate::weights::{Source, SourceFile};
+use crate::weights::layouts::open_in_layout;
+use crate::weights::{self, Source, SourceFile};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const FILE: &str = "digest of the file/1";
 const WEIGHTS: &str = concat!(
@@ -89,14 +91,16 @@ pub(super) fn weights<'m>(
 ///
 /// # Errors
 /// As [`mapping::infer`].
-pub(super) fn mapping(model: &Model, base: &Source, memo: Option<&Memo>) -> Result<Mapping, Error> {
+pub(super) fn mapping(model: &Model, base: &Arc<Source>, memo: Option<&Memo>) -> Result<Mapping, Error> {
     let of_base = base.files().iter().map(SourceFile::map);
     let files: Vec<&Map> = model.files().iter().chain(of_base).collect();
     let past = Past::of(memo, &files, MAPPING);
     if let Some(mapping) = past.recall() {
         return Ok(mapping);
     }
-    let mapping = mapping::infer(model, Some(base))?.mapping;
+    let wanted = mapping::infer(model, None)?.mapping.wanted();
+    let view = open_in_layout(Arc::clone(base), &wanted, None).map_err(weights::Error::from)?;
+    let mapping = mapping::infer(model, Some(&view))?.mapping;
     past.remember(&mapping);
     Ok(mapping)
 }

@@ -179,9 +179,11 @@ impl View {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of that name. Stacked rows are views into the file; what has to be computed is kept for the next time.
+    /// The tensor of that name, or else the file's own tensor of that name. Stacked rows are views into the file; what has to be computed is kept for the next time.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        let tensor = self.tensors.get(name)?;
+        let Some(tensor) = self.tensors.get(name) else {
+            return self.source.get(name);
+        };
         let data = match self.borrowed(tensor) {
             Some(data) => data,
             None => tensor.bytes.get_or_init(|| self.computed(tensor).into_owned()),
