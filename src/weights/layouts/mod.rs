@@ -58,6 +58,47 @@ const DATA: &[&str] = &[
     include_str!("data/qwen_image.txt"),
 ];
 
+/// A table for the modules of one model.
+pub(crate) struct Translation {
+    table: &'static Table,
+    parameters: pattern::Parameters,
+}
+
+/// What a module is in diffusers' names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModuleHit {
+    /// The modules, stacked by rows in this order.
+    pub to: Vec<String>,
+    /// Their heights in proportion.
+    pub heights: Vec<usize>,
+    /// The second half of the rows comes first.
+    pub swapped: bool,
+}
+
+impl Translation {
+    /// `names` are those of the model's modules, in either spelling.
+    pub(crate) fn new<'a>(
+        table: &'static Table,
+        names: impl Iterator<Item = &'a str> + Clone,
+    ) -> Translation {
+        Translation {
+            table,
+            parameters: table.parameters(names.clone(), names),
+        }
+    }
+
+    /// What the first authors' module is. `flat` names have `_` for `.`, here and in the answer.
+    pub(crate) fn module(&self, name: &str, flat: bool) -> Option<ModuleHit> {
+        let hit = self.table.translate_module(name, flat, &self.parameters)?;
+        // A turned matrix is no module that a LoRA of rows and columns fits.
+        (hit.turn != table::Turn::Transpose).then_some(ModuleHit {
+            to: hit.to,
+            heights: hit.heights,
+            swapped: hit.turn == table::Turn::SwapHalves,
+        })
+    }
+}
+
 /// Every family's table.
 pub fn tables() -> &'static [Table] {
     static TABLES: LazyLock<Vec<Table>> = LazyLock::new(|| {

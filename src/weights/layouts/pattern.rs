@@ -195,6 +195,24 @@ impl Pattern {
         rest.is_empty().then_some(bound)
     }
 
+    /// Whether `name` may be of this kind, whatever the parameters are.
+    pub(super) fn could_be(&self, name: &str, parameters: &Parameters) -> bool {
+        let letter = |t: &Token| matches!(t, Token::Number(s) if s.0.iter().any(|t| t.parameter.is_some()));
+        if !self.0.iter().any(letter) {
+            return self.matches(name, parameters).is_some();
+        }
+        let free = |t: &Token| match t {
+            Token::Number(_) => Token::Number(Sum(vec![Term {
+                factor: 1,
+                parameter: None,
+                variable: Some('n'),
+            }])),
+            other => other.clone(),
+        };
+        let one = self.0.iter().filter(|t| matches!(t, Token::Number(_))).count() == 1;
+        one && Pattern(self.0.iter().map(free).collect()).matches(name, parameters).is_some()
+    }
+
     /// The name with these values; `None` where one is missing.
     pub(super) fn fill(&self, parameters: &Parameters, bound: &Bindings<'_>) -> Option<String> {
         let mut name = String::new();

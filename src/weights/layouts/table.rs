@@ -253,7 +253,10 @@ impl Table {
                 if after.is_empty() {
                     return rest.split('.').next()?.parse().ok();
                 }
-                rest.strip_suffix(after.as_str())?.parse().ok()
+                // The name of a module or of one of its parameters.
+                let (number, tail) = rest.split_once('.')?;
+                let tail = tail.strip_prefix(after.strip_prefix('.')?)?;
+                (tail.is_empty() || tail.starts_with('.')).then(|| number.parse().ok())?
             };
             names.filter_map(number).collect::<Vec<i64>>()
         };
@@ -305,6 +308,13 @@ impl Table {
                 turn: row.turn,
             })
         })
+    }
+
+    /// Whether a module of this name is one that the table writes.
+    pub(crate) fn writes_module(&self, name: &str) -> bool {
+        let any = Parameters::new();
+        let modules = self.rows.iter().filter_map(|r| r.module.as_ref());
+        modules.flat_map(|m| &m.to).any(|to| to.could_be(name, &any))
     }
 
     /// Whether no target reads the tensor `name` of the first authors.

@@ -7,13 +7,12 @@ mod build;
 mod change;
 mod config;
 mod error;
-mod flux;
 mod fuse;
 mod keys;
 mod kinds;
-mod kohya_names;
 mod place;
 mod resolve;
+mod spellings;
 
 pub use error::{Error, Problem};
 pub use fuse::{Fuse, Fusion, Recipe};

@@ -5,6 +5,7 @@ use super::build;
 use super::change::{Axis, Change};
 use super::error::Problem;
 use super::resolve::{Found, Index, Parameter};
+use super::spellings::Within;
 use super::{Chosen, NEAREST, Part, Resolved, Target};
 
 /// Where rows of a change go.
@@ -105,55 +106,34 @@ fn put(
                 rows,
             }]
         }
-        Found::Split { modules, swapped } => {
+        Found::Stacked { pieces, swapped } => {
             let mut from = 0;
             let mut stretches = Vec::new();
-            for &module in modules {
-                let parameter = parameter(module)?;
+            for piece in pieces {
+                let parameter = parameter(piece.module)?;
                 let rows = parameter.shape.first().copied().unwrap_or(1);
                 if !same(inner(&change.shape), inner(&parameter.shape)) {
                     return Err(misfit(&change, parameter));
                 }
-                stretches.push(Stretch {
+                let (to, rows) = if piece.heights.len() == 1 {
+                    (0, rows)
+                } else {
+                    place_within(piece, &change, parameter)
+                        .ok_or_else(|| misfit(&change, parameter))?
+                };
+                let one = Stretch {
                     parameter,
                     from,
-                    to: 0,
+                    to,
                     rows,
-                });
+                };
+                stretches.extend(halves(vec![one], *swapped != piece.swapped));
                 from += rows;
             }
             if from != change.rows() {
                 return Err(misfit(&change, stretches[0].parameter));
             }
-            halves(stretches, *swapped)
-        }
-        Found::Place {
-            module,
-            part,
-            of,
-            swapped,
-        } => {
-            let parameter = parameter(*module)?;
-            let (rows, whole) = (change.rows(), parameter.shape.first().copied().unwrap_or(1));
-            let hidden = parameter.shape.get(1).copied().unwrap_or(1);
-            let (to, exact) = match (*of, *part) {
-                (1, _) => (0, rows == whole),
-                (3, part) => (part * rows, 3 * rows == whole),
-                // `linear1` is q, k and v, each as long as the input is wide, and the MLP.
-                (_, 3) => (3 * hidden, 3 * hidden + rows == whole),
-                (_, part) => (part * rows, rows == hidden && 3 * rows < whole),
-            };
-            let columns = same(inner(&change.shape), inner(&parameter.shape));
-            if !exact || !columns {
-                return Err(misfit(&change, parameter));
-            }
-            let one = Stretch {
-                parameter,
-                from: 0,
-                to,
-                rows,
-            };
-            halves(vec![one], *swapped)
+            stretches
         }
         Found::Ambiguous(_) | Found::Nothing => return Ok(()),
     };
@@ -181,6 +161,24 @@ fn put(
     }
     chosen.changes.push(change);
     Ok(())
+}
+
+/// First row and height of a part of a stacked module, for a change that is that part alone.
+fn place_within(piece: &Within, change: &Change, parameter: &Parameter) -> Option<(usize, usize)> {
+    let (whole, rows) = (*parameter.shape.first()?, change.rows());
+    let before: usize = piece.heights[..piece.part].iter().sum();
+    let total: usize = piece.heights.iter().sum();
+    if rows * total == whole * piece.heights[piece.part] {
+        return Some((whole / total * before, rows));
+    }
+    // `linear1` of FLUX is q, k and v, each as long as the input is wide, and an MLP of any width.
+    let hidden = parameter.shape.get(1).copied().filter(|_| piece.heights == [1, 1, 1, 4])?;
+    let fits = if piece.part == 3 {
+        3 * hidden + rows == whole
+    } else {
+        rows == hidden && 3 * hidden < whole
+    };
+    fits.then_some((hidden * before, rows))
 }
 
 /// Exchanges the two halves of a single stretch where the two namings disagree on their order.
