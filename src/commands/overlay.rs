@@ -12,6 +12,10 @@ pub struct OverlayArgs {
     #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
     pub lora: Vec<(PathBuf, f64)>,
 
+    /// The alpha of LoRA modules for which neither the file nor a configuration states one (else: the rank)
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub lora_alpha: Option<f64>,
+
     /// How fused values are rounded: once at the end, or in the order that PEFT rounds
     #[arg(long, value_enum, default_value_t = FuseMode::Exact)]
     pub fuse: FuseMode,
@@ -57,6 +61,7 @@ impl OverlayArgs {
             loras: self.lora.clone(),
             base_weights: self.base_weights.clone(),
             component: self.component.clone(),
+            lora_alpha: self.lora_alpha,
             mapping: self.mapping.clone(),
             partial: self.partial,
             trust_names: self.trust_names,

@@ -15,7 +15,7 @@ use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
 use crate::weights::layouts::{View, open_in_layout};
 use crate::weights::{self, Source};
-use crate::weights::lora::{Fuse, Fusion, Lora};
+use crate::weights::lora::{self, Fuse, Fusion, Lora};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -30,6 +30,8 @@ pub struct OverlayRequest {
     pub loras: Vec<(PathBuf, f64)>,
     /// The checkpoint that the model was exported from, to prove the mapping with.
     pub base_weights: Vec<PathBuf>,
+    /// The alpha of LoRA modules for which nothing states one.
+    pub lora_alpha: Option<f64>,
     /// Which part of a file is meant, where several fit.
     pub component: Option<String>,
     /// A mapping file by hand.
@@ -270,9 +272,17 @@ impl Overlay {
                 .map(|t| (t.name, t.shape))
                 .collect(),
         };
+        let options = lora::Options {
+            component: (request.component.as_deref()).and_then(lora::Component::from_name),
+            alpha: request.lora_alpha,
+        };
         let mut loras = Vec::new();
         for (path, scale) in &request.loras {
-            loras.push((Lora::open(path, &shapes)?, *scale));
+            let lora = Lora::open_with(path, &shapes, &options)?;
+            for note in lora.notes() {
+                watch.event(Event::Status(note));
+            }
+            loras.push((lora, *scale));
         }
         let fusion = Fusion::new(loras, request.fuse)?;
         self.fused = fusion

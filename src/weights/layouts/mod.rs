@@ -119,4 +119,4 @@ fn diffusers_halves(has: impl Fn(&str) -> bool) -> Vec<(String, Vec<String>)> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,7 +17,12 @@ struct Stretch<'a> {
 }
 
 /// Builds and places every module; what does not fit becomes a problem.
-pub(super) fn place(source: &Source, index: &Index, modules: &[Resolved]) -> Chosen {
+pub(super) fn place(
+    source: &Source,
+    index: &Index,
+    modules: &[Resolved],
+    alpha: Option<f64>,
+) -> Chosen {
     let mut chosen = Chosen::default();
     for resolved in modules {
         match &resolved.found {
@@ -48,7 +53,8 @@ pub(super) fn place(source: &Source, index: &Index, modules: &[Resolved]) -> Cho
             .config
             .as_ref()
             .map(|(c, inner)| (c, inner.as_str()));
-        let changes = match build::build(source, &resolved.name, &resolved.module.parts, config) {
+        let parts = &resolved.module.parts;
+        let changes = match build::build(source, &resolved.name, parts, config, alpha) {
             Ok(changes) => changes,
             Err(problem) => {
                 chosen.problems.push(problem);
@@ -63,7 +69,7 @@ pub(super) fn place(source: &Source, index: &Index, modules: &[Resolved]) -> Cho
             }
         }
     }
-    overlaps(&mut chosen);
+    overlaps(&mut chosen, source);
     chosen
 }
 
@@ -220,21 +226,33 @@ fn same(a: &[usize], b: &[usize]) -> bool {
         || (a.len() == 2 && b.len() > 2 && a[0] == b[0] && a[1] == flattened(b))
 }
 
-/// Two modules must not change the same rows; a replacement and a delta of one module may.
-fn overlaps(chosen: &mut Chosen) {
-    for (name, target) in &chosen.targets {
-        let mut parts: Vec<_> = target.parts.iter().collect();
-        parts.sort_by_key(|p| (chosen.changes[p.change].replaces(), p.to));
-        let clash = parts.windows(2).find(|w| {
-            let (a, b) = (&chosen.changes[w[0].change], &chosen.changes[w[1].change]);
-            a.replaces() == b.replaces() && w[0].to + w[0].rows > w[1].to
-        });
-        if let Some(w) = clash {
-            let module = |p: &Part| chosen.changes[p.change].module.clone();
+/// Two modules must not change the same rows, unless they say the same, which then counts once; a replacement and a delta of one
+/// module may.
+fn overlaps(chosen: &mut Chosen, source: &Source) {
+    let changes = &chosen.changes;
+    for (name, target) in &mut chosen.targets {
+        let mut parts = std::mem::take(&mut target.parts);
+        parts.sort_by_key(|p| (changes[p.change].replaces(), p.to));
+        for part in parts {
+            let (change, before) = (&changes[part.change], target.parts.last());
+            let clash = before.filter(|b| {
+                changes[b.change].replaces() == change.replaces() && b.to + b.rows > part.to
+            });
+            let Some(first) = clash else {
+                target.parts.push(part);
+                continue;
+            };
+            let other = &changes[first.change];
+            let place = |p: &Part| (p.from, p.to, p.rows);
+            if place(first) == place(&part) && other.equals(change, source) {
+                chosen.twice.insert(change.module.clone());
+                continue;
+            }
             chosen.problems.push(Problem::Overlap {
                 target: name.clone(),
-                modules: vec![module(w[0]), module(w[1])],
+                modules: vec![other.module.clone(), change.module.clone()],
             });
+            target.parts.push(part);
         }
     }
 }
