@@ -105,7 +105,11 @@ fn each_kind_of_damage_is_named() {
         ),
         (
             "two modules for one weight",
-            [pair("lora_unet_a", 4, 6), pair("unet.a", 4, 6)].concat(),
+            {
+                let mut other = pair("unet.a", 4, 6);
+                other[1].1 = drawn(&[4, 2], 77);
+                [pair("lora_unet_a", 4, 6), other].concat()
+            },
             "lora-overlap",
         ),
         (
