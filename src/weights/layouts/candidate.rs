@@ -75,6 +75,7 @@ pub(super) fn choose(
     let case = Case {
         stored,
         index,
+        endings: ends_with(&names),
         names,
         wanted,
         path,
@@ -83,7 +84,7 @@ pub(super) fn choose(
     for table in tables() {
         all.extend(case.forwards(table)?);
     }
-    for table in tables() {
+    for table in tables().iter().filter(|t| t.keys().any(|k| wanted.has(k))) {
         all.extend(case.backwards(table));
     }
     all.retain(|c| c.hits > 0);
@@ -136,6 +137,8 @@ struct Case<'a, 'w> {
     stored: &'a [Stored],
     index: HashMap<&'a str, usize>,
     names: BTreeSet<&'a str>,
+    /// The prefixes under which the file has a name.
+    endings: HashMap<&'a str, Vec<&'a str>>,
     wanted: &'w Wanted<'w>,
     path: &'w Path,
 }
@@ -340,7 +343,7 @@ impl<'a> Case<'a, '_> {
                 let Some(hit) = table.translate(ending, &parameters) else {
                     continue;
                 };
-                for prefix in self.prefixes_of(&hit.to[0]) {
+                for &prefix in self.endings.get(hit.to[0].as_str()).into_iter().flatten() {
                     let from: Option<Vec<usize>> = (hit.to.iter())
                         .map(|to| self.index.get(format!("{prefix}{to}").as_str()).copied())
                         .collect();
@@ -358,18 +361,6 @@ impl<'a> Case<'a, '_> {
             self.candidate(prefix, Some(table), tensors)
         });
         candidates.max_by_key(|c| c.hits)
-    }
-
-    /// The prefixes under which the file has a tensor of this name.
-    fn prefixes_of(&self, name: &str) -> Vec<&'a str> {
-        if self.names.contains(name) {
-            return vec![""];
-        }
-        let dotted = format!(".{name}");
-        (self.names.iter())
-            .filter(|n| n.ends_with(&dotted))
-            .map(|n| &n[..n.len() - name.len()])
-            .collect()
     }
 
     fn put_together(&self, to: &str, from: Vec<usize>, hit: &Hit) -> Option<Translated> {
@@ -400,6 +391,18 @@ impl<'a> Case<'a, '_> {
             shape,
         })
     }
+}
+
+/// Every ending of every name, with what stands before it.
+fn ends_with<'a>(names: &BTreeSet<&'a str>) -> HashMap<&'a str, Vec<&'a str>> {
+    let mut found: HashMap<&str, Vec<&str>> = HashMap::new();
+    for name in names {
+        for ending in endings_of(name) {
+            let prefix = &name[..name.len() - ending.len()];
+            found.entry(ending).or_default().push(prefix);
+        }
+    }
+    found
 }
 
 /// How many prefixes of names as they are are tried.

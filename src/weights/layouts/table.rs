@@ -227,6 +227,11 @@ impl Table {
         Some(())
     }
 
+    /// Names of the first authors that tell the family.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(String::as_str)
+    }
+
     /// The prefixes under which `names` are of this family.
     pub(super) fn prefixes<'a>(&self, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
         let Some(key) = self.keys.first() else {

@@ -450,3 +450,78 @@ fn what_cannot_be_read_is_named() {
     let view = with(&["_orig_mod.a.base_layer.weight"]).unwrap();
     assert_eq!(view.sources_of("a.weight"), ["_orig_mod.a.base_layer.weight"]);
 }
+
+/// A name, its shape, and what it is in the other spelling with the shapes of that.
+type Pair = (String, Vec<usize>, Vec<(String, Vec<usize>)>);
+
+/// Small shapes that the rows of a table fit, for the names of a recorded family.
+fn shaped(table: &Table, prefix: &str, names: &BTreeSet<&str>) -> Vec<Pair> {
+    let own = || names.iter().filter_map(|n| n.strip_prefix(prefix));
+    let parameters = table.parameters(own(), std::iter::empty());
+    let translated = own().filter(|n| !table.is_unused(n)).filter_map(|n| Some((n, table.translate(n, &parameters)?)));
+    let shapes = translated.map(|(name, hit)| {
+        let (there, here): (Vec<usize>, Vec<Vec<usize>>) = match hit.turn {
+            _ if hit.to.len() > 1 => (
+                vec![hit.heights.iter().sum(), 2],
+                hit.heights.iter().map(|h| vec![*h, 2]).collect(),
+            ),
+            Turn::SwapHalves => (vec![4, 2], vec![vec![4, 2]]),
+            Turn::Transpose => (vec![2, 3], vec![vec![3, 2]]),
+            Turn::Linear if name.ends_with("weight") => (vec![2, 3, 1, 1], vec![vec![2, 3]]),
+            _ => (vec![2], vec![vec![2]]),
+        };
+        (name.to_owned(), there, hit.to.into_iter().zip(here).collect())
+    });
+    shapes.collect()
+}
+
+#[test]
+fn every_family_survives_the_way_there_and_back() {
+    for (family, lines) in recorded("models.txt") {
+        let all: Vec<String> = (lines.iter())
+            .flat_map(|l| match l.strip_prefix("unused ") {
+                Some(name) => vec![name.to_owned()],
+                None => expand(l).into_iter().map(|(_, from, _)| from).filter(|f| f != "-").collect(),
+            })
+            .collect();
+        let names: BTreeSet<&str> = all.iter().map(String::as_str).collect();
+        let fitting = tables().iter().find_map(|t| Some((t, *t.prefixes(&names).first()?)));
+        let (table, prefix) = fitting.unwrap();
+        let pairs = shaped(table, prefix, &names);
+        let mut next = 0f32;
+        let mut tensors: Vec<(String, Tensor)> = Vec::new();
+        for (name, shape, _) in &pairs {
+            let count = shape.iter().product::<usize>();
+            let data = f32s((0..count).map(|i| next + i as f32));
+            next += count as f32;
+            tensors.push((format!("{prefix}{name}"), Tensor { dtype: Dtype::F32, shape: shape.clone(), data }));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (there, here) = (dir.path().join("there.safetensors"), dir.path().join("here.safetensors"));
+        write_tensors(&there, &tensors);
+        let wanted: Vec<(String, Vec<usize>)> = pairs.iter().flat_map(|(.., to)| to.clone()).collect();
+        let source = Arc::new(Source::open(&there).unwrap());
+        let view = open_in_layout(source, &wanted, None).unwrap_or_else(|e| panic!("{family}: {e}"));
+        let mut translated = Vec::new();
+        for (name, shape) in &wanted {
+            let tensor = view.get(name).unwrap_or_else(|| panic!("{family}: `{name}`"));
+            assert_eq!(tensor.shape, shape, "{family}: `{name}`");
+            assert!(!view.sources_of(name).is_empty());
+            translated.push((name.clone(), tensor.to_owned()));
+        }
+        write_tensors(&here, &translated);
+        // ComfyUI exports its models under a wrapper of its own.
+        let wanted: Vec<(String, Vec<usize>)> = (pairs.iter())
+            .map(|(name, shape, _)| (format!("m.{prefix}{name}"), shape.clone()))
+            .collect();
+        let source = Arc::new(Source::open(&here).unwrap());
+        let back = open_in_layout(source, &wanted, None).unwrap_or_else(|e| panic!("{family}: {e}"));
+        for ((name, ..), (_, tensor)) in pairs.iter().zip(&tensors) {
+            let mut endings = wanted::endings_of(name).map(ToOwned::to_owned).collect::<Vec<_>>();
+            endings.push(format!("{prefix}{name}"));
+            let found = endings.iter().find_map(|n| back.get(n));
+            let found = found.unwrap_or_else(|| panic!("{family}: `{name}` is not given back"));
+            assert_eq!(found.data, tensor.data, "{family}: `{name}`");
+        }
+    }
+}
