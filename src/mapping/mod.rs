@@ -199,7 +199,10 @@ impl Mapping {
                 known
             }
         };
-        let all = self.rows.iter().flat_map(|row| names(row).into_iter().map(|n| (n, row.shape.clone())));
+        let all = self
+            .rows
+            .iter()
+            .flat_map(|row| names(row).into_iter().map(|n| (n, row.shape.clone())));
         all.collect()
     }
 

@@ -14,8 +14,8 @@ use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
 use crate::weights::layouts::{View, open_in_layout};
-use crate::weights::{self, Source};
 use crate::weights::lora::{self, Fuse, Fusion, Lora};
+use crate::weights::{self, Source};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -416,7 +416,11 @@ impl Checkpoint for Patched<'_> {
     }
 }
 
-fn open_view(paths: &[PathBuf], mapping: &Mapping, component: Option<&str>) -> Result<Option<View>, Error> {
+fn open_view(
+    paths: &[PathBuf],
+    mapping: &Mapping,
+    component: Option<&str>,
+) -> Result<Option<View>, Error> {
     if paths.is_empty() {
         return Ok(None);
     }

@@ -24,7 +24,7 @@ const WEIGHTS: &str = concat!(
     env!("CARGO_PKG_VERSION")
 );
 const MAPPING: &str = concat!(
-    "mapping proven against its checkpoint/1, trtmut ",
+    "mapping proven against its checkpoint/2, trtmut ",
     env!("CARGO_PKG_VERSION")
 );
 
@@ -91,7 +91,11 @@ pub(super) fn weights<'m>(
 ///
 /// # Errors
 /// As [`mapping::infer`].
-pub(super) fn mapping(model: &Model, base: &Arc<Source>, memo: Option<&Memo>) -> Result<Mapping, Error> {
+pub(super) fn mapping(
+    model: &Model,
+    base: &Arc<Source>,
+    memo: Option<&Memo>,
+) -> Result<Mapping, Error> {
     let of_base = base.files().iter().map(SourceFile::map);
     let files: Vec<&Map> = model.files().iter().chain(of_base).collect();
     let past = Past::of(memo, &files, MAPPING);

@@ -63,12 +63,27 @@ pub fn to_f32(dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ConvertError> {
         Dtype::U16 => words(data)
             .map(|b| f32::from(u16::from_le_bytes(b)))
             .collect(),
-        Dtype::F8E4M3Fn => data.iter().map(|&b| f8(b, 3, 7, b & 0x7f == 0x7f)).collect(),
+        Dtype::F8E4M3Fn => data
+            .iter()
+            .map(|&b| f8(b, 3, 7, b & 0x7f == 0x7f))
+            .collect(),
         Dtype::F8E4M3Fnuz => data.iter().map(|&b| f8(b, 3, 8, b == 0x80)).collect(),
         // The upper half of an f16.
-        Dtype::F8E5M2 => data.iter().map(|&b| f16::from_le_bytes([0, b]).to_f32()).collect(),
+        Dtype::F8E5M2 => data
+            .iter()
+            .map(|&b| f16::from_le_bytes([0, b]).to_f32())
+            .collect(),
         Dtype::F8E5M2Fnuz => data.iter().map(|&b| f8(b, 2, 16, b == 0x80)).collect(),
-        Dtype::F8E8M0 => data.iter().map(|&b| if b == 0xff { f32::NAN } else { 2f32.powi(i32::from(b) - 127) }).collect(),
+        Dtype::F8E8M0 => data
+            .iter()
+            .map(|&b| {
+                if b == 0xff {
+                    f32::NAN
+                } else {
+                    2f32.powi(i32::from(b) - 127)
+                }
+            })
+            .collect(),
         Dtype::U8 | Dtype::Bool => data.iter().map(|&b| f32::from(b)).collect(),
         _ => {
             return Err(ConvertError::Unsupported {
@@ -92,7 +107,11 @@ fn f8(byte: u8, mantissa: u32, bias: i32, nan: bool) -> f32 {
     } else {
         (1.0 + fraction) * 2f32.powi(exponent - bias)
     };
-    if byte & 0x80 == 0 { magnitude } else { -magnitude }
+    if byte & 0x80 == 0 {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 /// f32 values as bytes of `dtype`, each rounded once to nearest even.
@@ -249,7 +268,13 @@ mod tests {
             (Dtype::F8E4M3Fn, 0x38, (0x7e, 448.0), 2f32.powi(-9), 0xff),
             (Dtype::F8E4M3Fnuz, 0x40, (0x7f, 240.0), 2f32.powi(-10), 0x80),
             (Dtype::F8E5M2, 0x3c, (0x7b, 57344.0), 2f32.powi(-16), 0x7d),
-            (Dtype::F8E5M2Fnuz, 0x40, (0x7f, 57344.0), 2f32.powi(-17), 0x80),
+            (
+                Dtype::F8E5M2Fnuz,
+                0x40,
+                (0x7f, 57344.0),
+                2f32.powi(-17),
+                0x80,
+            ),
         ] {
             assert_eq!(value(dtype, one), 1.0, "{dtype}");
             assert_eq!(value(dtype, one | 0x80), -1.0, "{dtype}");

@@ -294,7 +294,13 @@ mod tests {
         ] {
             assert!(is_index(name), "{name}");
         }
-        for name in ["model.safetensors", "index.json", "m.safetensors.index.a.b.json", "m.safetensors.index..json", "m.safetensors.index.json.bak"] {
+        for name in [
+            "model.safetensors",
+            "index.json",
+            "m.safetensors.index.a.b.json",
+            "m.safetensors.index..json",
+            "m.safetensors.index.json.bak",
+        ] {
             assert!(!is_index(name), "{name}");
         }
     }
@@ -311,11 +317,25 @@ mod tests {
         assert_eq!(Source::open(dir.path()).unwrap().len(), 2);
         write("other-00001-of-00002.safetensors", "c");
         let e = Source::open(dir.path()).unwrap_err();
-        assert!(matches!(&e, Error::SeveralInFolder { found, .. } if found.len() == 3), "{e}");
-        let set = |names: &[&str]| is_complete(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
-        assert!(!set(&["m-00001-of-00003.safetensors", "m-00002-of-00003.safetensors"]));
-        assert!(!set(&["m-00001-of-00002.safetensors", "n-00002-of-00002.safetensors"]));
-        assert!(set(&["m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"]));
+        assert!(
+            matches!(&e, Error::SeveralInFolder { found, .. } if found.len() == 3),
+            "{e}"
+        );
+        let set = |names: &[&str]| {
+            is_complete(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
+        };
+        assert!(!set(&[
+            "m-00001-of-00003.safetensors",
+            "m-00002-of-00003.safetensors"
+        ]));
+        assert!(!set(&[
+            "m-00001-of-00002.safetensors",
+            "n-00002-of-00002.safetensors"
+        ]));
+        assert!(set(&[
+            "m-00001-of-00002.safetensors",
+            "m-00002-of-00002.safetensors"
+        ]));
     }
 
     #[test]

@@ -307,10 +307,16 @@ fn other_format(path: &Path, map: &[u8]) -> Option<Error> {
         (b"{", "a JSON document"),
     ];
     let start = &map[..map.len().min(1024)];
-    let text = String::from_utf8_lossy(start).trim_start().to_ascii_lowercase();
-    let page = ["<!doctype html", "<html", "<?xml"].iter().any(|t| text.starts_with(t));
+    let text = String::from_utf8_lossy(start)
+        .trim_start()
+        .to_ascii_lowercase();
+    let page = ["<!doctype html", "<html", "<?xml"]
+        .iter()
+        .any(|t| text.starts_with(t));
     let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
-    let kind = known.map(|(_, kind)| *kind).or(page.then_some("a web page"))?;
+    let kind = known
+        .map(|(_, kind)| *kind)
+        .or(page.then_some("a web page"))?;
     Some(Error::OtherFormat {
         path: path.to_owned(),
         kind,

@@ -87,13 +87,10 @@ pub(super) fn choose(
     for table in tables().iter().filter(|t| t.keys().any(|k| wanted.has(k))) {
         all.extend(case.backwards(table));
     }
-    all.retain(|c| c.hits > 0);
+    all.retain(|c| c.hits > 0 && case.is_likely(c));
     let fitting = |all: &[Candidate]| -> Vec<String> {
         let most = all.iter().map(|c| c.hits).max().unwrap_or(0);
-        let mut labels: Vec<String> = (all.iter())
-            .filter(|c| c.hits == most)
-            .map(|c| label(c))
-            .collect();
+        let mut labels: Vec<String> = (all.iter()).filter(|c| c.hits == most).map(label).collect();
         labels.dedup();
         labels
     };
@@ -143,7 +140,7 @@ struct Case<'a, 'w> {
     path: &'w Path,
 }
 
-impl<'a> Case<'a, '_> {
+impl Case<'_, '_> {
     /// Names as they are, without one prefix that most of them have in front of the model's.
     fn as_they_are(&self) -> Vec<Candidate> {
         let mut votes: BTreeMap<&str, usize> = BTreeMap::from([("", 0)]);
@@ -180,7 +177,12 @@ impl<'a> Case<'a, '_> {
         components::of(name).is_none() || self.wanted.has(name)
     }
 
-    fn candidate(&self, prefix: &str, family: Option<&Table>, tensors: Vec<Translated>) -> Candidate {
+    fn candidate(
+        &self,
+        prefix: &str,
+        family: Option<&Table>,
+        tensors: Vec<Translated>,
+    ) -> Candidate {
         let hits = self.hits(&tensors);
         let first = tensors.iter().find_map(|t| t.from.first());
         let halves = match family {
@@ -200,6 +202,14 @@ impl<'a> Case<'a, '_> {
         }
     }
 
+    /// Whether a reading that renames is more than a coincidence of a few names (`proj_out.weight`, `conv_in.weight`): it gives a
+    /// quarter of what there is to give.
+    fn is_likely(&self, candidate: &Candidate) -> bool {
+        let plain = candidate.prefix.is_empty() && candidate.family.is_none();
+        let possible = candidate.tensors.len().min(self.wanted.len());
+        plain || candidate.hits * 4 >= possible
+    }
+
     /// How many of the model's parameters these tensors give.
     fn hits(&self, tensors: &[Translated]) -> usize {
         let fitting = |t: &Translated| self.wanted.fitting(&t.to, t.shape.iter().product());
@@ -214,7 +224,7 @@ impl<'a> Case<'a, '_> {
             let own: Vec<(usize, &str)> = (self.stored.iter().enumerate())
                 .filter_map(|(i, s)| Some((i, s.name.strip_prefix(prefix)?)))
                 .collect();
-            let parameters = table.parameters(own.iter().map(|(_, n)| *n), std::iter::empty());
+            let parameters = table.parameters(&own.iter().map(|(_, n)| *n), &std::iter::empty());
             let hits: Vec<(usize, Hit)> = (own.iter())
                 .filter_map(|(i, name)| Some((*i, *name, table.translate(name, &parameters)?)))
                 .filter(|(_, name, hit)| !table.is_unused(name) || self.wanted.has(&hit.to[0]))
@@ -258,7 +268,9 @@ impl<'a> Case<'a, '_> {
         };
         if to.len() == 1 {
             return Ok(match (hit.turn, &stored.shape[..]) {
-                (Turn::SwapHalves, [rows, ..]) if rows % 2 == 0 => one(Op::SwapHalves, stored.shape.clone()),
+                (Turn::SwapHalves, [rows, ..]) if rows % 2 == 0 => {
+                    one(Op::SwapHalves, stored.shape.clone())
+                }
                 (Turn::SwapHalves, _) => return Err(self.uncut(stored, 2)),
                 (Turn::Transpose, &[a, b]) => one(Op::Transpose, vec![b, a]),
                 (Turn::Linear, &[out, input, 1, 1]) => one(Op::Reshape, vec![out, input]),
@@ -335,8 +347,13 @@ impl<'a> Case<'a, '_> {
     /// The model is in the first authors' names and the file in diffusers'.
     fn backwards(&self, table: &Table) -> Option<Candidate> {
         let theirs = self.wanted.names().flat_map(endings_of).collect::<Vec<_>>();
-        let ours = self.names.iter().copied().flat_map(endings_of).collect::<Vec<_>>();
-        let parameters = table.parameters(theirs.into_iter(), ours.into_iter());
+        let ours = self
+            .names
+            .iter()
+            .copied()
+            .flat_map(endings_of)
+            .collect::<Vec<_>>();
+        let parameters = table.parameters(&theirs.into_iter(), &ours.into_iter());
         let mut best: BTreeMap<&str, Vec<Translated>> = BTreeMap::new();
         for name in self.wanted.names() {
             for ending in endings_of(name) {
@@ -373,9 +390,8 @@ impl<'a> Case<'a, '_> {
             (1, ..) => (Op::Copy, shape.clone()),
             (_, _, [_, inner @ ..]) => {
                 let parts: Vec<&Stored> = from.iter().map(|&i| &self.stored[i]).collect();
-                let alike = |s: &&Stored| {
-                    s.dtype == parts[0].dtype && s.shape.get(1..) == Some(inner)
-                };
+                let alike =
+                    |s: &&Stored| s.dtype == parts[0].dtype && s.shape.get(1..) == Some(inner);
                 if !parts.iter().all(alike) {
                     return None;
                 }

@@ -74,11 +74,20 @@ mod tests {
     #[test]
     fn names_say_what_they_belong_to() {
         for (name, component) in [
-            ("model.diffusion_model.input_blocks.0.0.weight", Some("denoiser")),
+            (
+                "model.diffusion_model.input_blocks.0.0.weight",
+                Some("denoiser"),
+            ),
             ("model_ema.diffusion_modelinput_blocks00weight", Some("ema")),
-            ("conditioner.embedders.1.model.ln_final.weight", Some("text-encoder-2")),
+            (
+                "conditioner.embedders.1.model.ln_final.weight",
+                Some("text-encoder-2"),
+            ),
             ("first_stage_model.decoder.conv_in.weight", Some("vae")),
-            ("text_encoders.t5xxl.transformer.shared.weight", Some("text-encoder-3")),
+            (
+                "text_encoders.t5xxl.transformer.shared.weight",
+                Some("text-encoder-3"),
+            ),
             ("alphas_cumprod", Some("schedule")),
             ("down_blocks.0.conv.weight", None),
         ] {

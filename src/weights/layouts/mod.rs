@@ -23,7 +23,7 @@ mod wanted;
 pub use candidate::Op;
 pub use error::Error;
 pub use table::Table;
-pub use view::{View, open_in_layout};
+pub use view::{LaidOut, View, open_in_layout};
 
 use std::sync::LazyLock;
 
@@ -79,11 +79,11 @@ impl Translation {
     /// `names` are those of the model's modules, in either spelling.
     pub(crate) fn new<'a>(
         table: &'static Table,
-        names: impl Iterator<Item = &'a str> + Clone,
+        names: &(impl Iterator<Item = &'a str> + Clone),
     ) -> Translation {
         Translation {
             table,
-            parameters: table.parameters(names.clone(), names),
+            parameters: table.parameters(names, names),
         }
     }
 

@@ -153,7 +153,8 @@ impl Pattern {
             tokens.push(Token::Number(Sum::parse(sum)?));
             rest = following;
         }
-        if rest.contains(['}', '*']) || (tail.is_some() && !(rest.ends_with('.') || body.is_empty()))
+        if rest.contains(['}', '*'])
+            || (tail.is_some() && !(rest.ends_with('.') || body.is_empty()))
         {
             return None;
         }
@@ -165,14 +166,19 @@ impl Pattern {
     }
 
     /// What the variable parts are in `name`, or `None` where it is no name of this kind.
-    pub(super) fn matches<'a>(&self, name: &'a str, parameters: &Parameters) -> Option<Bindings<'a>> {
+    pub(super) fn matches<'a>(
+        &self,
+        name: &'a str,
+        parameters: &Parameters,
+    ) -> Option<Bindings<'a>> {
         let mut bound = Bindings::default();
         let mut rest = name;
         for token in &self.0 {
             match token {
                 Token::Text(text) => rest = rest.strip_prefix(text.as_str())?,
                 Token::Number(sum) => {
-                    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+                    let digits =
+                        rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
                     let (number, after) = rest.split_at(digits);
                     let padded = number.len() > 1 && number.starts_with('0');
                     if padded || number.len() > MAX_DIGITS {
@@ -197,7 +203,8 @@ impl Pattern {
 
     /// Whether `name` may be of this kind, whatever the parameters are.
     pub(super) fn could_be(&self, name: &str, parameters: &Parameters) -> bool {
-        let letter = |t: &Token| matches!(t, Token::Number(s) if s.0.iter().any(|t| t.parameter.is_some()));
+        let letter =
+            |t: &Token| matches!(t, Token::Number(s) if s.0.iter().any(|t| t.parameter.is_some()));
         if !self.0.iter().any(letter) {
             return self.matches(name, parameters).is_some();
         }
@@ -209,8 +216,15 @@ impl Pattern {
             }])),
             other => other.clone(),
         };
-        let one = self.0.iter().filter(|t| matches!(t, Token::Number(_))).count() == 1;
-        one && Pattern(self.0.iter().map(free).collect()).matches(name, parameters).is_some()
+        let one = self
+            .0
+            .iter()
+            .filter(|t| matches!(t, Token::Number(_)))
+            .count()
+            == 1;
+        one && Pattern(self.0.iter().map(free).collect())
+            .matches(name, parameters)
+            .is_some()
     }
 
     /// The name with these values; `None` where one is missing.
@@ -283,7 +297,14 @@ mod tests {
         let t = |name| translate("a.{i}.x.*", "b.{i}.y.*", name, &[]);
         assert_eq!(t("a.12.x.weight").unwrap(), "b.12.y.weight");
         assert_eq!(t("a.0.x.bias").unwrap(), "b.0.y.bias");
-        for wrong in ["a.012.x.bias", "a..x.bias", "a.1.x.scale", "a.1.x.weight.b", "a.1234567.x.bias", "a.1.x."] {
+        for wrong in [
+            "a.012.x.bias",
+            "a..x.bias",
+            "a.1.x.scale",
+            "a.1.x.weight.b",
+            "a.1234567.x.bias",
+            "a.1.x.",
+        ] {
             assert_eq!(t(wrong), None, "{wrong}");
         }
         let t = |name| translate("m.1.**", "n.0.**", name, &[]);

@@ -1,7 +1,7 @@
 //! What the tensors of a checkpoint are: wrappers taken off their names, 8-bit floats brought together with their scales, and
 //! what is quantised in another way, or not merged, refused by name.
 //!
-//! Scales: ComfyUI's `X.scale_weight` (`comfy/ops.py`), `X.weight_scale` of ModelOpt, compressed-tensors and transformers, and
+//! Scales: ComfyUI's `X.scale_weight` (`comfy/ops.py`), `X.weight_scale` of `ModelOpt`, compressed-tensors and transformers, and
 //! `X.scale` beside the f8 tensor `X.weight`: one factor for the tensor or one a row. Scales of activations
 //! (`scale_input`, `input_scale`) say nothing about the weight.
 
@@ -50,7 +50,10 @@ const QUANTISED: &[(&str, &str)] = &[
     (".weight_packed", "compressed-tensors in 4 bits"),
     (".weight_scale_2", "NVFP4"),
     (".weight._data", "optimum-quanto"),
-    (".weight_scale_inv", "blocks of 8-bit floats (`weight_scale_inv`)"),
+    (
+        ".weight_scale_inv",
+        "blocks of 8-bit floats (`weight_scale_inv`)",
+    ),
 ];
 
 /// Tensors beside an f8 weight that say nothing about its values.
@@ -136,12 +139,25 @@ fn refuse_unmerged(source: &Source) -> Result<(), Error> {
     let kept = |n: &str| n.split_once(".modules_to_save.").map(|(m, _)| m.to_owned());
     let layers: BTreeSet<String> = (names.iter())
         .filter_map(|n| {
-            let adapter = ["lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "hada_w1_a", "lokr_w1"];
+            let adapter = [
+                "lora_A",
+                "lora_B",
+                "lora_embedding_A",
+                "lora_embedding_B",
+                "hada_w1_a",
+                "lokr_w1",
+            ];
             let found = adapter.iter().find_map(|a| n.split_once(&format!(".{a}")));
             found
                 .map(|(module, _)| module.to_owned())
                 .filter(|m| wrapped(m))
-                .or_else(|| kept(n).filter(|m| names.iter().any(|o| o.starts_with(&format!("{m}.original_module.")))))
+                .or_else(|| {
+                    kept(n).filter(|m| {
+                        names
+                            .iter()
+                            .any(|o| o.starts_with(&format!("{m}.original_module.")))
+                    })
+                })
         })
         .collect();
     match layers.first() {
@@ -156,9 +172,7 @@ fn refuse_unmerged(source: &Source) -> Result<(), Error> {
 
 fn refuse_quantised(source: &Source) -> Result<(), Error> {
     for (mark, kind) in QUANTISED {
-        let has = |n: &&str| {
-            n.ends_with(mark) || (mark.ends_with("__") && n.contains(mark))
-        };
+        let has = |n: &&str| n.ends_with(mark) || (mark.ends_with("__") && n.contains(mark));
         let mut found = source.names().filter(has);
         if let Some(first) = found.next() {
             return Err(Error::Quantised {
@@ -211,7 +225,11 @@ fn scales(source: &Source) -> Result<Scales, Error> {
 }
 
 /// The scale of the f8 tensor `name`; what else stands beside it and is no weight goes to `aside`.
-fn find_scale(source: &Source, name: &str, aside: &mut BTreeSet<String>) -> Result<Option<String>, Error> {
+fn find_scale(
+    source: &Source,
+    name: &str,
+    aside: &mut BTreeSet<String>,
+) -> Result<Option<String>, Error> {
     let Some(module) = name.strip_suffix(".weight") else {
         return Ok(None);
     };
@@ -243,7 +261,10 @@ fn find_scale(source: &Source, name: &str, aside: &mut BTreeSet<String>) -> Resu
     let under = format!("{module}.");
     let other = source.names().find(|n| {
         n.strip_prefix(&under).is_some_and(|rest| {
-            rest.contains("scale") && !rest.trim_start_matches("weight.").contains('.') && !known.iter().any(|k| k == n) && !aside.contains(*n)
+            rest.contains("scale")
+                && !rest.trim_start_matches("weight.").contains('.')
+                && !known.iter().any(|k| k == n)
+                && !aside.contains(*n)
         })
     });
     if let Some(other) = other {

@@ -15,7 +15,7 @@
 //! `last N A B` sets `N` to the largest number at `{}`, in `A` for the first authors' names and in `B` for the others; `stride S A B`
 //! sets `S` to the smallest number in `A`, or to two more than the largest in `B`, 3 where there is none.
 
-use super::pattern::{Parameters, Pattern};
+use super::pattern::{Bindings, Parameters, Pattern};
 use std::collections::BTreeSet;
 
 /// How one tensor becomes another.
@@ -249,10 +249,11 @@ impl Table {
     /// The values of the table's letters, from names in the first authors' spelling and from names in the other.
     pub(super) fn parameters<'a>(
         &self,
-        there: impl Iterator<Item = &'a str> + Clone,
-        here: impl Iterator<Item = &'a str> + Clone,
+        there: &(impl Iterator<Item = &'a str> + Clone),
+        here: &(impl Iterator<Item = &'a str> + Clone),
     ) -> Parameters {
-        let numbers = |(before, after): &(String, String), names: &mut dyn Iterator<Item = &'a str>| {
+        let numbers = |(before, after): &(String, String),
+                       names: &mut dyn Iterator<Item = &'a str>| {
             let number = |name: &str| -> Option<i64> {
                 let rest = name.strip_prefix(before.as_str())?;
                 if after.is_empty() {
@@ -297,7 +298,12 @@ impl Table {
     }
 
     /// What the module `name` of the first authors is. `flat` names have `_` for `.`, here and in the answer.
-    pub(super) fn translate_module(&self, name: &str, flat: bool, parameters: &Parameters) -> Option<Hit> {
+    pub(super) fn translate_module(
+        &self,
+        name: &str,
+        flat: bool,
+        parameters: &Parameters,
+    ) -> Option<Hit> {
         self.rows.iter().find_map(|row| {
             let module = row.module.as_ref()?;
             let (from, to) = if flat {
@@ -319,7 +325,9 @@ impl Table {
     pub(crate) fn writes_module(&self, name: &str) -> bool {
         let any = Parameters::new();
         let modules = self.rows.iter().filter_map(|r| r.module.as_ref());
-        modules.flat_map(|m| &m.to).any(|to| to.could_be(name, &any))
+        modules
+            .flat_map(|m| &m.to)
+            .any(|to| to.could_be(name, &any))
     }
 
     /// Whether no target reads the tensor `name` of the first authors.
@@ -331,7 +339,7 @@ impl Table {
     pub(super) fn identities(&self) -> impl Iterator<Item = (String, String)> {
         let none = Parameters::new();
         (self.identities.iter()).filter_map(move |(to, like)| {
-            let bound = Default::default();
+            let bound = Bindings::default();
             Some((to.fill(&none, &bound)?, like.fill(&none, &bound)?))
         })
     }
@@ -351,18 +359,33 @@ mod tests {
         let hit = table.translate("B.qk.bias", &none).unwrap();
         assert_eq!(hit.to, ["b.q.bias", "b.k.bias"]);
         assert_eq!(hit.heights, [2, 1]);
-        assert_eq!(table.translate("A.m", &none).unwrap().turn, Turn::SwapHalves);
-        assert_eq!(table.translate("t.weight", &none).unwrap().to, ["top.weight"]);
+        assert_eq!(
+            table.translate("A.m", &none).unwrap().turn,
+            Turn::SwapHalves
+        );
+        assert_eq!(
+            table.translate("t.weight", &none).unwrap().to,
+            ["top.weight"]
+        );
         assert_eq!(table.translate("A.t.weight", &none), None);
         let flat = table.translate_module("A_qk", true, &none).unwrap();
         assert_eq!(flat.to, ["a_q", "a_k"]);
-        assert_eq!(table.translate_module("A.qk", false, &none).unwrap().to, ["a.q", "a.k"]);
+        assert_eq!(
+            table.translate_module("A.qk", false, &none).unwrap().to,
+            ["a.q", "a.k"]
+        );
         assert_eq!(table.translate_module("A_m", true, &none), None);
     }
 
     #[test]
     fn a_line_that_means_nothing_is_named() {
-        for line in ["nonsense here", "a = b twist", "a, b = c / 1", "a.{ = b", "a, b = c swap"] {
+        for line in [
+            "nonsense here",
+            "a = b twist",
+            "a, b = c / 1",
+            "a.{ = b",
+            "a, b = c swap",
+        ] {
             assert_eq!(Table::parse(line).unwrap_err(), BadLine(1, line.to_owned()));
         }
     }
@@ -370,11 +393,15 @@ mod tests {
     #[test]
     fn letters_are_counted_in_either_spelling() {
         let table =
-            Table::parse("last N up.{} down.{}\nstride S in.{}.op out.{}.conv\nx.{N} = y.{N}").unwrap();
+            Table::parse("last N up.{} down.{}\nstride S in.{}.op out.{}.conv\nx.{N} = y.{N}")
+                .unwrap();
         let of = |there: &[&'static str], here: &[&'static str]| {
-            table.parameters(there.iter().copied(), here.iter().copied())
+            table.parameters(&there.iter().copied(), &here.iter().copied())
         };
-        assert_eq!(of(&["up.2.x", "up.10.x", "in.6.op", "in.3.op"], &[])[&'N'], 10);
+        assert_eq!(
+            of(&["up.2.x", "up.10.x", "in.6.op", "in.3.op"], &[])[&'N'],
+            10
+        );
         assert_eq!(of(&["in.6.op", "in.4.op"], &[])[&'S'], 4);
         let here = of(&[], &["down.1.x", "out.0.conv", "out.1.conv"]);
         assert_eq!((here[&'N'], here[&'S']), (1, 3));

@@ -25,6 +25,17 @@ pub struct View {
     notes: Vec<String>,
 }
 
+/// A tensor whose bytes are the file's, or were computed for the caller.
+#[derive(Debug)]
+pub struct LaidOut<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Extents, outermost first.
+    pub shape: &'a [usize],
+    /// Row-major little-endian elements.
+    pub data: Cow<'a, [u8]>,
+}
+
 /// A tensor that is laid out from others.
 #[derive(Debug)]
 struct Virtual {
@@ -186,7 +197,9 @@ impl View {
         };
         let data = match self.borrowed(tensor) {
             Some(data) => data,
-            None => tensor.bytes.get_or_init(|| self.computed(tensor).into_owned()),
+            None => tensor
+                .bytes
+                .get_or_init(|| self.computed(tensor).into_owned()),
         };
         Some(TensorView {
             dtype: tensor.dtype,
@@ -196,14 +209,18 @@ impl View {
     }
 
     /// As [`View::get`], but what has to be computed is not kept.
-    pub fn read(&self, name: &str) -> Option<(Dtype, &[usize], Cow<'_, [u8]>)> {
+    pub fn read(&self, name: &str) -> Option<LaidOut<'_>> {
         let tensor = self.tensors.get(name)?;
         let data = match (self.borrowed(tensor), tensor.bytes.get()) {
             (Some(data), _) => Cow::Borrowed(data),
             (None, Some(kept)) => Cow::Borrowed(kept.as_slice()),
             (None, None) => self.computed(tensor),
         };
-        Some((tensor.dtype, &tensor.shape, data))
+        Some(LaidOut {
+            dtype: tensor.dtype,
+            shape: &tensor.shape,
+            data,
+        })
     }
 
     /// Element type and shape of a tensor, without laying it out.

@@ -33,6 +33,10 @@ impl<'a> Wanted<'a> {
         self.parameters.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.parameters.len()
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
         self.parameters.iter().map(|(n, _)| n.as_str())
     }
@@ -59,6 +63,7 @@ impl<'a> Wanted<'a> {
 /// `a.b.0.weight` and `b.0.weight`, but not `0.weight` and `weight`, which every model has.
 pub(super) fn endings_of(name: &str) -> impl Iterator<Item = &str> {
     let later = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
-    let telling = later.filter(|e| !e.starts_with(|c: char| c.is_ascii_digit()) && !PARAMETERS.contains(e));
+    let telling =
+        later.filter(|e| !e.starts_with(|c: char| c.is_ascii_digit()) && !PARAMETERS.contains(e));
     std::iter::once(name).chain(telling)
 }

@@ -42,7 +42,10 @@ impl Builder<'_> {
             if *role != Role::Alpha && !is_readable(view.dtype) {
                 return Err(value(
                     key,
-                    format!("is {}; only floats of 8 bits and more can be fused", view.dtype),
+                    format!(
+                        "is {}; only floats of 8 bits and more can be fused",
+                        view.dtype
+                    ),
                 ));
             }
         }

@@ -116,7 +116,12 @@ impl Change {
     pub(super) fn equals(&self, other: &Change, source: &Source) -> bool {
         let all = |c: &'_ Change| -> Vec<String> {
             let magnitude = c.dora.iter().map(|d| &d.key);
-            c.kind.keys().into_iter().chain(magnitude).cloned().collect()
+            c.kind
+                .keys()
+                .into_iter()
+                .chain(magnitude)
+                .cloned()
+                .collect()
         };
         let (a, b) = (all(self), all(other));
         let same = |(a, b): (&String, &String)| source.get(a) == source.get(b);

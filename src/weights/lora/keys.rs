@@ -149,7 +149,7 @@ const REFUSED: &[(&str, &str)] = &[
     (".ranknum", "AdaLoRA"),
 ];
 
-/// Tensors that no reader applies to a model's weights: OneTrainer's textual-inversion embeddings.
+/// Tensors that no reader applies to a model's weights: `OneTrainer`'s textual-inversion embeddings.
 const IGNORED: &[&str] = &["bundle_emb."];
 
 /// A key taken apart.

@@ -99,9 +99,10 @@ impl Lora {
         let mut notes = Vec::new();
         let (modules, mut problems) = read(&source, &path, &mut notes)?;
         if modules.is_empty() {
-            return Err(match problems.is_empty() {
-                true => Error::NoLora { path },
-                false => Error::Problems { path, problems },
+            return Err(if problems.is_empty() {
+                Error::NoLora { path }
+            } else {
+                Error::Problems { path, problems }
             });
         }
         let index = Index::new(targets);
@@ -235,15 +236,23 @@ fn noted(
         .map(|c| c.module.as_str())
         .collect();
     if !nothing.is_empty() {
-        notes.push(format!("{} modules have an alpha of 0 and change nothing", nothing.len()));
+        notes.push(format!(
+            "{} modules have an alpha of 0 and change nothing",
+            nothing.len()
+        ));
     }
     let f8 = |n: &&str| source.get(n).is_some_and(|v| kinds::is_f8(v.dtype));
     let narrow = source.names().filter(f8).count();
     if narrow > 0 {
-        notes.push(format!("{narrow} tensors are f8 and are taken for what they say"));
+        notes.push(format!(
+            "{narrow} tensors are f8 and are taken for what they say"
+        ));
     }
     if !twice.is_empty() {
-        notes.push(format!("{} modules are stated twice, with the same values", twice.len()));
+        notes.push(format!(
+            "{} modules are stated twice, with the same values",
+            twice.len()
+        ));
     }
     if let Some(alpha) = options.alpha {
         notes.push(format!("alpha is {alpha} where the file states none"));
@@ -403,7 +412,12 @@ fn choose(
         });
     }
     let mut placed: BTreeMap<Component, Chosen> = (all.iter())
-        .map(|(component, modules)| (*component, place::place(source, index, modules, options.alpha)))
+        .map(|(component, modules)| {
+            (
+                *component,
+                place::place(source, index, modules, options.alpha),
+            )
+        })
         .collect();
     let text = |c: &Component| matches!(c, Component::TextEncoder(_));
     let rivals: BTreeSet<Component> = (placed.iter())

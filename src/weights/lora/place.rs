@@ -178,7 +178,11 @@ fn place_within(piece: &Within, change: &Change, parameter: &Parameter) -> Optio
         return Some((whole / total * before, rows));
     }
     // `linear1` of FLUX is q, k and v, each as long as the input is wide, and an MLP of any width.
-    let hidden = parameter.shape.get(1).copied().filter(|_| piece.heights == [1, 1, 1, 4])?;
+    let hidden = parameter
+        .shape
+        .get(1)
+        .copied()
+        .filter(|_| piece.heights == [1, 1, 1, 4])?;
     let fits = if piece.part == 3 {
         3 * hidden + rows == whole
     } else {

@@ -90,9 +90,7 @@ impl Index {
             exact: HashMap::new(),
             dotted: HashMap::new(),
             flat: HashMap::new(),
-            spellings: Spellings::new(
-                &modules.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(),
-            ),
+            spellings: Spellings::new(&modules.iter().map(|m| m.name.as_str()).collect::<Vec<_>>()),
             modules: Vec::new(),
         };
         for (i, module) in modules.iter().enumerate() {

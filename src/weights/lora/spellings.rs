@@ -32,7 +32,7 @@ impl Spellings {
         let all = || forms.iter().flatten().map(String::as_str);
         let mut best = (0, Vec::new(), Vec::new());
         for table in tables() {
-            let translation = Translation::new(table, all());
+            let translation = Translation::new(table, &all());
             let known = |has: &dyn Fn(&str) -> bool| {
                 forms.iter().filter(|f| f.iter().any(|n| has(n))).count()
             };
@@ -44,9 +44,9 @@ impl Spellings {
                 }
                 if count == best.0 && count > 0 {
                     if forwards {
-                        best.1.push(Translation::new(table, all()));
+                        best.1.push(Translation::new(table, &all()));
                     } else {
-                        best.2.push(Translation::new(table, all()));
+                        best.2.push(Translation::new(table, &all()));
                     }
                 }
             }
@@ -57,7 +57,9 @@ impl Spellings {
         let mut backwards: HashMap<String, Vec<Within>> = HashMap::new();
         for translation in best.2 {
             for (module, forms) in forms.iter().enumerate() {
-                let found = forms.iter().find_map(|f| Some((f, translation.module(f, false)?)));
+                let found = forms
+                    .iter()
+                    .find_map(|f| Some((f, translation.module(f, false)?)));
                 let Some((form, hit)) = found else {
                     continue;
                 };
@@ -83,7 +85,9 @@ impl Spellings {
 
     /// What the first authors' module `flat` is in diffusers' names, by every table that counts.
     pub(super) fn forwards(&self, flat: &str) -> impl Iterator<Item = ModuleHit> {
-        self.forwards.iter().filter_map(move |t| t.module(flat, true))
+        self.forwards
+            .iter()
+            .filter_map(move |t| t.module(flat, true))
     }
 
     /// Where diffusers' module `flat` is in the model.
@@ -91,7 +95,6 @@ impl Spellings {
         self.backwards.get(flat).map_or(&[], Vec::as_slice)
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -105,7 +108,7 @@ mod tests {
             serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
         assert_eq!(names.len(), 320);
         let table = tables().iter().find(|t| t.family == "sd_unet").unwrap();
-        let unet = Translation::new(table, std::iter::empty());
+        let unet = Translation::new(table, &std::iter::empty());
         for (name, expected) in names {
             assert_eq!(unet.module(&name, true).unwrap().to, [expected], "{name}");
         }
@@ -114,10 +117,23 @@ mod tests {
     #[test]
     fn the_number_of_resnets_is_the_models() {
         let forward = |model: &[&str], name: &str| {
-            Spellings::new(model).forwards(name).next().map(|hit| hit.to.concat())
+            Spellings::new(model)
+                .forwards(name)
+                .next()
+                .map(|hit| hit.to.concat())
         };
-        let three = ["down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.1.conv1", "down_blocks.0.resnets.2.conv1"];
-        assert_eq!(forward(&three, "input_blocks_5_1_proj_in").unwrap(), "down_blocks_1_attentions_0_proj_in");
-        assert_eq!(forward(&three[..2], "input_blocks_5_1_proj_in").unwrap(), "down_blocks_1_attentions_1_proj_in");
+        let three = [
+            "down_blocks.0.resnets.0.conv1",
+            "down_blocks.0.resnets.1.conv1",
+            "down_blocks.0.resnets.2.conv1",
+        ];
+        assert_eq!(
+            forward(&three, "input_blocks_5_1_proj_in").unwrap(),
+            "down_blocks_1_attentions_0_proj_in"
+        );
+        assert_eq!(
+            forward(&three[..2], "input_blocks_5_1_proj_in").unwrap(),
+            "down_blocks_1_attentions_1_proj_in"
+        );
     }
 }

@@ -16,10 +16,15 @@ fn target(to: &str) -> Option<(&str, &str, &'static [Role])> {
     if to.contains("magnitude") {
         return None;
     }
-    let found = kinds.iter().find_map(|(suffix, roles)| Some((to.strip_suffix(suffix)?, *roles)));
+    let found = kinds
+        .iter()
+        .find_map(|(suffix, roles)| Some((to.strip_suffix(suffix)?, *roles)));
     let (module, up) = found?;
     for component in ["transformer", "unet", "text_encoder_2", "text_encoder"] {
-        if let Some(rest) = module.strip_prefix(component).and_then(|m| m.strip_prefix('.')) {
+        if let Some(rest) = module
+            .strip_prefix(component)
+            .and_then(|m| m.strip_prefix('.'))
+        {
             return Some((component, rest, up));
         }
     }
@@ -36,7 +41,9 @@ fn op_of(index: &Index, found: &Found, module: &str) -> Option<String> {
         Found::Stacked { pieces, .. } => pieces,
         Found::Ambiguous(_) | Found::Nothing => return None,
     };
-    let at = pieces.iter().position(|p| index.module(p.module).name == module)?;
+    let at = pieces
+        .iter()
+        .position(|p| index.module(p.module).name == module)?;
     Some(format!("part {at} of {}", pieces.len()))
 }
 
@@ -62,14 +69,15 @@ fn every_recorded_layout_is_read_as_recorded() {
                 skipped += 1;
                 continue;
             };
-            let keys::Key::Part { module: key, role } = keys::parse(from) else {
+            let Key::Part { module: key, role } = keys::parse(from) else {
                 panic!("{layout}: `{from}`");
             };
             assert!(roles.contains(&role), "{layout}: `{from}` is {role:?}");
             let index = &models[component];
             let found = index.find(&keys::path(&key));
             let ours = op_of(index, &found, module);
-            let ours = ours.unwrap_or_else(|| panic!("{layout}: `{from}` is {found:?}, not `{module}`"));
+            let ours =
+                ours.unwrap_or_else(|| panic!("{layout}: `{from}` is {found:?}, not `{module}`"));
             compared += 1;
             if role == Role::Down || op.starts_with("block") {
                 continue;
@@ -101,7 +109,10 @@ fn every_recorded_layout_is_read_as_recorded() {
         }
         // Differences of norms, which converters throw away and ComfyUI applies; FLUX.2's modulation likewise.
         for from in lines.iter().filter_map(|l| l.strip_prefix("dropped ")) {
-            assert!(matches!(keys::parse(from), keys::Key::Part { .. }), "{layout}: `{from}`");
+            assert!(
+                matches!(keys::parse(from), Key::Part { .. }),
+                "{layout}: `{from}`"
+            );
         }
     }
     assert_eq!((compared, skipped, better), (25_514, 34, 1));
@@ -109,8 +120,14 @@ fn every_recorded_layout_is_read_as_recorded() {
 
 fn peft(module: &str, out: usize, input: usize) -> Vec<(String, Tensor)> {
     vec![
-        (format!("base_model.model.{module}.lora_A.weight"), drawn(&[2, input], 3)),
-        (format!("base_model.model.{module}.lora_B.weight"), drawn(&[out, 2], 4)),
+        (
+            format!("base_model.model.{module}.lora_A.weight"),
+            drawn(&[2, input], 3),
+        ),
+        (
+            format!("base_model.model.{module}.lora_B.weight"),
+            drawn(&[out, 2], 4),
+        ),
     ]
 }
 
@@ -119,8 +136,15 @@ fn without_a_configuration_alpha_is_the_rank_and_said_so() {
     let model = targets(&[("a.weight", &[4, 6])]);
     let file = File::new(&peft("a", 4, 6));
     let lora = Lora::open(file.path(), &model).unwrap();
-    assert_eq!((lora.scaling("a.weight"), lora.alpha("a.weight")), (Some(1.0), None));
-    assert!(lora.notes()[0].contains("--lora-alpha"), "{:?}", lora.notes());
+    assert_eq!(
+        (lora.scaling("a.weight"), lora.alpha("a.weight")),
+        (Some(1.0), None)
+    );
+    assert!(
+        lora.notes()[0].contains("--lora-alpha"),
+        "{:?}",
+        lora.notes()
+    );
     let options = Options {
         component: None,
         alpha: Some(1.0),
@@ -147,11 +171,19 @@ fn an_alpha_may_be_an_integer_and_zero_is_no_change() {
         shape: vec![],
         data: data.to_vec(),
     };
-    for alpha in [integer(Dtype::I64, &1i64.to_le_bytes()), integer(Dtype::I32, &1i32.to_le_bytes()), integer(Dtype::U8, &[1])] {
+    for alpha in [
+        integer(Dtype::I64, &1i64.to_le_bytes()),
+        integer(Dtype::I32, &1i32.to_le_bytes()),
+        integer(Dtype::U8, &[1]),
+    ] {
         assert_eq!(with(alpha).unwrap().scaling("a.weight"), Some(0.5));
     }
     let nothing = with(f32s(&[], &[0.0])).unwrap();
-    assert!(nothing.notes()[0].contains("alpha of 0"), "{:?}", nothing.notes());
+    assert!(
+        nothing.notes()[0].contains("alpha of 0"),
+        "{:?}",
+        nothing.notes()
+    );
     // Not even the sign of a zero changes.
     let base = f32s(&[4, 6], &[-0.0; 24]);
     let fusion = Fusion::new(vec![(nothing, 1.0)], Fuse::Exact).unwrap();
@@ -168,8 +200,14 @@ fn f8_factors_are_what_they_say() {
     };
     // 2 x [1, -0.5], with 1 as 0x38, 2 as 0x40 and 0.5 as 0x30.
     let file = File::new(&[
-        ("lora_unet_a.lora_down.weight".into(), f8([1, 2], &[0x38, 0xb0])),
-        ("lora_unet_a.lora_up.weight".into(), f8([2, 1], &[0x40, 0x38])),
+        (
+            "lora_unet_a.lora_down.weight".into(),
+            f8([1, 2], &[0x38, 0xb0]),
+        ),
+        (
+            "lora_unet_a.lora_up.weight".into(),
+            f8([2, 1], &[0x40, 0x38]),
+        ),
     ]);
     let lora = Lora::open(file.path(), &model).unwrap();
     assert!(lora.notes()[0].contains("f8"), "{:?}", lora.notes());
@@ -185,12 +223,24 @@ fn the_same_layer_counts_once_and_two_statements_are_refused() {
     let mut tensors = pair("lora_unet_a", 4, 6);
     tensors.extend(pair("transformer.a", 4, 6));
     let lora = Lora::open(File::new(&tensors).path(), &model).unwrap();
-    assert!(lora.notes()[0].contains("stated twice"), "{:?}", lora.notes());
+    assert!(
+        lora.notes()[0].contains("stated twice"),
+        "{:?}",
+        lora.notes()
+    );
     let alone = Lora::open(File::new(&pair("lora_unet_a", 4, 6)).path(), &model).unwrap();
     let zero = f32s(&[4, 6], &[0.0; 24]);
-    let fused = |lora| Fusion::new(vec![(lora, 1.0)], Fuse::Exact).unwrap().fuse("a.weight", zero.view()).unwrap();
+    let fused = |lora| {
+        Fusion::new(vec![(lora, 1.0)], Fuse::Exact)
+            .unwrap()
+            .fuse("a.weight", zero.view())
+            .unwrap()
+    };
     assert_eq!(fused(lora), fused(alone));
-    for other in [("transformer.a.lora_up.weight", drawn(&[4, 2], 99)), ("transformer.a.alpha", f32s(&[], &[1.0]))] {
+    for other in [
+        ("transformer.a.lora_up.weight", drawn(&[4, 2], 99)),
+        ("transformer.a.alpha", f32s(&[], &[1.0])),
+    ] {
         let mut contrary = tensors.clone();
         contrary.retain(|(n, _)| n != other.0);
         contrary.push((other.0.to_owned(), other.1));
@@ -205,7 +255,11 @@ fn embeddings_in_the_file_are_left_out_with_a_note() {
     let mut tensors = pair("lora_unet_a", 4, 6);
     tensors.push(("bundle_emb.some one.clip_g".into(), drawn(&[2, 3], 1)));
     let lora = Lora::open(File::new(&tensors).path(), &model).unwrap();
-    assert!(lora.notes()[0].contains("bundle_emb.some one.clip_g"), "{:?}", lora.notes());
+    assert!(
+        lora.notes()[0].contains("bundle_emb.some one.clip_g"),
+        "{:?}",
+        lora.notes()
+    );
     assert_eq!(lora.targets().len(), 1);
 }
 
@@ -213,18 +267,30 @@ fn embeddings_in_the_file_are_left_out_with_a_note() {
 fn other_kinds_of_adapter_are_refused_by_name() {
     let model = targets(&[("a.weight", &[4, 6])]);
     let file = |tensors: &[(&str, Tensor)]| {
-        let owned: Vec<(String, Tensor)> =
-            tensors.iter().map(|(n, t)| ((*n).to_owned(), t.clone())).collect();
-        Lora::open(File::new(&owned).path(), &model).unwrap_err().to_string()
+        let owned: Vec<(String, Tensor)> = tensors
+            .iter()
+            .map(|(n, t)| ((*n).to_owned(), t.clone()))
+            .collect();
+        Lora::open(File::new(&owned).path(), &model)
+            .unwrap_err()
+            .to_string()
     };
     let flag = Tensor {
         dtype: Dtype::Bool,
         shape: vec![],
         data: vec![0],
     };
-    let text = file(&[("lora_unet_a.weight", drawn(&[1, 4], 1)), ("lora_unet_a.on_input", flag)]);
+    let text = file(&[
+        ("lora_unet_a.weight", drawn(&[1, 4], 1)),
+        ("lora_unet_a.on_input", flag),
+    ]);
     assert!(text.contains("IA3"), "{text}");
-    for (key, kind) in [("lora_unet_a.oft_blocks", "OFT"), ("a.boft_R", "BOFT"), ("lora_unet_a.a1.weight", "GLoRA"), ("a.ia3_l", "IA3")] {
+    for (key, kind) in [
+        ("lora_unet_a.oft_blocks", "OFT"),
+        ("a.boft_R", "BOFT"),
+        ("lora_unet_a.a1.weight", "GLoRA"),
+        ("a.ia3_l", "IA3"),
+    ] {
         let text = file(&[(key, drawn(&[2, 2], 1))]);
         assert!(text.contains(kind), "{key}: {text}");
     }

@@ -192,10 +192,20 @@ fn two_text_encoders_are_told_apart_by_shape_or_by_the_user() {
     let e = Lora::open(file.path(), &model).unwrap_err();
     assert_eq!(e.code(), "lora-components");
     // The hint leads to an answer.
-    assert_eq!(e.hints(), ["say which one is meant: `--component text-encoder`"]);
+    assert_eq!(
+        e.hints(),
+        ["say which one is meant: `--component text-encoder`"]
+    );
     let part = |name: &str| {
         let component = Component::from_name(name);
-        Lora::open_with(file.path(), &model, &Options { component, alpha: None })
+        Lora::open_with(
+            file.path(),
+            &model,
+            &Options {
+                component,
+                alpha: None,
+            },
+        )
     };
     assert_eq!(part("text-encoder").unwrap().targets().len(), 1);
     assert_eq!(part("text-encoder-2").unwrap().targets().len(), 1);
