@@ -1,7 +1,8 @@
 //! The ways in which a file may be the checkpoint of a model, and which of them fits best.
 //!
-//! A candidate is a prefix and a reading: the names as they are, a table forwards (first authors to diffusers), or a table
-//! backwards. The one that gives the most of the model's parameters, by name and number of elements, is taken.
+//! A candidate is a prefix and a reading: the names as they are, a table forwards (first authors to
+//! diffusers), or a table backwards. The one that gives the most of the model's parameters, by name
+//! and number of elements, is taken.
 
 use super::components;
 use super::error::Error;
@@ -202,8 +203,8 @@ impl Case<'_, '_> {
         }
     }
 
-    /// Whether a reading that renames is more than a coincidence of a few names (`proj_out.weight`, `conv_in.weight`): it gives a
-    /// quarter of what there is to give.
+    /// Whether a reading that renames is more than a coincidence of a few names (`proj_out.weight`,
+    /// `conv_in.weight`): it gives a quarter of what there is to give.
     fn is_likely(&self, candidate: &Candidate) -> bool {
         let plain = candidate.prefix.is_empty() && candidate.family.is_none();
         let possible = candidate.tensors.len().min(self.wanted.len());
@@ -303,7 +304,8 @@ impl Case<'_, '_> {
             .collect())
     }
 
-    /// Heights of stacked parts as the model has them, where it has them all and they come to `rows`.
+    /// Heights of stacked parts as the model has them, where it has them all and they come to
+    /// `rows`.
     fn heights(&self, to: &[String], row: usize, rows: usize) -> Option<Vec<usize>> {
         let heights: Vec<usize> = (to.iter())
             .map(|name| {
@@ -323,7 +325,8 @@ impl Case<'_, '_> {
         }
     }
 
-    /// Stable Diffusion 3's CLIP-L has no projection in the file: readers put the unit matrix there.
+    /// Stable Diffusion 3's CLIP-L has no projection in the file: readers put the unit matrix
+    /// there.
     fn add_identities(&self, table: &Table, prefix: &str, candidate: &mut Candidate) {
         for (to, like) in table.identities() {
             let there = candidate.tensors.iter().any(|t| t.to == to);

@@ -35,7 +35,8 @@ const PREFIXES: &[(&str, &str)] = &[
     ("loops.", "training"),
 ];
 
-/// Buffers of the noise schedule, and counters, of Latent Diffusion's checkpoints (`ldm/models/diffusion/ddpm.py`).
+/// Buffers of the noise schedule, and counters, of Latent Diffusion's checkpoints
+/// (`ldm/models/diffusion/ddpm.py`).
 const ALONE: &[(&str, &str)] = &[
     ("betas", "schedule"),
     ("alphas_cumprod", "schedule"),
@@ -57,7 +58,8 @@ const ALONE: &[(&str, &str)] = &[
     ("step", "training"),
 ];
 
-/// Copies of the weights that training averaged: never meant where the weights themselves are there too.
+/// Copies of the weights that training averaged: never meant where the weights themselves are there
+/// too.
 pub(super) const EMA: &str = "ema";
 
 /// The component that `name` says it belongs to.

@@ -1,4 +1,5 @@
-//! Layouts: the spellings in which one model's tensors are passed around, as data, and a checkpoint in another of them.
+//! Layouts: the spellings in which one model's tensors are passed around, as data, and a checkpoint
+//! in another of them.
 //!
 //! ```text
 //! data/*.txt       one table a family (table.rs says how it is written, pattern.rs what its names may hold)
@@ -8,8 +9,9 @@
 //! components.rs    parts of a pipeline by prefix
 //! ```
 //!
-//! The tables were derived from the public converters (diffusers `loaders/single_file_utils.py`, ComfyUI `comfy/utils.py`) by running them
-//! on tensors whose elements all differ; the test compares them with what was recorded there, row by row.
+//! The tables were derived from the public converters (diffusers `loaders/single_file_utils.py`,
+//! ComfyUI `comfy/utils.py`) by running them on tensors whose elements all differ; the test
+//! compares them with what was recorded there, row by row.
 
 mod candidate;
 mod components;
@@ -108,7 +110,8 @@ pub fn tables() -> &'static [Table] {
     &TABLES
 }
 
-/// Halves of an autoencoder in diffusers' names that are exported on their own; none for any other model.
+/// Halves of an autoencoder in diffusers' names that are exported on their own; none for any other
+/// model.
 fn diffusers_halves(has: impl Fn(&str) -> bool) -> Vec<(String, Vec<String>)> {
     let both = ["encoder", "decoder"].iter().all(|half| {
         (has(&format!("{half}.conv_norm_out.weight")) || has(&format!("{half}.norm_out.gamma")))

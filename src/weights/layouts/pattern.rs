@@ -240,8 +240,8 @@ impl Pattern {
         Some(name)
     }
 
-    /// The pattern of the module that a parameter belongs to: without `*`, `.weight`, `.scale` or `.gamma` at the end. `None`
-    /// where it names a parameter of its own.
+    /// The pattern of the module that a parameter belongs to: without `*`, `.weight`, `.scale` or
+    /// `.gamma` at the end. `None` where it names a parameter of its own.
     pub(super) fn module(&self) -> Option<Pattern> {
         let mut tokens = self.0.clone();
         match tokens.pop()? {

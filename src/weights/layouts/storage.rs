@@ -1,9 +1,11 @@
-//! What the tensors of a checkpoint are: wrappers taken off their names, 8-bit floats brought together with their scales, and
-//! what is quantised in another way, or not merged, refused by name.
+//! What the tensors of a checkpoint are: wrappers taken off their names, 8-bit floats brought
+//! together with their scales, and what is quantised in another way, or not merged, refused by
+//! name.
 //!
-//! Scales: ComfyUI's `X.scale_weight` (`comfy/ops.py`), `X.weight_scale` of `ModelOpt`, compressed-tensors and transformers, and
-//! `X.scale` beside the f8 tensor `X.weight`: one factor for the tensor or one a row. Scales of activations
-//! (`scale_input`, `input_scale`) say nothing about the weight.
+//! Scales: ComfyUI's `X.scale_weight` (`comfy/ops.py`), `X.weight_scale` of `ModelOpt`,
+//! compressed-tensors and transformers, and `X.scale` beside the f8 tensor `X.weight`: one factor
+//! for the tensor or one a row. Scales of activations (`scale_input`, `input_scale`) say nothing
+//! about the weight.
 
 use super::super::Source;
 use super::error::Error;
@@ -80,7 +82,8 @@ pub(super) fn path_of(source: &Source) -> PathBuf {
 /// Reads the names of `source`.
 ///
 /// # Errors
-/// [`Error::Unmerged`], [`Error::Quantised`], [`Error::PartlyScaled`], [`Error::Scale`], [`Error::Twice`].
+/// [`Error::Unmerged`], [`Error::Quantised`], [`Error::PartlyScaled`], [`Error::Scale`],
+/// [`Error::Twice`].
 pub(super) fn read(source: &Source) -> Result<Storage, Error> {
     refuse_unmerged(source)?;
     refuse_quantised(source)?;
@@ -295,7 +298,8 @@ fn find_scale(
 }
 
 impl Stored {
-    /// The rows `from..to` of the values; all of a scalar. Borrowed where the file holds them as they are.
+    /// The rows `from..to` of the values; all of a scalar. Borrowed where the file holds them as
+    /// they are.
     pub(super) fn rows<'a>(&self, source: &'a Source, from: usize, to: usize) -> Cow<'a, [u8]> {
         let view = self.view(source);
         let total = view.shape.first().copied().unwrap_or(1).max(1);

@@ -1,6 +1,8 @@
-//! One family's table: how its first authors' names, and the pieces behind them, are those of diffusers or transformers.
+//! One family's table: how its first authors' names, and the pieces behind them, are those of
+//! diffusers or transformers.
 //!
-//! A table is a text file in `data/`. Its head has one property a line, then come rows, the first that matches counts:
+//! A table is a text file in `data/`. Its head has one property a line, then come rows, the first
+//! that matches counts:
 //!
 //! ```text
 //! TO = FROM                      the same tensor
@@ -12,8 +14,9 @@
 //! TO = FROM:                     prefixes, joined with a dot, of the indented rows that follow
 //! ```
 //!
-//! `last N A B` sets `N` to the largest number at `{}`, in `A` for the first authors' names and in `B` for the others; `stride S A B`
-//! sets `S` to the smallest number in `A`, or to two more than the largest in `B`, 3 where there is none.
+//! `last N A B` sets `N` to the largest number at `{}`, in `A` for the first authors' names and in
+//! `B` for the others; `stride S A B` sets `S` to the smallest number in `A`, or to two more than
+//! the largest in `B`, 3 where there is none.
 
 use super::pattern::{Bindings, Parameters, Pattern};
 use std::collections::BTreeSet;
@@ -246,7 +249,8 @@ impl Table {
             .collect()
     }
 
-    /// The values of the table's letters, from names in the first authors' spelling and from names in the other.
+    /// The values of the table's letters, from names in the first authors' spelling and from names
+    /// in the other.
     pub(super) fn parameters<'a>(
         &self,
         there: &(impl Iterator<Item = &'a str> + Clone),
@@ -297,7 +301,8 @@ impl Table {
         })
     }
 
-    /// What the module `name` of the first authors is. `flat` names have `_` for `.`, here and in the answer.
+    /// What the module `name` of the first authors is. `flat` names have `_` for `.`, here and in
+    /// the answer.
     pub(super) fn translate_module(
         &self,
         name: &str,

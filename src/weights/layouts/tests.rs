@@ -1,4 +1,5 @@
-//! Every recorded row of every public converter is what our tables say, and whole files are read as they are passed around.
+//! Every recorded row of every public converter is what our tables say, and whole files are read as
+//! they are passed around.
 
 use super::table::{Hit, Turn};
 use super::*;
@@ -10,7 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::sync::Arc;
 
-/// A file of `fixtures/names/recorded.zip` (its README says where the rows come from), by its headings.
+/// A file of `fixtures/names/recorded.zip` (its README says where the rows come from), by its
+/// headings.
 pub(crate) fn recorded(file: &str) -> Vec<(String, Vec<String>)> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/names/recorded.zip");
     let mut zip = zip::ZipArchive::new(std::fs::File::open(path).unwrap()).unwrap();

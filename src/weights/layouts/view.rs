@@ -1,4 +1,5 @@
-//! A checkpoint in the names of a model: tensors that are laid out from those of the file when they are asked for.
+//! A checkpoint in the names of a model: tensors that are laid out from those of the file when they
+//! are asked for.
 
 use super::super::Source;
 use super::candidate::{self, Candidate, Op, Translated};
@@ -13,8 +14,8 @@ use std::sync::{Arc, OnceLock};
 
 /// A checkpoint in the names of a model.
 ///
-/// What is not in the table of the layout keeps its own name, unless it belongs to another part of a pipeline: then it is only
-/// counted.
+/// What is not in the table of the layout keeps its own name, unless it belongs to another part of
+/// a pipeline: then it is only counted.
 #[derive(Debug)]
 pub struct View {
     source: Arc<Source>,
@@ -48,9 +49,10 @@ struct Virtual {
     bytes: OnceLock<Vec<u8>>,
 }
 
-/// Opens `source` in the names of a model whose parameters are `wanted`: names, under any wrapper, and shapes (of which only
-/// the number of elements is used, because graphs hold matrices turned). `component` chooses where several parts of the file
-/// fit: the name of a part, or the prefix of its tensors.
+/// Opens `source` in the names of a model whose parameters are `wanted`: names, under any wrapper,
+/// and shapes (of which only the number of elements is used, because graphs hold matrices turned).
+/// `component` chooses where several parts of the file fit: the name of a part, or the prefix of
+/// its tensors.
 ///
 /// # Errors
 /// [`Error`]; a file of another model is none: its tensors keep their names.
@@ -165,7 +167,8 @@ impl View {
         Ok(())
     }
 
-    /// Leaves out a part that is exported on its own (an autoencoder's encoder) where the model has none of it.
+    /// Leaves out a part that is exported on its own (an autoencoder's encoder) where the model has
+    /// none of it.
     fn leave_out_halves(&mut self, halves: &[(String, Vec<String>)], wanted: &Wanted<'_>) {
         for (half, prefixes) in halves {
             let of_half = |name: &str| prefixes.iter().any(|p| name.starts_with(p.as_str()));
@@ -190,7 +193,8 @@ impl View {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// The tensor of that name, or else the file's own tensor of that name. Stacked rows are views into the file; what has to be computed is kept for the next time.
+    /// The tensor of that name, or else the file's own tensor of that name. Stacked rows are views
+    /// into the file; what has to be computed is kept for the next time.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
         let Some(tensor) = self.tensors.get(name) else {
             return self.source.get(name);
@@ -229,7 +233,8 @@ impl View {
         Some((tensor.dtype, &tensor.shape))
     }
 
-    /// The file's tensors that a tensor is made of, scales included; empty for a unit matrix and for an unknown name.
+    /// The file's tensors that a tensor is made of, scales included; empty for a unit matrix and
+    /// for an unknown name.
     pub fn sources_of(&self, name: &str) -> Vec<&str> {
         let from = self.tensors.get(name).map_or(&[][..], |t| &t.from);
         (from.iter().map(|&i| &self.stored[i]))

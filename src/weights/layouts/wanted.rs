@@ -1,4 +1,5 @@
-//! The names that a model gives its parameters, under any wrapper (`m.`, `model.`): looked up by what they end with.
+//! The names that a model gives its parameters, under any wrapper (`m.`, `model.`): looked up by
+//! what they end with.
 
 use std::collections::HashMap;
 
@@ -46,7 +47,8 @@ impl<'a> Wanted<'a> {
         self.endings.contains_key(name)
     }
 
-    /// The parameter of this name that has so many elements, the one with the shortest name where several end so.
+    /// The parameter of this name that has so many elements, the one with the shortest name where
+    /// several end so.
     pub(super) fn fitting(&self, name: &str, elements: usize) -> Option<usize> {
         let size = |i: usize| self.parameters[i].1.iter().product::<usize>();
         let mut indices = self.endings.get(name)?.iter().copied();

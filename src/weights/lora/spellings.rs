@@ -1,6 +1,7 @@
 //! A model's modules in the other spelling of its family, from the layout tables.
 //!
-//! Which tables count is decided by the model: those that know the most of its modules, in either direction, and at least half.
+//! Which tables count is decided by the model: those that know the most of its modules, in either
+//! direction, and at least half.
 
 use super::super::layouts::{ModuleHit, Translation, tables};
 use super::super::names;
@@ -100,7 +101,8 @@ impl Spellings {
 mod tests {
     use super::*;
 
-    /// From `diffusers/loaders/lora_conversion_utils.py`, `_maybe_map_sgm_blocks_to_diffusers` and `_convert_unet_lora_key`.
+    /// From `diffusers/loaders/lora_conversion_utils.py`, `_maybe_map_sgm_blocks_to_diffusers` and
+    /// `_convert_unet_lora_key`.
     #[test]
     fn every_layer_of_sdxl_is_what_diffusers_makes_of_it() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/lora/sdxl_names.json");

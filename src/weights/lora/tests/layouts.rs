@@ -1,11 +1,12 @@
-//! Every layout of the public converters means what was recorded there, and what readers disagree on is settled as the docs say.
+//! Every layout of the public converters means what was recorded there, and what readers disagree
+//! on is settled as the docs say.
 
 use super::*;
 use crate::weights::layouts::tests::{expand, recorded};
 use resolve::Index;
 
-/// Component and module of a recorded target, and what the tensor may be there; `None` for magnitudes, whose recorded names are
-/// those of no module.
+/// Component and module of a recorded target, and what the tensor may be there; `None` for
+/// magnitudes, whose recorded names are those of no module.
 fn target(to: &str) -> Option<(&str, &str, &'static [Role])> {
     let kinds: [(&str, &[Role]); 4] = [
         (".lora_B.weight", &[Role::Up]),
@@ -87,7 +88,8 @@ fn every_recorded_layout_is_read_as_recorded() {
                 .collect();
             match (&part[..], ours.as_str()) {
                 ([], "swap") if op.is_empty() => {
-                    // FLUX.2's converter copies what it swaps in the weight: here the LoRA is cut as the weight is.
+                    // FLUX.2's converter copies what it swaps in the weight: here the LoRA is cut
+                    // as the weight is.
                     assert_eq!(layout, "flux2", "{to}");
                     better += 1;
                 }
@@ -107,7 +109,8 @@ fn every_recorded_layout_is_read_as_recorded() {
                 _ => panic!("{layout}: {op}"),
             }
         }
-        // Differences of norms, which converters throw away and ComfyUI applies; FLUX.2's modulation likewise.
+        // Differences of norms, which converters throw away and ComfyUI applies; FLUX.2's
+        // modulation likewise.
         for from in lines.iter().filter_map(|l| l.strip_prefix("dropped ")) {
             assert!(
                 matches!(keys::parse(from), Key::Part { .. }),
