@@ -58,6 +58,8 @@ pub(super) struct Candidate {
     pub halves: Vec<(String, Vec<String>)>,
     /// How many of the model's parameters it gives.
     hits: usize,
+    /// Why it cannot be read so; counts only if it fits best.
+    fault: Option<Error>,
     /// The component that its prefix names.
     pub label: Option<&'static str>,
 }
@@ -83,7 +85,7 @@ pub(super) fn choose(
     };
     let mut all = case.as_they_are();
     for table in tables() {
-        all.extend(case.forwards(table)?);
+        all.extend(case.forwards(table));
     }
     for table in tables().iter().filter(|t| t.keys().any(|k| wanted.has(k))) {
         all.extend(case.backwards(table));
@@ -112,14 +114,40 @@ pub(super) fn choose(
         return Ok(None);
     };
     all.retain(|c| c.hits == most);
-    let rivals: BTreeSet<String> = all.iter().map(label).collect();
-    if rivals.len() > 1 && all.iter().any(|c| c.prefix != all[0].prefix) {
+    let used: BTreeSet<usize> = all[0].used().collect();
+    let others = all[1..]
+        .iter()
+        .filter(|c| !c.used().any(|i| used.contains(&i)));
+    let rivals: Vec<&Candidate> = all[..1].iter().chain(others).collect();
+    if rivals.len() > 1 {
         return Err(Error::Components {
             path: path.to_owned(),
-            components: rivals.into_iter().collect(),
+            components: called_apart(&rivals),
         });
     }
-    Ok(all.into_iter().next())
+    let mut best = all.swap_remove(0);
+    match best.fault.take() {
+        Some(fault) => Err(fault),
+        None => Ok(Some(best)),
+    }
+}
+
+/// Names by which `--component` tells these apart.
+fn called_apart(candidates: &[&Candidate]) -> Vec<String> {
+    let labels: BTreeSet<String> = candidates.iter().map(|c| label(c)).collect();
+    if labels.len() > 1 {
+        return labels.into_iter().collect();
+    }
+    let prefix = |c: &&Candidate| c.prefix.trim_end_matches('.').to_owned();
+    let prefixes: BTreeSet<String> = candidates.iter().map(prefix).collect();
+    prefixes.into_iter().collect()
+}
+
+impl Candidate {
+    /// The file's tensors that it uses.
+    fn used(&self) -> impl Iterator<Item = usize> {
+        self.tensors.iter().flat_map(|t| t.from.iter().copied())
+    }
 }
 
 /// What `--component` calls a candidate.
@@ -200,6 +228,7 @@ impl Case<'_, '_> {
             unused: BTreeSet::new(),
             halves,
             hits,
+            fault: None,
         }
     }
 
@@ -219,7 +248,7 @@ impl Case<'_, '_> {
     }
 
     /// The file is in the first authors' names.
-    fn forwards(&self, table: &Table) -> Result<Vec<Candidate>, Error> {
+    fn forwards(&self, table: &Table) -> Vec<Candidate> {
         let mut found = Vec::new();
         for prefix in table.prefixes(&self.names) {
             let own: Vec<(usize, &str)> = (self.stored.iter().enumerate())
@@ -231,16 +260,21 @@ impl Case<'_, '_> {
                 .filter(|(_, name, hit)| !table.is_unused(name) || self.wanted.has(&hit.to[0]))
                 .map(|(i, _, hit)| (i, hit))
                 .collect();
-            let cut = |left_out: &str| -> Result<Vec<Translated>, Error> {
-                let mut tensors = Vec::new();
+            let read = |left_out: &str| -> Candidate {
+                let (mut tensors, mut fault) = (Vec::new(), None);
                 for (i, hit) in &hits {
-                    tensors.extend(self.laid_out(*i, hit, left_out)?);
+                    match self.laid_out(*i, hit, left_out) {
+                        Ok(several) => tensors.extend(several),
+                        Err(e) => fault = fault.or(Some(e)),
+                    }
                 }
-                Ok(tensors)
+                let mut candidate = self.candidate(prefix, Some(table), tensors);
+                candidate.fault = fault;
+                candidate
             };
-            let mut candidate = self.candidate(prefix, Some(table), cut("")?);
+            let mut candidate = read("");
             for left_out in &table.optional {
-                let without = self.candidate(prefix, Some(table), cut(left_out)?);
+                let without = read(left_out);
                 if without.hits > candidate.hits {
                     candidate = without;
                 }
@@ -251,7 +285,7 @@ impl Case<'_, '_> {
             candidate.unused = unused.map(|(i, _)| *i).collect();
             found.push(candidate);
         }
-        Ok(found)
+        found
     }
 
     /// The tensors that one of the file's tensors is.
@@ -348,7 +382,7 @@ impl Case<'_, '_> {
     }
 
     /// The model is in the first authors' names and the file in diffusers'.
-    fn backwards(&self, table: &Table) -> Option<Candidate> {
+    fn backwards(&self, table: &Table) -> Vec<Candidate> {
         let theirs = self.wanted.names().flat_map(endings_of).collect::<Vec<_>>();
         let ours = self
             .names
@@ -380,7 +414,7 @@ impl Case<'_, '_> {
             tensors.dedup_by(|a, b| a.to == b.to);
             self.candidate(prefix, Some(table), tensors)
         });
-        candidates.max_by_key(|c| c.hits)
+        candidates.collect()
     }
 
     fn put_together(&self, to: &str, from: Vec<usize>, hit: &Hit) -> Option<Translated> {

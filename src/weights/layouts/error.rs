@@ -117,9 +117,10 @@ impl Explain for Error {
 
     fn hints(&self) -> Vec<String> {
         match self {
-            Error::Components { components, .. } => {
-                vec![format!("say which one is meant: `--component {}`", components[0])]
-            }
+            Error::Components { components, .. } => vec![format!(
+                "say which one is meant: `--component {}` (`build`: give a file that holds this part alone)",
+                components[0]
+            )],
             Error::NoComponent { fitting, .. } if fitting.is_empty() => {
                 vec!["leave out `--component`: no part of the file fits by its names".into()]
             }

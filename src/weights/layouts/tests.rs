@@ -421,6 +421,53 @@ fn two_parts_that_fit_are_a_question() {
 }
 
 #[test]
+fn two_of_one_kind_are_called_by_their_prefixes() {
+    let file = numbered(&[
+        ("a.text_model.x.weight", &[2]),
+        ("b.text_model.x.weight", &[2]),
+    ]);
+    let te = wanted(&[("text_model.x.weight", &[2])]);
+    let error = open_in_layout(file.clone(), &te, None).unwrap_err();
+    assert!(
+        matches!(&error, Error::Components { components, .. } if components == &["a", "b"]),
+        "{error}"
+    );
+    let view = open_in_layout(file, &te, Some("b")).unwrap();
+    assert_eq!(values(&view, "text_model.x.weight"), [2.0, 3.0]);
+}
+
+#[test]
+fn an_odd_stack_matters_only_where_it_is_meant() {
+    let file = numbered(&[
+        ("model.diffusion_model.img_in.weight", &[2]),
+        (
+            "model.diffusion_model.double_blocks.0.img_attn.norm.key_norm.scale",
+            &[2],
+        ),
+        (
+            "model.diffusion_model.double_blocks.0.img_attn.qkv.weight",
+            &[4, 2],
+        ),
+        ("vae.decoder.conv_in.weight", &[2]),
+        ("vae.decoder.up.0.block.0.norm1.weight", &[2]),
+    ]);
+    let vae = wanted(&[
+        ("decoder.conv_in.weight", &[2]),
+        ("decoder.up_blocks.0.resnets.0.norm1.weight", &[2]),
+    ]);
+    assert_eq!(
+        open_in_layout(file.clone(), &vae, None).unwrap().family(),
+        Some("vae")
+    );
+    let flux = wanted(&[
+        ("x_embedder.weight", &[2]),
+        ("transformer_blocks.0.attn.norm_k.weight", &[2]),
+    ]);
+    let error = open_in_layout(file, &flux, None).unwrap_err();
+    assert!(matches!(&error, Error::Uncut { parts: 3, .. }), "{error}");
+}
+
+#[test]
 fn widths_tell_two_text_encoders_apart() {
     let file = numbered(&[
         (
