@@ -13,6 +13,10 @@ pub struct OverlayArgs {
     #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
     pub lora: Vec<(PathBuf, f64)>,
 
+    /// The alpha of LoRA modules for which neither the file nor a configuration states one (else: the rank)
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub lora_alpha: Option<f64>,
+
     /// How fused values are rounded: once at the end, or in the order that PEFT rounds
     #[arg(long, value_enum, default_value_t = FuseMode::Exact)]
     pub fuse: FuseMode,
@@ -20,6 +24,10 @@ pub struct OverlayArgs {
     /// The checkpoint that the model was exported from: proves the mapping (repeatable)
     #[arg(long, value_name = "FILE")]
     pub base_weights: Vec<PathBuf>,
+
+    /// Which part of a checkpoint or LoRA is meant where several fit: denoiser, text-encoder, text-encoder-2, vae, …
+    #[arg(long, value_name = "PART")]
+    pub component: Option<String>,
 
     /// Rows of the mapping said by hand (JSON)
     #[arg(long, value_name = "FILE")]
@@ -61,6 +69,8 @@ impl OverlayArgs {
             checkpoint,
             loras: self.lora.clone(),
             base_weights: self.base_weights.clone(),
+            component: self.component.clone(),
+            lora_alpha: self.lora_alpha,
             mapping: self.mapping.clone(),
             model: self.model.clone(),
             permissions: Permissions {

@@ -38,10 +38,10 @@ fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
     data.as_chunks::<N>().0.iter().copied()
 }
 
-/// `data` as f32. Exact for f16, bf16, f32, bool and integers up to 24 bits; f64 and wider integers are rounded.
+/// `data` as f32. Exact for 8-bit floats, f16, bf16, f32, bool and integers up to 24 bits; f64 and wider integers are rounded.
 ///
 /// # Errors
-/// [`ConvertError::Unsupported`] for 4- and 8-bit floats, packed and complex types.
+/// [`ConvertError::Unsupported`] for 4-bit floats, packed and complex types.
 pub fn to_f32(dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ConvertError> {
     Ok(match dtype {
         Dtype::F32 => words(data).map(f32::from_le_bytes).collect(),
@@ -63,6 +63,27 @@ pub fn to_f32(dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ConvertError> {
         Dtype::U16 => words(data)
             .map(|b| f32::from(u16::from_le_bytes(b)))
             .collect(),
+        Dtype::F8E4M3Fn => data
+            .iter()
+            .map(|&b| f8(b, 3, 7, b & 0x7f == 0x7f))
+            .collect(),
+        Dtype::F8E4M3Fnuz => data.iter().map(|&b| f8(b, 3, 8, b == 0x80)).collect(),
+        // The upper half of an f16.
+        Dtype::F8E5M2 => data
+            .iter()
+            .map(|&b| f16::from_le_bytes([0, b]).to_f32())
+            .collect(),
+        Dtype::F8E5M2Fnuz => data.iter().map(|&b| f8(b, 2, 16, b == 0x80)).collect(),
+        Dtype::F8E8M0 => data
+            .iter()
+            .map(|&b| {
+                if b == 0xff {
+                    f32::NAN
+                } else {
+                    2f32.powi(i32::from(b) - 127)
+                }
+            })
+            .collect(),
         Dtype::U8 | Dtype::Bool => data.iter().map(|&b| f32::from(b)).collect(),
         _ => {
             return Err(ConvertError::Unsupported {
@@ -71,6 +92,26 @@ pub fn to_f32(dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ConvertError> {
             });
         }
     })
+}
+
+/// An 8-bit float without infinities: `mantissa` bits, exponents less `bias`
+/// (<https://onnx.ai/onnx/technical/float8.html>).
+fn f8(byte: u8, mantissa: u32, bias: i32, nan: bool) -> f32 {
+    if nan {
+        return f32::NAN;
+    }
+    let exponent = i32::from((byte & 0x7f) >> mantissa);
+    let fraction = f32::from(byte & ((1 << mantissa) - 1)) / f32::from(1u8 << mantissa);
+    let magnitude = if exponent == 0 {
+        fraction * 2f32.powi(1 - bias)
+    } else {
+        (1.0 + fraction) * 2f32.powi(exponent - bias)
+    };
+    if byte & 0x80 == 0 {
+        magnitude
+    } else {
+        -magnitude
+    }
 }
 
 /// f32 values as bytes of `dtype`, each rounded once to nearest even.
@@ -217,6 +258,33 @@ mod tests {
                 assert!(a == b || (nan && to_f32(dtype, b).unwrap()[0].is_nan()));
             }
         }
+    }
+
+    /// Extremes and steps of every 8-bit format, from the table in <https://onnx.ai/onnx/technical/float8.html>.
+    #[test]
+    fn f8_is_what_its_format_says() {
+        let value = |dtype, byte| to_f32(dtype, &[byte]).unwrap()[0];
+        for (dtype, one, largest, smallest, nan) in [
+            (Dtype::F8E4M3Fn, 0x38, (0x7e, 448.0), 2f32.powi(-9), 0xff),
+            (Dtype::F8E4M3Fnuz, 0x40, (0x7f, 240.0), 2f32.powi(-10), 0x80),
+            (Dtype::F8E5M2, 0x3c, (0x7b, 57344.0), 2f32.powi(-16), 0x7d),
+            (
+                Dtype::F8E5M2Fnuz,
+                0x40,
+                (0x7f, 57344.0),
+                2f32.powi(-17),
+                0x80,
+            ),
+        ] {
+            assert_eq!(value(dtype, one), 1.0, "{dtype}");
+            assert_eq!(value(dtype, one | 0x80), -1.0, "{dtype}");
+            assert_eq!(value(dtype, largest.0), largest.1, "{dtype}");
+            assert_eq!(value(dtype, 1), smallest, "{dtype}");
+            assert_eq!(value(dtype, 0), 0.0, "{dtype}");
+            assert!(value(dtype, nan).is_nan(), "{dtype}");
+        }
+        assert_eq!(value(Dtype::F8E5M2, 0x7c), f32::INFINITY);
+        assert_eq!(value(Dtype::F8E8M0, 128), 2.0);
     }
 
     #[test]

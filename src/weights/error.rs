@@ -9,6 +9,9 @@ use std::path::PathBuf;
 /// Why weights could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The tensors cannot be laid out as the model names them.
+    #[error(transparent)]
+    Layout(#[from] super::layouts::Error),
     /// The file system said no.
     #[error(transparent)]
     File(#[from] fsx::Error),
@@ -191,6 +194,7 @@ fn typed(tensors: &[(String, String)]) -> String {
 impl Explain for Error {
     fn code(&self) -> &'static str {
         match self {
+            Error::Layout(e) => e.code(),
             Error::File(e) => e.code(),
             Error::Empty { .. } => "weights-empty",
             Error::OtherFormat { .. } => "weights-format",
@@ -209,6 +213,7 @@ impl Explain for Error {
 
     fn class(&self) -> Class {
         match self {
+            Error::Layout(e) => e.class(),
             Error::File(e) => e.class(),
             Error::None => Class::Usage,
             _ => Class::Input,
@@ -217,6 +222,7 @@ impl Explain for Error {
 
     fn hints(&self) -> Vec<String> {
         match self {
+            Error::Layout(e) => e.hints(),
             Error::File(e) => e.hints(),
             Error::Empty { .. } => vec!["download or save the file again".into()],
             Error::OtherFormat { path, kind } if kind.contains("pickle") => {
@@ -231,7 +237,18 @@ impl Explain for Error {
                     "pickles can run code when they are loaded, so they are not read here".into(),
                 ]
             }
-            Error::OtherFormat { .. } => vec!["name a .safetensors file".into()],
+            Error::OtherFormat { kind, .. } => vec![match *kind {
+                "a Git LFS pointer" => {
+                    "the file itself was not fetched: run `git lfs pull` in its repository, or download it again".into()
+                }
+                "a web page" | "a JSON document" => {
+                    "the download was answered with a page, as when a login is needed: download the file again".into()
+                }
+                "a GGUF file" => {
+                    "GGUF holds quantised blocks: give the safetensors checkpoint that it was made from".into()
+                }
+                _ => "name a .safetensors file".into(),
+            }],
             Error::Length {
                 expected, actual, ..
             } if actual < expected => {

@@ -1,5 +1,6 @@
 //! Indexes of shards: `*.safetensors.index.json`, as `huggingface_hub` writes them
-//! (<https://huggingface.co/docs/safetensors/metadata_parsing>).
+//! (<https://huggingface.co/docs/safetensors/metadata_parsing>), and `*.safetensors.index.VARIANT.json`, as diffusers and
+//! transformers do with `variant="fp16"`.
 
 use super::error::{Error, IndexProblem};
 use super::source::{self, SourceFile};
@@ -10,8 +11,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-/// How the name of an index ends.
-pub(super) const SUFFIX: &str = ".safetensors.index.json";
+/// Whether a file of this name is an index.
+pub(super) fn is_index(name: &str) -> bool {
+    let variant = name.rsplit_once(".safetensors.index.").map(|(_, v)| v);
+    // `json` or `fp16.json`.
+    variant.is_some_and(|v| {
+        v.strip_suffix("json")
+            .is_some_and(|v| v.is_empty() || (v.len() > 1 && v.find('.') == Some(v.len() - 1)))
+    })
+}
 
 #[derive(Deserialize)]
 struct Index {
@@ -124,15 +132,15 @@ pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
     }
 }
 
-/// The one index, or else the one safetensors file, that `folder` holds.
-pub(super) fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
+/// The files of the one checkpoint that `folder` holds: an index, or else one safetensors file or one complete set of shards.
+pub(super) fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let read = |e| fsx::Error::read(folder, e);
     let (mut indexes, mut files) = (Vec::new(), Vec::new());
     for entry in std::fs::read_dir(folder).map_err(read)? {
         let Ok(name) = entry.map_err(read)?.file_name().into_string() else {
             continue;
         };
-        if name.ends_with(SUFFIX) {
+        if is_index(&name) {
             indexes.push(name);
         } else if Path::new(&name)
             .extension()
@@ -147,12 +155,30 @@ pub(super) fn in_folder(folder: &Path) -> Result<PathBuf, Error> {
         [] => Err(Error::NothingInFolder {
             path: folder.to_owned(),
         }),
-        [one] => Ok(folder.join(one)),
+        [one] => Ok(vec![folder.join(one)]),
+        set if is_complete(set) => Ok(set.iter().map(|n| folder.join(n)).collect()),
         _ => Err(Error::SeveralInFolder {
             path: folder.to_owned(),
             found,
         }),
     }
+}
+
+/// Whether these names, sorted, are `X-00001-of-0000N.safetensors` to `X-0000N-of-0000N.safetensors`.
+fn is_complete(names: &[String]) -> bool {
+    let part = |name: &str| -> Option<(String, usize, usize)> {
+        let stem = name.strip_suffix(".safetensors")?;
+        let (rest, of) = stem.rsplit_once("-of-")?;
+        let (stem, number) = rest.rsplit_once('-')?;
+        Some((stem.to_owned(), number.parse().ok()?, of.parse().ok()?))
+    };
+    let parts: Option<Vec<_>> = names.iter().map(|n| part(n)).collect();
+    parts.is_some_and(|parts| {
+        let numbered = |(i, (stem, number, of)): (usize, &(String, usize, usize))| {
+            *stem == parts[0].0 && *number == i + 1 && *of == parts.len()
+        };
+        parts.iter().enumerate().all(numbered)
+    })
 }
 
 #[cfg(test)]
@@ -163,7 +189,7 @@ mod tests {
     use std::fs;
 
     fn index(dir: &Path, map: &str) -> PathBuf {
-        let path = dir.join(format!("model{SUFFIX}"));
+        let path = dir.join("model.safetensors.index.json");
         fs::write(
             &path,
             format!("{{\"metadata\": {{}}, \"weight_map\": {map}}}"),
@@ -256,6 +282,60 @@ mod tests {
             let path = index(dir.path(), map);
             assert!(matches!(Source::open(path), Err(Error::IndexSyntax { .. })));
         }
+    }
+
+    #[test]
+    fn every_spelling_of_an_index_is_one() {
+        for name in [
+            "model.safetensors.index.json",
+            "diffusion_pytorch_model.safetensors.index.fp16.json",
+            "diffusion_pytorch_model.fp16.safetensors.index.json",
+            ".safetensors.index.json",
+        ] {
+            assert!(is_index(name), "{name}");
+        }
+        for name in [
+            "model.safetensors",
+            "index.json",
+            "m.safetensors.index.a.b.json",
+            "m.safetensors.index..json",
+            "m.safetensors.index.json.bak",
+        ] {
+            assert!(!is_index(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_complete_set_of_shards_needs_no_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, tensor: &str| {
+            write_safetensors(&dir.path().join(name), &[(tensor, &[1], &[1.0])]);
+        };
+        write("model.fp16-00001-of-00002.safetensors", "a");
+        assert_eq!(Source::open(dir.path()).unwrap().len(), 1);
+        write("model.fp16-00002-of-00002.safetensors", "b");
+        assert_eq!(Source::open(dir.path()).unwrap().len(), 2);
+        write("other-00001-of-00002.safetensors", "c");
+        let e = Source::open(dir.path()).unwrap_err();
+        assert!(
+            matches!(&e, Error::SeveralInFolder { found, .. } if found.len() == 3),
+            "{e}"
+        );
+        let set = |names: &[&str]| {
+            is_complete(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
+        };
+        assert!(!set(&[
+            "m-00001-of-00003.safetensors",
+            "m-00002-of-00003.safetensors"
+        ]));
+        assert!(!set(&[
+            "m-00001-of-00002.safetensors",
+            "n-00002-of-00002.safetensors"
+        ]));
+        assert!(set(&[
+            "m-00001-of-00002.safetensors",
+            "m-00002-of-00002.safetensors"
+        ]));
     }
 
     #[test]

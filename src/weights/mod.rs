@@ -5,6 +5,7 @@
 
 mod error;
 mod index;
+pub mod layouts;
 pub mod lora;
 mod names;
 mod source;

@@ -40,8 +40,8 @@ struct Entry {
 }
 
 impl Source {
-    /// Opens `path`: a safetensors file, an index of shards (`*.safetensors.index.json`), or a folder that holds exactly one
-    /// index or, without an index, exactly one safetensors file.
+    /// Opens `path`: a safetensors file, an index of shards (`*.safetensors.index.json`, `*.safetensors.index.fp16.json`), or a
+    /// folder that holds exactly one index or, without an index, one safetensors file or one complete set of shards.
     ///
     /// # Errors
     /// See [`Error`].
@@ -186,9 +186,13 @@ impl SourceFile {
 
 fn open_path(path: &Path) -> Result<Vec<SourceFile>, Error> {
     if path.is_dir() {
-        return open_path(&index::in_folder(path)?);
+        let mut files = Vec::new();
+        for file in index::in_folder(path)? {
+            files.extend(open_path(&file)?);
+        }
+        return Ok(files);
     }
-    if path.to_string_lossy().ends_with(index::SUFFIX) {
+    if index::is_index(&path.file_name().unwrap_or_default().to_string_lossy()) {
         return index::open(path);
     }
     Ok(vec![open_file(path)?])
@@ -290,19 +294,29 @@ fn described_length(map: &[u8]) -> Option<u64> {
     Some(8 + length + header.data_len() as u64)
 }
 
-/// Recognises files that are mistaken for safetensors by their first bytes.
+/// Recognises files that are mistaken for safetensors by how they begin.
 fn other_format(path: &Path, map: &[u8]) -> Option<Error> {
-    let kinds: [(&[u8], &str); 6] = [
+    const KINDS: [(&[u8], &str); 8] = [
         (b"PK\x03\x04", "a PyTorch pickle (zip)"),
         (b"\x80\x02", "a PyTorch pickle"),
         (b"\x80\x04", "a Python pickle"),
+        (b"version https://git-lfs", "a Git LFS pointer"),
         (b"GGUF", "a GGUF file"),
         (b"\x89HDF", "an HDF5 file"),
         (b"\x93NUMPY", "a NumPy array"),
+        (b"{", "a JSON document"),
     ];
-    let (_, kind) = kinds
-        .into_iter()
-        .find(|(magic, _)| map.starts_with(magic))?;
+    let start = &map[..map.len().min(1024)];
+    let text = String::from_utf8_lossy(start)
+        .trim_start()
+        .to_ascii_lowercase();
+    let page = ["<!doctype html", "<html", "<?xml"]
+        .iter()
+        .any(|t| text.starts_with(t));
+    let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
+    let kind = known
+        .map(|(_, kind)| *kind)
+        .or(page.then_some("a web page"))?;
     Some(Error::OtherFormat {
         path: path.to_owned(),
         kind,

@@ -5,6 +5,7 @@ mod cache;
 mod diff;
 mod hostile;
 mod memo;
+mod names;
 mod refit;
 mod run;
 mod scene;

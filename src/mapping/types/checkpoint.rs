@@ -25,6 +25,16 @@ impl Checkpoint for crate::weights::Source {
     }
 }
 
+impl Checkpoint for crate::weights::layouts::View {
+    fn names(&self) -> Vec<&str> {
+        self.names().collect()
+    }
+
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.get(name)
+    }
+}
+
 /// The values that an ONNX file (or an unrefitted plan) holds.
 pub trait Held: Sync {
     /// The bytes of the weight with this ONNX name.

@@ -2,7 +2,7 @@
 
 use super::coverage::Accounts;
 use super::inventory::Inventory;
-use super::row::{Grade, Row};
+use super::row::{Grade, Recipe, Row};
 use serde::{Deserialize, Serialize};
 
 /// Every `Role::Weight` tensor of a model with its sources.
@@ -39,6 +39,27 @@ pub struct Resolved {
 }
 
 impl Mapping {
+    /// The names that the weights' sources may have, with shapes of as many elements: those of the base, or what the graph presumes.
+    pub fn wanted(&self) -> Vec<(String, Vec<usize>)> {
+        if let Some(inventory) = &self.inventory {
+            let all = inventory.tensors.iter();
+            return all.map(|t| (t.name.clone(), t.shape.clone())).collect();
+        }
+        let named = |row: &Row| -> Vec<String> {
+            let known: Vec<String> = (row.explanations().flat_map(Recipe::sources))
+                .map(ToOwned::to_owned)
+                .collect();
+            if known.is_empty() {
+                row.hints.iter().flat_map(|h| h.names.clone()).collect()
+            } else {
+                known
+            }
+        };
+        (self.rows.iter())
+            .flat_map(|row| named(row).into_iter().map(|n| (n, row.shape.clone())))
+            .collect()
+    }
+
     /// The row of an ONNX weight.
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|r| r.name == name)

@@ -18,6 +18,7 @@ use crate::weights::Source;
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What to build, and where to.
@@ -243,7 +244,7 @@ fn mapping(
     if files.is_empty() {
         return Ok((mapping::infer(request.model, None)?, None));
     }
-    let source = Source::open_all(files)?;
+    let source = Arc::new(Source::open_all(files)?);
     let mapping = past::mapping(request.model, &source, memo)?;
     require_proof(&mapping, files, partial)?;
     let base = BaseSource {

@@ -15,6 +15,7 @@ use crate::watch::Watch;
 use crate::weights::Source;
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The fields of a build.
 pub(super) fn fields_of(draft: &Draft<'_>) -> KeyFields {
@@ -55,7 +56,7 @@ pub fn with_checkpoint(
     if files.is_empty() {
         return Ok(fields);
     }
-    let source = Source::open_all(files)?;
+    let source = Arc::new(Source::open_all(files)?);
     let rows = past::mapping(model, &source, memo)?.rows;
     Ok(marking(fields, marked(options, true, &rows).as_ref()))
 }

@@ -11,10 +11,12 @@ use crate::pipeline::error::Error;
 use crate::pipeline::facts::digests;
 use crate::tensor::Digest;
 use crate::watch::Watch;
-use crate::weights::{Source, SourceFile};
+use crate::weights::layouts::open_in_layout;
+use crate::weights::{self, Source, SourceFile};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 const FILE: &str = "digest of the file/1";
 const WEIGHTS: &str = concat!(
@@ -22,7 +24,7 @@ const WEIGHTS: &str = concat!(
     env!("CARGO_PKG_VERSION")
 );
 const MAPPING: &str = concat!(
-    "mapping proven against its checkpoint/2, trtmut ",
+    "mapping proven against its checkpoint/3, trtmut ",
     env!("CARGO_PKG_VERSION")
 );
 
@@ -89,14 +91,20 @@ pub(super) fn weights<'m>(
 ///
 /// # Errors
 /// As [`mapping::infer`].
-pub(super) fn mapping(model: &Model, base: &Source, memo: Option<&Memo>) -> Result<Mapping, Error> {
+pub(super) fn mapping(
+    model: &Model,
+    base: &Arc<Source>,
+    memo: Option<&Memo>,
+) -> Result<Mapping, Error> {
     let of_base = base.files().iter().map(SourceFile::map);
     let files: Vec<&Map> = model.files().iter().chain(of_base).collect();
     let past = Past::of(memo, &files, MAPPING);
     if let Some(mapping) = past.recall() {
         return Ok(mapping);
     }
-    let mapping = mapping::infer(model, Some(base))?;
+    let wanted = mapping::infer(model, None)?.wanted();
+    let view = open_in_layout(Arc::clone(base), &wanted, None).map_err(weights::Error::from)?;
+    let mapping = mapping::infer(model, Some(&view))?;
     past.remember(&mapping);
     Ok(mapping)
 }

@@ -11,18 +11,18 @@ use crate::mapping::{
     self, Assessment, Change, Checkpoint, Held, Judged, Mapping, ModelValues, Override,
     Permissions, Recipe as How, Row,
 };
-use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{digests, relative, require_proof};
 use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
-use crate::weights::Source;
-use crate::weights::lora::{Fuse, Fusion, Lora};
+use crate::weights::layouts::{View, open_in_layout};
+use crate::weights::lora::{self, Fuse, Fusion, Lora};
+use crate::weights::{self, Source};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Bytes of fused tensors that are kept between finding out what changes and writing it.
 const KEPT_BYTES: usize = 96 << 20;
@@ -38,8 +38,8 @@ enum From {
 /// An overlay that was resolved: every weight of the plan has its bytes, and what they are is known.
 pub struct Overlay {
     source: SourceModel,
-    checkpoint: Option<Source>,
-    base: Option<Source>,
+    checkpoint: Option<View>,
+    base: Option<View>,
     fusion: Option<Fusion>,
     mapping: Mapping,
     /// By ONNX name: row of the mapping, where its bytes come from, their digest.
@@ -66,10 +66,17 @@ impl Overlay {
     ) -> Result<Overlay, Error> {
         let source = source_model_at(plan, manifest, request.model.as_deref())?;
         check_base(plan, manifest, &source, watch)?;
-        let base = open_source(&request.base_weights)?;
-        let checkpoint = open_source(&request.checkpoint)?;
         let held = ModelValues::of(&source.model);
-        let mut mapping = known(manifest, &source.model)?;
+        let component = request.component.as_deref();
+        let outline = mapping::infer(&source.model, None)?;
+        let base = open_view(&request.base_weights, &outline, component)?;
+        let mut mapping = match &base {
+            Some(base) => mapping::infer(&source.model, Some(base))?,
+            None => known(manifest, outline),
+        };
+        if base.is_some() {
+            require_proof(&mapping, &request.base_weights, request.permissions.partial)?;
+        }
         if let Some(file) = &request.mapping {
             let text = Map::open(file)?;
             let by_hand = Override::parse(&String::from_utf8_lossy(&text))
@@ -79,9 +86,9 @@ impl Overlay {
                 cause: Box::new(cause),
             })?;
         }
-        if let Some(base) = &base {
-            mapping = mapping::prove(&mapping, &held, base)?;
-            require_proof(&mapping, &request.base_weights, request.permissions.partial)?;
+        let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
+        if let Some(view) = &checkpoint {
+            tell(view, watch);
         }
         let mut judged = None;
         if let Some(new) = &checkpoint {
@@ -242,7 +249,7 @@ impl Overlay {
         let shapes: BTreeMap<String, Vec<usize>> = match over {
             Some(file) => file
                 .names()
-                .filter_map(|n| Some((n.to_owned(), file.get(n)?.shape.to_vec())))
+                .filter_map(|n| Some((n.to_owned(), file.describe(n)?.1.to_vec())))
                 .collect(),
             None => self
                 .mapping
@@ -258,9 +265,17 @@ impl Overlay {
                 .map(|t| (t.aliases.into_iter().next().unwrap_or(t.name), t.shape))
                 .collect(),
         };
+        let options = lora::Options {
+            component: (request.component.as_deref()).and_then(lora::Component::from_name),
+            alpha: request.lora_alpha,
+        };
         let mut loras = Vec::new();
         for (path, scale) in &request.loras {
-            loras.push((open_lora(path, &shapes, &wrapped)?, *scale));
+            let lora = open_lora(path, &shapes, &wrapped, &options)?;
+            for note in lora.notes() {
+                watch.event(Event::Status(note));
+            }
+            loras.push((lora, *scale));
         }
         let fusion = Fusion::new(loras, request.fuse)?;
         self.fused = fusion
@@ -354,7 +369,7 @@ impl Overlay {
 
     fn ingredients(&self, plan: &Path) -> Recipe {
         let mut ingredients = Vec::new();
-        for file in self.checkpoint.iter().flat_map(Source::files) {
+        for file in self.checkpoint.iter().flat_map(|v| v.source().files()) {
             ingredients.push(Ingredient::Checkpoint {
                 file: FileRef {
                     path: relative(plan, file.path()),
@@ -403,36 +418,56 @@ fn open_lora(
     path: &Path,
     shapes: &BTreeMap<String, Vec<usize>>,
     wrapped: &BTreeMap<String, Vec<usize>>,
+    options: &lora::Options,
 ) -> Result<Lora, Error> {
-    let plain = Lora::open(path, shapes);
+    let plain = Lora::open_with(path, shapes, options);
     if plain.is_ok() || wrapped.is_empty() {
         return Ok(plain?);
     }
-    Lora::open(path, wrapped).or(plain).map_err(Into::into)
+    Lora::open_with(path, wrapped, options).or(plain).map_err(Into::into)
 }
 
-fn open_source(paths: &[PathBuf]) -> Result<Option<Source>, Error> {
+fn open_view(
+    paths: &[PathBuf],
+    mapping: &Mapping,
+    component: Option<&str>,
+) -> Result<Option<View>, Error> {
     if paths.is_empty() {
         return Ok(None);
     }
-    Ok(Some(Source::open_all(paths)?))
+    let source = Arc::new(Source::open_all(paths)?);
+    let view = open_in_layout(source, &mapping.wanted(), component);
+    Ok(Some(view.map_err(weights::Error::from)?))
+}
+
+/// What of a checkpoint is for other parts of a pipeline, and what was made of it.
+fn tell(view: &View, watch: &dyn Watch) {
+    let parts: Vec<String> = (view.components().iter())
+        .map(|(component, n)| format!("{component} ({n})"))
+        .collect();
+    if !parts.is_empty() {
+        let text = format!("tensors of other parts are left out: {}", parts.join(", "));
+        watch.event(Event::Status(&text));
+    }
+    for note in view.notes() {
+        watch.event(Event::Status(note));
+    }
 }
 
 /// What is known of the model's constants: the base that was accepted at the build, or what the graph alone says. Nothing that a
 /// later file showed is part of it.
-fn known(manifest: &Manifest, model: &Model) -> Result<Mapping, Error> {
-    let outline = mapping::infer(model, None)?;
+fn known(manifest: &Manifest, outline: Mapping) -> Mapping {
     let Some(base) = &manifest.base else {
-        return Ok(outline);
+        return outline;
     };
     let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
-    Ok(Mapping {
+    Mapping {
         against_base: true,
         rows: rows.collect(),
         inventory: Some(base.inventory.clone()),
         unsourced_integers: base.unsourced_integers.clone(),
         ..outline
-    })
+    }
 }
 
 /// The base values must be those that the plan was built from.

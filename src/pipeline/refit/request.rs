@@ -15,6 +15,10 @@ pub struct OverlayRequest {
     pub base_weights: Vec<PathBuf>,
     /// A mapping file by hand.
     pub mapping: Option<PathBuf>,
+    /// The alpha of LoRA modules for which nothing states one.
+    pub lora_alpha: Option<f64>,
+    /// Which part of a file is meant, where several fit.
+    pub component: Option<String>,
     /// The ONNX file, where it is not where the manifest says.
     pub model: Option<PathBuf>,
     /// What is allowed beyond what is proven.

@@ -245,16 +245,17 @@ impl Names {
 /// # Errors
 /// A file that cannot be read, has none of them, or has them under several prefixes.
 pub fn example_shapes(file: &PrefixedFile, declared: &[TensorDecl]) -> Result<InputShapes, Error> {
-    let names: Vec<&str> = declared.iter().map(|d| d.name.as_str()).collect();
+    let all = declared.iter().map(|d| (d.name.clone(), d.name.clone()));
+    let names = Names { all: all.collect() };
     let mut shapes = InputShapes::new();
-    for (name, tensor) in take(file, &names, |_| 0)? {
-        if names.contains(&name.as_str()) {
+    for (name, tensor) in take(file, &names, &[])? {
+        if names.all.contains_key(&name) {
             shapes.push((name, tensor.shape));
         }
     }
     if shapes.is_empty() {
         let prefix = file.prefix.as_deref().unwrap_or_default();
-        return Err(none_of(&file.path, prefix, "inputs", &names));
+        return Err(none_of(&file.path, prefix, "inputs", &names.list()));
     }
     Ok(shapes)
 }

@@ -5,20 +5,23 @@ use super::change::{Axis, Change, Changes, Dora, Factor, Kind, Parts};
 use super::config::Config;
 use super::error::Problem;
 use super::keys::Role;
-use super::kinds::{is_fusible, wide};
+use super::kinds::{is_readable, wide};
 
-/// Builds the changes of `module`. `config` and the module's path inside it, where there is a configuration.
+/// Builds the changes of `module`. `config` and the module's path inside it, where there is a configuration; `alpha` of the user, for
+/// a file that states none.
 pub(super) fn build(
     source: &Source,
     module: &str,
     parts: &Parts,
     config: Option<(&Config, &str)>,
+    alpha: Option<f64>,
 ) -> Result<Changes, Problem> {
     Builder {
         source,
         module,
         parts,
         config,
+        alpha,
     }
     .build()
 }
@@ -28,17 +31,19 @@ struct Builder<'a> {
     module: &'a str,
     parts: &'a Parts,
     config: Option<(&'a Config, &'a str)>,
+    alpha: Option<f64>,
 }
 
 impl Builder<'_> {
     fn build(&self) -> Result<Changes, Problem> {
-        for key in self.parts.values() {
+        for (role, key) in self.parts {
             let view = self.view(key);
-            if !is_fusible(view.dtype) {
+            // An alpha is one number, of whatever type.
+            if *role != Role::Alpha && !is_readable(view.dtype) {
                 return Err(value(
                     key,
                     format!(
-                        "is {}; only f64, f32, f16 and bf16 can be fused",
+                        "is {}; only floats of 8 bits and more can be fused",
                         view.dtype
                     ),
                 ));
@@ -283,8 +288,9 @@ impl Builder<'_> {
         })
     }
 
-    /// With a configuration `alpha / r` (or `alpha / √r`). Without one, kohya's rule: `alpha / rank`, where a missing or zero
-    /// alpha is the rank (`networks/lora.py:41`), and 1 for a LoKr of two whole factors (`modules/lokr.py`).
+    /// With a configuration `alpha / r` (or `alpha / √r`). Without one `alpha / rank`, where a missing alpha is the user's or
+    /// else the rank, and 1 for a LoKr of two whole factors (`modules/lokr.py`). An alpha of 0 is 0 (`comfy/weight_adapter/lora.py`;
+    /// diffusers' converters): kohya's trainer means the rank by it when it makes a network, but never writes it.
     fn scaled(
         &self,
         kind: Kind,
@@ -329,11 +335,12 @@ impl Builder<'_> {
                 Some(alpha),
             )
         } else {
-            let scaling = match (stated, rank) {
-                (Some(alpha), Some(rank)) if alpha != 0.0 => alpha / rank as f64,
+            let alpha = stated.or(self.alpha);
+            let scaling = match (alpha, rank) {
+                (Some(alpha), Some(rank)) => alpha / rank as f64,
                 _ => 1.0,
             };
-            (scaling, stated)
+            (scaling, alpha)
         };
         Ok(Change {
             module: self.module.to_owned(),

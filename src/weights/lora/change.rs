@@ -82,7 +82,57 @@ pub(super) struct Changes {
     pub bias: Vec<Change>,
 }
 
+impl Kind {
+    /// Keys of its tensors, in an order of their own.
+    fn keys(&self) -> Vec<&String> {
+        match self {
+            Kind::LowRank { up, down, mid, .. } => [up, down].into_iter().chain(mid).collect(),
+            Kind::Hadamard { w1, w2, cores } => {
+                w1.iter().chain(w2).chain(cores.iter().flatten()).collect()
+            }
+            Kind::Kronecker { w1, w2, core } => {
+                let mut all = Vec::new();
+                for factor in [w1, w2] {
+                    match factor {
+                        Factor::Whole(k) => all.push(k),
+                        Factor::Product(a, b) => all.extend([a, b]),
+                    }
+                }
+                all.extend(core);
+                all
+            }
+            Kind::Difference(k) | Kind::Replacement(k) => vec![k],
+        }
+    }
+}
+
 impl Change {
+    /// Whether it leaves every weight as it is.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.scaling == 0.0 && self.dora.is_none() && !self.replaces()
+    }
+
+    /// Whether `other` says the same, tensor by tensor.
+    pub(super) fn equals(&self, other: &Change, source: &Source) -> bool {
+        let all = |c: &'_ Change| -> Vec<String> {
+            let magnitude = c.dora.iter().map(|d| &d.key);
+            c.kind
+                .keys()
+                .into_iter()
+                .chain(magnitude)
+                .cloned()
+                .collect()
+        };
+        let (a, b) = (all(self), all(other));
+        let same = |(a, b): (&String, &String)| source.get(a) == source.get(b);
+        std::mem::discriminant(&self.kind) == std::mem::discriminant(&other.kind)
+            && self.scaling == other.scaling
+            && self.shape == other.shape
+            && self.dora.as_ref().map(|d| d.axis) == other.dora.as_ref().map(|d| d.axis)
+            && a.len() == b.len()
+            && a.iter().zip(&b).all(same)
+    }
+
     /// The delta before its scale. The file's values are rounded as `read` says, products of factors as `step` says.
     pub(super) fn delta<'a>(&self, source: &'a Source, read: Step, step: Step) -> Delta<'a> {
         let view = |key: &str| source.get(key).expect("the keys came from this source");

@@ -28,12 +28,6 @@ pub enum Error {
         /// The field.
         field: String,
     },
-    /// PEFT's keys without PEFT's configuration, so that the scale is unknown.
-    #[error("`{path}` is a PEFT adapter, and there is no `adapter_config.json` beside it", path = path.display())]
-    NoConfig {
-        /// The file.
-        path: PathBuf,
-    },
     /// A file without a single LoRA key.
     #[error("`{path}` holds no LoRA", path = path.display())]
     NoLora {
@@ -280,7 +274,6 @@ impl Explain for Error {
         match self {
             Error::Source(e) => e.code(),
             Error::ConfigSyntax { .. } | Error::ConfigValue { .. } => "lora-config",
-            Error::NoConfig { .. } => "lora-no-config",
             Error::NoLora { .. } => "lora-none",
             Error::Components { .. } => "lora-components",
             Error::Problems { problems, .. } => problems[0].code(),
@@ -308,16 +301,12 @@ impl Explain for Error {
                 vec!["merge it with peft itself and refit from the merged weights".into()]
             }
             Error::ConfigSyntax { .. } => vec!["save the adapter again with peft".into()],
-            Error::NoConfig { path } => {
-                let config = path.with_file_name("adapter_config.json");
-                vec![format!(
-                    "put the adapter's own configuration at `{}`; it holds `lora_alpha`, without which the scale is a guess",
-                    config.display()
-                )]
-            }
             Error::NoLora { .. } => vec!["give whole weights without --lora".into()],
             Error::Components { components, .. } => {
-                vec![format!("say which one is meant, e.g. `{}`", components[0])]
+                vec![format!(
+                    "say which one is meant: `--component {}`",
+                    components[0]
+                )]
             }
             Error::Problems { problems, .. } => {
                 let mut hints = Vec::new();

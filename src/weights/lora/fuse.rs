@@ -168,7 +168,8 @@ impl Fusion {
             Fuse::Peft => (Step::Rounded(wide_type), Step::Rounded(wide_type)),
             Fuse::PeftHalf => (Step::Rounded(dtype), Step::Rounded(wide_type)),
         };
-        let mut ops: Vec<Op<'a>> = (target.parts.iter())
+        let does_something = |part: &&Part| !lora.changes[part.change].is_nothing();
+        let mut ops: Vec<Op<'a>> = (target.parts.iter().filter(does_something))
             .map(|part| {
                 let change = &lora.changes[part.change];
                 Op {

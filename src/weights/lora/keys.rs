@@ -89,6 +89,8 @@ const SUFFIXES: &[(&str, Role)] = &[
     (".lora.up.weight", Role::Up),
     ("_lora.down.weight", Role::Down),
     ("_lora.up.weight", Role::Up),
+    (".lora_layer.down.weight", Role::Down),
+    (".lora_layer.up.weight", Role::Up),
     (".lora_linear_layer.down.weight", Role::Down),
     (".lora_linear_layer.up.weight", Role::Up),
     ("_lora.alpha", Role::Alpha),
@@ -147,6 +149,9 @@ const REFUSED: &[(&str, &str)] = &[
     (".ranknum", "AdaLoRA"),
 ];
 
+/// Tensors that no reader applies to a model's weights: `OneTrainer`'s textual-inversion embeddings.
+const IGNORED: &[&str] = &["bundle_emb."];
+
 /// A key taken apart.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Key {
@@ -166,11 +171,16 @@ pub(super) enum Key {
         /// [`Role::Replacement`] or [`Role::BiasReplacement`].
         role: Role,
     },
+    /// What no reader applies.
+    Ignored,
     /// None of these.
     Unknown,
 }
 
 pub(super) fn parse(key: &str) -> Key {
+    if IGNORED.iter().any(|p| key.starts_with(p)) {
+        return Key::Ignored;
+    }
     if let Some((_, kind)) = REFUSED
         .iter()
         .find(|(s, _)| key.ends_with(s) || (s.ends_with('_') && key.contains(s)))
@@ -331,6 +341,19 @@ pub enum Component {
 }
 
 impl Component {
+    /// The component of this name.
+    pub fn from_name(name: &str) -> Option<Component> {
+        let all = [
+            Component::Denoiser,
+            Component::TextEncoder(1),
+            Component::TextEncoder(2),
+            Component::TextEncoder(3),
+            Component::Vae,
+            Component::Unnamed,
+        ];
+        all.into_iter().find(|c| c.name() == name)
+    }
+
     /// Stable name, for `--lora` arguments and reports.
     pub fn name(self) -> &'static str {
         match self {
@@ -346,12 +369,17 @@ impl Component {
 
 /// Prefixes of names whose dots became underscores.
 const FLAT: &[(&str, Component)] = &[
+    // Wan-Fun's trainer.
+    ("lora_unet__", Component::Denoiser),
     ("lora_unet_", Component::Denoiser),
     ("lora_transformer_", Component::Denoiser),
     ("lora_te_", Component::TextEncoder(1)),
     ("lora_te1_", Component::TextEncoder(1)),
     ("lora_te2_", Component::TextEncoder(2)),
     ("lora_te3_", Component::TextEncoder(3)),
+    // Stable Cascade.
+    ("lora_prior_unet_", Component::Denoiser),
+    ("lora_prior_te_", Component::TextEncoder(1)),
     ("lora_vae_", Component::Vae),
     ("lycoris_", Component::Unnamed),
 ];

@@ -212,7 +212,18 @@ pub(super) fn wide(dtype: Dtype, data: &[u8]) -> Vec<f64> {
     values.into_iter().map(f64::from).collect()
 }
 
-/// Types that LoRAs and the weights they change may have.
+/// Types that a LoRA's tensors may have.
+pub(super) fn is_readable(dtype: Dtype) -> bool {
+    is_fusible(dtype) || is_f8(dtype)
+}
+
+/// 8-bit floats.
+pub(super) fn is_f8(dtype: Dtype) -> bool {
+    use Dtype::{F8E4M3Fn, F8E4M3Fnuz, F8E5M2, F8E5M2Fnuz};
+    matches!(dtype, F8E4M3Fn | F8E4M3Fnuz | F8E5M2 | F8E5M2Fnuz)
+}
+
+/// Types that the weights they change may have.
 pub(super) fn is_fusible(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16)
 }

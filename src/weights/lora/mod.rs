@@ -7,13 +7,12 @@ mod build;
 mod change;
 mod config;
 mod error;
-mod flux;
 mod fuse;
 mod keys;
 mod kinds;
-mod kohya_names;
 mod place;
 mod resolve;
+mod spellings;
 
 pub use error::{Error, Problem};
 pub use fuse::{Fuse, Fusion, Recipe};
@@ -40,8 +39,18 @@ pub struct Lora {
     digest: Digest,
     formats: BTreeSet<Format>,
     skipped: BTreeMap<Component, usize>,
+    notes: Vec<String>,
     changes: Vec<Change>,
     targets: BTreeMap<String, Target>,
+}
+
+/// What a user says about a file that does not say it itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Options {
+    /// Which component of a file that holds several.
+    pub component: Option<Component>,
+    /// The alpha of modules for which neither the file nor a configuration states one.
+    pub alpha: Option<f64>,
 }
 
 /// A weight that a LoRA changes.
@@ -69,17 +78,17 @@ impl Lora {
     /// # Errors
     /// See [`Error`]; all problems of the file are reported at once.
     pub fn open(path: impl AsRef<Path>, targets: &dyn Targets) -> Result<Lora, Error> {
-        Self::open_component(path, targets, None)
+        Self::open_with(path, targets, &Options::default())
     }
 
-    /// As [`Lora::open`], for one component of a file that holds several.
+    /// As [`Lora::open`], with what the file does not say.
     ///
     /// # Errors
     /// As [`Lora::open`].
-    pub fn open_component(
+    pub fn open_with(
         path: impl AsRef<Path>,
         targets: &dyn Targets,
-        component: Option<Component>,
+        options: &Options,
     ) -> Result<Lora, Error> {
         let mut path = path.as_ref().to_owned();
         let inner = path.join("adapter_model.safetensors");
@@ -87,10 +96,14 @@ impl Lora {
             path = inner;
         }
         let source = Source::open(&path)?;
-        let mut problems = Vec::new();
-        let modules = read(&source, &path, &mut problems)?;
-        if modules.is_empty() && problems.is_empty() {
-            return Err(Error::NoLora { path });
+        let mut notes = Vec::new();
+        let (modules, mut problems) = read(&source, &path, &mut notes)?;
+        if modules.is_empty() {
+            return Err(if problems.is_empty() {
+                Error::NoLora { path }
+            } else {
+                Error::Problems { path, problems }
+            });
         }
         let index = Index::new(targets);
         let mut by_component: BTreeMap<Component, Vec<Resolved>> = BTreeMap::new();
@@ -104,8 +117,9 @@ impl Lora {
                 found,
             });
         }
-        let chosen = choose(&path, &source, &index, by_component, component)?;
+        let chosen = choose(&path, &source, &index, by_component, options)?;
         problems.extend(chosen.problems);
+        notes.extend(noted(&source, &chosen.changes, &chosen.twice, options));
         if !problems.is_empty() {
             return Err(Error::Problems { path, problems });
         }
@@ -126,6 +140,7 @@ impl Lora {
             path,
             digest,
             skipped: chosen.skipped,
+            notes,
             changes: chosen.changes,
             targets: chosen.targets,
         })
@@ -154,6 +169,11 @@ impl Lora {
     /// Components of the file that are for other models, with the number of modules of each.
     pub fn skipped(&self) -> impl Iterator<Item = (Component, usize)> {
         self.skipped.iter().map(|(c, n)| (*c, *n))
+    }
+
+    /// What is to be said about the file.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The largest rank of the factors that change `target`; `None` when it is changed by a full tensor, or not at all.
@@ -199,14 +219,52 @@ struct Chosen {
     skipped: BTreeMap<Component, usize>,
     changes: Vec<Change>,
     targets: BTreeMap<String, Target>,
+    /// Modules that say what another one has said.
+    twice: BTreeSet<String>,
 }
 
-/// Groups the keys by module. Configurations come from the metadata, or for PEFT's keys from beside the file.
-fn read(
+/// What is to be said about a file that fits.
+fn noted(
     source: &Source,
-    path: &Path,
-    problems: &mut Vec<Problem>,
-) -> Result<BTreeMap<String, ModuleParts>, Error> {
+    changes: &[Change],
+    twice: &BTreeSet<String>,
+    options: &Options,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    let nothing: BTreeSet<&str> = (changes.iter())
+        .filter(|c| c.is_nothing())
+        .map(|c| c.module.as_str())
+        .collect();
+    if !nothing.is_empty() {
+        notes.push(format!(
+            "{} modules have an alpha of 0 and change nothing",
+            nothing.len()
+        ));
+    }
+    let f8 = |n: &&str| source.get(n).is_some_and(|v| kinds::is_f8(v.dtype));
+    let narrow = source.names().filter(f8).count();
+    if narrow > 0 {
+        notes.push(format!(
+            "{narrow} tensors are f8 and are taken for what they say"
+        ));
+    }
+    if !twice.is_empty() {
+        notes.push(format!(
+            "{} modules are stated twice, with the same values",
+            twice.len()
+        ));
+    }
+    if let Some(alpha) = options.alpha {
+        notes.push(format!("alpha is {alpha} where the file states none"));
+    }
+    notes
+}
+
+/// The tensors by module, and keys that cannot be used.
+type Read = (BTreeMap<String, ModuleParts>, Vec<Problem>);
+
+/// Groups the keys by module. Configurations come from the metadata, or for PEFT's keys from beside the file.
+fn read(source: &Source, path: &Path, notes: &mut Vec<String>) -> Result<Read, Error> {
     const PEFT: &str = "base_model.model.";
     let metadata = source
         .files()
@@ -218,12 +276,16 @@ fn read(
     };
     let adapter = if by_prefix.is_empty() && source.names().any(|n| n.starts_with(PEFT)) {
         let beside = path.with_file_name("adapter_config.json");
-        if !beside.is_file() {
-            return Err(Error::NoConfig {
-                path: path.to_owned(),
-            });
+        if beside.is_file() {
+            Some(Config::open(&beside)?)
+        } else {
+            notes.push(format!(
+                "there is no `{}`: where the file states no alpha, it is taken to be the rank, as ComfyUI and diffusers do \
+                 (`--lora-alpha` says another)",
+                beside.display()
+            ));
+            None
         }
-        Some(Config::open(&beside)?)
     } else {
         None
     };
@@ -240,8 +302,9 @@ fn read(
         by_prefix.get("").map(|c| (c.clone(), bare.to_owned()))
     };
     let mut modules: BTreeMap<String, ModuleParts> = BTreeMap::new();
-    let mut plain = Vec::new();
-    let mut any = false;
+    let mut problems = Vec::new();
+    let (mut plain, mut ignored) = (Vec::new(), Vec::new());
+    let (mut any, mut refused) = (false, false);
     for key in source.names() {
         let (module, role) = match keys::parse(key) {
             Key::Part { module, role } => {
@@ -252,8 +315,12 @@ fn read(
                 plain.push((key, module, role));
                 continue;
             }
+            Key::Ignored => {
+                ignored.push(key);
+                continue;
+            }
             Key::Refused(kind) => {
-                any = true;
+                (any, refused) = (true, true);
                 problems.push(Problem::Unsupported {
                     key: key.to_owned(),
                     kind,
@@ -267,15 +334,15 @@ fn read(
                 continue;
             }
         };
-        insert(&mut modules, module, role, key, &config_of, problems);
+        insert(&mut modules, module, role, key, &config_of, &mut problems);
     }
     for (key, module, role) in plain {
         let declared = config_of(&module)
             .is_some_and(|(c, inner)| c.saves(&inner) || (c.bias && role == Role::BiasReplacement));
         if declared {
             any = true;
-            insert(&mut modules, module, role, key, &config_of, problems);
-        } else {
+            insert(&mut modules, module, role, key, &config_of, &mut problems);
+        } else if !refused {
             problems.push(Problem::UnknownKey {
                 key: key.to_owned(),
             });
@@ -286,7 +353,13 @@ fn read(
             path: path.to_owned(),
         });
     }
-    Ok(modules)
+    if let Some(first) = ignored.first() {
+        notes.push(format!(
+            "{} tensors that are not for the model's weights are left out, first `{first}`",
+            ignored.len()
+        ));
+    }
+    Ok((modules, problems))
 }
 
 fn insert(
@@ -316,8 +389,9 @@ fn choose(
     source: &Source,
     index: &Index,
     mut all: BTreeMap<Component, Vec<Resolved>>,
-    wanted: Option<Component>,
+    options: &Options,
 ) -> Result<Chosen, Error> {
+    let wanted = options.component;
     let mut skipped = BTreeMap::new();
     let fits = |modules: &[Resolved]| modules.iter().any(|m| m.found != Found::Nothing);
     let any = all.values().any(|m| fits(m));
@@ -338,7 +412,12 @@ fn choose(
         });
     }
     let mut placed: BTreeMap<Component, Chosen> = (all.iter())
-        .map(|(component, modules)| (*component, place::place(source, index, modules)))
+        .map(|(component, modules)| {
+            (
+                *component,
+                place::place(source, index, modules, options.alpha),
+            )
+        })
         .collect();
     let text = |c: &Component| matches!(c, Component::TextEncoder(_));
     let rivals: BTreeSet<Component> = (placed.iter())
@@ -382,6 +461,7 @@ fn choose(
         let offset = chosen.changes.len();
         chosen.problems.extend(one.problems);
         chosen.changes.extend(one.changes);
+        chosen.twice.extend(one.twice);
         for (name, mut target) in one.targets {
             for part in &mut target.parts {
                 part.change += offset;

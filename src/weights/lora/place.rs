@@ -5,6 +5,7 @@ use super::build;
 use super::change::{Axis, Change};
 use super::error::Problem;
 use super::resolve::{Found, Index, Parameter};
+use super::spellings::Within;
 use super::{Chosen, NEAREST, Part, Resolved, Target};
 
 /// Where rows of a change go.
@@ -16,7 +17,12 @@ struct Stretch<'a> {
 }
 
 /// Builds and places every module; what does not fit becomes a problem.
-pub(super) fn place(source: &Source, index: &Index, modules: &[Resolved]) -> Chosen {
+pub(super) fn place(
+    source: &Source,
+    index: &Index,
+    modules: &[Resolved],
+    alpha: Option<f64>,
+) -> Chosen {
     let mut chosen = Chosen::default();
     for resolved in modules {
         match &resolved.found {
@@ -47,7 +53,8 @@ pub(super) fn place(source: &Source, index: &Index, modules: &[Resolved]) -> Cho
             .config
             .as_ref()
             .map(|(c, inner)| (c, inner.as_str()));
-        let changes = match build::build(source, &resolved.name, &resolved.module.parts, config) {
+        let parts = &resolved.module.parts;
+        let changes = match build::build(source, &resolved.name, parts, config, alpha) {
             Ok(changes) => changes,
             Err(problem) => {
                 chosen.problems.push(problem);
@@ -62,7 +69,7 @@ pub(super) fn place(source: &Source, index: &Index, modules: &[Resolved]) -> Cho
             }
         }
     }
-    overlaps(&mut chosen);
+    overlaps(&mut chosen, source);
     chosen
 }
 
@@ -105,55 +112,34 @@ fn put(
                 rows,
             }]
         }
-        Found::Split { modules, swapped } => {
+        Found::Stacked { pieces, swapped } => {
             let mut from = 0;
             let mut stretches = Vec::new();
-            for &module in modules {
-                let parameter = parameter(module)?;
+            for piece in pieces {
+                let parameter = parameter(piece.module)?;
                 let rows = parameter.shape.first().copied().unwrap_or(1);
                 if !same(inner(&change.shape), inner(&parameter.shape)) {
                     return Err(misfit(&change, parameter));
                 }
-                stretches.push(Stretch {
+                let (to, rows) = if piece.heights.len() == 1 {
+                    (0, rows)
+                } else {
+                    place_within(piece, &change, parameter)
+                        .ok_or_else(|| misfit(&change, parameter))?
+                };
+                let one = Stretch {
                     parameter,
                     from,
-                    to: 0,
+                    to,
                     rows,
-                });
+                };
+                stretches.extend(halves(vec![one], *swapped != piece.swapped));
                 from += rows;
             }
             if from != change.rows() {
                 return Err(misfit(&change, stretches[0].parameter));
             }
-            halves(stretches, *swapped)
-        }
-        Found::Place {
-            module,
-            part,
-            of,
-            swapped,
-        } => {
-            let parameter = parameter(*module)?;
-            let (rows, whole) = (change.rows(), parameter.shape.first().copied().unwrap_or(1));
-            let hidden = parameter.shape.get(1).copied().unwrap_or(1);
-            let (to, exact) = match (*of, *part) {
-                (1, _) => (0, rows == whole),
-                (3, part) => (part * rows, 3 * rows == whole),
-                // `linear1` is q, k and v, each as long as the input is wide, and the MLP.
-                (_, 3) => (3 * hidden, 3 * hidden + rows == whole),
-                (_, part) => (part * rows, rows == hidden && 3 * rows < whole),
-            };
-            let columns = same(inner(&change.shape), inner(&parameter.shape));
-            if !exact || !columns {
-                return Err(misfit(&change, parameter));
-            }
-            let one = Stretch {
-                parameter,
-                from: 0,
-                to,
-                rows,
-            };
-            halves(vec![one], *swapped)
+            stretches
         }
         Found::Ambiguous(_) | Found::Nothing => return Ok(()),
     };
@@ -181,6 +167,28 @@ fn put(
     }
     chosen.changes.push(change);
     Ok(())
+}
+
+/// First row and height of a part of a stacked module, for a change that is that part alone.
+fn place_within(piece: &Within, change: &Change, parameter: &Parameter) -> Option<(usize, usize)> {
+    let (whole, rows) = (*parameter.shape.first()?, change.rows());
+    let before: usize = piece.heights[..piece.part].iter().sum();
+    let total: usize = piece.heights.iter().sum();
+    if rows * total == whole * piece.heights[piece.part] {
+        return Some((whole / total * before, rows));
+    }
+    // `linear1` of FLUX is q, k and v, each as long as the input is wide, and an MLP of any width.
+    let hidden = parameter
+        .shape
+        .get(1)
+        .copied()
+        .filter(|_| piece.heights == [1, 1, 1, 4])?;
+    let fits = if piece.part == 3 {
+        3 * hidden + rows == whole
+    } else {
+        rows == hidden && 3 * hidden < whole
+    };
+    fits.then_some((hidden * before, rows))
 }
 
 /// Exchanges the two halves of a single stretch where the two namings disagree on their order.
@@ -222,21 +230,33 @@ fn same(a: &[usize], b: &[usize]) -> bool {
         || (a.len() == 2 && b.len() > 2 && a[0] == b[0] && a[1] == flattened(b))
 }
 
-/// Two modules must not change the same rows; a replacement and a delta of one module may.
-fn overlaps(chosen: &mut Chosen) {
-    for (name, target) in &chosen.targets {
-        let mut parts: Vec<_> = target.parts.iter().collect();
-        parts.sort_by_key(|p| (chosen.changes[p.change].replaces(), p.to));
-        let clash = parts.windows(2).find(|w| {
-            let (a, b) = (&chosen.changes[w[0].change], &chosen.changes[w[1].change]);
-            a.replaces() == b.replaces() && w[0].to + w[0].rows > w[1].to
-        });
-        if let Some(w) = clash {
-            let module = |p: &Part| chosen.changes[p.change].module.clone();
+/// Two modules must not change the same rows, unless they say the same, which then counts once; a replacement and a delta of one
+/// module may.
+fn overlaps(chosen: &mut Chosen, source: &Source) {
+    let changes = &chosen.changes;
+    for (name, target) in &mut chosen.targets {
+        let mut parts = std::mem::take(&mut target.parts);
+        parts.sort_by_key(|p| (changes[p.change].replaces(), p.to));
+        for part in parts {
+            let (change, before) = (&changes[part.change], target.parts.last());
+            let clash = before.filter(|b| {
+                changes[b.change].replaces() == change.replaces() && b.to + b.rows > part.to
+            });
+            let Some(first) = clash else {
+                target.parts.push(part);
+                continue;
+            };
+            let other = &changes[first.change];
+            let place = |p: &Part| (p.from, p.to, p.rows);
+            if place(first) == place(&part) && other.equals(change, source) {
+                chosen.twice.insert(change.module.clone());
+                continue;
+            }
             chosen.problems.push(Problem::Overlap {
                 target: name.clone(),
-                modules: vec![module(w[0]), module(w[1])],
+                modules: vec![other.module.clone(), change.module.clone()],
             });
+            target.parts.push(part);
         }
     }
 }

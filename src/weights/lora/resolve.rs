@@ -3,7 +3,7 @@
 
 use super::super::{Source, names};
 use super::keys::Path;
-use super::{flux, kohya_names};
+use super::spellings::{Spellings, Within};
 use std::collections::{BTreeMap, HashMap};
 
 /// The parameters that may be changed: names and shapes as torch has them (`[out, in]`, `[out, in, kernel…]`).
@@ -46,15 +46,8 @@ pub(super) struct Module {
 pub(super) enum Found {
     /// One module.
     Whole(usize),
-    /// Several, stacked by rows in this order.
-    Split { modules: Vec<usize>, swapped: bool },
-    /// A part of one module's rows.
-    Place {
-        module: usize,
-        part: usize,
-        of: usize,
-        swapped: bool,
-    },
+    /// Several, or parts of some, stacked by rows in this order.
+    Stacked { pieces: Vec<Within>, swapped: bool },
     /// More than one candidate.
     Ambiguous(Vec<String>),
     /// None.
@@ -67,9 +60,7 @@ pub(super) struct Index {
     exact: HashMap<String, usize>,
     dotted: HashMap<String, Vec<usize>>,
     flat: HashMap<String, Vec<usize>>,
-    /// Resnets in a down block, of a Stable Diffusion UNet.
-    layers: Option<usize>,
-    flux: bool,
+    spellings: Spellings,
 }
 
 impl Index {
@@ -99,8 +90,7 @@ impl Index {
             exact: HashMap::new(),
             dotted: HashMap::new(),
             flat: HashMap::new(),
-            layers: None,
-            flux: false,
+            spellings: Spellings::new(&modules.iter().map(|m| m.name.as_str()).collect::<Vec<_>>()),
             modules: Vec::new(),
         };
         for (i, module) in modules.iter().enumerate() {
@@ -111,34 +101,7 @@ impl Index {
             }
         }
         index.modules = modules;
-        index.layers = index.find_layers();
-        index.flux = (index.flat.keys()).any(|k| {
-            k.starts_with("single_transformer_blocks_") || k.starts_with("single_blocks_")
-        });
-        // A model in the first authors' names also answers to diffusers' names.
-        if let Some(layers) = index.layers {
-            let more: Vec<(String, usize)> = (index.flat.iter())
-                .filter_map(|(k, v)| Some((kohya_names::to_diffusers(k, layers)?, v)))
-                .flat_map(|(k, v)| v.iter().map(move |&i| (k.clone(), i)))
-                .collect();
-            for (k, i) in more {
-                push(&mut index.flat, k, i);
-            }
-        }
         index
-    }
-
-    /// Resnets in the first down block: counted, or one less than the number of the first downsampler's block.
-    fn find_layers(&self) -> Option<usize> {
-        let has = |k: &str| self.flat.contains_key(k);
-        let counted = (0..64)
-            .take_while(|n| has(&format!("down_blocks_0_resnets_{n}_conv1")))
-            .count();
-        if counted > 0 {
-            return Some(counted);
-        }
-        let block = (1..64).find(|n| has(&format!("input_blocks_{n}_0_op")))?;
-        Some(block - 1)
     }
 
     pub(super) fn module(&self, index: usize) -> &Module {
@@ -187,46 +150,33 @@ impl Index {
         let spellings = [Some(form.to_owned())]
             .into_iter()
             .chain(processor_names(form));
-        let sgm = self.layers.and_then(|l| kohya_names::to_diffusers(form, l));
-        for name in spellings.chain([sgm]).flatten() {
+        for name in spellings.flatten() {
             if let Some(found) = look(&name) {
                 return found;
             }
         }
-        if !self.flux {
-            return Found::Nothing;
-        }
-        let one = |name: &str| match look(name)? {
-            Found::Whole(i) => Some(i),
-            _ => None,
-        };
-        if let Some(split) = flux::to_diffusers(form)
-            && let Some(modules) = split
-                .modules
-                .iter()
-                .map(|m| one(m))
-                .collect::<Option<Vec<_>>>()
-        {
-            return match modules.as_slice() {
-                [whole] if !split.swapped => Found::Whole(*whole),
-                _ => Found::Split {
-                    modules,
-                    swapped: split.swapped,
-                },
-            };
-        }
-        if let Some(place) = flux::to_bfl(form)
-            && let Some(module) = one(&place.module)
-        {
-            if place.of == 1 && !place.swapped {
-                return Found::Whole(module);
+        match self.spellings.backwards(form) {
+            [] => {}
+            [one] => return stacked(vec![one.clone()], false),
+            several => {
+                let modules: Vec<usize> = several.iter().map(|w| w.module).collect();
+                return self.ambiguous(&modules);
             }
-            return Found::Place {
-                module,
-                part: place.part,
-                of: place.of,
-                swapped: place.swapped,
+        }
+        for hit in self.spellings.forwards(form) {
+            // A part that the model has under its own name, or inside a stacked module.
+            let piece = |to: &String| match look(to) {
+                Some(Found::Whole(module)) => Some(Within {
+                    module,
+                    part: 0,
+                    heights: vec![1],
+                    swapped: false,
+                }),
+                _ => None,
             };
+            if let Some(pieces) = hit.to.iter().map(piece).collect() {
+                return stacked(pieces, hit.swapped);
+            }
         }
         Found::Nothing
     }
@@ -248,6 +198,13 @@ impl Index {
         (scored.iter().take(count))
             .map(|(_, n)| (*n).to_owned())
             .collect()
+    }
+}
+
+fn stacked(pieces: Vec<Within>, swapped: bool) -> Found {
+    match &pieces[..] {
+        [one] if !swapped && !one.swapped && one.heights.len() == 1 => Found::Whole(one.module),
+        _ => Found::Stacked { pieces, swapped },
     }
 }
 
@@ -359,7 +316,7 @@ mod tests {
         ]);
         assert!(matches!(
             split.find(&keys::path("lora_unet_double_blocks_0_img_attn_qkv")),
-            Found::Split { modules, swapped: false } if modules.len() == 3
+            Found::Stacked { pieces, swapped: false } if pieces.len() == 3
         ));
         let joined = index(&[
             "double_blocks.0.img_attn.qkv.weight",
@@ -367,17 +324,15 @@ mod tests {
         ]);
         assert!(matches!(
             joined.find(&keys::path("transformer.transformer_blocks.0.attn.to_k")),
-            Found::Place { part: 1, of: 3, .. }
+            Found::Stacked { pieces, .. } if pieces[0].part == 1 && pieces[0].heights == [1, 1, 1]
         ));
         assert_eq!(
             find(&joined, "transformer.single_transformer_blocks.0.proj_out").unwrap(),
             "single_blocks.0.linear2"
         );
         // The same key means nothing to a model that is no FLUX.
-        assert_eq!(
-            find(&index(&["proj_out.weight"]), "lora_unet_final_layer_linear"),
-            None
-        );
+        let other = index(&["proj_out.weight", "h.0.a.weight", "h.1.a.weight"]);
+        assert_eq!(find(&other, "lora_unet_final_layer_linear"), None);
     }
 
     #[test]

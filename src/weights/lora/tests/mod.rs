@@ -1,6 +1,7 @@
 //! Opening LoRAs.
 
 mod damage;
+mod layouts;
 mod names;
 
 use super::*;
@@ -190,8 +191,24 @@ fn two_text_encoders_are_told_apart_by_shape_or_by_the_user() {
     let file = File::new(&tensors);
     let e = Lora::open(file.path(), &model).unwrap_err();
     assert_eq!(e.code(), "lora-components");
-    let second = Lora::open_component(file.path(), &model, Some(Component::TextEncoder(2)));
-    assert_eq!(second.unwrap().targets().len(), 1);
-    let none = Lora::open_component(file.path(), &model, Some(Component::Vae));
+    // The hint leads to an answer.
+    assert_eq!(
+        e.hints(),
+        ["say which one is meant: `--component text-encoder`"]
+    );
+    let part = |name: &str| {
+        let component = Component::from_name(name);
+        Lora::open_with(
+            file.path(),
+            &model,
+            &Options {
+                component,
+                alpha: None,
+            },
+        )
+    };
+    assert_eq!(part("text-encoder").unwrap().targets().len(), 1);
+    assert_eq!(part("text-encoder-2").unwrap().targets().len(), 1);
+    let none = part("vae");
     assert_eq!(none.unwrap_err().code(), "lora-none");
 }

@@ -1,0 +1,99 @@
+//! Parts of a pipeline that one file may hold, by the prefixes of their tensors' names.
+
+/// Prefix and component; the first that fits counts.
+const PREFIXES: &[(&str, &str)] = &[
+    ("model_ema.", "ema"),
+    ("ema_model.", "ema"),
+    ("ema.", "ema"),
+    ("model.diffusion_model.", "denoiser"),
+    ("diffusion_model.", "denoiser"),
+    ("unet.", "denoiser"),
+    ("transformer.", "denoiser"),
+    ("net.", "denoiser"),
+    ("control_model.", "controlnet"),
+    ("controlnet.", "controlnet"),
+    ("first_stage_model.", "vae"),
+    ("vae.", "vae"),
+    ("conditioner.embedders.0.", "text-encoder"),
+    ("conditioner.embedders.1.", "text-encoder-2"),
+    ("conditioner.", "conditioner"),
+    ("cond_stage_model.", "text-encoder"),
+    ("text_encoders.clip_g.", "text-encoder-2"),
+    ("text_encoders.t5xxl.", "text-encoder-3"),
+    ("text_encoders.", "text-encoder"),
+    ("text_encoder_2.", "text-encoder-2"),
+    ("text_encoder_3.", "text-encoder-3"),
+    ("text_encoder.", "text-encoder"),
+    ("image_encoder.", "image-encoder"),
+    ("clip_vision.", "image-encoder"),
+    ("safety_checker.", "safety-checker"),
+    ("embedding_manager.", "embeddings"),
+    ("denoiser.", "schedule"),
+    ("optimizer_states.", "training"),
+    ("lr_schedulers.", "training"),
+    ("callbacks.", "training"),
+    ("loops.", "training"),
+];
+
+/// Buffers of the noise schedule, and counters, of Latent Diffusion's checkpoints
+/// (`ldm/models/diffusion/ddpm.py`).
+const ALONE: &[(&str, &str)] = &[
+    ("betas", "schedule"),
+    ("alphas_cumprod", "schedule"),
+    ("alphas_cumprod_prev", "schedule"),
+    ("sqrt_alphas_cumprod", "schedule"),
+    ("sqrt_one_minus_alphas_cumprod", "schedule"),
+    ("log_one_minus_alphas_cumprod", "schedule"),
+    ("sqrt_recip_alphas_cumprod", "schedule"),
+    ("sqrt_recipm1_alphas_cumprod", "schedule"),
+    ("posterior_variance", "schedule"),
+    ("posterior_log_variance_clipped", "schedule"),
+    ("posterior_mean_coef1", "schedule"),
+    ("posterior_mean_coef2", "schedule"),
+    ("lvlb_weights", "schedule"),
+    ("logvar", "schedule"),
+    ("scale_factor", "schedule"),
+    ("global_step", "training"),
+    ("epoch", "training"),
+    ("step", "training"),
+];
+
+/// Copies of the weights that training averaged: never meant where the weights themselves are there
+/// too.
+pub(super) const EMA: &str = "ema";
+
+/// The component that `name` says it belongs to.
+pub(super) fn of(name: &str) -> Option<&'static str> {
+    let alone = ALONE.iter().find(|(n, _)| *n == name);
+    let prefix = || PREFIXES.iter().find(|(p, _)| name.starts_with(p));
+    alone.or_else(prefix).map(|(_, component)| *component)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_they_belong_to() {
+        for (name, component) in [
+            (
+                "model.diffusion_model.input_blocks.0.0.weight",
+                Some("denoiser"),
+            ),
+            ("model_ema.diffusion_modelinput_blocks00weight", Some("ema")),
+            (
+                "conditioner.embedders.1.model.ln_final.weight",
+                Some("text-encoder-2"),
+            ),
+            ("first_stage_model.decoder.conv_in.weight", Some("vae")),
+            (
+                "text_encoders.t5xxl.transformer.shared.weight",
+                Some("text-encoder-3"),
+            ),
+            ("alphas_cumprod", Some("schedule")),
+            ("down_blocks.0.conv.weight", None),
+        ] {
+            assert_eq!(of(name), component, "{name}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Why a checkpoint cannot be read as the tensors that a model names.
+
+use crate::fault::{Class, Explain};
+use crate::tensor::show_shape;
+use std::path::PathBuf;
+
+/// Why a checkpoint's tensors cannot be laid out.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Several parts of the file fit the model equally well.
+    #[error("`{path}` holds {}, and each of them fits this model", components.join(" and "), path = path.display())]
+    Components {
+        /// The file.
+        path: PathBuf,
+        /// Their names, as `--component` takes them.
+        components: Vec<String>,
+    },
+    /// A component was asked for that the file does not have, or that does not fit.
+    #[error("`{path}` has no part `{component}` that fits this model", path = path.display())]
+    NoComponent {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for.
+        component: String,
+        /// Parts that do fit.
+        fitting: Vec<String>,
+    },
+    /// Two tensors of the file mean the same parameter.
+    #[error("`{first}` and `{second}` of `{path}` are both `{to}`", path = path.display())]
+    Twice {
+        /// The file.
+        path: PathBuf,
+        /// What both mean.
+        to: String,
+        /// One tensor.
+        first: String,
+        /// The other.
+        second: String,
+    },
+    /// A stacked tensor whose rows do not come out even.
+    #[error("`{tensor}` of `{path}` is {}, which cannot be cut into {parts} equal parts", show_shape(shape), path = path.display())]
+    Uncut {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Into how many parts.
+        parts: usize,
+    },
+    /// A PEFT model saved with its adapters beside the base weights.
+    #[error("`{path}` is an unmerged PEFT model: {} layers hold a base weight and an adapter, first `{first}`", layers, path = path.display())]
+    Unmerged {
+        /// The file.
+        path: PathBuf,
+        /// How many layers.
+        layers: usize,
+        /// The first layer.
+        first: String,
+    },
+    /// Weights quantised in a way that is not undone here.
+    #[error("`{path}` holds weights quantised by {kind} ({count} tensors, first `{first}`)", path = path.display())]
+    Quantised {
+        /// The file.
+        path: PathBuf,
+        /// By what.
+        kind: &'static str,
+        /// How many tensors show it.
+        count: usize,
+        /// The first of them.
+        first: String,
+    },
+    /// 8-bit floats with scales for some of them only.
+    #[error(
+        "`{path}` has scales for {scaled} of its f8 tensors and none for {}, first `{}`", bare.len(), bare[0], path = path.display()
+    )]
+    PartlyScaled {
+        /// The file.
+        path: PathBuf,
+        /// How many have one.
+        scaled: usize,
+        /// Those that have none; never empty.
+        bare: Vec<String>,
+    },
+    /// A scale of an 8-bit float tensor that is not understood.
+    #[error("`{scale}` of `{path}` is a scale of the f8 tensor `{tensor}` that is not understood: {why}", path = path.display())]
+    Scale {
+        /// The file.
+        path: PathBuf,
+        /// The scale.
+        scale: String,
+        /// The tensor beside it.
+        tensor: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+impl Explain for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Components { .. } => "weights-components",
+            Error::NoComponent { .. } => "weights-no-component",
+            Error::Twice { .. } => "weights-twice",
+            Error::Uncut { .. } => "weights-uncut",
+            Error::Unmerged { .. } => "weights-unmerged",
+            Error::Quantised { .. } => "weights-quantised",
+            Error::PartlyScaled { .. } => "weights-partly-scaled",
+            Error::Scale { .. } => "weights-scale",
+        }
+    }
+
+    fn class(&self) -> Class {
+        Class::Input
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Error::Components { components, .. } => vec![format!(
+                "say which one is meant: `--component {}` (`build`: give a file that holds this part alone)",
+                components[0]
+            )],
+            Error::NoComponent { fitting, .. } if fitting.is_empty() => {
+                vec!["leave out `--component`: no part of the file fits by its names".into()]
+            }
+            Error::NoComponent { fitting, .. } => {
+                vec![format!("what fits is `--component {}`", fitting.join("`, `--component "))]
+            }
+            Error::Twice { .. } => vec!["save the file again with one of them".into()],
+            Error::Uncut { .. } => vec!["the file is of another variant of this architecture".into()],
+            Error::Unmerged { .. } => vec![
+                "merge it first: `model = model.merge_and_unload()` in Python, then save the model's weights"
+                    .into(),
+                "or give the base checkpoint, and the adapter alone with `--lora`".into(),
+            ],
+            Error::Quantised { .. } | Error::PartlyScaled { .. } | Error::Scale { .. } => vec![
+                "give the checkpoint that it was quantised from (f32, f16 or bf16), or load it with the library that \
+                 quantised it, dequantise there, and save that"
+                    .into(),
+            ],
+        }
+    }
+}

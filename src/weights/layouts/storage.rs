@@ -1,0 +1,347 @@
+//! What the tensors of a checkpoint are: wrappers taken off their names, 8-bit floats brought
+//! together with their scales, and what is quantised in another way, or not merged, refused by
+//! name.
+//!
+//! Scales: ComfyUI's `X.scale_weight` (`comfy/ops.py`), `X.weight_scale` of `ModelOpt`,
+//! compressed-tensors and transformers, and `X.scale` beside the f8 tensor `X.weight`: one factor
+//! for the tensor or one a row. Scales of activations (`scale_input`, `input_scale`) say nothing
+//! about the weight.
+
+use super::super::Source;
+use super::error::Error;
+use crate::tensor::{Dtype, TensorView, to_f32};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// A tensor as the file means it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Name without wrappers (`base_layer`, `_orig_mod`).
+    pub name: String,
+    /// Name in the file.
+    pub source: String,
+    /// The tensor that its values are multiplied by.
+    pub scale: Option<String>,
+    /// Element type of the values: f32 for 8-bit floats, which are decoded.
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+}
+
+/// Every tensor of a file, and what is to be said about it.
+#[derive(Debug, Default)]
+pub(super) struct Storage {
+    pub tensors: Vec<Stored>,
+    pub notes: Vec<String>,
+    /// Tensors that only say how activations were quantised.
+    pub side: usize,
+}
+
+/// Segments that wrappers put into names: `torch.compile`, PEFT.
+const WRAPPERS: [&str; 2] = ["_orig_mod", "base_layer"];
+
+/// Names that show a quantisation that is not undone here.
+const QUANTISED: &[(&str, &str)] = &[
+    (".quant_state.bitsandbytes__", "bitsandbytes in 4 bits"),
+    (".weight.absmax", "bitsandbytes in 4 bits"),
+    (".SCB", "bitsandbytes in 8 bits"),
+    (".qzeros", "GPTQ or AWQ"),
+    (".g_idx", "GPTQ"),
+    (".wscales", "SVDQuant (nunchaku)"),
+    (".qweight", "GPTQ, AWQ or nunchaku"),
+    (".weight_packed", "compressed-tensors in 4 bits"),
+    (".weight_scale_2", "NVFP4"),
+    (".weight._data", "optimum-quanto"),
+    (
+        ".weight_scale_inv",
+        "blocks of 8-bit floats (`weight_scale_inv`)",
+    ),
+];
+
+/// Tensors beside an f8 weight that say nothing about its values.
+const BESIDE: [&str; 3] = ["scale_input", "input_scale", "comfy_quant"];
+
+/// Whether values of this type are decoded.
+pub(super) fn is_f8(dtype: Dtype) -> bool {
+    matches!(
+        dtype,
+        Dtype::F8E4M3Fn | Dtype::F8E4M3Fnuz | Dtype::F8E5M2 | Dtype::F8E5M2Fnuz
+    )
+}
+
+/// The path that messages name: the file, or the folder of several.
+pub(super) fn path_of(source: &Source) -> PathBuf {
+    match source.files() {
+        [one] => one.path().to_owned(),
+        files => (files.first().and_then(|f| f.path().parent()))
+            .unwrap_or("".as_ref())
+            .to_owned(),
+    }
+}
+
+/// Reads the names of `source`.
+///
+/// # Errors
+/// [`Error::Unmerged`], [`Error::Quantised`], [`Error::PartlyScaled`], [`Error::Scale`],
+/// [`Error::Twice`].
+pub(super) fn read(source: &Source) -> Result<Storage, Error> {
+    refuse_unmerged(source)?;
+    refuse_quantised(source)?;
+    let scales = scales(source)?;
+    let mut storage = Storage::default();
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    let mut decoded = 0;
+    for name in source.names() {
+        if scales.aside.contains(name) {
+            storage.side += 1;
+            continue;
+        }
+        let Some(view) = source.get(name) else {
+            continue;
+        };
+        let segments = name.split('.').filter(|s| !WRAPPERS.contains(s));
+        let clean = segments.collect::<Vec<_>>().join(".");
+        if let Some(first) = seen.insert(clean.clone(), name) {
+            return Err(Error::Twice {
+                path: path_of(source),
+                to: clean,
+                first: first.to_owned(),
+                second: name.to_owned(),
+            });
+        }
+        decoded += usize::from(is_f8(view.dtype));
+        storage.tensors.push(Stored {
+            name: clean,
+            source: name.to_owned(),
+            scale: scales.of.get(name).cloned(),
+            dtype: if is_f8(view.dtype) {
+                Dtype::F32
+            } else {
+                view.dtype
+            },
+            shape: view.shape.to_vec(),
+        });
+    }
+    if decoded > 0 {
+        storage.notes.push(if scales.of.is_empty() {
+            format!("{decoded} f8 tensors have no scales and are taken for what they say")
+        } else {
+            format!("{decoded} f8 tensors are multiplied by their scales")
+        });
+    }
+    Ok(storage)
+}
+
+fn refuse_unmerged(source: &Source) -> Result<(), Error> {
+    let names: BTreeSet<&str> = source.names().collect();
+    let wrapped = |module: &str| {
+        let under = format!("{module}.base_layer.");
+        let next = names.range(under.as_str()..).next();
+        next.is_some_and(|n| n.starts_with(&under))
+    };
+    let kept = |n: &str| n.split_once(".modules_to_save.").map(|(m, _)| m.to_owned());
+    let layers: BTreeSet<String> = (names.iter())
+        .filter_map(|n| {
+            let adapter = [
+                "lora_A",
+                "lora_B",
+                "lora_embedding_A",
+                "lora_embedding_B",
+                "hada_w1_a",
+                "lokr_w1",
+            ];
+            let found = adapter.iter().find_map(|a| n.split_once(&format!(".{a}")));
+            found
+                .map(|(module, _)| module.to_owned())
+                .filter(|m| wrapped(m))
+                .or_else(|| {
+                    kept(n).filter(|m| {
+                        names
+                            .iter()
+                            .any(|o| o.starts_with(&format!("{m}.original_module.")))
+                    })
+                })
+        })
+        .collect();
+    match layers.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::Unmerged {
+            path: path_of(source),
+            layers: layers.len(),
+            first: first.clone(),
+        }),
+    }
+}
+
+fn refuse_quantised(source: &Source) -> Result<(), Error> {
+    for (mark, kind) in QUANTISED {
+        let has = |n: &&str| n.ends_with(mark) || (mark.ends_with("__") && n.contains(mark));
+        let mut found = source.names().filter(has);
+        if let Some(first) = found.next() {
+            return Err(Error::Quantised {
+                path: path_of(source),
+                kind,
+                count: 1 + found.count(),
+                first: first.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Scales {
+    /// Name of an f8 tensor to name of its scale.
+    of: BTreeMap<String, String>,
+    /// Tensors that are no weights.
+    aside: BTreeSet<String>,
+}
+
+fn scales(source: &Source) -> Result<Scales, Error> {
+    let mut found = Scales::default();
+    let mut bare = Vec::new();
+    let f8: Vec<&str> = (source.names())
+        .filter(|n| source.get(n).is_some_and(|v| is_f8(v.dtype)))
+        .collect();
+    for &name in &f8 {
+        if name.ends_with("scaled_fp8") {
+            found.aside.insert(name.to_owned());
+            continue;
+        }
+        let scale = find_scale(source, name, &mut found.aside)?;
+        match scale {
+            Some(scale) => {
+                found.aside.insert(scale.clone());
+                found.of.insert(name.to_owned(), scale);
+            }
+            None => bare.push(name.to_owned()),
+        }
+    }
+    if !found.of.is_empty() && !bare.is_empty() {
+        return Err(Error::PartlyScaled {
+            path: path_of(source),
+            scaled: found.of.len(),
+            bare,
+        });
+    }
+    Ok(found)
+}
+
+/// The scale of the f8 tensor `name`; what else stands beside it and is no weight goes to `aside`.
+fn find_scale(
+    source: &Source,
+    name: &str,
+    aside: &mut BTreeSet<String>,
+) -> Result<Option<String>, Error> {
+    let Some(module) = name.strip_suffix(".weight") else {
+        return Ok(None);
+    };
+    let refuse = |scale: &str, why: String| Error::Scale {
+        path: path_of(source),
+        scale: scale.to_owned(),
+        tensor: name.to_owned(),
+        why,
+    };
+    for beside in BESIDE.map(|b| format!("{module}.{b}")) {
+        let Some(view) = source.get(&beside) else {
+            continue;
+        };
+        // `{"format": "float8_e4m3fn"}` as bytes (`comfy/quant_ops.py`).
+        let format = String::from_utf8_lossy(view.data);
+        if beside.ends_with("comfy_quant") && !format.contains("float8_e") {
+            return Err(refuse(&beside, format!("it says {format}")));
+        }
+        aside.insert(beside);
+    }
+    let known = [
+        format!("{module}.scale_weight"),
+        format!("{module}.weight_scale"),
+        format!("{name}.scale"),
+        format!("{module}.scale"),
+    ];
+    let present: Vec<&String> = known.iter().filter(|k| source.get(k).is_some()).collect();
+    let shape = source.get(name).map_or(&[][..], |v| v.shape);
+    let under = format!("{module}.");
+    let other = source.names().find(|n| {
+        n.strip_prefix(&under).is_some_and(|rest| {
+            rest.contains("scale")
+                && !rest.trim_start_matches("weight.").contains('.')
+                && !known.iter().any(|k| k == n)
+                && !aside.contains(*n)
+        })
+    });
+    if let Some(other) = other {
+        return Err(refuse(other, "its name is unknown".into()));
+    }
+    match present[..] {
+        [] => Ok(None),
+        [scale] => {
+            let view = source.get(scale).expect("it was just found");
+            let count: usize = view.shape.iter().product();
+            let flat = view.shape.iter().skip(1).all(|&e| e == 1);
+            let rows = shape.first().copied();
+            let fits = count == 1 || (flat && Some(count) == rows && view.shape[0] == count);
+            if !fits || to_f32(view.dtype, view.data).is_err() {
+                return Err(refuse(
+                    scale,
+                    format!(
+                        "it is {} {}, neither one number nor one a row",
+                        view.dtype,
+                        crate::tensor::show_shape(view.shape)
+                    ),
+                ));
+            }
+            Ok(Some(scale.clone()))
+        }
+        [first, second, ..] => Err(refuse(second, format!("there is `{first}` as well"))),
+    }
+}
+
+impl Stored {
+    /// The rows `from..to` of the values; all of a scalar. Borrowed where the file holds them as
+    /// they are.
+    pub(super) fn rows<'a>(&self, source: &'a Source, from: usize, to: usize) -> Cow<'a, [u8]> {
+        let view = self.view(source);
+        let total = view.shape.first().copied().unwrap_or(1).max(1);
+        let row = view.data.len() / total;
+        let data = &view.data[from * row..to * row];
+        if !is_f8(view.dtype) {
+            return Cow::Borrowed(data);
+        }
+        let mut values = to_f32(view.dtype, data).unwrap_or_default();
+        let scales = self.scale.as_deref().and_then(|s| source.get(s));
+        if let Some(scale) = scales {
+            let scales = to_f32(scale.dtype, scale.data).unwrap_or_default();
+            let rows = (to - from).max(1);
+            let width = (values.len() / rows).max(1);
+            for (i, line) in values.chunks_mut(width).enumerate() {
+                let factor = if let [one] = scales[..] {
+                    one
+                } else {
+                    scales[from + i]
+                };
+                for value in line {
+                    *value *= factor;
+                }
+            }
+        }
+        Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+    }
+
+    /// All values.
+    pub(super) fn bytes<'a>(&self, source: &'a Source) -> Cow<'a, [u8]> {
+        let rows = self.shape.first().copied().unwrap_or(1);
+        self.rows(source, 0, rows.max(1))
+    }
+
+    /// Whether the file holds the values as they are.
+    pub(super) fn is_plain(&self, source: &Source) -> bool {
+        !is_f8(self.view(source).dtype)
+    }
+
+    pub(super) fn view<'a>(&self, source: &'a Source) -> TensorView<'a> {
+        source
+            .get(&self.source)
+            .expect("the name came from this source")
+    }
+}
