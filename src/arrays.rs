@@ -37,6 +37,9 @@ pub enum Error {
         /// What does not go.
         what: &'static str,
     },
+    /// Something else is where tensors are to be saved.
+    #[error("`{path}` exists and holds no tensors", path = .0.display())]
+    Occupied(PathBuf),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] fsx::Error),
@@ -48,6 +51,7 @@ impl Explain for Error {
             Error::Kind(_) => "tensor-file-kind",
             Error::Malformed { .. } => "tensor-file-malformed",
             Error::Dtype { .. } => "tensor-file-dtype",
+            Error::Occupied(_) => "output-occupied",
             Error::File(e) => e.code(),
         }
     }
@@ -66,6 +70,9 @@ impl Explain for Error {
             }
             Error::Dtype { .. } => vec!["use a .safetensors file".into()],
             Error::Malformed { .. } => Vec::new(),
+            Error::Occupied(_) => {
+                vec!["name another file, or overwrite this one with --force".into()]
+            }
             Error::File(e) => e.hints(),
         }
     }
@@ -95,6 +102,35 @@ pub fn check_name(path: &Path) -> Result<(), Error> {
     match kind(path)? {
         Kind::Npy => Err(Error::Kind(path.to_owned())),
         _ => Ok(()),
+    }
+}
+
+/// Refuses a `path` that [`write()`] would replace though it is no file of its kind. An empty file is nothing yet.
+///
+/// # Errors
+/// [`Error::Occupied`], [`Error::Kind`].
+pub fn refuse_foreign(path: &Path) -> Result<(), Error> {
+    let kind = kind(path)?;
+    if !path.exists() {
+        return Ok(());
+    }
+    // Not a source: it is looked at because it will be replaced.
+    let map = Map::of(&fsx::open_regular(path)?, path)?;
+    let first = |n: usize| &map[..map.len().min(n)];
+    let ours = match kind {
+        Kind::Safetensors => {
+            let stated = first(8).try_into().map_or(0, u64::from_le_bytes);
+            let start = map.beginning(usize::try_from(stated.saturating_add(8)).unwrap_or(usize::MAX))?;
+            SafeTensors::read_metadata(&start).is_ok()
+        }
+        // A zip archive begins with its first entry, or with its end if it has none.
+        Kind::Npz => matches!(first(4), b"PK\x03\x04" | b"PK\x05\x06"),
+        Kind::Npy => false,
+    };
+    if ours || map.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Occupied(path.to_owned()))
     }
 }
 

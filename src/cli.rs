@@ -30,6 +30,10 @@ pub struct Cli {
     #[arg(long, global = true)]
     pub json: bool,
 
+    /// The most memory that this process may take: bytes, or with a unit as in 8GiB (default: what is free)
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
+
     /// Say more on stderr
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
@@ -60,6 +64,10 @@ pub enum Command {
     Run(Box<run::Args>),
     /// Check, convert or begin a dynamic-shape spec
     Shapes(Box<shapes::Args>),
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    (text.trim().parse::<bytesize::ByteSize>()).map(|size| size.as_u64())
 }
 
 impl Cli {

@@ -9,8 +9,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("fault", &[]),
     ("watch", &[]),
-    ("fsx", &["fault"]),
-    ("shapes", &["tensor", "fault"]),
+    ("memory", &[]),
+    ("fsx", &["fault", "memory"]),
+    ("shapes", &["tensor", "fsx", "fault"]),
     ("onnx", &["tensor", "fsx", "fault", "watch"]),
     ("weights", &["tensor", "fsx", "fault", "watch"]),
     ("cache", &["tensor", "fsx", "fault", "watch"]),
@@ -41,7 +42,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("exit", &["fault"]),
-    ("ui", &["fault", "watch", "exit"]),
+    ("ui", &["fault", "fsx", "watch", "exit"]),
+    ("process", &["commands", "exit", "fsx", "memory", "ui"]),
     (
         "commands",
         &[
@@ -50,7 +52,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["commands", "ui", "exit"]),
-    ("main", &["cli", "commands", "ui", "exit"]),
+    ("main", &["cli", "commands", "fsx", "memory", "process", "ui", "exit"]),
     ("lib", &[]),
 ];
 

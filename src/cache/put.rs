@@ -2,7 +2,7 @@
 
 use super::copy::reflink;
 use super::entry::Hit;
-use super::folder::{Folder, MANIFEST, PLAN, RECORD, children, create, make, nanoseconds, remove};
+use super::folder::{Folder, MANIFEST, PLAN, RECORD, children, create, make, named, nanoseconds, remove};
 use super::lock::{BuildLock, Freed};
 use super::record::{Part, Record};
 use super::{CacheFault, hash};
@@ -192,8 +192,8 @@ impl Folder {
     pub(super) fn sweep_tmp(&self) -> Result<usize, CacheFault> {
         let mut swept = 0;
         let is_lock = |path: &Path| path.extension() == Some(OsStr::new("lock"));
-        let (locks, others): (Vec<_>, Vec<_>) =
-            children(&self.tmp())?.into_iter().partition(|p| is_lock(p));
+        let ours = children(&self.tmp())?.into_iter().filter(|p| named::in_tmp(p));
+        let (locks, others): (Vec<_>, Vec<_>) = ours.partition(|p| is_lock(p));
         for path in others {
             if let Freed::No(_) = Freed::of(&path.with_extension("lock")) {
                 continue;

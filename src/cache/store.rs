@@ -1,7 +1,7 @@
 //! The store: looking up, pinning and moving away what is damaged.
 
 use super::entry::{self, Hit, Outcome, is_at};
-use super::folder::{Folder, RECORD, children, create, make, nanoseconds, remove};
+use super::folder::{Folder, RECORD, children, create, make, named, nanoseconds, remove};
 use super::lock::BuildLock;
 use super::{CacheFault, Damage, Key, KeyFields, Memo};
 use crate::watch::Watch;
@@ -244,6 +244,7 @@ impl Store {
         // A failing disk may damage many; a few are enough to look at.
         let modified = |path: &PathBuf| path.metadata().and_then(|m| m.modified()).ok();
         let mut kept = children(&quarantine)?;
+        kept.retain(|p| named::quarantined(p));
         kept.sort_by_cached_key(|path| std::cmp::Reverse(modified(path)));
         for old in kept.iter().skip(MOST_QUARANTINED) {
             remove(old)?;

@@ -18,6 +18,7 @@ use crate::cli::Command;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::ui::{Failure, Ui};
+use crate::watch::{Event, Watch};
 use crate::{arrays, engine, fsx, mapping, onnx, pipeline, plan, weights};
 
 pub use crate::pipeline::Environment;
@@ -43,6 +44,16 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Run(args) => run::run(args, ui, environment),
         Command::Shapes(args) => shapes::run(args, ui, environment),
     }
+}
+
+/// Waits until no other process changes the plan, and keeps others from it. Who reads it need not wait.
+fn lock_plan(plan: &std::path::Path, ui: &Ui) -> fsx::FileLock {
+    fsx::lock_file(plan, || {
+        ui.event(Event::Warn(&format!(
+            "waiting for another trtmut, which changes `{}`",
+            plan.display()
+        )));
+    })
 }
 
 /// A wrong value on the command line that clap cannot see.
@@ -91,6 +102,7 @@ pub fn explain(error: &anyhow::Error) -> Failure {
         first!(
             link,
             UsageError,
+            crate::ui::Error,
             refit::NotEnough,
             pipeline::Error,
             plan::Error,

@@ -5,7 +5,6 @@
 
 use super::complete::check_complete;
 use super::{Error, SourceModel, source_model};
-use crate::fsx::Map;
 use crate::mapping::{
     self, Accounts, Assessment, Change, Checkpoint, Held, Mapping, ModelValues, Override,
     Recipe as How, Row,
@@ -38,6 +37,9 @@ pub struct OverlayRequest {
     /// How LoRAs are rounded.
     pub fuse: Fuse,
 }
+
+/// No mapping file is longer, in bytes: it has at most a line for each weight.
+const LONGEST_MAPPING: u64 = 64 << 20;
 
 /// Bytes of fused tensors that are kept between finding out what changes and writing it.
 const KEPT_BYTES: usize = 96 << 20;
@@ -112,7 +114,7 @@ impl Overlay {
                 .collect(),
         };
         if let Some(file) = &request.mapping {
-            let text = Map::open(file)?;
+            let text = crate::fsx::read_bounded(file, LONGEST_MAPPING)?;
             let by_hand = Override::parse(&String::from_utf8_lossy(&text))
                 .and_then(|o| mapping.override_with(&o));
             by_hand.map_err(|cause| Error::MappingFile {

@@ -3,12 +3,15 @@
 
 use super::error::{Error, IndexProblem};
 use super::source::{self, SourceFile};
-use crate::fsx::{self, Map};
+use crate::fsx;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
+
+/// No index is longer, in bytes: it has one line for each tensor.
+const LONGEST: u64 = 256 << 20;
 
 /// How the name of an index ends.
 pub(super) const SUFFIX: &str = ".safetensors.index.json";
@@ -45,7 +48,7 @@ impl<'de> Deserialize<'de> for Pairs {
 
 /// Opens every shard of the index at `path` and proves that index and shards say the same.
 pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
-    let bytes = Map::open(path)?;
+    let bytes = fsx::read_bounded(path, LONGEST)?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|source| Error::IndexSyntax {
         path: path.to_owned(),
         source,

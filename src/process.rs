@@ -1,0 +1,225 @@
+//! What surrounds a command: its memory, its stack and its threads, signals, panics, and streams that nobody reads.
+
+use crate::commands;
+use crate::exit::Exit;
+use crate::ui::{Failure, Ui};
+use crate::{fsx, memory};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Stack of the thread that the command runs on, in bytes. Graphs are walked by recursion in places, here and in the embedded engine:
+/// a chain of a million nodes fits. It is address space; memory is taken only for what is used.
+const STACK: usize = 1 << 30;
+
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Runs `work` as a command of the program runs. `memory` is the limit that the user set, in bytes.
+pub fn run(
+    json: bool,
+    memory_limit: Option<u64>,
+    work: impl FnOnce() -> ExitCode + Send,
+) -> ExitCode {
+    JSON.store(json, Ordering::Relaxed);
+    fsx::guard_sources();
+    if let Some(bytes) = memory_limit.or_else(memory::available) {
+        memory::limit(usize::try_from(bytes).unwrap_or(usize::MAX), out_of_memory);
+    }
+    raise_open_files();
+    report_panics();
+    end_on_signals();
+    start_threads();
+    let work = || match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(exit) => exit,
+        // The hook has said what happened, unless this is an error that came this way.
+        Err(payload) => match payload.downcast::<fsx::Error>() {
+            Ok(error) => {
+                let failure = commands::explain(&anyhow::Error::new(*error));
+                Ui::new(json, crate::ui::Verbosity::Quiet, false).failure(&failure);
+                failure.exit().into()
+            }
+            Err(_) => Exit::Bug.into(),
+        },
+    };
+    with_stack(work)
+}
+
+/// Whether stdout is there at all.
+///
+/// # Errors
+/// [`crate::ui::Error::Stdout`] where the process was started without one: a result that goes nowhere is no result.
+pub fn check_stdout() -> Result<(), crate::ui::Error> {
+    if stdout::WAS_CLOSED.load(Ordering::Relaxed) {
+        return Err(crate::ui::Error::Stdout(io::Error::other("it is closed")));
+    }
+    Ok(())
+}
+
+/// Looks at stdout before Rust's runtime opens `/dev/null` in its place.
+#[cfg(target_os = "linux")]
+mod stdout {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    pub(super) static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn look() {
+        let closed = rustix::io::fcntl_getfd(rustix::stdio::stdout()).is_err();
+        WAS_CLOSED.store(closed, Ordering::Relaxed);
+    }
+
+    #[allow(unsafe_code)]
+    // SAFETY: the system's loader calls each function in this section once, before `main`, with no other thread; this one makes one
+    // call into the kernel and needs nothing of Rust's runtime.
+    #[used]
+    #[unsafe(link_section = ".init_array")]
+    static LOOK: extern "C" fn() = look;
+}
+
+#[cfg(not(target_os = "linux"))]
+mod stdout {
+    use std::sync::atomic::AtomicBool;
+
+    pub(super) static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+}
+
+/// Runs `work` on a thread with a deep stack; where there can be no such thread, on this one.
+fn with_stack(work: impl FnOnce() -> ExitCode + Send) -> ExitCode {
+    let work = std::sync::Mutex::new(Some(work));
+    let take = || {
+        let work = work.lock().ok().and_then(|mut w| w.take());
+        work.map_or(Exit::Bug.into(), |work| work())
+    };
+    for stack in [STACK, STACK / 8] {
+        let done = std::thread::scope(|scope| {
+            let builder = std::thread::Builder::new()
+                .name("main".into())
+                .stack_size(stack);
+            let thread = builder.spawn_scoped(scope, take).ok()?;
+            Some(thread.join().unwrap_or(Exit::Bug.into()))
+        });
+        if let Some(exit) = done {
+            return exit;
+        }
+    }
+    take()
+}
+
+/// One pool of threads for all; where no threads can be made, everything happens on one.
+fn start_threads() {
+    // Whether threads can be made is seen by making one.
+    let can = std::thread::Builder::new()
+        .spawn(|| ())
+        .is_ok_and(|t| t.join().is_ok());
+    if !can {
+        let _ = rayon::ThreadPoolBuilder::new()
+            .num_threads(1)
+            .use_current_thread()
+            .build_global();
+    }
+}
+
+/// A model may have its weights in thousands of files.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Prints one failure for a panic, as for any other, and no trace unless it is asked for.
+fn report_panics() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v != "0") {
+            usual(info);
+        }
+        let payload = info.payload();
+        let text = payload
+            .downcast_ref::<&str>()
+            .map(ToString::to_string)
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a message".into());
+        let place = info.location().map_or_else(String::new, |l| {
+            format!(" ({}:{})", l.file(), l.line())
+        });
+        let error = anyhow::anyhow!("{text}{place}");
+        let ui = Ui::new(
+            JSON.load(Ordering::Relaxed),
+            crate::ui::Verbosity::Quiet,
+            false,
+        );
+        // Several threads may panic for one reason.
+        static SAID: AtomicBool = AtomicBool::new(false);
+        if !SAID.swap(true, Ordering::Relaxed) {
+            ui.failure(&Failure::new(&error, None));
+        }
+    }));
+}
+
+/// Ends the process on SIGINT, SIGTERM and SIGHUP, without leaving temporary files behind; a full disk or a limit on file sizes is an
+/// error of the write that meets it.
+fn end_on_signals() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+    let ignored = std::sync::Arc::new(AtomicBool::new(false));
+    let _ = signal_hook::flag::register(SIGXFSZ, ignored);
+    // Without a thread to wait for them, signals do what they always do.
+    let Ok(mut signals) = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]) else {
+        return;
+    };
+    let waiting = std::thread::Builder::new().spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            fsx::abandon();
+            end_now(128 + signal);
+        }
+    });
+    if waiting.is_err() {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let _ = signal_hook::flag::register_conditional_default(
+                signal,
+                std::sync::Arc::new(AtomicBool::new(true)),
+            );
+        }
+    }
+}
+
+/// Ends the process at once: other threads are in the middle of something, and must not be waited for.
+fn end_now(code: i32) -> ! {
+    #[allow(unsafe_code)]
+    // SAFETY: `_exit` may be called at any time, and does not return.
+    unsafe {
+        libc::_exit(code)
+    }
+}
+
+/// Says that memory is not enough, where there may be none to say it with.
+fn out_of_memory(message: &str) {
+    const HINT: &str = "take smaller shapes, free some memory, or raise the limit with --memory";
+    fsx::abandon();
+    // Written by hand, because a lock of the usual streams may be held by whoever asked for memory.
+    let parts: [&[u8]; 5] = if JSON.load(Ordering::Relaxed) {
+        [
+            b"{\n  \"schema\": \"trtmut.error/1\",\n  \"code\": \"out-of-memory\",\n  \"exit_code\": 3,\n  \"message\": \"",
+            message.as_bytes(),
+            b"\",\n  \"causes\": [],\n  \"hints\": [\n    \"",
+            HINT.as_bytes(),
+            b"\"\n  ]\n}\n",
+        ]
+    } else {
+        [
+            b"error: ",
+            message.as_bytes(),
+            b"\nhint: ",
+            HINT.as_bytes(),
+            b"\n",
+        ]
+    };
+    for part in parts {
+        let _ = if JSON.load(Ordering::Relaxed) {
+            rustix::io::write(rustix::stdio::stdout(), part)
+        } else {
+            rustix::io::write(rustix::stdio::stderr(), part)
+        };
+    }
+    end_now(Exit::Environment as i32);
+}
