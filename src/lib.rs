@@ -10,7 +10,7 @@
 //! | 4 | [`diff`] |
 //! | 3 | [`plan`] |
 //! | 2 | [`mapping`], [`engine`] |
-//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`] |
+//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`]; in tests, `reading` |
 //! | 0 | [`tensor`], [`fsx`], [`memory`], [`fault`], [`watch`] |
 
 pub mod arrays;
@@ -28,6 +28,8 @@ pub mod onnx;
 pub mod pipeline;
 pub mod plan;
 pub mod process;
+#[cfg(test)]
+mod reading;
 pub mod shapes;
 pub mod tensor;
 pub mod ui;

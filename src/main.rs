@@ -11,6 +11,7 @@ use trtmut::{memory, process};
 static ALLOCATOR: memory::Counting = memory::Counting;
 
 fn main() -> ExitCode {
+    process::prepare();
     commands::prepare_process();
     let cli = Cli::parse();
     process::run(cli.json, cli.memory, || command(&cli))

@@ -2,18 +2,45 @@
 
 use crate::commands;
 use crate::exit::Exit;
-use crate::ui::{Failure, Ui};
+use crate::ui::Ui;
 use crate::{fsx, memory};
+use std::any::Any;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Stack of the thread that the command runs on, in bytes. Graphs are walked by recursion in places, here and in the embedded engine:
 /// a chain of a million nodes fits. It is address space; memory is taken only for what is used.
 const STACK: usize = 1 << 30;
 
+/// Stack of every other thread, in bytes: the embedded engine walks graphs on threads of its own.
+const OTHER_STACKS: &str = "268435456";
+
 static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Sets what libraries read from the environment. To be called first: once there is a second thread, nothing is done.
+pub fn prepare() {
+    let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
+    if !alone {
+        return;
+    }
+    let variables = [
+        // onnxruntime writes a device's number into the home folder otherwise, whatever its interface was told.
+        ("ORT_DISABLE_TELEMETRY", "1"),
+        ("RUST_MIN_STACK", OTHER_STACKS),
+    ];
+    for (name, value) in variables {
+        if std::env::var_os(name).is_none() {
+            #[allow(unsafe_code)]
+            // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
+            unsafe {
+                std::env::set_var(name, value);
+            }
+        }
+    }
+}
 
 /// Runs `work` as a command of the program runs. `memory` is the limit that the user set, in bytes.
 pub fn run(
@@ -27,21 +54,10 @@ pub fn run(
         memory::limit(usize::try_from(bytes).unwrap_or(usize::MAX), out_of_memory);
     }
     raise_open_files();
-    report_panics();
+    note_panics();
     end_on_signals();
     start_threads();
-    let work = || match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(exit) => exit,
-        // The hook has said what happened, unless this is an error that came this way.
-        Err(payload) => match payload.downcast::<fsx::Error>() {
-            Ok(error) => {
-                let failure = commands::explain(&anyhow::Error::new(*error));
-                Ui::new(json, crate::ui::Verbosity::Quiet, false).failure(&failure);
-                failure.exit().into()
-            }
-            Err(_) => Exit::Bug.into(),
-        },
-    };
+    let work = || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| say_panic(json, payload));
     with_stack(work)
 }
 
@@ -85,7 +101,7 @@ mod stdout {
 
 /// Runs `work` on a thread with a deep stack; where there can be no such thread, on this one.
 fn with_stack(work: impl FnOnce() -> ExitCode + Send) -> ExitCode {
-    let work = std::sync::Mutex::new(Some(work));
+    let work = Mutex::new(Some(work));
     let take = || {
         let work = work.lock().ok().and_then(|mut w| w.take());
         work.map_or(Exit::Bug.into(), |work| work())
@@ -127,34 +143,42 @@ fn raise_open_files() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Prints one failure for a panic, as for any other, and no trace unless it is asked for.
-fn report_panics() {
+/// Where the last panic was, for [`say_panic`].
+static PLACE: Mutex<String> = Mutex::new(String::new());
+
+/// Notes where a panic happens, and prints nothing unless a trace is asked for: one that is caught, as the embedded engine's are, is an
+/// ordinary error.
+fn note_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v != "0") {
             usual(info);
         }
-        let payload = info.payload();
-        let text = payload
-            .downcast_ref::<&str>()
-            .map(ToString::to_string)
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a message".into());
-        let place = info.location().map_or_else(String::new, |l| {
-            format!(" ({}:{})", l.file(), l.line())
-        });
-        let error = anyhow::anyhow!("{text}{place}");
-        let ui = Ui::new(
-            JSON.load(Ordering::Relaxed),
-            crate::ui::Verbosity::Quiet,
-            false,
-        );
-        // Several threads may panic for one reason.
-        static SAID: AtomicBool = AtomicBool::new(false);
-        if !SAID.swap(true, Ordering::Relaxed) {
-            ui.failure(&Failure::new(&error, None));
+        if let (Ok(mut place), Some(l)) = (PLACE.lock(), info.location()) {
+            *place = format!("{}:{}", l.file(), l.line());
         }
     }));
+}
+
+/// Reports what ended the command in the middle: an error of reading, which comes this way, or a bug. One failure, as for any other.
+fn say_panic(json: bool, payload: Box<dyn Any + Send>) -> ExitCode {
+    let error = match payload.downcast::<fsx::Error>() {
+        Ok(error) => anyhow::Error::new(*error),
+        Err(payload) => {
+            let text = (payload.downcast_ref::<&str>().map(ToString::to_string))
+                .or_else(|| payload.downcast_ref::<String>().cloned())
+                .unwrap_or_else(|| "it ended without a message".into());
+            if text.contains("failed to spawn thread") || text.contains("ThreadPoolBuildError") {
+                anyhow::Error::new(commands::NoThreads(text))
+            } else {
+                let place = PLACE.lock().map_or_else(|_| String::new(), |p| p.clone());
+                anyhow::anyhow!("{text} ({place})")
+            }
+        }
+    };
+    let failure = commands::explain(&error);
+    Ui::new(json, crate::ui::Verbosity::Quiet, false).failure(&failure);
+    failure.exit().into()
 }
 
 /// Ends the process on SIGINT, SIGTERM and SIGHUP, without leaving temporary files behind; a full disk or a limit on file sizes is an

@@ -17,6 +17,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cache", &["tensor", "fsx", "fault", "watch"]),
     ("arrays", &["tensor", "fsx", "fault"]),
     (
+        "reading",
+        &["tensor", "fault", "watch", "onnx", "weights", "arrays"],
+    ),
+    (
         "mapping",
         &["tensor", "fsx", "fault", "watch", "onnx", "weights"],
     ),

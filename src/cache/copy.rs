@@ -23,7 +23,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
-use tempfile::{Builder, NamedTempFile};
+use tempfile::NamedTempFile;
 
 /// Whether an output may be the cache's own file under a second name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

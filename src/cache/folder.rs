@@ -253,9 +253,11 @@ pub(super) mod named {
         number.is_some_and(|n| n.len() >= 18 && n.bytes().all(|b| b.is_ascii_digit()))
     }
 
-    /// `….timing`, written by rename: also its temporary form.
+    /// A timing cache, a cache of a runtime, or the temporary form of one: a regular file.
     pub fn timing(path: &Path) -> bool {
-        text(path).ends_with(".timing") || temporary(path)
+        let name = text(path);
+        let named = name.ends_with(".timing") || name.ends_with(".cache") || temporary(path);
+        named && path.symlink_metadata().is_ok_and(|m| m.is_file())
     }
 
     /// A file of our temporary form, anywhere.

@@ -56,6 +56,25 @@ fn lock_plan(plan: &std::path::Path, ui: &Ui) -> fsx::FileLock {
     })
 }
 
+/// The system lets this process have no further thread.
+#[derive(Debug, thiserror::Error)]
+#[error("no thread can be made: {0}")]
+pub struct NoThreads(pub String);
+
+impl Explain for NoThreads {
+    fn code(&self) -> &'static str {
+        "no-threads"
+    }
+
+    fn class(&self) -> Class {
+        Class::Environment
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec!["end other processes of this user, or raise `ulimit -u`".into()]
+    }
+}
+
 /// A wrong value on the command line that clap cannot see.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -102,6 +121,7 @@ pub fn explain(error: &anyhow::Error) -> Failure {
         first!(
             link,
             UsageError,
+            NoThreads,
             crate::ui::Error,
             refit::NotEnough,
             pipeline::Error,

@@ -137,7 +137,7 @@ fn sync_folder(folder: &Path) {
 
 /// Gives `path` the permissions of what it replaces. Where the group cannot be given, its members may do no more than all others.
 fn keep_owner_and_mode(path: &Path, like: &Metadata) -> io::Result<()> {
-    let file = super::raw::options().read(true).open(path)?;
+    let file = raw::options().read(true).open(path)?;
     let is = file.metadata()?;
     let mut mode = like.permissions().mode() & 0o777;
     if (is.uid(), is.gid()) != (like.uid(), like.gid()) {

@@ -105,11 +105,6 @@ impl Source {
         Ok(Some(source))
     }
 
-    /// The stamp that it was noted with.
-    pub fn stamp(&self) -> &Stamp {
-        &self.stamp
-    }
-
     /// Looks at it once more, and lets go of it: everything was read.
     pub fn close(&self) {
         let file = (self.file.lock())

@@ -99,6 +99,12 @@ impl Source {
         self.files[*self.home.get(name)?].get(name)
     }
 
+    /// The shape of the tensor of that name; reads nothing.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let file = &self.files[*self.home.get(name)?];
+        Some(&file.entries.get(name)?.shape)
+    }
+
     /// The files, in the order given; shards of an index sorted by name.
     pub fn files(&self) -> &[SourceFile] {
         &self.files
@@ -117,17 +123,17 @@ impl Source {
             order.push((file, self.files[file].entries[name].range.start, name));
         }
         order.sort_unstable();
-        let views: Vec<(&str, TensorView<'_>)> = order
-            .into_iter()
-            .filter_map(|(_, _, name)| Some((name, self.get(name)?)))
-            .collect();
-        let total = views.iter().map(|(_, v)| v.data.len() as u64).sum();
+        let length = |&(file, _, name): &(usize, usize, &str)| {
+            self.files[file].entries[name].range.len() as u64
+        };
+        let total = order.iter().map(length).sum();
         watch.event(Event::Begin {
             step: "hashing weights",
             total: Some(total),
         });
-        let digests = views
+        let digests = order
             .par_iter()
+            .filter_map(|(_, _, name)| Some((name, self.get(name)?)))
             .map(|(name, view)| {
                 let digest = Digest::of(view.data);
                 watch.event(Event::Advance(view.data.len() as u64));

@@ -3,9 +3,12 @@
 mod build;
 mod cache;
 mod diff;
+mod files;
 mod hostile;
 mod memo;
 mod refit;
+mod reading;
 mod run;
 mod scene;
 mod shapes;
+mod upgrade;

@@ -26,7 +26,6 @@ use super::folder::{MANIFEST, PLAN, RECORD};
 use super::put::part;
 use super::record::LONGEST;
 use super::{BuildLock, CacheFault, Check, Damage, Hit, Key, Part, Record, Store};
-use crate::fsx;
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use bytes::Bytes;

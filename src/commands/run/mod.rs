@@ -286,7 +286,7 @@ fn measure(
         engine.run(inputs)?;
         ui.event(Event::Advance(1));
     }
-    let mut runs = Vec::with_capacity(args.iters as usize);
+    let mut runs = Vec::new();
     let mut on_gpu = Vec::new();
     let mut outputs = NamedTensors::new();
     for _ in 0..args.iters {
