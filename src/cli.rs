@@ -14,7 +14,7 @@ use clap::{ArgAction, Parser, Subcommand};
 )]
 #[command(
     after_help = "Exit codes: 0 done, 1 bad input, 2 usage, 3 environment, 10/20/30 verdicts of `diff \
-                        --exit-code` (20 also when `refit` is not enough), 40 outputs differ, 70 a bug in trtmut."
+                        --exit-code` (20 also when `refit` is not enough), 40 outputs differ, 70 a bug in trtmut, 130/143 ended by a signal."
 )]
 pub struct Cli {
     /// What to do.

@@ -5,7 +5,6 @@ use crate::exit::Exit;
 use crate::ui::Ui;
 use crate::{fsx, memory};
 use std::any::Any;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -59,44 +58,6 @@ pub fn run(
     start_threads();
     let work = || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| say_panic(json, payload));
     with_stack(work)
-}
-
-/// Whether stdout is there at all.
-///
-/// # Errors
-/// [`crate::ui::Error::Stdout`] where the process was started without one: a result that goes nowhere is no result.
-pub fn check_stdout() -> Result<(), crate::ui::Error> {
-    if stdout::WAS_CLOSED.load(Ordering::Relaxed) {
-        return Err(crate::ui::Error::Stdout(io::Error::other("it is closed")));
-    }
-    Ok(())
-}
-
-/// Looks at stdout before Rust's runtime opens `/dev/null` in its place.
-#[cfg(target_os = "linux")]
-mod stdout {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    pub(super) static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
-
-    extern "C" fn look() {
-        let closed = rustix::io::fcntl_getfd(rustix::stdio::stdout()).is_err();
-        WAS_CLOSED.store(closed, Ordering::Relaxed);
-    }
-
-    #[allow(unsafe_code)]
-    // SAFETY: the system's loader calls each function in this section once, before `main`, with no other thread; this one makes one
-    // call into the kernel and needs nothing of Rust's runtime.
-    #[used]
-    #[unsafe(link_section = ".init_array")]
-    static LOOK: extern "C" fn() = look;
-}
-
-#[cfg(not(target_os = "linux"))]
-mod stdout {
-    use std::sync::atomic::AtomicBool;
-
-    pub(super) static WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 }
 
 /// Runs `work` on a thread with a deep stack; where there can be no such thread, on this one.
@@ -216,34 +177,11 @@ fn end_now(code: i32) -> ! {
     }
 }
 
-/// Says that memory is not enough, where there may be none to say it with.
+/// Says that memory is not enough, and ends the process.
 fn out_of_memory(message: &str) {
     const HINT: &str = "take smaller shapes, free some memory, or raise the limit with --memory";
     fsx::abandon();
-    // Written by hand, because a lock of the usual streams may be held by whoever asked for memory.
-    let parts: [&[u8]; 5] = if JSON.load(Ordering::Relaxed) {
-        [
-            b"{\n  \"schema\": \"trtmut.error/1\",\n  \"code\": \"out-of-memory\",\n  \"exit_code\": 3,\n  \"message\": \"",
-            message.as_bytes(),
-            b"\",\n  \"causes\": [],\n  \"hints\": [\n    \"",
-            HINT.as_bytes(),
-            b"\"\n  ]\n}\n",
-        ]
-    } else {
-        [
-            b"error: ",
-            message.as_bytes(),
-            b"\nhint: ",
-            HINT.as_bytes(),
-            b"\n",
-        ]
-    };
-    for part in parts {
-        let _ = if JSON.load(Ordering::Relaxed) {
-            rustix::io::write(rustix::stdio::stdout(), part)
-        } else {
-            rustix::io::write(rustix::stdio::stderr(), part)
-        };
-    }
-    end_now(Exit::Environment as i32);
+    let code = Exit::Environment as u8;
+    crate::ui::last_words(JSON.load(Ordering::Relaxed), "out-of-memory", code, message, HINT);
+    end_now(i32::from(code));
 }

@@ -272,7 +272,7 @@ pub fn pick_expected(
 ) -> Result<(NamedTensors, String), Error> {
     let names: Vec<&str> = outputs.iter().map(|d| d.name.as_str()).collect();
     let rank = |prefix: &str| usize::from((prefix == "base.") != is_base);
-    let all = arrays::read(&file.path)?;
+    let all = arrays::read_some(&file.path, |full| names.iter().any(|n| full.ends_with(n)))?;
     let prefix = match &file.prefix {
         Some(p) => p.clone(),
         None => find_prefix(&file.path, &all, &names, rank)?,
@@ -292,7 +292,7 @@ fn take(
     names: &[&str],
     rank: impl Fn(&str) -> usize,
 ) -> Result<NamedTensors, Error> {
-    let all = arrays::read(&file.path)?;
+    let all = arrays::read_some(&file.path, |full| names.iter().any(|n| full.ends_with(n)))?;
     let prefix = match &file.prefix {
         Some(p) => p.clone(),
         None => find_prefix(&file.path, &all, names, rank)?,

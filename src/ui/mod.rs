@@ -3,12 +3,14 @@
 //! stdout is the result: a table for people, or with `--json` exactly one document, errors included. stderr is talk: progress,
 //! notes, warnings, errors, hints. Whatever comes from a file or an argument is escaped here (`escape`). Arguments, exit codes, JSON and file formats are interface; tables and stderr are not.
 
+mod bare;
 mod escape;
 mod failure;
 mod format;
 mod progress;
 mod table;
 
+pub use bare::{check_stdout, last_words};
 pub use failure::Failure;
 pub use format::{bytes, count, duration, percent};
 pub use progress::Progress;

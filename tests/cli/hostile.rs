@@ -4,7 +4,7 @@ use crate::scene::{Done, Scene, fixture};
 use std::fs;
 
 /// A protobuf field with a length.
-fn field(number: u32, payload: &[u8]) -> Vec<u8> {
+pub fn field(number: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = varint(u64::from(number << 3 | 2));
     out.extend(varint(payload.len() as u64));
     out.extend(payload);
@@ -12,7 +12,7 @@ fn field(number: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A protobuf field with a number.
-fn number(number: u32, value: u64) -> Vec<u8> {
+pub fn number(number: u32, value: u64) -> Vec<u8> {
     let mut out = varint(u64::from(number << 3));
     out.extend(varint(value));
     out

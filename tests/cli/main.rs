@@ -8,6 +8,7 @@ mod hostile;
 mod memo;
 mod refit;
 mod reading;
+mod rules;
 mod run;
 mod scene;
 mod shapes;
