@@ -13,6 +13,8 @@
 //! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`]; in tests, `reading` |
 //! | 0 | [`tensor`], [`fsx`], [`memory`], [`fault`], [`watch`] |
 
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
+
 pub mod arrays;
 pub mod cache;
 pub mod cli;

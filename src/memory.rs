@@ -47,6 +47,7 @@ pub fn give_back(bytes: usize) {
 
 /// What this process may take in all, in bytes, by what the machine and its control group have left; `None` where neither says.
 pub fn available() -> Option<u64> {
+    #[allow(clippy::disallowed_methods)]
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let free = read("/proc/meminfo").and_then(|text| {
         let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;

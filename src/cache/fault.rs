@@ -195,13 +195,14 @@ impl Explain for CacheFault {
         match self {
             CacheFault::NotOwned { .. }
             | CacheFault::Exposed { .. }
-            | CacheFault::Foreign { .. }
-            | CacheFault::Link { .. }
             | CacheFault::Io { .. }
             | CacheFault::Damaged { .. }
             | CacheFault::TooLarge { .. }
             | CacheFault::NoRoom { .. } => Class::Environment,
-            CacheFault::UnknownKey { .. } | CacheFault::AmbiguousKey { .. } => Class::Input,
+            CacheFault::Foreign { .. }
+            | CacheFault::Link { .. }
+            | CacheFault::UnknownKey { .. }
+            | CacheFault::AmbiguousKey { .. } => Class::Input,
             CacheFault::Size { .. } | CacheFault::Age { .. } => Class::Usage,
         }
     }

@@ -6,6 +6,7 @@ use super::folder::{Folder, MANIFEST, PLAN, RECORD, children, create, make, name
 use super::lock::{BuildLock, Freed};
 use super::record::{Part, Record};
 use super::{CacheFault, hash};
+use crate::fsx;
 use crate::tensor::Digest;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -89,7 +90,7 @@ impl BuildLock<'_> {
 }
 
 fn copy_in(from: &Path, out: &File) -> io::Result<Part> {
-    let from = File::open(from)?;
+    let from = fsx::open_regular(from).map_err(io::Error::other)?;
     let (bytes, digest) = match reflink(&from, out) {
         Ok(()) => hash::digest(out, |_| ())?,
         Err(_) => hash::copy(&from, out, hash::Next::Sync)?,
@@ -182,7 +183,7 @@ impl Drop for Staging {
 
 /// A file system that cannot sync folders has still renamed.
 fn sync(folder: &Path) {
-    if let Ok(folder) = File::open(folder) {
+    if let Ok(folder) = fsx::open_folder(folder) {
         let _ = folder.sync_all();
     }
 }

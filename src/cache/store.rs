@@ -4,6 +4,7 @@ use super::entry::{self, Hit, Outcome, is_at};
 use super::folder::{Folder, RECORD, children, create, make, named, nanoseconds, remove};
 use super::lock::BuildLock;
 use super::{CacheFault, Damage, Key, KeyFields, Memo};
+use crate::fsx;
 use crate::watch::Watch;
 use std::fs::File;
 use std::io;
@@ -211,7 +212,7 @@ impl Store {
 
     /// The fault for an entry whose damage was found after it was opened; moves it away, if it is still there.
     pub(super) fn damaged(&self, hit: &Hit, damage: Damage) -> CacheFault {
-        let moved = File::open(&hit.folder).ok().and_then(|folder| {
+        let moved = fsx::open_folder(&hit.folder).ok().and_then(|folder| {
             // The folder that was opened just now is that of the hit if it still holds its record.
             let same = is_at(&hit.lock, &hit.folder.join(RECORD));
             same.then(|| self.quarantine(&hit.folder, &folder).ok().flatten())

@@ -130,7 +130,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
 
 /// The rename itself survives a power cut only once the folder is synced; a file system that cannot do it has still renamed.
 fn sync_folder(folder: &Path) {
-    if let Ok(folder) = raw::folder(folder) {
+    if let Ok(folder) = raw::open_folder(folder) {
         let _ = folder.sync_all();
     }
 }

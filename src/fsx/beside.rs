@@ -206,7 +206,7 @@ pub struct FolderLock(#[allow(dead_code)] Option<File>);
 /// none to wait for: a single process is then still right.
 pub fn lock_folder_of(path: impl AsRef<Path>) -> FolderLock {
     let target = super::resolve(path.as_ref());
-    let handle = raw::folder(folder_of(&target)).ok();
+    let handle = raw::open_folder(folder_of(&target)).ok();
     FolderLock(handle.filter(|h| h.lock().is_ok()))
 }
 

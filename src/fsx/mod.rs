@@ -19,6 +19,7 @@ pub use claim::{Claim, claim_output};
 pub use disk::{Disk, disk};
 pub use map::{Beginning, Map, caught};
 pub use open::{Stamp, open_regular, read_bounded, read_stream};
+pub use raw::{open_folder, read_system};
 pub use sources::{check_report, check_sources, expect_plan, guard_sources};
 
 use crate::fault::{Class, Explain};

@@ -12,8 +12,17 @@ pub(super) fn options() -> OpenOptions {
 }
 
 /// A folder, to lock it, to sync it or to make calls relative to it.
-pub(super) fn folder(path: &Path) -> io::Result<File> {
-    File::open(path)
+///
+/// # Errors
+/// As the system says; for what is no folder as well.
+pub fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = rustix::fs::OFlags::DIRECTORY.bits() as i32;
+    std::os::unix::fs::OpenOptionsExt::custom_flags(options().read(true), flags).open(path)
+}
+
+/// What the system says of itself in `/proc` and `/sys`.
+pub fn read_system(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok()
 }
 
 /// Whether `length` bytes from `start` on are in a hole of a sparse file, so that nothing of them is on disk.

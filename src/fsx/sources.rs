@@ -186,11 +186,10 @@ pub(super) fn check_commit(to: &Path, named: &Path) -> Result<(), Error> {
     let there = to.symlink_metadata().ok().map(|m| Stamp::of(&m).file());
     let notes = notes();
     let replaced = [named, to].into_iter().find(|p| notes.replaceable.contains(*p));
-    if let Some(read) = replaced.and_then(|p| notes.files.get(p)) {
-        return if there == Some(*read) {
-            Ok(())
-        } else {
-            Err(changed(named))
+    if let Some(path) = replaced {
+        return match notes.files.get(path) {
+            Some(read) if there != Some(*read) => Err(changed(named)),
+            _ => Ok(()),
         };
     }
     let input = notes
