@@ -55,8 +55,13 @@ pub fn run(
     raise_open_files();
     note_panics();
     end_on_signals();
-    start_threads();
-    let work = || catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| say_panic(json, payload));
+    let work = || {
+        let work = || {
+            start_threads();
+            work()
+        };
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| say_panic(json, payload))
+    };
     with_stack(work)
 }
 
@@ -82,13 +87,10 @@ fn with_stack(work: impl FnOnce() -> ExitCode + Send) -> ExitCode {
     take()
 }
 
-/// One pool of threads for all; where no threads can be made, everything happens on one.
+/// One pool of threads for all; where they cannot be made, everything happens on one.
 fn start_threads() {
-    // Whether threads can be made is seen by making one.
-    let can = std::thread::Builder::new()
-        .spawn(|| ())
-        .is_ok_and(|t| t.join().is_ok());
-    if !can {
+    // A pool for all that fails once cannot be had again, so it is tried with one for nobody.
+    if rayon::ThreadPoolBuilder::new().build().is_err() {
         let _ = rayon::ThreadPoolBuilder::new()
             .num_threads(1)
             .use_current_thread()
@@ -130,7 +132,9 @@ fn say_panic(json: bool, payload: Box<dyn Any + Send>) -> ExitCode {
                 .or_else(|| payload.downcast_ref::<String>().cloned())
                 .unwrap_or_else(|| "it ended without a message".into());
             if text.contains("failed to spawn thread") || text.contains("ThreadPoolBuildError") {
-                anyhow::Error::new(commands::NoThreads(text))
+                commands::Exhausted::Threads(text).into()
+            } else if text == "capacity overflow" {
+                commands::Exhausted::Memory.into()
             } else {
                 let place = PLACE.lock().map_or_else(|_| String::new(), |p| p.clone());
                 anyhow::anyhow!("{text} ({place})")

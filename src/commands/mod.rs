@@ -56,14 +56,23 @@ fn lock_plan(plan: &std::path::Path, ui: &Ui) -> fsx::FileLock {
     })
 }
 
-/// The system lets this process have no further thread.
+/// The machine has too little of something, as a panic of a library said.
 #[derive(Debug, thiserror::Error)]
-#[error("no thread can be made: {0}")]
-pub struct NoThreads(pub String);
+pub enum Exhausted {
+    /// The system lets this process have no further thread.
+    #[error("no thread can be made: {0}")]
+    Threads(String),
+    /// A tensor would be larger than any memory.
+    #[error("a tensor is larger than the address space of this machine")]
+    Memory,
+}
 
-impl Explain for NoThreads {
+impl Explain for Exhausted {
     fn code(&self) -> &'static str {
-        "no-threads"
+        match self {
+            Exhausted::Threads(_) => "no-threads",
+            Exhausted::Memory => "out-of-memory",
+        }
     }
 
     fn class(&self) -> Class {
@@ -71,7 +80,10 @@ impl Explain for NoThreads {
     }
 
     fn hints(&self) -> Vec<String> {
-        vec!["end other processes of this user, or raise `ulimit -u`".into()]
+        vec![match self {
+            Exhausted::Threads(_) => "end other processes of this user, or raise `ulimit -u`".into(),
+            Exhausted::Memory => "take smaller shapes, with --shape or --dim".into(),
+        }]
     }
 }
 
@@ -121,7 +133,7 @@ pub fn explain(error: &anyhow::Error) -> Failure {
         first!(
             link,
             UsageError,
-            NoThreads,
+            Exhausted,
             crate::ui::Error,
             refit::NotEnough,
             pipeline::Error,

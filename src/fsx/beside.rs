@@ -150,8 +150,11 @@ fn is_left_behind(path: &Path) -> bool {
 
 /// Removes what we make in a temporary folder, and the folder if nothing else is in it.
 fn remove_made(folder: &Path) {
-    for name in MADE {
-        let _ = fs::remove_file(folder.join(name));
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if is_named(&path, FILE) || MADE.iter().any(|name| entry.file_name() == *name) {
+            let _ = fs::remove_file(path);
+        }
     }
     let _ = fs::remove_dir(folder);
 }

@@ -113,6 +113,9 @@ impl Error {
 impl Explain for Error {
     fn code(&self) -> &'static str {
         match self {
+            Error::Read { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => {
+                "out-of-memory"
+            }
             Error::Read { .. } => "file-read",
             Error::Write { .. } => "file-write",
             Error::NotRegular { .. } => "file-kind",

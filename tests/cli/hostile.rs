@@ -73,24 +73,24 @@ fn external_model(location: &str, length: usize) -> Vec<u8> {
     [number(1, 8), field(7, &graph), field(8, &number(2, 17))].concat()
 }
 
-/// As [`model_of_length`], for four.
+/// As [`model_with_data`], for four.
 pub fn model_with_weight(name: &str) -> Vec<u8> {
-    model_of_length(name, 4)
+    model_with_data(name, &DATA)
 }
 
-/// `y = x + w` for so many f32, with the weight `w` in the file itself, counting up.
-pub fn model_of_length(name: &str, length: usize) -> Vec<u8> {
+/// `y = x + w` for as many f32 as `data` has, with the weight `w` in the file itself.
+pub fn model_with_data(name: &str, data: &[u8]) -> Vec<u8> {
+    let length = data.len() / 4;
     let value = |name: &str| {
         let shape = field(1, &number(1, length as u64));
         let tensor_type = [number(1, 1), field(2, &shape)].concat();
         [field(1, name.as_bytes()), field(2, &field(1, &tensor_type))].concat()
     };
-    let data: Vec<u8> = (0..length).flat_map(|i| (i as f32).to_le_bytes()).collect();
     let weight = [
         number(1, length as u64),
         number(2, 1),
         field(8, name.as_bytes()),
-        field(9, &data),
+        field(9, data),
     ]
     .concat();
     let node = [
