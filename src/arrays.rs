@@ -120,7 +120,8 @@ pub fn refuse_foreign(path: &Path) -> Result<(), Error> {
     let ours = match kind {
         Kind::Safetensors => {
             let stated = first(8).try_into().map_or(0, u64::from_le_bytes);
-            let start = map.beginning(usize::try_from(stated.saturating_add(8)).unwrap_or(usize::MAX))?;
+            let start =
+                map.beginning(usize::try_from(stated.saturating_add(8)).unwrap_or(usize::MAX))?;
             SafeTensors::read_metadata(&start).is_ok()
         }
         // A zip archive begins with its first entry, or with its end if it has none.
@@ -489,7 +490,11 @@ mod tests {
             shape: vec![n],
             data: vec![7; n],
         };
-        write(&path, &vec![("x".into(), tensor(3)), ("y".into(), tensor(1000))]).unwrap();
+        write(
+            &path,
+            &vec![("x".into(), tensor(3)), ("y".into(), tensor(1000))],
+        )
+        .unwrap();
         let some = read_some(&path, |name| name == "x").unwrap();
         assert_eq!(some, vec![("x".into(), tensor(3)), ("y".into(), tensor(0))]);
     }

@@ -114,7 +114,10 @@ fn end(asked: usize) {
         mib(USED.load(Ordering::Relaxed)),
         mib(LIMIT.load(Ordering::Relaxed))
     );
-    if let (Some(end), Ok(said)) = (AT_END.get(), std::str::from_utf8(&text.bytes[..text.length])) {
+    if let (Some(end), Ok(said)) = (
+        AT_END.get(),
+        std::str::from_utf8(&text.bytes[..text.length]),
+    ) {
         end(said);
     }
 }

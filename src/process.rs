@@ -186,6 +186,12 @@ fn out_of_memory(message: &str) {
     const HINT: &str = "take smaller shapes, free some memory, or raise the limit with --memory";
     fsx::abandon();
     let code = Exit::Environment as u8;
-    crate::ui::last_words(JSON.load(Ordering::Relaxed), "out-of-memory", code, message, HINT);
+    crate::ui::last_words(
+        JSON.load(Ordering::Relaxed),
+        "out-of-memory",
+        code,
+        message,
+        HINT,
+    );
     end_now(i32::from(code));
 }

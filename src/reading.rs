@@ -17,7 +17,11 @@ fn folder() -> PathBuf {
         .map(Path::new)
         .find(|p| p.is_dir())
         .unwrap_or(Path::new("."));
-    let id = format!("trtmut-reading-{}-{:?}", std::process::id(), std::thread::current().id());
+    let id = format!(
+        "trtmut-reading-{}-{:?}",
+        std::process::id(),
+        std::thread::current().id()
+    );
     let folder = root.join(id);
     std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
     folder

@@ -56,7 +56,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("cli", &["commands", "ui", "exit"]),
-    ("main", &["cli", "commands", "fsx", "memory", "process", "ui", "exit"]),
+    (
+        "main",
+        &["cli", "commands", "fsx", "memory", "process", "ui", "exit"],
+    ),
     ("lib", &[]),
 ];
 

@@ -99,8 +99,9 @@ pub(super) fn copy(from: &File, to: &File, next: Next) -> Result<(u64, Digest), 
         let Ok(flushing) = thread().spawn_scoped(scope, move || flush(to, &to_flush)) else {
             return copy_alone(from, to);
         };
-        let copying = thread()
-            .spawn_scoped(scope, move || copy_blocks(from, to, next, &to_fill, &filled, &written));
+        let copying = thread().spawn_scoped(scope, move || {
+            copy_blocks(from, to, next, &to_fill, &filled, &written)
+        });
         let Ok(copying) = copying else {
             return copy_alone(from, to);
         };

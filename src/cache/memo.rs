@@ -163,7 +163,9 @@ impl Memo {
     }
 
     fn forget_oldest(&self) -> Result<(), CacheFault> {
-        let ours = children(&self.folder)?.into_iter().filter(|p| named::memo(p));
+        let ours = children(&self.folder)?
+            .into_iter()
+            .filter(|p| named::memo(p));
         let looked = ours.filter_map(|path| {
             let meta = path.metadata().ok()?;
             Some((meta.modified().ok()?, meta.len(), path))

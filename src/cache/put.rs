@@ -2,7 +2,9 @@
 
 use super::copy::reflink;
 use super::entry::Hit;
-use super::folder::{Folder, MANIFEST, PLAN, RECORD, children, create, make, named, nanoseconds, remove};
+use super::folder::{
+    Folder, MANIFEST, PLAN, RECORD, children, create, make, named, nanoseconds, remove,
+};
 use super::lock::{BuildLock, Freed};
 use super::record::{Part, Record};
 use super::{CacheFault, hash};
@@ -193,7 +195,9 @@ impl Folder {
     pub(super) fn sweep_tmp(&self) -> Result<usize, CacheFault> {
         let mut swept = 0;
         let is_lock = |path: &Path| path.extension() == Some(OsStr::new("lock"));
-        let ours = children(&self.tmp())?.into_iter().filter(|p| named::in_tmp(p));
+        let ours = children(&self.tmp())?
+            .into_iter()
+            .filter(|p| named::in_tmp(p));
         let (locks, others): (Vec<_>, Vec<_>) = ours.partition(|p| is_lock(p));
         for path in others {
             if let Freed::No(_) = Freed::of(&path.with_extension("lock")) {

@@ -81,7 +81,9 @@ impl Explain for Exhausted {
 
     fn hints(&self) -> Vec<String> {
         vec![match self {
-            Exhausted::Threads(_) => "end other processes of this user, or raise `ulimit -u`".into(),
+            Exhausted::Threads(_) => {
+                "end other processes of this user, or raise `ulimit -u`".into()
+            }
             Exhausted::Memory => "take smaller shapes, with --shape or --dim".into(),
         }]
     }

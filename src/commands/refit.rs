@@ -2,8 +2,8 @@
 
 use super::overlay::{OverlayArgs, check_asked};
 use crate::exit::Exit;
-use crate::fsx;
 use crate::fault::{Class, Explain};
+use crate::fsx;
 use crate::pipeline::{self, Environment, Opening, Verification, WeightChange};
 use crate::plan::{self, Recipe};
 use crate::tensor::Digest;

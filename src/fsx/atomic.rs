@@ -189,7 +189,10 @@ pub fn check_output(path: impl AsRef<Path>) -> Result<(), Error> {
             return Err(Error::write(path, io::ErrorKind::IsADirectory.into()));
         }
         Ok(meta) if meta.is_symlink() => {
-            return Err(Error::write(path, io::Error::other("its links go round in a circle")));
+            return Err(Error::write(
+                path,
+                io::Error::other("its links go round in a circle"),
+            ));
         }
         Ok(meta) => {
             if let Some(what) = super::open::irregular(&meta) {

@@ -69,8 +69,16 @@ mod tests {
             }
         }
         fs::write(at("other"), b"in").unwrap();
-        assert_eq!(claim_output(&at("other"), [at("d")]).unwrap().other_names, 0);
-        assert_eq!(claim_output(&at("hard"), [at("other")]).unwrap().other_names, 1);
+        assert_eq!(
+            claim_output(&at("other"), [at("d")]).unwrap().other_names,
+            0
+        );
+        assert_eq!(
+            claim_output(&at("hard"), [at("other")])
+                .unwrap()
+                .other_names,
+            1
+        );
         claim_output(&at("new"), [at("d/in"), at("absent")]).unwrap();
     }
 }

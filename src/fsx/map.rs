@@ -272,9 +272,8 @@ impl Memory {
         let length = self.block.min(self.bytes.len() - start);
         // SAFETY: the block is inside of the memory, and no reference to it exists: `get` hands out slices of a block only once it is
         // marked as read, which `read_once` does after this, under a lock.
-        let into = unsafe {
-            std::slice::from_raw_parts_mut(self.bytes.as_mut_ptr().add(start), length)
-        };
+        let into =
+            unsafe { std::slice::from_raw_parts_mut(self.bytes.as_mut_ptr().add(start), length) };
         if self.sparse && raw::is_hole(file, start as u64, length as u64) {
             return Ok(());
         }

@@ -4,8 +4,8 @@
 //! The notes are of the process, and are only taken after [`guard_sources`]: the program runs one command in a process, while tests
 //! run many things side by side, which rewrite each other's files on purpose.
 
-use super::open::Stamp;
 use super::Error;
+use super::open::Stamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -185,17 +185,16 @@ pub(super) fn check_commit(to: &Path, named: &Path) -> Result<(), Error> {
     check_sources()?;
     let there = to.symlink_metadata().ok().map(|m| Stamp::of(&m).file());
     let notes = notes();
-    let replaced = [named, to].into_iter().find(|p| notes.replaceable.contains(*p));
+    let replaced = [named, to]
+        .into_iter()
+        .find(|p| notes.replaceable.contains(*p));
     if let Some(path) = replaced {
         return match notes.files.get(path) {
             Some(read) if there != Some(*read) => Err(changed(named)),
             _ => Ok(()),
         };
     }
-    let input = notes
-        .sources
-        .iter()
-        .find(|s| Some(s.stamp.file()) == there);
+    let input = notes.sources.iter().find(|s| Some(s.stamp.file()) == there);
     match input {
         Some(source) => Err(Error::IsInput {
             path: named.to_owned(),

@@ -277,7 +277,12 @@ fn claim(request: &BuildRequest<'_>) -> Result<Vec<String>, Error> {
         MappingSource::Infer(files) => inputs.extend(files.iter().cloned()),
         MappingSource::Keep(_) => in_place = Some(request.output),
     }
-    Ok(plan::claim(request.output, &inputs, in_place, request.force)?)
+    Ok(plan::claim(
+        request.output,
+        &inputs,
+        in_place,
+        request.force,
+    )?)
 }
 
 /// An existing output may be overwritten without being asked only by a plan of the same model.

@@ -26,7 +26,10 @@ pub(super) fn write_model(overlay: &Overlay, beside: &Path) -> Result<Written, E
     let source = &overlay.model().model;
     let path = folder.path().join("model.onnx");
     let create = |p: &PathBuf| -> Result<BufWriter<File>, Error> {
-        Ok(BufWriter::with_capacity(1 << 20, fsx::create_in_scratch(p)?))
+        Ok(BufWriter::with_capacity(
+            1 << 20,
+            fsx::create_in_scratch(p)?,
+        ))
     };
     let bytes_of = |w: &Weight| -> Result<std::borrow::Cow<'_, [u8]>, Error> {
         let known = overlay.bytes(&w.name)?;

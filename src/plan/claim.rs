@@ -93,7 +93,11 @@ mod tests {
         assert_eq!(code(claim(&plan, &[], None, false)), "none");
         for foreign in ["e.plan", "e.plan.json", "e.plan.json.next"] {
             fs::write(at(foreign), b"mine").unwrap();
-            assert_eq!(code(claim(&plan, &[], None, false)), "output-occupied", "{foreign}");
+            assert_eq!(
+                code(claim(&plan, &[], None, false)),
+                "output-occupied",
+                "{foreign}"
+            );
             assert_eq!(code(claim(&plan, &[], None, true)), "none", "{foreign}");
             let inputs = [at(foreign)];
             assert_eq!(code(claim(&plan, &inputs, None, true)), "output-is-input");
@@ -108,6 +112,9 @@ mod tests {
         fs::write(&a, b"plan").unwrap();
         fs::hard_link(&a, b).unwrap();
         let said = claim(&a, &[], Some(&a), false).unwrap();
-        assert!(said.len() == 1 && said[0].contains("another name"), "{said:?}");
+        assert!(
+            said.len() == 1 && said[0].contains("another name"),
+            "{said:?}"
+        );
     }
 }

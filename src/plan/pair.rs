@@ -1,7 +1,7 @@
 //! Reading and replacing the two files as one.
 
 use super::{Error, FORMAT, Manifest, PlanRef};
-use crate::fsx::{self, Map, Stamp, Staged};
+use crate::fsx::{self, Map, Staged, Stamp};
 use crate::tensor::{Digest, DigestWriter};
 use std::io;
 use std::path::{Path, PathBuf};

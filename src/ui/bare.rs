@@ -34,7 +34,11 @@ static LOOK: extern "C" fn() = look;
 /// Prints a failure without allocating and without a lock that anybody may hold. The texts are printed as they are.
 pub fn last_words(json: bool, code: &str, exit_code: u8, message: &str, hint: &str) {
     let digits = [b'0' + exit_code / 10, b'0' + exit_code % 10];
-    let digits = if exit_code < 10 { &digits[1..] } else { &digits[..] };
+    let digits = if exit_code < 10 {
+        &digits[1..]
+    } else {
+        &digits[..]
+    };
     let (out, parts): (_, [&[u8]; 9]) = if json {
         let out = rustix::stdio::stdout();
         let parts: [&[u8]; 9] = [

@@ -175,7 +175,10 @@ impl Explain for Error {
     fn hints(&self) -> Vec<String> {
         match self {
             Error::Stdout(_) => {
-                vec!["see where stdout goes; what the command wrote to other files is complete".into()]
+                vec![
+                    "see where stdout goes; what the command wrote to other files is complete"
+                        .into(),
+                ]
             }
             Error::File(e) => e.hints(),
         }

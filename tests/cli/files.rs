@@ -19,10 +19,17 @@ const BUILD: [&str; 7] = [
 /// A model with its checkpoints, and a plan of it.
 fn scene() -> Scene {
     let scene = Scene::new();
-    for name in ["m.onnx", "base.safetensors", "new.safetensors", "in.safetensors"] {
+    for name in [
+        "m.onnx",
+        "base.safetensors",
+        "new.safetensors",
+        "in.safetensors",
+    ] {
         scene.bring(&format!("upgrade/0.1.0/{name}"));
     }
-    scene.run(&[&BUILD[..], &["-o", "p.plan"]].concat()).exits(0);
+    scene
+        .run(&[&BUILD[..], &["-o", "p.plan"]].concat())
+        .exits(0);
     scene
 }
 
@@ -61,7 +68,11 @@ fn a_build_never_writes_over_what_it_reads() {
 fn a_refit_never_writes_over_what_it_reads() {
     let scene = scene();
     scene.write("map.json", "{}");
-    fs::hard_link(scene.file("new.safetensors"), scene.file("again.safetensors")).unwrap();
+    fs::hard_link(
+        scene.file("new.safetensors"),
+        scene.file("again.safetensors"),
+    )
+    .unwrap();
     fs::create_dir(scene.file("folder")).unwrap();
     fs::hard_link(
         scene.file("new.safetensors"),
@@ -83,7 +94,11 @@ fn a_refit_never_writes_over_what_it_reads() {
         }
     }
     let args = ["refit", "p.plan", "folder", "--force", "-o"];
-    scene.refuses(&[&args[..], &["new.safetensors"]].concat(), 1, &["same file"]);
+    scene.refuses(
+        &[&args[..], &["new.safetensors"]].concat(),
+        1,
+        &["same file"],
+    );
 }
 
 #[test]
@@ -93,10 +108,24 @@ fn shards_are_inputs_too() {
     let names: Vec<String> = {
         let bytes = fs::read(scene.file("new.safetensors")).unwrap();
         let header = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        header.names().iter().map(|n| format!("\"{n}\": \"new.safetensors\"")).collect()
+        header
+            .names()
+            .iter()
+            .map(|n| format!("\"{n}\": \"new.safetensors\""))
+            .collect()
     };
-    scene.write("new.safetensors.index.json", format!("{index}{}}}}}", names.join(", ")));
-    let args = ["refit", "p.plan", "new.safetensors.index.json", "--force", "-o", "new.safetensors"];
+    scene.write(
+        "new.safetensors.index.json",
+        format!("{index}{}}}}}", names.join(", ")),
+    );
+    let args = [
+        "refit",
+        "p.plan",
+        "new.safetensors.index.json",
+        "--force",
+        "-o",
+        "new.safetensors",
+    ];
     // The shard is found when the file is to be replaced, after the work.
     scene.refuses(&args, 1, &["new.safetensors", "same file"]);
 }
@@ -109,7 +138,9 @@ fn a_file_that_is_no_plan_is_replaced_only_when_forced() {
     for output in ["notes.txt", "q"] {
         scene.refuses(&[&refit[..], &[output]].concat(), 1, &["--force", "exists"]);
     }
-    scene.run(&[&refit[..], &["notes.txt", "--force"]].concat()).exits(0);
+    scene
+        .run(&[&refit[..], &["notes.txt", "--force"]].concat())
+        .exits(0);
     scene.run(&["run", "notes.txt"]).exits(0);
     // A plan of ours needs no force, in its place or elsewhere.
     scene.run(&[&refit[..], &["notes.txt"]].concat()).exits(0);
@@ -118,7 +149,11 @@ fn a_file_that_is_no_plan_is_replaced_only_when_forced() {
     let plan = fs::read(scene.file("p.plan")).unwrap();
     scene.write("cut.plan", &plan[..100]);
     fs::copy(scene.file("p.plan.json"), scene.file("cut.plan.json")).unwrap();
-    scene.refuses(&[&refit[..], &["cut.plan"]].concat(), 1, &["cut.plan", "--force"]);
+    scene.refuses(
+        &[&refit[..], &["cut.plan"]].concat(),
+        1,
+        &["cut.plan", "--force"],
+    );
 }
 
 #[test]
@@ -137,13 +172,19 @@ fn outputs_are_saved_over_outputs_and_nothing_else() {
     }
     for foreign in ["out.npz", "x.safetensors"] {
         scene.refuses(&save(foreign), 1, &[foreign, "--force"]);
-        scene.run(&[&save(foreign)[..], &["--force"]].concat()).exits(0);
+        scene
+            .run(&[&save(foreign)[..], &["--force"]].concat())
+            .exits(0);
         scene.run(&save(foreign)).exits(0);
     }
     scene.run(&save("empty.safetensors")).exits(0);
     // The plan under another name.
     fs::hard_link(scene.file("p.plan"), scene.file("plan.safetensors")).unwrap();
-    scene.refuses(&save("plan.safetensors"), 1, &["plan.safetensors", "same file"]);
+    scene.refuses(
+        &save("plan.safetensors"),
+        1,
+        &["plan.safetensors", "same file"],
+    );
 }
 
 #[test]
@@ -151,7 +192,14 @@ fn devices_and_folders_are_no_outputs() {
     let scene = scene();
     fs::create_dir(scene.file("d")).unwrap();
     for output in ["/dev/null", "d"] {
-        let done = scene.run(&["refit", "p.plan", "new.safetensors", "--force", "-o", output]);
+        let done = scene.run(&[
+            "refit",
+            "p.plan",
+            "new.safetensors",
+            "--force",
+            "-o",
+            output,
+        ]);
         assert!(done.code == 1 || done.code == 3, "{}", done.code);
     }
     assert!(!Path::new("/dev/null").metadata().unwrap().is_file());
@@ -230,9 +278,20 @@ fn a_cache_is_only_what_the_cache_made() {
         .write("mine/runtime/app/db", "mine")
         .write("named/engines-v1/notes", "mine")
         .write("named/other", "mine")
-        .write("tagged/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n")
+        .write(
+            "tagged/CACHEDIR.TAG",
+            "Signature: 8a477f597d28d172789f06886806bc55\n",
+        )
         .write("tagged/tmp/x", "another program's");
-    let build = ["build", "m.onnx", "--backend", "cpu", "-o", "q.plan", "--force"];
+    let build = [
+        "build",
+        "m.onnx",
+        "--backend",
+        "cpu",
+        "-o",
+        "q.plan",
+        "--force",
+    ];
     for folder in ["mine", "named", "tagged"] {
         let before = scene.files();
         for args in [
@@ -244,14 +303,21 @@ fn a_cache_is_only_what_the_cache_made() {
         ] {
             let done = in_cache(folder, args);
             done.exits(1);
-            assert!(done.stderr.contains("is no cache of trtmut"), "{}", done.stderr);
+            assert!(
+                done.stderr.contains("is no cache of trtmut"),
+                "{}",
+                done.stderr
+            );
             assert!(done.stderr.contains("--cache-dir"), "{}", done.stderr);
         }
         assert!(before == scene.files(), "{folder}");
         // A build goes on without it.
         in_cache(folder, &build).exits(0);
         assert!(in_cache(folder, &[&build[..], &["--cache-size", "8KiB"]].concat()).code == 0);
-        for (path, bytes) in before.iter().filter(|(p, _)| p.starts_with(scene.file(folder))) {
+        for (path, bytes) in before
+            .iter()
+            .filter(|(p, _)| p.starts_with(scene.file(folder)))
+        {
             assert_eq!(&fs::read(path).unwrap(), bytes);
         }
     }
@@ -274,7 +340,16 @@ fn a_cache_is_only_what_the_cache_made() {
 fn a_cache_follows_no_links() {
     let scene = scene();
     scene.write("elsewhere/a", "mine");
-    let build = ["build", "m.onnx", "--backend", "cpu", "-o", "q.plan", "--cache-dir", "c"];
+    let build = [
+        "build",
+        "m.onnx",
+        "--backend",
+        "cpu",
+        "-o",
+        "q.plan",
+        "--cache-dir",
+        "c",
+    ];
     scene.run(&build).exits(0);
     for part in ["engines-v1", "tmp", "quarantine", "locks", "memo"] {
         let place = scene.file("c").join(part);
@@ -290,7 +365,9 @@ fn a_cache_follows_no_links() {
             fs::rename(&aside, &place).unwrap();
         }
     }
-    scene.run(&["cache", "clear", "--yes", "--cache-dir", "c"]).exits(0);
+    scene
+        .run(&["cache", "clear", "--yes", "--cache-dir", "c"])
+        .exits(0);
 }
 
 #[test]
@@ -344,7 +421,8 @@ fn what_a_file_says_does_not_reach_the_terminal() {
     ] {
         let done = scene.run(args);
         for text in [&done.stdout, &done.stderr] {
-            let acts = |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c);
+            let acts =
+                |c: char| (c.is_control() && c != '\n') || ('\u{202a}'..='\u{202e}').contains(&c);
             assert!(!text.contains(acts), "{args:?}: {text:?}");
             assert!(text.len() < 20_000, "{args:?}: {} bytes", text.len());
         }
@@ -380,7 +458,14 @@ fn pipes_are_refused_and_waited_for_nowhere() {
         rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
     )
     .unwrap();
-    for name in ["pipe.safetensors", "pipe.npz", "pipe.npy", "pipe.safetensors.index.json", "pipe.plan", "pipe.plan.json"] {
+    for name in [
+        "pipe.safetensors",
+        "pipe.npz",
+        "pipe.npy",
+        "pipe.safetensors.index.json",
+        "pipe.plan",
+        "pipe.plan.json",
+    ] {
         symlink("pipe", scene.file(name)).unwrap();
     }
     fs::copy(scene.file("p.plan"), scene.file("pipe2.plan")).unwrap();
@@ -398,14 +483,27 @@ fn pipes_are_refused_and_waited_for_nowhere() {
         &["run", "p.plan", "--inputs", "pipe.safetensors"],
         &["run", "p.plan", "--inputs", "pipe.npz"],
         &["run", "p.plan", "--input", "x=pipe.npy"],
-        &["run", "p.plan", "--inputs", "in.safetensors", "--expect", "pipe.npz"],
+        &[
+            "run",
+            "p.plan",
+            "--inputs",
+            "in.safetensors",
+            "--expect",
+            "pipe.npz",
+        ],
         &["run", "p.plan", "--save", "pipe.npz"],
         &["run", "p.plan", "--weights", "pipe"],
         &["refit", "pipe.plan", "new.safetensors"],
         &["refit", "p.plan", "pipe"],
         &["refit", "p.plan", "pipe.safetensors.index.json"],
         &["refit", "p.plan", "--lora", "pipe"],
-        &["refit", "p.plan", "new.safetensors", "--base-weights", "pipe"],
+        &[
+            "refit",
+            "p.plan",
+            "new.safetensors",
+            "--base-weights",
+            "pipe",
+        ],
         &["refit", "p.plan", "new.safetensors", "--mapping", "pipe"],
         &["refit", "p.plan", "new.safetensors", "-o", "pipe"],
         &["diff", "p.plan", "pipe"],
@@ -441,7 +539,15 @@ fn odd_names_and_bare_environments_are_no_hindrance() {
             fs::copy(scene.file(file), folder.join(file)).unwrap();
         }
         for args in [
-            &["build", "m.onnx", "--backend", "cpu", "--no-cache", "-o", "p.plan"][..],
+            &[
+                "build",
+                "m.onnx",
+                "--backend",
+                "cpu",
+                "--no-cache",
+                "-o",
+                "p.plan",
+            ][..],
             &["refit", "p.plan", "new.safetensors"],
             &["run", "p.plan", "--inputs", "in.safetensors"],
             &["refit", "p.plan", "--base", "--json"],

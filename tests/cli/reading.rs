@@ -18,14 +18,25 @@ fn scene() -> Scene {
     for seed in 0..3 {
         scene.write(&format!("{seed}.safetensors"), checkpoint(seed));
     }
-    let build = ["build", "m.onnx", "--backend", "cpu", "--weights", "0.safetensors", "-o", "p.plan"];
+    let build = [
+        "build",
+        "m.onnx",
+        "--backend",
+        "cpu",
+        "--weights",
+        "0.safetensors",
+        "-o",
+        "p.plan",
+    ];
     scene.run(&build).exits(0);
     scene
 }
 
 fn values(seed: u32) -> Vec<u8> {
     let value = |i: u32| ((i ^ seed << 20).wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6;
-    (0..SIZE as u32).flat_map(|i| value(i).to_le_bytes()).collect()
+    (0..SIZE as u32)
+        .flat_map(|i| value(i).to_le_bytes())
+        .collect()
 }
 
 fn checkpoint(seed: u32) -> Vec<u8> {
@@ -92,7 +103,10 @@ fn refit_while(rounds: usize, disturb: impl Fn(&Path, usize) + Sync) -> usize {
                 Some(1) => refused += 1,
                 other => panic!("round {round}: {other:?} {said}"),
             }
-            assert!(held(&scene).is_some(), "round {round}: a torn tensor was written");
+            assert!(
+                held(&scene).is_some(),
+                "round {round}: a torn tensor was written"
+            );
             scene.run(&["inspect", "p.plan"]).exits(0);
         }
     });
@@ -156,7 +170,10 @@ fn a_signal_ends_it_at_once_and_leaves_nothing() {
         let mut child = start(&scene, &["refit", "p.plan", which]);
         std::thread::sleep(Duration::from_millis(5 + round % 60 * 5));
         let sent = Instant::now();
-        Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().unwrap();
+        Command::new("kill")
+            .args(["-s", signal, &child.id().to_string()])
+            .status()
+            .unwrap();
         let status = child.wait().unwrap();
         match status.code() {
             Some(0) => {}
@@ -169,7 +186,10 @@ fn a_signal_ends_it_at_once_and_leaves_nothing() {
         assert!(sent.elapsed() < Duration::from_secs(5), "round {round}");
         assert!(held(&scene).is_some(), "round {round}");
         scene.run(&["inspect", "p.plan"]).exits(0);
-        let left: Vec<_> = names(&scene).into_iter().filter(|n| !before.contains(n)).collect();
+        let left: Vec<_> = names(&scene)
+            .into_iter()
+            .filter(|n| !before.contains(n))
+            .collect();
         // The manifest that waits for its plan is no leftover: the next command finished the change.
         assert!(left.is_empty(), "round {round}: {left:?}");
     }
@@ -191,6 +211,9 @@ fn of_two_that_change_a_plan_the_second_waits_and_says_so() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("waiting") && said.contains("p.plan"), "{said}");
+    assert!(
+        said.contains("waiting") && said.contains("p.plan"),
+        "{said}"
+    );
     assert_eq!(held(&scene), Some(1));
 }

@@ -25,7 +25,14 @@ fn scene() -> Scene {
 }
 
 fn runs_as(scene: &Scene, plan: &str, expected: &str) {
-    let args = ["run", plan, "--inputs", "in.safetensors", "--expect", expected];
+    let args = [
+        "run",
+        plan,
+        "--inputs",
+        "in.safetensors",
+        "--expect",
+        expected,
+    ];
     scene.run(&args).exits(0);
 }
 
@@ -36,8 +43,14 @@ fn a_plan_of_0_1_0_runs_and_is_refitted() {
     for args in [&["inspect", "p.plan"][..], &["map", "p.plan"]] {
         scene.run(args).exits(0);
     }
-    scene.run(&["diff", "p.plan", "base.safetensors"]).exits(0).prints("LIVE");
-    scene.run(&["diff", "p.plan", "new.safetensors"]).exits(0).prints("NEEDS_REFIT");
+    scene
+        .run(&["diff", "p.plan", "base.safetensors"])
+        .exits(0)
+        .prints("LIVE");
+    scene
+        .run(&["diff", "p.plan", "new.safetensors"])
+        .exits(0)
+        .prints("NEEDS_REFIT");
     scene.run(&["refit", "p.plan", "new.safetensors"]).exits(0);
     runs_as(&scene, "p.plan", "out_new.safetensors");
     scene.run(&["refit", "p.plan", "--base"]).exits(0);
@@ -61,31 +74,52 @@ fn a_cache_of_0_1_0_goes_on() {
         if marker {
             fs::copy(from.join("CACHEDIR.TAG"), scene.file("c/CACHEDIR.TAG")).unwrap();
         }
-        scene.run(&["cache", "list", "--cache-dir", "c"]).exits(0).prints("rten");
+        scene
+            .run(&["cache", "list", "--cache-dir", "c"])
+            .exits(0)
+            .prints("rten");
         scene.run(&["cache", "verify", "--cache-dir", "c"]).exits(0);
         assert!(scene.file("c/CACHEDIR.TAG").exists());
         fs::remove_file(scene.file("c/CACHEDIR.TAG")).unwrap();
     }
-    let build = ["build", "m.onnx", "--backend", "cpu", "--cache-dir", "c", "--json", "-o"];
+    let build = [
+        "build",
+        "m.onnx",
+        "--backend",
+        "cpu",
+        "--cache-dir",
+        "c",
+        "--json",
+        "-o",
+    ];
     let done = scene.run(&[&build[..], &["q.plan"]].concat());
     done.exits(0);
     // Whether this version's key is still the same is not promised; that the entry does no harm is.
     let cache = done.json()["cache"].clone();
     assert!(cache == "hit" || cache == "miss", "{cache}");
     runs_as(&scene, "q.plan", "out_base.safetensors");
-    scene.run(&["cache", "prune", "--to", "0", "--cache-dir", "c"]).exits(0);
+    scene
+        .run(&["cache", "prune", "--to", "0", "--cache-dir", "c"])
+        .exits(0);
 }
 
 #[test]
 fn a_manifest_of_a_later_version_is_refused_by_its_name() {
     let scene = scene();
     let text = fs::read_to_string(scene.file("p.plan.json")).unwrap();
-    scene.write("p.plan.json", text.replace("trtmut.manifest/1", "trtmut.manifest/99"));
+    scene.write(
+        "p.plan.json",
+        text.replace("trtmut.manifest/1", "trtmut.manifest/99"),
+    );
     for args in [
         &["run", "p.plan"][..],
         &["refit", "p.plan", "new.safetensors"],
         &["inspect", "p.plan"],
     ] {
-        scene.refuses(args, 1, &["p.plan.json", "trtmut.manifest/99", "trtmut build"]);
+        scene.refuses(
+            args,
+            1,
+            &["p.plan.json", "trtmut.manifest/99", "trtmut build"],
+        );
     }
 }

@@ -103,8 +103,7 @@ impl Facts {
         // SAFETY: it writes one int, which is ours.
         unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
         let cuda = format!("{}.{}", version / 1000, version % 1000 / 10);
-        let text =
-            crate::fsx::read_system("/proc/driver/nvidia/version").unwrap_or_default();
+        let text = crate::fsx::read_system("/proc/driver/nvidia/version").unwrap_or_default();
         Ok(Facts {
             name: context.name()?,
             compute_capability: (major as u32, minor as u32),

@@ -109,7 +109,11 @@ fn functions_that_double_have_an_end() {
     let function = |depth: usize| {
         let (name, inner) = (format!("f{depth}"), format!("f{}", depth - 1));
         let call = |input: &str, output: &str| {
-            let mut call = node(if depth == 1 { "Relu" } else { &inner }, &[input], &[output]);
+            let mut call = node(
+                if depth == 1 { "Relu" } else { &inner },
+                &[input],
+                &[output],
+            );
             if depth > 1 {
                 call.domain = "d".into();
             }
