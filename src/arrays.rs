@@ -40,6 +40,9 @@ pub enum Error {
         /// What does not go.
         what: &'static str,
     },
+    /// Something else is where tensors are to be saved.
+    #[error("`{path}` exists and holds no tensors", path = .0.display())]
+    Occupied(PathBuf),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] fsx::Error),
@@ -52,6 +55,7 @@ impl Explain for Error {
             Error::Pickle(_) => "tensor-file-pickle",
             Error::Malformed { .. } => "tensor-file-malformed",
             Error::Dtype { .. } => "tensor-file-dtype",
+            Error::Occupied(_) => "output-occupied",
             Error::File(e) => e.code(),
         }
     }
@@ -74,6 +78,9 @@ impl Explain for Error {
             )],
             Error::Dtype { .. } => vec!["use a .safetensors file".into()],
             Error::Malformed { .. } => Vec::new(),
+            Error::Occupied(_) => {
+                vec!["name another file, or overwrite this one with --force".into()]
+            }
             Error::File(e) => e.hints(),
         }
     }
@@ -109,16 +116,55 @@ pub fn check_name(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Refuses a `path` that [`write()`] would replace though it is no file of its kind. An empty file is nothing yet.
+///
+/// # Errors
+/// [`Error::Occupied`], [`Error::Kind`].
+pub fn refuse_foreign(path: &Path) -> Result<(), Error> {
+    let kind = kind(path)?;
+    if !path.exists() {
+        return Ok(());
+    }
+    // Not a source: it is looked at because it will be replaced.
+    let map = Map::of(&fsx::open_regular(path)?, path)?;
+    let first = |n: usize| &map[..map.len().min(n)];
+    let ours = match kind {
+        Kind::Safetensors => {
+            let stated = first(8).try_into().map_or(0, u64::from_le_bytes);
+            let start =
+                map.beginning(usize::try_from(stated.saturating_add(8)).unwrap_or(usize::MAX))?;
+            SafeTensors::read_metadata(&start).is_ok()
+        }
+        // A zip archive begins with its first entry, or with its end if it has none.
+        Kind::Npz => matches!(first(4), b"PK\x03\x04" | b"PK\x05\x06"),
+        Kind::Npy => false,
+    };
+    if ours || map.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Occupied(path.to_owned()))
+    }
+}
+
 /// Reads every tensor of `path`. An npy file has one tensor, whose name is empty.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn read(path: &Path) -> Result<NamedTensors, Error> {
+    read_some(path, |_| true)
+}
+
+/// As [`read`], but of an npz file only the `wanted` tensors are unpacked; of the others there is the name, with a tensor of no
+/// elements. A small archive may unpack to gigabytes that nobody asks for.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_some(path: &Path, wanted: impl Fn(&str) -> bool) -> Result<NamedTensors, Error> {
     let kind = kind(path)?;
     let bytes = Map::open(path)?;
     match kind {
         Kind::Safetensors => read_safetensors(path, &bytes),
-        Kind::Npz => read_npz(path, &bytes),
+        Kind::Npz => read_npz(path, &bytes, wanted),
         Kind::Npy => {
             read_npy(path, "", &mut Cursor::new(&bytes[..])).map(|t| vec![(String::new(), t)])
         }
@@ -153,7 +199,11 @@ fn read_safetensors(path: &Path, bytes: &[u8]) -> Result<NamedTensors, Error> {
     Ok(tensors)
 }
 
-fn read_npz(path: &Path, bytes: &[u8]) -> Result<NamedTensors, Error> {
+fn read_npz(
+    path: &Path,
+    bytes: &[u8],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<NamedTensors, Error> {
     let wrong = |e: zip::result::ZipError| Error::Malformed {
         path: path.to_owned(),
         kind: "npz",
@@ -167,6 +217,15 @@ fn read_npz(path: &Path, bytes: &[u8]) -> Result<NamedTensors, Error> {
         let Some(name) = npyz::npz::array_name_from_file_name(&file) else {
             continue;
         };
+        if !wanted(name) {
+            let nothing = Tensor {
+                dtype: Dtype::U8,
+                shape: vec![0],
+                data: Vec::new(),
+            };
+            tensors.push((name.to_owned(), nothing));
+            continue;
+        }
         let mut entry = archive.by_name(&file).map_err(wrong)?;
         tensors.push((name.to_owned(), read_npy(path, name, &mut entry)?));
     }
@@ -203,9 +262,10 @@ fn from_npy<R: Read>(path: &Path, name: &str, file: NpyFile<R>) -> Result<Tensor
     let expected = element_count(&shape)
         .and_then(|n| dtype.bytes_for(n))
         .ok_or_else(|| wrong(format!("shape {shape:?} overflows")))?;
+    // Grows with what is there: a header may promise more than any memory has.
     let mut data = Vec::new();
     file.into_inner()
-        .take(expected as u64 + 1)
+        .take((expected as u64).saturating_add(1))
         .read_to_end(&mut data)
         .map_err(|e| wrong(e.to_string()))?;
     if data.len() != expected {
@@ -433,5 +493,39 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
         assert!(read(&path).is_err());
+    }
+
+    #[test]
+    fn of_an_archive_only_what_is_wanted_is_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.npz");
+        let tensor = |n: usize| Tensor {
+            dtype: Dtype::U8,
+            shape: vec![n],
+            data: vec![7; n],
+        };
+        write(
+            &path,
+            &vec![("x".into(), tensor(3)), ("y".into(), tensor(1000))],
+        )
+        .unwrap();
+        let some = read_some(&path, |name| name == "x").unwrap();
+        assert_eq!(some, vec![("x".into(), tensor(3)), ("y".into(), tensor(0))]);
+    }
+
+    #[test]
+    fn only_a_file_of_its_kind_is_written_over() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["a.npz", "a.safetensors"] {
+            let path = dir.path().join(name);
+            refuse_foreign(&path).unwrap();
+            std::fs::write(&path, b"").unwrap();
+            refuse_foreign(&path).unwrap();
+            std::fs::write(&path, b"my notes, which are longer than a header").unwrap();
+            assert!(matches!(refuse_foreign(&path), Err(Error::Occupied(_))));
+            std::fs::remove_file(&path).unwrap();
+            write(&path, &Vec::new()).unwrap();
+            refuse_foreign(&path).unwrap();
+        }
     }
 }

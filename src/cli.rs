@@ -14,7 +14,7 @@ use clap::{ArgAction, Parser, Subcommand};
 )]
 #[command(
     after_help = "Exit codes: 0 done, 1 bad input, 2 usage, 3 environment, 10/20/30 verdicts of `diff \
-                        --exit-code` (20 also when `refit` is not enough), 40 outputs differ, 70 a bug in trtmut."
+                        --exit-code` (20 also when `refit` is not enough), 40 outputs differ, 70 a bug in trtmut, 130/143 ended by a signal."
 )]
 pub struct Cli {
     /// What to do.
@@ -33,6 +33,10 @@ pub struct Cli {
     /// Print one JSON document on stdout instead of a table, errors included
     #[arg(long, global = true)]
     pub json: bool,
+
+    /// The most memory that this process may take: bytes, or with a unit as in 8GiB (default: what is free)
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    pub memory: Option<u64>,
 
     /// Say more on stderr
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
@@ -64,6 +68,10 @@ pub enum Command {
     Run(Box<run::Args>),
     /// Check, convert or begin a dynamic-shape spec
     Shapes(Box<shapes::Args>),
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    (text.trim().parse::<bytesize::ByteSize>()).map(|size| size.as_u64())
 }
 
 impl Cli {

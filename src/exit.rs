@@ -24,6 +24,10 @@ pub enum Exit {
     Differs = 40,
     /// Our own bug.
     Bug = 70,
+    /// Ended by SIGINT; temporary files are gone.
+    Interrupted = 130,
+    /// Ended by SIGTERM; temporary files are gone.
+    Terminated = 143,
 }
 
 impl From<Class> for Exit {

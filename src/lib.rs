@@ -5,13 +5,15 @@
 //! | layer | modules |
 //! |---|---|
 //! | 7 | `main` |
-//! | 6 | [`cli`], [`commands`] |
+//! | 6 | [`cli`], [`commands`], [`process`] |
 //! | 5 | [`pipeline`]; [`ui`], [`exit`] |
 //! | 4 | [`diff`] |
 //! | 3 | [`plan`] |
 //! | 2 | [`mapping`], [`engine`] |
-//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`] |
-//! | 0 | [`tensor`], [`fsx`], [`fault`], [`watch`] |
+//! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`]; in tests, `reading` |
+//! | 0 | [`tensor`], [`fsx`], [`memory`], [`fault`], [`watch`] |
+
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod arrays;
 pub mod cache;
@@ -23,9 +25,13 @@ pub mod exit;
 pub mod fault;
 pub mod fsx;
 pub mod mapping;
+pub mod memory;
 pub mod onnx;
 pub mod pipeline;
 pub mod plan;
+pub mod process;
+#[cfg(test)]
+mod reading;
 pub mod shapes;
 pub mod tensor;
 pub mod ui;

@@ -147,8 +147,8 @@ fn sizes_are_those_on_disk() {
     let scene = Scene::new(1 << 30);
     let key = scene.put("a", 10_000);
     scene.put("b", 1);
-    fs::write(scene.store.timing_dir().unwrap().join("t"), [0; 500]).unwrap();
-    fs::write(scene.store.runtime_dir().unwrap().join("r"), [0; 70]).unwrap();
+    fs::write(scene.store.timing_dir().unwrap().join("t.timing"), [0; 500]).unwrap();
+    fs::write(scene.store.runtime_dir().unwrap().join("r.cache"), [0; 70]).unwrap();
     let listing = scene.store.list().unwrap();
     assert_eq!((listing.timing_bytes, listing.runtime_bytes), (500, 70));
     let mut on_disk = 0;
@@ -176,7 +176,7 @@ fn prune_by_size_by_age_and_dry() {
     for (key, ago) in keys.iter().zip([3000, 2000, 1000]) {
         scene.used(key, ago);
     }
-    let timing = scene.store.timing_dir().unwrap().join("t");
+    let timing = scene.store.timing_dir().unwrap().join("t.timing");
     fs::write(&timing, [0; 500]).unwrap();
     stamp(&timing, 2500);
     let age = |seconds, dry_run| Prune {

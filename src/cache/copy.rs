@@ -23,7 +23,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::SystemTime;
-use tempfile::{Builder, NamedTempFile};
+use tempfile::NamedTempFile;
 
 /// Whether an output may be the cache's own file under a second name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,8 +134,7 @@ impl Hit {
             Some(p) if !p.as_os_str().is_empty() => p,
             _ => Path::new("."),
         };
-        let mut beside = Builder::new();
-        beside.prefix(".trtmut-").suffix(".tmp");
+        let mut beside = fsx::temporary();
         let fresh = beside
             .permissions(Permissions::from_mode(0o666))
             .tempfile_in(folder)

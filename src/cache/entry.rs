@@ -88,7 +88,7 @@ pub(super) fn open(
     mut seen: impl FnMut(u64),
 ) -> Result<Outcome, CacheFault> {
     loop {
-        let handle = match File::open(folder) {
+        let handle = match fsx::open_folder(folder) {
             Ok(handle) => handle,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Absent),
             Err(e) => return Err(CacheFault::io("open", folder)(e)),
@@ -152,11 +152,14 @@ fn examine(
 
 fn open_part(folder: &Path, file: &'static str) -> Result<File, Trouble> {
     let path = folder.join(file);
-    File::open(&path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
-            Trouble::Damage(Damage::Missing { file })
-        }
-        _ => Trouble::Fault(CacheFault::io("open", &path)(e)),
+    fsx::open_regular(&path).map_err(|e| match e {
+        fsx::Error::Read { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory => Trouble::Damage(Damage::Missing { file }),
+            _ => Trouble::Fault(CacheFault::io("open", &path)(source)),
+        },
+        _ => Trouble::Damage(Damage::Missing { file }),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::entry::is_at;
 use super::folder::{
-    Folder, MANIFEST, PLAN, RECORD, bytes_below, children, make, nanoseconds, remove,
+    Folder, MANIFEST, PLAN, RECORD, bytes_below, children, make, named, nanoseconds, remove,
 };
 use super::store::{Kind, Store};
 use super::{CacheFault, Key};
@@ -103,7 +103,11 @@ impl Store {
         let mut report = self.folder.evict(0, Some(Duration::ZERO), false, true)?;
         report.swept = self.folder.sweep_tmp()?;
         self.folder.sweep_locks()?;
-        remove(&self.folder.memo())?;
+        for path in children(&self.folder.memo())? {
+            if named::memo(&path) {
+                remove(&path)?;
+            }
+        }
         remove(&self.folder.index())?;
         Ok(report)
     }
@@ -157,7 +161,12 @@ impl Folder {
             (Kind::Runtime, self.runtime()),
             (Kind::Quarantine, self.quarantine()),
         ] {
-            for path in children(&folder)? {
+            let is_ours = match kind {
+                Kind::Engine => named::entry,
+                Kind::Timing | Kind::Runtime => named::timing,
+                Kind::Quarantine => named::quarantined,
+            };
+            for path in children(&folder)?.into_iter().filter(|p| is_ours(p)) {
                 // What is gone by now takes no room.
                 let Ok(meta) = path.symlink_metadata() else {
                     continue;

@@ -26,6 +26,20 @@ pub enum CacheFault {
         /// Its permission bits.
         mode: u32,
     },
+    /// The folder holds things that the cache did not make.
+    #[error("`{path}` is no cache of trtmut: it holds `{found}`", path = path.display(), found = found.display())]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// One of the things.
+        found: PathBuf,
+    },
+    /// A part of the folder is a symbolic link.
+    #[error("`{path}` is a symbolic link, which the cache does not follow", path = path.display())]
+    Link {
+        /// The part.
+        path: PathBuf,
+    },
     /// A file operation failed.
     #[error("cannot {action} `{path}`", path = path.display())]
     Io {
@@ -164,6 +178,8 @@ impl Explain for CacheFault {
         match self {
             CacheFault::NotOwned { .. } => "cache-not-owned",
             CacheFault::Exposed { .. } => "cache-exposed",
+            CacheFault::Foreign { .. } => "cache-foreign",
+            CacheFault::Link { .. } => "cache-link",
             CacheFault::Io { .. } => "cache-io",
             CacheFault::Damaged { .. } => "cache-entry-damaged",
             CacheFault::TooLarge { .. } => "cache-entry-too-large",
@@ -183,7 +199,10 @@ impl Explain for CacheFault {
             | CacheFault::Damaged { .. }
             | CacheFault::TooLarge { .. }
             | CacheFault::NoRoom { .. } => Class::Environment,
-            CacheFault::UnknownKey { .. } | CacheFault::AmbiguousKey { .. } => Class::Input,
+            CacheFault::Foreign { .. }
+            | CacheFault::Link { .. }
+            | CacheFault::UnknownKey { .. }
+            | CacheFault::AmbiguousKey { .. } => Class::Input,
             CacheFault::Size { .. } | CacheFault::Age { .. } => Class::Usage,
         }
     }
@@ -193,6 +212,14 @@ impl Explain for CacheFault {
             CacheFault::NotOwned { .. } => {
                 vec!["choose a folder of your own with --cache-dir or TRTMUT_CACHE_DIR".into()]
             }
+            CacheFault::Foreign { .. } => vec![
+                "name an empty folder, or one that does not exist yet, with --cache-dir or TRTMUT_CACHE_DIR"
+                    .into(),
+            ],
+            CacheFault::Link { path } => vec![format!(
+                "move what it leads to in its place, or remove `{}`",
+                path.display()
+            )],
             CacheFault::Exposed { path, .. } => vec![
                 format!("take the permission away: chmod go-w `{}`", path.display()),
                 "or choose another folder with --cache-dir or TRTMUT_CACHE_DIR".into(),

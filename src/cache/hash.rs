@@ -95,8 +95,16 @@ pub(super) fn copy(from: &File, to: &File, next: Next) -> Result<(u64, Digest), 
         let _ = emptied.send(Vec::new());
     }
     std::thread::scope(|scope| {
-        let copying = scope.spawn(move || copy_blocks(from, to, next, &to_fill, &filled, &written));
-        let flushing = scope.spawn(move || flush(to, &to_flush));
+        let thread = || std::thread::Builder::new();
+        let Ok(flushing) = thread().spawn_scoped(scope, move || flush(to, &to_flush)) else {
+            return copy_alone(from, to);
+        };
+        let copying = thread().spawn_scoped(scope, move || {
+            copy_blocks(from, to, next, &to_fill, &filled, &written)
+        });
+        let Ok(copying) = copying else {
+            return copy_alone(from, to);
+        };
         let mut hasher = blake3::Hasher::new();
         for (block, n) in to_hash {
             hasher.update_rayon(&block[..n]);
@@ -107,6 +115,12 @@ pub(super) fn copy(from: &File, to: &File, next: Next) -> Result<(u64, Digest), 
         joined(flushing).map_err(CopyError::Write)?;
         Ok((copied, Digest(*hasher.finalize().as_bytes())))
     })
+}
+
+/// As [`copy`], where no threads can be made.
+fn copy_alone(from: &File, to: &File) -> Result<(u64, Digest), CopyError> {
+    copy_unseen(from, to).map_err(CopyError::Write)?;
+    digest(to, |_| ()).map_err(CopyError::Read)
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {

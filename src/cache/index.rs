@@ -40,7 +40,9 @@ impl Index {
     /// The index at `path`; an empty one where there is none that can be read.
     pub fn read(path: &Path) -> Index {
         Index {
-            file: Map::open(path).ok(),
+            file: crate::fsx::open_regular(path)
+                .and_then(|file| Map::of(&file, path))
+                .ok(),
         }
     }
 

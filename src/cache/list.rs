@@ -6,6 +6,7 @@ use super::record::{LONGEST, Record};
 use super::state::State;
 use super::verify::Broken;
 use super::{CacheFault, Damage, Key, Store};
+use crate::fsx;
 use crate::tensor::Digest;
 use rayon::prelude::*;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, statat};
@@ -85,7 +86,7 @@ impl Store {
         let pins = self.folder.pinned()?;
         let index = Index::read(&self.folder.index());
         let (known, places) = rayon::join(|| index.rows(now_ns), || children(&engines));
-        let rows: Vec<_> = match File::open(&engines) {
+        let rows: Vec<_> = match fsx::open_folder(&engines) {
             Ok(opened) => places?
                 .into_par_iter()
                 .filter_map(|place| row(&opened, &place, &pins, &known).transpose())
@@ -156,7 +157,7 @@ impl Store {
         let unknown = || CacheFault::UnknownKey {
             text: key.to_string(),
         };
-        let engines = File::open(self.folder.engines()).map_err(|_| unknown())?;
+        let engines = fsx::open_folder(&self.folder.engines()).map_err(|_| unknown())?;
         let pins = self.folder.pinned()?;
         let index = Index::default();
         match row(&engines, &self.folder.entry(*key), &pins, &index.rows(0))? {

@@ -1,7 +1,7 @@
 //! Locks between processes; the contract is in the module above.
 
 use super::entry::is_at;
-use super::folder::{Folder, children, make, nanoseconds, open_or_create};
+use super::folder::{Folder, children, make, named, nanoseconds, open_or_create};
 use super::{CacheFault, KeyFields, Store};
 use crate::watch::{Event, Watch};
 use serde::{Deserialize, Serialize};
@@ -172,7 +172,7 @@ impl Folder {
     pub(super) fn sweep_locks(&self) -> Result<Vec<(PathBuf, Option<Owner>)>, CacheFault> {
         let mut held = Vec::new();
         for path in children(&self.locks())? {
-            if path.file_name().is_some_and(|n| n == STORE) {
+            if !named::entry(&path) {
                 continue;
             }
             match Freed::of(&path) {

@@ -6,9 +6,9 @@
 //! One small file per remembered value, replaced by rename: any number of processes may use it at once without a lock.
 
 use super::CacheFault;
-use super::folder::{children, create, make, nanoseconds, remove};
+use super::folder::{children, create, make, named, nanoseconds, remove};
 use super::state::State;
-use crate::fsx::Map;
+use crate::fsx::{self, Map};
 use crate::tensor::{Digest, LabelledHasher};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -101,7 +101,7 @@ impl Memo {
         if path.metadata().ok()?.len() > LONGEST {
             return None;
         }
-        let wire: Wire = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+        let wire: Wire = serde_json::from_slice(&fsx::read_bounded(path, LONGEST).ok()?).ok()?;
         let believed = wire.format == FORMAT
             && wire.seal == wire.seal()
             && wire.states == seen.states
@@ -163,7 +163,10 @@ impl Memo {
     }
 
     fn forget_oldest(&self) -> Result<(), CacheFault> {
-        let looked = children(&self.folder)?.into_iter().filter_map(|path| {
+        let ours = children(&self.folder)?
+            .into_iter()
+            .filter(|p| named::memo(p));
+        let looked = ours.filter_map(|path| {
             let meta = path.metadata().ok()?;
             Some((meta.modified().ok()?, meta.len(), path))
         });

@@ -2,10 +2,13 @@
 
 use super::copy::reflink;
 use super::entry::Hit;
-use super::folder::{Folder, MANIFEST, PLAN, RECORD, children, create, make, nanoseconds, remove};
+use super::folder::{
+    Folder, MANIFEST, PLAN, RECORD, children, create, make, named, nanoseconds, remove,
+};
 use super::lock::{BuildLock, Freed};
 use super::record::{Part, Record};
 use super::{CacheFault, hash};
+use crate::fsx;
 use crate::tensor::Digest;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -89,7 +92,7 @@ impl BuildLock<'_> {
 }
 
 fn copy_in(from: &Path, out: &File) -> io::Result<Part> {
-    let from = File::open(from)?;
+    let from = fsx::open_regular(from).map_err(io::Error::other)?;
     let (bytes, digest) = match reflink(&from, out) {
         Ok(()) => hash::digest(out, |_| ())?,
         Err(_) => hash::copy(&from, out, hash::Next::Sync)?,
@@ -182,7 +185,7 @@ impl Drop for Staging {
 
 /// A file system that cannot sync folders has still renamed.
 fn sync(folder: &Path) {
-    if let Ok(folder) = File::open(folder) {
+    if let Ok(folder) = fsx::open_folder(folder) {
         let _ = folder.sync_all();
     }
 }
@@ -192,8 +195,10 @@ impl Folder {
     pub(super) fn sweep_tmp(&self) -> Result<usize, CacheFault> {
         let mut swept = 0;
         let is_lock = |path: &Path| path.extension() == Some(OsStr::new("lock"));
-        let (locks, others): (Vec<_>, Vec<_>) =
-            children(&self.tmp())?.into_iter().partition(|p| is_lock(p));
+        let ours = children(&self.tmp())?
+            .into_iter()
+            .filter(|p| named::in_tmp(p));
+        let (locks, others): (Vec<_>, Vec<_>) = ours.partition(|p| is_lock(p));
         for path in others {
             if let Freed::No(_) = Freed::of(&path.with_extension("lock")) {
                 continue;

@@ -1,9 +1,10 @@
 //! The store: looking up, pinning and moving away what is damaged.
 
 use super::entry::{self, Hit, Outcome, is_at};
-use super::folder::{Folder, RECORD, children, create, make, nanoseconds, remove};
+use super::folder::{Folder, RECORD, children, create, make, named, nanoseconds, remove};
 use super::lock::BuildLock;
 use super::{CacheFault, Damage, Key, KeyFields, Memo};
+use crate::fsx;
 use crate::watch::Watch;
 use std::fs::File;
 use std::io;
@@ -211,7 +212,7 @@ impl Store {
 
     /// The fault for an entry whose damage was found after it was opened; moves it away, if it is still there.
     pub(super) fn damaged(&self, hit: &Hit, damage: Damage) -> CacheFault {
-        let moved = File::open(&hit.folder).ok().and_then(|folder| {
+        let moved = fsx::open_folder(&hit.folder).ok().and_then(|folder| {
             // The folder that was opened just now is that of the hit if it still holds its record.
             let same = is_at(&hit.lock, &hit.folder.join(RECORD));
             same.then(|| self.quarantine(&hit.folder, &folder).ok().flatten())
@@ -244,6 +245,7 @@ impl Store {
         // A failing disk may damage many; a few are enough to look at.
         let modified = |path: &PathBuf| path.metadata().and_then(|m| m.modified()).ok();
         let mut kept = children(&quarantine)?;
+        kept.retain(|p| named::quarantined(p));
         kept.sort_by_cached_key(|path| std::cmp::Reverse(modified(path)));
         for old in kept.iter().skip(MOST_QUARANTINED) {
             remove(old)?;

@@ -4,8 +4,8 @@ use super::entry::{self, Outcome};
 use super::folder::{bytes_below, children};
 use super::store::{Check, Store};
 use super::{CacheFault, Damage, Key, Owner};
+use crate::fsx;
 use crate::watch::{Event, Watch};
-use std::fs::File;
 use std::path::PathBuf;
 
 /// An entry that is not what was stored.
@@ -65,7 +65,7 @@ impl Store {
                     read += n;
                     watch.event(Event::Advance(n));
                 }),
-                None => File::open(&place)
+                None => fsx::open_folder(&self.folder.engines())
                     .map(|folder| Outcome::Damaged {
                         damage: Damage::Name,
                         folder,
@@ -87,7 +87,8 @@ impl Store {
                         damage,
                         bytes: bytes_below(&place),
                     });
-                    if repair {
+                    // What has no name of ours is not ours to move.
+                    if repair && Key::of_path(&place).is_some() {
                         match self.quarantine(&place, &folder) {
                             Ok(moved) => report.quarantined.extend(moved),
                             Err(fault) => report.faults.push(fault),

@@ -281,6 +281,10 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     for warning in resolved.warnings() {
         ui.event(Event::Warn(warning));
     }
+    let mut inputs = vec![args.model.clone()];
+    inputs.extend(args.shapes.iter().chain(&args.weights).cloned());
+    plan::claim(&args.output, &inputs, None, args.force)?;
+    let _alone = super::lock_plan(&args.output, ui);
     let options = args.engine.options();
     let settings = args.engine.settings(args.threads.map(usize::from));
     let mut backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;

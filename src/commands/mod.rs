@@ -19,6 +19,7 @@ use crate::cli::Command;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::ui::{Failure, Ui};
+use crate::watch::{Event, Watch};
 use crate::{arrays, engine, fsx, mapping, onnx, pipeline, plan, weights};
 
 pub use crate::pipeline::Environment;
@@ -43,6 +44,49 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Cache(args) => cache::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),
         Command::Shapes(args) => shapes::run(args, ui, environment),
+    }
+}
+
+/// Waits until no other process changes the plan, and keeps others from it. Who reads it need not wait.
+fn lock_plan(plan: &std::path::Path, ui: &Ui) -> fsx::FileLock {
+    fsx::lock_file(plan, || {
+        ui.event(Event::Warn(&format!(
+            "waiting for another trtmut, which changes `{}`",
+            plan.display()
+        )));
+    })
+}
+
+/// The machine has too little of something, as a panic of a library said.
+#[derive(Debug, thiserror::Error)]
+pub enum Exhausted {
+    /// The system lets this process have no further thread.
+    #[error("no thread can be made: {0}")]
+    Threads(String),
+    /// A tensor would be larger than any memory.
+    #[error("a tensor is larger than the address space of this machine")]
+    Memory,
+}
+
+impl Explain for Exhausted {
+    fn code(&self) -> &'static str {
+        match self {
+            Exhausted::Threads(_) => "no-threads",
+            Exhausted::Memory => "out-of-memory",
+        }
+    }
+
+    fn class(&self) -> Class {
+        Class::Environment
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec![match self {
+            Exhausted::Threads(_) => {
+                "end other processes of this user, or raise `ulimit -u`".into()
+            }
+            Exhausted::Memory => "take smaller shapes, with --shape or --dim".into(),
+        }]
     }
 }
 
@@ -92,6 +136,8 @@ pub fn explain(error: &anyhow::Error) -> Failure {
         first!(
             link,
             UsageError,
+            Exhausted,
+            crate::ui::Error,
             refit::NotEnough,
             pipeline::Error,
             plan::Error,

@@ -63,6 +63,13 @@ pub enum FuseMode {
 }
 
 impl OverlayArgs {
+    /// Files and folders that are read.
+    pub fn inputs(&self) -> impl Iterator<Item = PathBuf> + '_ {
+        let loras = self.lora.iter().map(|(path, _)| path);
+        let others = self.base_weights.iter().chain(&self.mapping);
+        loras.chain(others).cloned()
+    }
+
     /// The request, over `checkpoint`.
     pub fn request(&self, checkpoint: Vec<PathBuf>) -> OverlayRequest {
         OverlayRequest {

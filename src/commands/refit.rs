@@ -4,14 +4,15 @@ use super::overlay::{OverlayArgs, check_asked};
 use crate::diff::{Verdict, WeightState};
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
+use crate::fsx;
 use crate::pipeline::{self, Environment, Opening, Verification};
-use crate::plan::Recipe;
+use crate::plan::{self, Recipe};
 use crate::tensor::Digest;
 use crate::ui::{self, Report, Ui};
 use crate::watch::{Event, Watch};
 use serde::Serialize;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Arguments of `trtmut refit`.
@@ -45,6 +46,10 @@ pub struct Args {
     /// Compare what the refitted engine computes with a reference engine on drawn inputs; write nothing where it differs
     #[arg(long)]
     verify: bool,
+
+    /// Write over a file that is no plan of trtmut
+    #[arg(long)]
+    force: bool,
 
     /// What to do where a refit is not enough, or fails
     #[arg(long, value_enum, default_value_t = Fallback::None)]
@@ -208,6 +213,23 @@ impl Explain for NotEnough {
     }
 }
 
+/// Claims the output, and the right to change the plan.
+fn claim(args: &Args, output: &Path, ui: &Ui) -> anyhow::Result<fsx::FileLock> {
+    let mut inputs = args.weights.clone();
+    inputs.extend(args.overlay.inputs());
+    let alone = super::lock_plan(output, ui);
+    inputs.extend(plan::sources(&args.plan, &plan::read_manifest(&args.plan)?));
+    let in_place = fsx::resolve(&args.plan) == fsx::resolve(output);
+    if !in_place {
+        inputs.extend([args.plan.clone(), plan::manifest_path(&args.plan)]);
+    }
+    let replaces = in_place.then_some(args.plan.as_path());
+    for said in plan::claim(output, &inputs, replaces, args.force)? {
+        ui.event(Event::Warn(&said));
+    }
+    Ok(alone)
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -215,7 +237,7 @@ impl Explain for NotEnough {
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     check_asked(&args.weights, &args.overlay, args.base)?;
     let output = args.output.as_ref().unwrap_or(&args.plan);
-    crate::fsx::check_output(output)?;
+    let _alone = claim(args, output, ui)?;
     let start = Instant::now();
     let request = args.overlay.request(args.weights.clone());
     let opening = if args.dry_run {

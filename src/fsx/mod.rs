@@ -1,14 +1,26 @@
-//! Files: read-only memory maps, outputs that appear whole or not at all, and the room that there is for them.
+//! The only door to files: what may be opened, how much is read, what may be written over, outputs that appear whole or not at all,
+//! and the room that there is for them.
 
 mod atomic;
 mod beside;
+mod claim;
 mod disk;
 mod map;
+mod open;
+mod raw;
+mod sources;
 
-pub use atomic::{Staged, check_output, write_atomic};
-pub use beside::{FolderLock, Scratch, lock_folder_of};
+pub use atomic::{Staged, check_output, create_in_scratch, rename, write_atomic};
+pub use beside::{
+    FileLock, FolderLock, Noted, Scratch, abandon, lock_file, lock_folder_of, note_temporary,
+    temporary, uninterrupted,
+};
+pub use claim::{Claim, claim_output};
 pub use disk::{Disk, disk};
-pub use map::Map;
+pub use map::{Beginning, Map, caught};
+pub use open::{Stamp, open_regular, read_bounded, read_stream};
+pub use raw::{open_folder, read_system};
+pub use sources::{check_report, check_sources, expect_plan, guard_sources};
 
 use crate::fault::{Class, Explain};
 use std::io;
@@ -33,6 +45,51 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A pipe, a socket or a device is where a file is expected.
+    #[error("`{path}` is {what}, not a file", path = path.display())]
+    NotRegular {
+        /// What was named.
+        path: PathBuf,
+        /// What it is, with its article.
+        what: &'static str,
+    },
+    /// A file is longer than one of its kind can be.
+    #[error("`{path}` has more than {limit} bytes, which no file of its kind has", path = path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The most that is read, bytes.
+        limit: u64,
+    },
+    /// A source is not what it was when its reading began; nothing was written.
+    #[error("`{path}` changed while it was read", path = path.display())]
+    Changed {
+        /// The source.
+        path: PathBuf,
+    },
+    /// An output is one of the files that the command reads.
+    #[error("`{path}` is to be written, and `{input}`, which is read, is the same file", path = path.display(), input = input.display())]
+    IsInput {
+        /// The output.
+        path: PathBuf,
+        /// The input.
+        input: PathBuf,
+    },
+}
+
+/// Where a path leads when the symbolic links at its end are followed, also to what is not there yet. A circle of links leads to one
+/// of them.
+pub fn resolve(path: &Path) -> PathBuf {
+    // As many as the kernel follows.
+    const MOST: usize = 40;
+    let mut at = path.to_owned();
+    for _ in 0..MOST {
+        match std::fs::read_link(&at) {
+            Ok(to) => at = beside::folder_of(&at).join(to),
+            Err(_) => break,
+        }
+    }
+    at
 }
 
 impl Error {
@@ -56,8 +113,15 @@ impl Error {
 impl Explain for Error {
     fn code(&self) -> &'static str {
         match self {
+            Error::Read { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => {
+                "out-of-memory"
+            }
             Error::Read { .. } => "file-read",
             Error::Write { .. } => "file-write",
+            Error::NotRegular { .. } => "file-kind",
+            Error::TooLong { .. } => "file-too-long",
+            Error::Changed { .. } => "file-changed",
+            Error::IsInput { .. } => "output-is-input",
         }
     }
 
@@ -72,12 +136,26 @@ impl Explain for Error {
                 _ => Class::Environment,
             },
             Error::Write { .. } => Class::Environment,
+            Error::NotRegular { .. }
+            | Error::TooLong { .. }
+            | Error::Changed { .. }
+            | Error::IsInput { .. } => Class::Input,
         }
     }
 
     fn hints(&self) -> Vec<String> {
         let (path, source) = match self {
             Error::Read { path, source } | Error::Write { path, source } => (path, source),
+            Error::NotRegular { .. } => {
+                return vec!["name a regular file; what comes through a pipe has to be written into one first".into()];
+            }
+            Error::TooLong { .. } => return vec!["check that it is the file you mean".into()],
+            Error::Changed { .. } => {
+                return vec!["wait until it is complete, and run the command again".into()];
+            }
+            Error::IsInput { .. } => {
+                return vec!["name another file to write; `--force` does not allow this".into()];
+            }
         };
         let hint = match source.kind() {
             io::ErrorKind::NotFound if matches!(self, Error::Write { .. }) => {
@@ -89,6 +167,9 @@ impl Explain for Error {
             }
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 "free some space, or write to another disk with -o".into()
+            }
+            io::ErrorKind::OutOfMemory => {
+                "free some memory, or raise the limit with --memory".into()
             }
             io::ErrorKind::ReadOnlyFilesystem => "write to another folder with -o".into(),
             io::ErrorKind::IsADirectory => {

@@ -260,6 +260,12 @@ pub enum Problem {
         /// `domain:name`.
         name: String,
     },
+    /// Model-local functions that call others so often that the graph without them would have no end in practice.
+    #[error("with its functions written out, it has more than {limit} nodes")]
+    Expansion {
+        /// The most that is allowed.
+        limit: u64,
+    },
     /// Two model-local functions of one domain, name and overload.
     #[error("the function `{name}` is defined twice")]
     DuplicateFunction {
@@ -353,6 +359,7 @@ impl Problem {
             Problem::NoOpset | Problem::DomainNotImported { .. } => "onnx-opset",
             Problem::Unnamed { .. } => "onnx-unnamed",
             Problem::UnknownDtype { .. } => "onnx-dtype",
+            Problem::Expansion { .. } => "onnx-functions",
             Problem::NegativeExtent { .. } | Problem::TooLarge { .. } => "onnx-shape",
             Problem::Length { .. } | Problem::StringCount { .. } => "onnx-data-length",
             Problem::Carrier { .. } | Problem::ValueRange { .. } => "onnx-data",
@@ -386,6 +393,7 @@ impl Problem {
             | Problem::Attribute { .. } => {
                 "export the model again; `onnx.checker.check_model` from the Python package onnx says the same"
             }
+            Problem::Expansion { .. } => "export the model again, with its functions inlined",
             Problem::UnknownDtype { .. } => {
                 "export the model with element types that are known here: floats, complex numbers and integers of 4 to 64 bits"
             }

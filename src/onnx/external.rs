@@ -162,17 +162,12 @@ impl Files {
         if let Some(&file) = self.by_path.get(&path) {
             return Ok(file);
         }
-        // Opening a pipe would wait for ever.
-        if !path.metadata().map_err(failed)?.is_file() {
-            return Err(Refusal::File(
-                io::ErrorKind::InvalidInput,
-                "not a regular file".into(),
-            ));
-        }
         let map = Map::open(&path).map_err(|e| match e {
-            crate::fsx::Error::Read { source, .. } | crate::fsx::Error::Write { source, .. } => {
-                failed(source)
+            crate::fsx::Error::Read { source, .. } => failed(source),
+            crate::fsx::Error::NotRegular { .. } => {
+                Refusal::File(io::ErrorKind::InvalidInput, "not a regular file".into())
             }
+            other => Refusal::File(io::ErrorKind::Other, other.to_string()),
         })?;
         self.maps.push(map);
         let file = self.maps.len() - 1;

@@ -40,6 +40,9 @@ pub(super) enum Value {
     },
 }
 
+/// More nodes than these are in no model that an engine takes; functions that call each other twice, thirty deep, are a billion.
+const MOST_NODES: u64 = 10_000_000;
+
 /// A node with its values.
 pub(super) struct Node<'a> {
     pub proto: &'a NodeProto,
@@ -151,6 +154,22 @@ impl<'a> Net<'a> {
         found
     }
 
+    /// How many nodes the graph has with its functions written out, as engines do it; functions are sorted.
+    fn expanded(&self) -> u64 {
+        let mut of_function: Vec<u64> = Vec::with_capacity(self.functions.len());
+        let cost = |body: usize, of_function: &[u64]| {
+            let nodes = self.nodes_within(body).into_iter().map(|n| {
+                let called = self.nodes[n].call.map_or(0, |f| of_function[f]);
+                called.saturating_add(1)
+            });
+            nodes.fold(0, u64::saturating_add)
+        };
+        for &(_, body) in &self.functions {
+            of_function.push(cost(body, &of_function));
+        }
+        cost(self.main, &of_function)
+    }
+
     /// Sorts functions so that callees come first, and renumbers the calls.
     fn order_functions(&mut self, problems: &mut Vec<Problem>) {
         let callees: Vec<Vec<usize>> = self
@@ -178,6 +197,9 @@ impl<'a> Net<'a> {
                 self.functions = order.iter().map(|&old| self.functions[old]).collect();
                 for node in &mut self.nodes {
                     node.call = node.call.map(|old| rank[old]);
+                }
+                if self.expanded() > MOST_NODES {
+                    problems.push(Problem::Expansion { limit: MOST_NODES });
                 }
             }
         }
@@ -387,6 +409,12 @@ impl<'a> Resolver<'a, '_> {
             self.problems.push(Problem::DomainNotImported {
                 operator: proto.op_type.clone(),
                 domain: if key.0.is_empty() { "ai.onnx" } else { key.0 }.into(),
+            });
+        }
+        if proto.op_type.is_empty() {
+            let made = proto.output.first().map_or("nothing", String::as_str);
+            self.problems.push(Problem::Unnamed {
+                what: format!("the operator of the node that makes `{made}`"),
             });
         }
         let mut bodies = Vec::new();

@@ -11,9 +11,11 @@
 //! at any moment leaves the old pair or the new pair. Both renames are made under a lock of the folder, so that
 //! several processes that refit one plan end in the pair of one of them.
 
+mod claim;
 mod manifest;
 mod pair;
 
+pub use claim::{claim, sources};
 pub use manifest::{
     BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe,
     WeightRow,
@@ -53,6 +55,14 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// Something else is where a plan or its manifest goes.
+    #[error("`{path}` {what}", path = .path.display())]
+    Occupied {
+        /// What is there.
+        path: PathBuf,
+        /// What it is.
+        what: &'static str,
+    },
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] fsx::Error),
@@ -64,6 +74,7 @@ impl Explain for Error {
             Error::NoManifest { .. } => "manifest-missing",
             Error::Manifest { .. } => "manifest-unreadable",
             Error::Mismatch { .. } => "manifest-mismatch",
+            Error::Occupied { .. } => "output-occupied",
             Error::File(e) => e.code(),
         }
     }
@@ -95,6 +106,9 @@ impl Explain for Error {
                  `trtmut build`"
                     .into(),
             ],
+            Error::Occupied { .. } => {
+                vec!["choose another name with -o, or overwrite it with --force".into()]
+            }
             Error::File(e) => e.hints(),
         }
     }

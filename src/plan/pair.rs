@@ -1,18 +1,22 @@
 //! Reading and replacing the two files as one.
 
 use super::{Error, FORMAT, FORMAT_1, Manifest, PlanRef};
-use crate::fsx::{self, Map, Staged};
-use crate::tensor::Digest;
+use crate::fsx::{self, Map, Staged, Stamp};
+use crate::tensor::{Digest, DigestWriter};
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// No manifest is longer, in bytes: a weight takes about a kilobyte of it.
+const LONGEST: u64 = 512 << 20;
 
 /// `engine.plan` → `engine.plan.json`.
 pub fn manifest_path(plan: &Path) -> PathBuf {
     suffixed(plan, ".json")
 }
 
-fn next_path(plan: &Path) -> PathBuf {
-    suffixed(plan, ".json.next")
+/// Where a new manifest waits for its plan: beside the file that it will replace.
+pub(super) fn next_path(plan: &Path) -> PathBuf {
+    suffixed(&fsx::resolve(&manifest_path(plan)), ".next")
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {
@@ -27,15 +31,17 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// [`Error`], with the file that is wrong.
 pub fn open(plan: &Path) -> Result<Manifest, Error> {
-    let (actual, current) = look(plan)?;
+    let (actual, current, stamp) = look(plan)?;
     if let Ok(m) = &current
         && m.plan == actual
     {
+        fsx::expect_plan(plan, &stamp)?;
         return current;
     }
     // Another process may be between its two renames at this moment; under the lock none is.
     let _alone = fsx::lock_folder_of(plan);
-    let (actual, current) = look(plan)?;
+    let (actual, current, stamp) = look(plan)?;
+    fsx::expect_plan(plan, &stamp)?;
     if let Ok(m) = &current
         && m.plan == actual
     {
@@ -46,8 +52,7 @@ pub fn open(plan: &Path) -> Result<Manifest, Error> {
     if let Ok(m) = parse(&next)
         && m.plan == actual
     {
-        let to = manifest_path(plan);
-        std::fs::rename(&next, &to).map_err(|e| fsx::Error::write(&to, e))?;
+        fsx::rename(&next, &manifest_path(plan))?;
         return Ok(m);
     }
     let manifest = current?;
@@ -71,13 +76,14 @@ pub fn open(plan: &Path) -> Result<Manifest, Error> {
 }
 
 /// What the plan is now, and the manifest that stands beside it.
-fn look(plan: &Path) -> Result<(PlanRef, Result<Manifest, Error>), Error> {
-    let bytes = Map::open(plan)?;
+fn look(plan: &Path) -> Result<(PlanRef, Result<Manifest, Error>, Stamp), Error> {
+    let file = fsx::open_regular(plan)?;
+    let map = Map::of(&file, plan)?;
     let actual = PlanRef {
-        bytes: bytes.len() as u64,
-        digest: Digest::of(&bytes),
+        bytes: map.len() as u64,
+        digest: Digest::of_pieces(|take| map.pieces(take)),
     };
-    Ok((actual, read_manifest(plan)))
+    Ok((actual, read_manifest(plan), Stamp::of(map.metadata())))
 }
 
 /// Reads the manifest of `plan` without looking at the plan.
@@ -99,8 +105,8 @@ pub fn read_manifest(plan: &Path) -> Result<Manifest, Error> {
     }
 }
 
-fn parse(path: &Path) -> Result<Manifest, Error> {
-    let text = std::fs::read(path).map_err(|e| fsx::Error::read(path, e))?;
+pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
+    let text = fsx::read_bounded(path, LONGEST)?;
     let wrong = |reason: String| Error::Manifest {
         path: path.to_owned(),
         reason,
@@ -128,7 +134,7 @@ fn parse(path: &Path) -> Result<Manifest, Error> {
     Ok(manifest)
 }
 
-/// Writes a plan beside `to` with `fill`, and tells its length and digest. Nothing is visible under `to` yet.
+/// Writes a plan beside `to` with `fill`, and returns its length and digest, taken while it is written. Nothing is visible under `to` yet.
 ///
 /// # Errors
 /// `fill`'s own error, or a write error.
@@ -136,13 +142,40 @@ pub fn stage<E: From<fsx::Error>>(
     to: &Path,
     fill: impl FnOnce(&mut dyn io::Write) -> Result<(), E>,
 ) -> Result<(Staged, PlanRef), E> {
-    let staged = Staged::write(to, fill)?;
-    let bytes = Map::open(staged.path())?;
-    let plan = PlanRef {
-        bytes: bytes.len() as u64,
-        digest: Digest::of(&bytes),
-    };
-    Ok((staged, plan))
+    let (mut bytes, mut digest) = (0, None);
+    let staged = Staged::write(to, |out| {
+        let mut hashing = Hashing {
+            out,
+            bytes: 0,
+            hasher: DigestWriter::default(),
+        };
+        fill(&mut hashing)?;
+        bytes = hashing.bytes;
+        digest = Some(hashing.hasher.finish());
+        Ok::<_, E>(())
+    })?;
+    let digest = digest.expect("`fill` was called");
+    Ok((staged, PlanRef { bytes, digest }))
+}
+
+/// Hashes what is written, so that the digest is of what was meant and not of what a disk gives back.
+struct Hashing<'a> {
+    out: &'a mut dyn io::Write,
+    bytes: u64,
+    hasher: DigestWriter,
+}
+
+impl io::Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 /// Puts a staged plan and its manifest in the place of what is there, so that a kill at any moment leaves the old pair or
@@ -156,18 +189,20 @@ pub fn replace(to: &Path, staged: Staged, manifest: &Manifest) -> Result<(), Err
         path: manifest_path(to),
         reason: e.to_string(),
     })?;
-    let _alone = fsx::lock_folder_of(to);
-    fsx::write_atomic(&next, |out| {
+    let manifest = manifest_path(to);
+    let waiting = Staged::write_like(&next, &manifest, |out| {
         out.write_all(&text)
             .and_then(|()| out.write_all(b"\n"))
             .map_err(|e| fsx::Error::write(&next, e))
     })?;
+    let _alone = fsx::lock_folder_of(to);
+    let _whole = fsx::uninterrupted();
+    waiting.commit()?;
     if let Err(e) = staged.commit() {
         // The old plan is in place, so the new manifest must not wait for it.
         let _ = std::fs::remove_file(&next);
         return Err(e.into());
     }
-    let manifest = manifest_path(to);
-    std::fs::rename(&next, &manifest).map_err(|e| fsx::Error::write(&manifest, e))?;
+    fsx::rename(&next, &manifest)?;
     Ok(())
 }

@@ -16,8 +16,8 @@ use super::faults::SpecFault;
 use super::hint::Hint;
 use super::json::{self, Pos};
 use super::wire;
+use crate::fsx;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 use std::path::Path;
 
 /// Largest spec that is read, in bytes. Real ones have a few thousand.
@@ -136,17 +136,14 @@ impl ShapeSpec {
             path: origin.clone(),
             source,
         };
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES + 1)
-            .read_to_end(&mut bytes)
-            .map_err(unreadable)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            return Err(Error::TooLarge {
-                origin,
-                limit: MAX_BYTES,
-            });
-        }
+        let bytes = fsx::read_stream(path, MAX_BYTES).map_err(|e| match e {
+            fsx::Error::TooLong { limit, .. } => Error::TooLarge {
+                origin: origin.clone(),
+                limit,
+            },
+            fsx::Error::Read { source, .. } => unreadable(source),
+            other => unreadable(std::io::Error::other(other)),
+        })?;
         match String::from_utf8(bytes) {
             Ok(text) => ShapeSpec::parse(&text, &origin),
             Err(e) => Err(not_text(

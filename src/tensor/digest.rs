@@ -23,6 +23,13 @@ impl Digest {
         Digest(*h.finalize().as_bytes())
     }
 
+    /// Digest of what comes in pieces: `each` gives every piece to what it is given.
+    pub fn of_pieces(each: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Digest {
+        let mut pieces = DigestWriter::default();
+        each(&mut |piece| pieces.update(piece));
+        pieces.finish()
+    }
+
     /// The first 12 hex digits, for people.
     pub fn short(&self) -> String {
         self.hex()[..12].to_owned()
@@ -72,6 +79,26 @@ impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let s = <std::borrow::Cow<'de, str>>::deserialize(d)?;
         s.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A digest of bytes that come piece by piece.
+#[derive(Debug, Default)]
+pub struct DigestWriter(blake3::Hasher);
+
+impl DigestWriter {
+    /// Takes the next piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        if piece.len() >= PARALLEL_FROM {
+            self.0.update_rayon(piece);
+        } else {
+            self.0.update(piece);
+        }
+    }
+
+    /// The digest of all pieces.
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
     }
 }
 

@@ -11,7 +11,7 @@ mod dtype;
 pub use compare::{Difference, Statistics, difference, statistics};
 pub use convert::{ConvertError, cast, from_f32, permute, to_f32, transpose};
 pub use decl::{Extent, TensorDecl};
-pub use digest::{Digest, LabelledHasher, ParseDigestError};
+pub use digest::{Digest, DigestWriter, LabelledHasher, ParseDigestError};
 pub use dtype::Dtype;
 
 /// Number of elements of `shape`, or `None` when it does not fit in a `usize`.

@@ -1,5 +1,6 @@
 //! How an error is shown.
 
+use super::escape::message;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use anstyle::{AnsiColor, Style};
@@ -61,12 +62,12 @@ impl Failure {
     }
 
     pub(super) fn human(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "{ERROR}error{ERROR:#}: {}", self.message)?;
+        writeln!(out, "{ERROR}error{ERROR:#}: {}", message(&self.message))?;
         for cause in &self.causes {
-            writeln!(out, "  caused by: {cause}")?;
+            writeln!(out, "  caused by: {}", message(cause))?;
         }
         for hint in &self.hints {
-            writeln!(out, "{NOTE}hint{NOTE:#}: {hint}")?;
+            writeln!(out, "{NOTE}hint{NOTE:#}: {}", message(hint))?;
         }
         Ok(())
     }

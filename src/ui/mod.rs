@@ -1,18 +1,23 @@
 //! The only door to stdout and stderr.
 //!
 //! stdout is the result: a table for people, or with `--json` exactly one document, errors included. stderr is talk: progress,
-//! notes, warnings, errors, hints. Arguments, exit codes, JSON and file formats are interface; tables and stderr are not.
+//! notes, warnings, errors, hints. Whatever comes from a file or an argument is escaped here (`escape`). Arguments, exit codes, JSON and file formats are interface; tables and stderr are not.
 
+mod bare;
+mod escape;
 mod failure;
 mod format;
 mod progress;
 mod table;
 
+pub use bare::{check_stdout, last_words};
 pub use failure::Failure;
 pub use format::{bytes, count, duration, percent};
 pub use progress::Progress;
 pub use table::{Align, Table};
 
+use crate::fault::{Class, Explain};
+use crate::fsx;
 use crate::watch::{Event, Watch};
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
@@ -64,20 +69,17 @@ impl Ui {
     /// Prints a command's result.
     ///
     /// # Errors
-    /// When stdout cannot be written. A reader that closed the pipe is no error.
-    pub fn result<R: Report>(&self, report: &R) -> io::Result<()> {
+    /// When stdout cannot be written; a reader that closed the pipe is no error. [`fsx::Error::Changed`] when nothing was written to
+    /// disk and a file that the result is of changed meanwhile.
+    pub fn result<R: Report>(&self, report: &R) -> Result<(), Error> {
         self.clear();
+        fsx::check_report()?;
         // stdout on its own makes every line a call into the kernel, also where nobody looks on.
         let mut out = BufWriter::with_capacity(1 << 16, anstream::stdout().lock());
         let done = if self.json {
-            document(R::SCHEMA, report)
-                .map_err(io::Error::other)
-                .and_then(|d| {
-                    serde_json::to_writer_pretty(&mut out, &d)?;
-                    out.write_all(b"\n")
-                })
+            write_document(&mut out, R::SCHEMA, report)
         } else {
-            report.human(&mut out)
+            report.human(&mut escape::Escaping::new(&mut out))
         };
         ignore_closed_pipe(done.and_then(|()| out.flush()))
     }
@@ -86,30 +88,28 @@ impl Ui {
     pub fn failure(&self, failure: &Failure) {
         self.clear();
         if self.json {
-            let mut out = io::stdout().lock();
-            let done = document("trtmut.error/1", failure)
-                .map_err(io::Error::other)
-                .and_then(|d| serde_json::to_writer_pretty(&mut out, &d).map_err(Into::into))
-                .and_then(|()| out.write_all(b"\n"));
             // There is nowhere left to say that this failed.
-            let _ = done;
+            let _ = write_document(&mut io::stdout().lock(), "trtmut.error/1", failure);
         } else {
             let _ = failure.human(&mut anstream::stderr().lock());
         }
     }
 
-    /// Prints plain text to stdout as it is (a template, a path).
+    /// Prints a JSON text to stdout (a template, a converted spec).
     ///
     /// # Errors
     /// As [`Ui::result`].
-    pub fn text(&self, text: &str) -> io::Result<()> {
+    pub fn text(&self, text: &str) -> Result<(), Error> {
         self.clear();
+        fsx::check_report()?;
         let mut out = io::stdout().lock();
+        let text = escape::json(text);
         ignore_closed_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
     }
 
     fn say(&self, style: anstyle::Style, label: &str, text: &str) {
         self.clear();
+        let text = escape::message(text);
         let _ = writeln!(anstream::stderr().lock(), "{style}{label}{style:#}: {text}");
     }
 
@@ -132,10 +132,56 @@ fn document<T: Serialize>(schema: &str, body: &T) -> serde_json::Result<serde_js
     Ok(map.into())
 }
 
-fn ignore_closed_pipe(result: io::Result<()>) -> io::Result<()> {
+fn write_document<T: Serialize>(out: &mut dyn Write, schema: &str, body: &T) -> io::Result<()> {
+    let document = document(schema, body).map_err(io::Error::other)?;
+    let text = serde_json::to_string_pretty(&document)?;
+    out.write_all(escape::json(&text).as_bytes())?;
+    out.write_all(b"\n")
+}
+
+fn ignore_closed_pipe(result: io::Result<()>) -> Result<(), Error> {
     match result {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other,
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(Error::Stdout(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Why a result was not printed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// stdout is closed, or the disk that it goes to is full.
+    #[error("the result cannot be written to stdout")]
+    Stdout(#[source] io::Error),
+    /// The result is of a file that is another one by now.
+    #[error(transparent)]
+    File(#[from] fsx::Error),
+}
+
+impl Explain for Error {
+    fn code(&self) -> &'static str {
+        match self {
+            Error::Stdout(_) => "stdout",
+            Error::File(e) => e.code(),
+        }
+    }
+
+    fn class(&self) -> Class {
+        match self {
+            Error::Stdout(_) => Class::Environment,
+            Error::File(e) => e.class(),
+        }
+    }
+
+    fn hints(&self) -> Vec<String> {
+        match self {
+            Error::Stdout(_) => {
+                vec![
+                    "see where stdout goes; what the command wrote to other files is complete"
+                        .into(),
+                ]
+            }
+            Error::File(e) => e.hints(),
+        }
     }
 }
 

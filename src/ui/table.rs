@@ -1,5 +1,7 @@
 //! Borderless tables.
 
+use super::escape;
+use std::borrow::Cow;
 use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr;
 
@@ -41,6 +43,10 @@ impl Table {
         let mut cells = cells.into_iter();
         for width in &mut self.widths {
             let cell = cells.next().unwrap_or_default();
+            let cell = match escape::cell(&cell) {
+                Cow::Borrowed(_) => cell,
+                Cow::Owned(shown) => shown,
+            };
             *width = (*width).max(cell.width());
             self.cells.push(cell);
         }

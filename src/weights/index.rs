@@ -4,12 +4,15 @@
 
 use super::error::{Error, IndexProblem};
 use super::source::{self, SourceFile};
-use crate::fsx::{self, Map};
+use crate::fsx;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
+
+/// No index is longer, in bytes: it has one line for each tensor.
+const LONGEST: u64 = 256 << 20;
 
 /// Whether a file of this name is an index.
 pub(super) fn is_index(name: &str) -> bool {
@@ -53,7 +56,7 @@ impl<'de> Deserialize<'de> for Pairs {
 
 /// Opens every shard of the index at `path` and proves that index and shards say the same.
 pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
-    let bytes = Map::open(path)?;
+    let bytes = fsx::read_bounded(path, LONGEST)?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|source| Error::IndexSyntax {
         path: path.to_owned(),
         source,

@@ -1,4 +1,4 @@
-//! Named tensors of one or several memory-mapped safetensors files; checked once, then views cannot fail.
+//! Named tensors of one or several safetensors files. Headers are checked once; a tensor's bytes are read when it is asked for.
 
 use super::error::Error;
 use super::index;
@@ -16,7 +16,7 @@ use std::path::Path;
 /// Longest header that is read, in bytes; the same limit as in the format's reference implementation.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// Named tensors. Every tensor is a view into a memory map: opening reads headers only.
+/// Named tensors. Opening reads headers only, and each tensor is read once ([`Map`]).
 #[derive(Debug)]
 pub struct Source {
     files: Vec<SourceFile>,
@@ -99,6 +99,12 @@ impl Source {
         self.files[*self.home.get(name)?].get(name)
     }
 
+    /// The shape of the tensor of that name; reads nothing.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let file = &self.files[*self.home.get(name)?];
+        Some(&file.entries.get(name)?.shape)
+    }
+
     /// The files, in the order given; shards of an index sorted by name.
     pub fn files(&self) -> &[SourceFile] {
         &self.files
@@ -117,17 +123,17 @@ impl Source {
             order.push((file, self.files[file].entries[name].range.start, name));
         }
         order.sort_unstable();
-        let views: Vec<(&str, TensorView<'_>)> = order
-            .into_iter()
-            .filter_map(|(_, _, name)| Some((name, self.get(name)?)))
-            .collect();
-        let total = views.iter().map(|(_, v)| v.data.len() as u64).sum();
+        let length = |&(file, _, name): &(usize, usize, &str)| {
+            self.files[file].entries[name].range.len() as u64
+        };
+        let total = order.iter().map(length).sum();
         watch.event(Event::Begin {
             step: "hashing weights",
             total: Some(total),
         });
-        let digests = views
+        let digests = order
             .par_iter()
+            .filter_map(|(_, _, name)| Some((name, self.get(name)?)))
             .map(|(name, view)| {
                 let digest = Digest::of(view.data);
                 watch.event(Event::Advance(view.data.len() as u64));
@@ -162,7 +168,7 @@ impl SourceFile {
 
     /// The digest of the whole file, header included; reads all of it.
     pub fn digest(&self) -> Digest {
-        Digest::of(&self.map)
+        Digest::of_pieces(|take| self.map.pieces(take))
     }
 
     /// Names of its tensors, sorted.
@@ -198,7 +204,7 @@ fn open_path(path: &Path) -> Result<Vec<SourceFile>, Error> {
     Ok(vec![open_file(path)?])
 }
 
-/// Maps one safetensors file and checks its header against its length.
+/// Opens one safetensors file and checks its header against its length.
 pub(super) fn open_file(path: &Path) -> Result<SourceFile, Error> {
     let map = Map::open(path)?;
     if map.is_empty() {
@@ -206,9 +212,15 @@ pub(super) fn open_file(path: &Path) -> Result<SourceFile, Error> {
             path: path.to_owned(),
         });
     }
-    let header = check_length(path, &map)?;
+    let stated = map[..map.len().min(8)]
+        .try_into()
+        .map_or(0, u64::from_le_bytes);
+    // A header that is too long is not looked into, but the first bytes tell what such a file is instead.
+    let read = if stated > MAX_HEADER { 64 } else { 8 + stated };
+    let start = map.beginning(read as usize)?;
+    let header = check_length(path, &start)?;
     let (length, metadata) =
-        SafeTensors::read_metadata(&map).map_err(|e| header_error(path, &map, e))?;
+        SafeTensors::read_metadata(&start).map_err(|e| header_error(path, &start, e))?;
     let names = repeated(header);
     if !names.is_empty() {
         return Err(Error::Repeated {

@@ -1,10 +1,10 @@
 //! Input that is broken on purpose: one clear message with file, place and fix; nothing on disk changes.
 
-use crate::scene::{Scene, fixture};
+use crate::scene::{Done, Scene, fixture};
 use std::fs;
 
 /// A protobuf field with a length.
-fn field(number: u32, payload: &[u8]) -> Vec<u8> {
+pub fn field(number: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = varint(u64::from(number << 3 | 2));
     out.extend(varint(payload.len() as u64));
     out.extend(payload);
@@ -12,7 +12,7 @@ fn field(number: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A protobuf field with a number.
-fn number(number: u32, value: u64) -> Vec<u8> {
+pub fn number(number: u32, value: u64) -> Vec<u8> {
     let mut out = varint(u64::from(number << 3));
     out.extend(varint(value));
     out
@@ -71,6 +71,63 @@ fn external_model(location: &str, length: usize) -> Vec<u8> {
     ]
     .concat();
     [number(1, 8), field(7, &graph), field(8, &number(2, 17))].concat()
+}
+
+/// As [`model_with_data`], for four.
+pub fn model_with_weight(name: &str) -> Vec<u8> {
+    model_with_data(name, &DATA)
+}
+
+/// `y = x + w` for as many f32 as `data` has, with the weight `w` in the file itself.
+pub fn model_with_data(name: &str, data: &[u8]) -> Vec<u8> {
+    let length = data.len() / 4;
+    let value = |name: &str| {
+        let shape = field(1, &number(1, length as u64));
+        let tensor_type = [number(1, 1), field(2, &shape)].concat();
+        [field(1, name.as_bytes()), field(2, &field(1, &tensor_type))].concat()
+    };
+    let weight = [
+        number(1, length as u64),
+        number(2, 1),
+        field(8, name.as_bytes()),
+        field(9, data),
+    ]
+    .concat();
+    let node = [
+        field(1, b"x"),
+        field(1, name.as_bytes()),
+        field(2, b"y"),
+        field(3, b"add"),
+        field(4, b"Add"),
+    ]
+    .concat();
+    let graph = [
+        field(1, &node),
+        field(2, b"g"),
+        field(5, &weight),
+        field(11, &value("x")),
+        field(12, &value("y")),
+    ]
+    .concat();
+    [number(1, 8), field(7, &graph), field(8, &number(2, 17))].concat()
+}
+
+/// Runs a command that must end in so many seconds.
+pub fn within_seconds(scene: &Scene, args: &[&str], seconds: u64) -> Done {
+    use std::process::Stdio;
+    let mut command = scene.command(args);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let start = std::time::Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed().as_secs() >= seconds {
+            child.kill().unwrap();
+            panic!("{args:?} did not end in {seconds} s");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let output = child.wait_with_output().unwrap();
+    scene.done(&command, &output)
 }
 
 const DATA: [u8; 16] = [0, 0, 128, 63, 0, 0, 0, 64, 0, 0, 64, 64, 0, 0, 128, 64];

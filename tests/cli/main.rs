@@ -3,10 +3,14 @@
 mod build;
 mod cache;
 mod diff;
+mod files;
 mod hostile;
 mod memo;
 mod names;
+mod reading;
 mod refit;
+mod rules;
 mod run;
 mod scene;
 mod shapes;
+mod upgrade;

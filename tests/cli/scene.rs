@@ -123,7 +123,11 @@ impl Scene {
                 if path.is_dir() && !path.is_symlink() {
                     walk(&path, out);
                 } else {
-                    let bytes = fs::read(&path).unwrap_or_default();
+                    // A pipe would be waited for.
+                    let bytes = match path.metadata() {
+                        Ok(meta) if meta.is_file() => fs::read(&path).unwrap_or_default(),
+                        _ => Vec::new(),
+                    };
                     out.insert(path, bytes);
                 }
             }

@@ -26,7 +26,6 @@ use super::folder::{MANIFEST, PLAN, RECORD};
 use super::put::part;
 use super::record::LONGEST;
 use super::{BuildLock, CacheFault, Check, Damage, Hit, Key, Part, Record, Store};
-use crate::fsx;
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use bytes::Bytes;
@@ -299,8 +298,8 @@ impl Remote {
             return Ok(Pushed::Already);
         }
         let plan = hit.plan().map_err(|e| {
-            let (fsx::Error::Read { path, source } | fsx::Error::Write { path, source }) = e;
-            CacheFault::io("read", &path)(source)
+            let path = hit.plan_path();
+            CacheFault::io("read", &path)(io::Error::other(e))
         })?;
         if Digest::of(&plan) != record.plan.digest {
             return Err(RemoteFault::Cache(CacheFault::Damaged {

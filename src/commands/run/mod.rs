@@ -9,14 +9,16 @@ use super::overlay::OverlayArgs;
 use crate::arrays;
 use crate::engine::{Engine, RunOptions};
 use crate::exit::Exit;
+use crate::fsx;
 use crate::pipeline::{self, Environment, InputRequest, PrefixedFile, TensorFile};
+use crate::plan;
 use crate::tensor::{NamedTensors, statistics};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
 use anyhow::Context;
 use report::{Latency, OutputLine, RunReport, TensorLine};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Arguments of `trtmut run`.
@@ -73,6 +75,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     save: Option<PathBuf>,
 
+    /// Write the outputs also over a file that holds no tensors
+    #[arg(long, requires = "save")]
+    force: bool,
+
     /// Compare the outputs with a file; exit 40 where they differ
     #[arg(long, value_name = "FILE[:PREFIX]")]
     expect: Option<PrefixedFile>,
@@ -122,8 +128,12 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let request = input_request(args)?;
     if let Some(path) = &args.save {
         arrays::check_name(path)?;
-        crate::fsx::check_output(path)?;
+        claim_save(args, path, ui)?;
     }
+    let changes_plan = !args.weights.is_empty()
+        || !args.overlay.lora.is_empty()
+        || args.on_range != OnRange::Error;
+    let _alone = changes_plan.then(|| super::lock_plan(&args.plan, ui));
     let (transitions, opened) = bring::weights(args, ui, environment)?;
     let mut plan = match opened {
         Some(plan) => plan,
@@ -240,6 +250,30 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     Ok(if equal { Exit::Done } else { Exit::Differs })
 }
 
+/// Claims the file that the outputs go to: none that is read, and none that holds something else.
+fn claim_save(args: &Args, path: &Path, ui: &Ui) -> anyhow::Result<()> {
+    let manifest = plan::manifest_path(&args.plan);
+    let mut inputs = vec![args.plan.clone(), manifest];
+    if let Ok(manifest) = plan::read_manifest(&args.plan) {
+        inputs.extend(plan::sources(&args.plan, &manifest));
+    }
+    inputs.extend(args.inputs.iter().map(|f| f.path.clone()));
+    inputs.extend(args.expect.iter().map(|f| f.path.clone()));
+    inputs.extend(args.input.iter().map(|(_, path)| PathBuf::from(path)));
+    inputs.extend(args.weights.iter().cloned());
+    inputs.extend(args.overlay.inputs());
+    if fsx::claim_output(path, &inputs)?.other_names > 0 {
+        ui.event(Event::Warn(&format!(
+            "`{}` has other names; what they lead to stays as it is",
+            path.display()
+        )));
+    }
+    if !args.force {
+        arrays::refuse_foreign(path)?;
+    }
+    Ok(())
+}
+
 fn measure(
     engine: &mut dyn Engine,
     inputs: &NamedTensors,
@@ -254,7 +288,7 @@ fn measure(
         engine.run(inputs)?;
         ui.event(Event::Advance(1));
     }
-    let mut runs = Vec::with_capacity(args.iters as usize);
+    let mut runs = Vec::new();
     let mut on_gpu = Vec::new();
     let mut outputs = NamedTensors::new();
     for _ in 0..args.iters {

@@ -52,7 +52,12 @@ impl Container {
             path: path.display().to_string(),
             reason,
         };
-        let (header, tensors) = SafeTensors::read_metadata(&map)
+        let stated = map[..map.len().min(8)]
+            .try_into()
+            .map_or(0, u64::from_le_bytes);
+        let start =
+            map.beginning(usize::try_from(stated.saturating_add(8)).unwrap_or(usize::MAX))?;
+        let (header, tensors) = SafeTensors::read_metadata(&start)
             .map_err(|e| bad(format!("it is cut short, damaged, or no plan at all ({e})")))?;
         let start = size_of::<u64>() + header;
         let none = std::collections::HashMap::new();

@@ -18,7 +18,6 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynTensor, DynTensorValueType, TensorElementType};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -129,9 +128,7 @@ impl OnnxRuntime {
             .map_err(|e| fsx::Error::write("the temporary folder", e))?;
         let path = folder.path().join("model.onnx");
         let create = |path: &Path| {
-            File::create(path)
-                .map(|f| BufWriter::with_capacity(1 << 20, f))
-                .map_err(|e| fsx::Error::write(path, e))
+            fsx::create_in_scratch(path).map(|f| BufWriter::with_capacity(1 << 20, f))
         };
         let mut graph = create(&path)?;
         let mut data = create(&folder.path().join(DATA))?;

@@ -404,6 +404,9 @@ fn mark(network: &Network, job: &BuildJob<'_>, notes: &mut Vec<String>) -> Resul
     Ok(())
 }
 
+/// Timing caches have a few MiB; no longer file is taken for one. In bytes.
+const LONGEST_TIMINGS: u64 = 1 << 30;
+
 /// The timing cache of `path`, or an empty one where there is none yet or it is of another library or GPU. What is said of it is
 /// said now and not noted in the manifest, which has no absolute paths.
 fn timing_cache<'c>(
@@ -411,7 +414,7 @@ fn timing_cache<'c>(
     path: &Path,
     watch: &dyn Watch,
 ) -> Result<Option<super::api::TimingCache<'c>>, Error> {
-    if let Ok(bytes) = std::fs::read(path) {
+    if let Ok(bytes) = fsx::read_bounded(path, LONGEST_TIMINGS) {
         if let Some(cache) = config.set_timing_cache(&bytes)? {
             return Ok(Some(cache));
         }

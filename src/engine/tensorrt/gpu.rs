@@ -2,7 +2,6 @@
 
 use cudarc::driver::{CudaContext, DriverError, sys};
 use serde::Serialize;
-use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 /// What is known of a GPU.
@@ -104,8 +103,7 @@ impl Facts {
         // SAFETY: it writes one int, which is ours.
         unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
         let cuda = format!("{}.{}", version / 1000, version % 1000 / 10);
-        let text =
-            std::fs::read_to_string(Path::new("/proc/driver/nvidia/version")).unwrap_or_default();
+        let text = crate::fsx::read_system("/proc/driver/nvidia/version").unwrap_or_default();
         Ok(Facts {
             name: context.name()?,
             compute_capability: (major as u32, minor as u32),

@@ -64,7 +64,7 @@ pub enum Fault {
 /// [`Error::File`] and [`Error::Plan`].
 pub fn read(path: &Path) -> Result<Header, Error> {
     let io = |e| fsx::Error::read(path, e);
-    let file = std::fs::File::open(path).map_err(io)?;
+    let file = fsx::open_regular(path)?;
     let size = file.metadata().map_err(io)?.len();
     let mut start = Vec::with_capacity(LENGTH);
     file.take(LENGTH as u64)

@@ -258,7 +258,7 @@ fn loaded_path(path: &Path, file: &str) -> PathBuf {
     if path.components().count() > 1 {
         return path.to_owned();
     }
-    std::fs::read_to_string("/proc/self/maps")
+    crate::fsx::read_system("/proc/self/maps")
         .unwrap_or_default()
         .lines()
         .filter_map(|l| {

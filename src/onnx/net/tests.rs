@@ -97,6 +97,53 @@ fn values_produced_twice_are_refused() {
 }
 
 #[test]
+fn a_node_without_an_operator_is_refused() {
+    let nodes = vec![node("", &["x"], &["y"])];
+    let graph = model(graph(&["x"], vec![], nodes, &["y"]));
+    assert!(matches!(problem(&graph), Problem::Unnamed { what } if what.contains("`y`")));
+}
+
+#[test]
+fn functions_that_double_have_an_end() {
+    use onnx_protobuf::FunctionProto;
+    let function = |depth: usize| {
+        let (name, inner) = (format!("f{depth}"), format!("f{}", depth - 1));
+        let call = |input: &str, output: &str| {
+            let mut call = node(
+                if depth == 1 { "Relu" } else { &inner },
+                &[input],
+                &[output],
+            );
+            if depth > 1 {
+                call.domain = "d".into();
+            }
+            call
+        };
+        FunctionProto {
+            name,
+            domain: "d".into(),
+            input: vec!["a".into()],
+            output: vec!["c".into()],
+            node: vec![call("a", "b"), call("b", "c")],
+            ..FunctionProto::default()
+        }
+    };
+    let of = |depth: usize| {
+        let mut call = node(&format!("f{depth}"), &["x"], &["y"]);
+        call.domain = "d".into();
+        let mut proto = model(graph(&["x"], vec![], vec![call], &["y"]));
+        proto.functions = (1..=depth).map(function).collect();
+        proto
+    };
+    let refused = |depth| {
+        problems(&of(depth))
+            .iter()
+            .any(|p| matches!(p, Problem::Expansion { .. }))
+    };
+    assert!(!refused(20) && refused(30) && refused(200));
+}
+
+#[test]
 fn operator_sets_must_be_imported() {
     let mut proto = small();
     proto.opset_import.clear();

@@ -25,7 +25,6 @@ use crate::watch::{Event, Watch};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -339,14 +338,7 @@ impl Cached<'_> {
     fn refit(&self, hit: &Hit, entry: &Manifest, watch: &dyn Watch) -> Result<Built, Missed> {
         let output = self.draft.request.output;
         let start = Instant::now();
-        let parent = match output.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        let folder = tempfile::Builder::new()
-            .prefix(".trtmut-")
-            .tempdir_in(parent)
-            .map_err(|e| fsx::Error::write(parent, e))?;
+        let folder = fsx::Scratch::beside(output)?;
         // Opened from a name of its own, since another process may replace the entry at any time.
         let own = folder.path().join("engine.plan");
         let CacheRequest { store, check, .. } = self.cache;

@@ -108,7 +108,9 @@ impl<'a> Draft<'a> {
         memo: Option<&Memo>,
         watch: &dyn Watch,
     ) -> Result<Draft<'a>, Error> {
-        fsx::check_output(request.output)?;
+        for said in claim(request)? {
+            watch.event(Event::Warn(&said));
+        }
         if request.backend.needs_bounds() {
             request.shapes.require_bounded()?;
         }
@@ -262,6 +264,23 @@ fn mapping(
     Ok((mapping, Some(base)))
 }
 
+/// Claims the output, which is none of the files that the build reads.
+fn claim(request: &BuildRequest<'_>) -> Result<Vec<String>, Error> {
+    let mut inputs = vec![request.model_path.to_owned()];
+    inputs.extend(request.model.files().iter().map(|f| f.path().to_owned()));
+    let mut in_place = None;
+    match request.mapping {
+        MappingSource::Infer(files) => inputs.extend(files.iter().cloned()),
+        MappingSource::Keep(_) => in_place = Some(request.output),
+    }
+    Ok(plan::claim(
+        request.output,
+        &inputs,
+        in_place,
+        request.force,
+    )?)
+}
+
 /// An existing output may be overwritten without being asked only by a plan of the same model.
 fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
     let occupied = |what| {
@@ -274,9 +293,8 @@ fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
         return Ok(());
     }
     match plan::read_manifest(output) {
-        Ok(m) if m.model.structure == structure => Ok(()),
-        Ok(_) => occupied("holds a plan of another model"),
-        Err(_) => occupied("exists and is not a plan that trtmut made"),
+        Ok(m) if m.model.structure != structure => occupied("holds a plan of another model"),
+        _ => Ok(()),
     }
 }
 

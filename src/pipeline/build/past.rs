@@ -60,7 +60,7 @@ impl<'a> Past<'a> {
 pub(super) fn file(map: &Map, memo: Option<&Memo>) -> Digest {
     let past = Past::of(memo, &[map], FILE);
     past.recall().unwrap_or_else(|| {
-        let digest = Digest::of(map);
+        let digest = Digest::of_pieces(|take| map.pieces(take));
         past.remember(&digest);
         digest
     })

@@ -6,7 +6,6 @@
 use super::request::OverlayRequest;
 use super::source_model::{SourceModel, source_model_at};
 use crate::diff::{Decision, Request, WeightState};
-use crate::fsx::Map;
 use crate::mapping::{
     self, Assessment, Change, Checkpoint, Held, Judged, Mapping, ModelValues, Override,
     Permissions, Recipe as How, Row,
@@ -23,6 +22,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+/// No mapping file is longer, in bytes: it has at most a line for each weight.
+const LONGEST_MAPPING: u64 = 64 << 20;
 
 /// Bytes of fused tensors that are kept between finding out what changes and writing it.
 const KEPT_BYTES: usize = 96 << 20;
@@ -78,7 +80,7 @@ impl Overlay {
             require_proof(&mapping, &request.base_weights, request.permissions.partial)?;
         }
         if let Some(file) = &request.mapping {
-            let text = Map::open(file)?;
+            let text = crate::fsx::read_bounded(file, LONGEST_MAPPING)?;
             let by_hand = Override::parse(&String::from_utf8_lossy(&text))
                 .and_then(|o| mapping.override_with(&o));
             by_hand.map_err(|cause| Error::MappingFile {

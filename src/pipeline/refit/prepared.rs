@@ -76,14 +76,19 @@ pub fn prepare(
         Opening::WhenNeeded => (None, resolve()?),
         // An engine stays on the thread that opened it.
         Opening::Meanwhile => std::thread::scope(|scope| {
-            let resolving = scope.spawn(resolve);
+            let Ok(resolving) = std::thread::Builder::new().spawn_scoped(scope, &resolve) else {
+                // Where there can be no second thread, one after the other.
+                let overlay = resolve()?;
+                let engine = reopen(&manifest, environment)?.open(plan)?;
+                return Ok::<_, Error>((Some(engine), overlay));
+            };
             let engine = reopen(&manifest, environment).and_then(|b| Ok(b.open(plan)?));
             let overlay = resolving
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // What is wrong with the files that were given comes first: that is the user's to mend.
             let overlay = overlay?;
-            Ok::<_, Error>((Some(engine?), overlay))
+            Ok((Some(engine?), overlay))
         })?,
     };
     let overlay = OverlayFeed {

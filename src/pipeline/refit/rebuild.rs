@@ -29,8 +29,10 @@ pub(in crate::pipeline) fn write_model(overlay: &Overlay, beside: &Path) -> Resu
     let source = &overlay.model().model;
     let path = folder.path().join("model.onnx");
     let create = |p: &PathBuf| -> Result<BufWriter<File>, Error> {
-        let file = File::create(p).map_err(|e| fsx::Error::write(p, e))?;
-        Ok(BufWriter::with_capacity(1 << 20, file))
+        Ok(BufWriter::with_capacity(
+            1 << 20,
+            fsx::create_in_scratch(p)?,
+        ))
     };
     let bytes_of = |w: &Weight| -> Result<std::borrow::Cow<'_, [u8]>, Error> {
         let known = overlay.bytes(&w.name)?;

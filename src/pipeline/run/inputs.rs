@@ -405,7 +405,7 @@ pub fn pick_expected(
 ) -> Result<(NamedTensors, String), Error> {
     let names: Vec<&str> = outputs.iter().map(|d| d.name.as_str()).collect();
     let rank = |prefix: &str| usize::from((prefix == "base.") != is_base);
-    let all = arrays::read(&file.path)?;
+    let all = arrays::read_some(&file.path, |full| names.iter().any(|n| full.ends_with(n)))?;
     let prefix = match &file.prefix {
         Some(p) => p.clone(),
         None => find_prefix(&file.path, &all, &names, rank)?,
@@ -422,8 +422,10 @@ pub fn pick_expected(
 
 /// The inputs in `file`. Where it has them without a prefix, the expected `outputs` beside them, with any prefix, are no inputs.
 fn take(file: &PrefixedFile, names: &Names, outputs: &[TensorDecl]) -> Result<NamedTensors, Error> {
-    let all = arrays::read(&file.path)?;
     let known = names.list();
+    let all = arrays::read_some(&file.path, |full| {
+        known.iter().any(|n| full.ends_with(n)) || is_expected(full, outputs)
+    })?;
     let prefix = match &file.prefix {
         Some(p) => p.clone(),
         None => find_prefix(&file.path, &all, &known, |_| 0)?,

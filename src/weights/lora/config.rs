@@ -60,11 +60,13 @@ impl Patterns {
     }
 }
 
+/// No `adapter_config.json` is longer, in bytes; those with a rank for every module of a large model have a few hundred KiB.
+const LONGEST: u64 = 64 << 20;
+
 impl Config {
     /// Reads `adapter_config.json`.
     pub(super) fn open(path: &Path) -> Result<Config, Error> {
-        let bytes = std::fs::read(path)
-            .map_err(|e| Error::Source(crate::fsx::Error::read(path, e).into()))?;
+        let bytes = crate::fsx::read_bounded(path, LONGEST).map_err(|e| Error::Source(e.into()))?;
         let value: Value =
             serde_json::from_slice(&bytes).map_err(|source| Error::ConfigSyntax {
                 path: path.to_owned(),

@@ -21,7 +21,7 @@ impl Targets for BTreeMap<String, Vec<usize>> {
 
 impl Targets for Source {
     fn shapes(&self) -> Vec<(&str, &[usize])> {
-        let pairs = self.names().filter_map(|n| Some((n, self.get(n)?.shape)));
+        let pairs = self.names().filter_map(|n| Some((n, self.shape(n)?)));
         pairs.collect()
     }
 }

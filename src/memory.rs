@@ -1,0 +1,201 @@
+//! How much memory this process may take, and what happens when it is not enough: one message and exit code 3, with nothing left
+//! behind.
+//!
+//! The embedded engine allocates what a model says, and stable Rust can only abort where an allocation fails; on most machines it does
+//! not even fail, and the system kills some process later. So allocations are counted here, and one that goes beyond the limit ends the
+//! process in order. Libraries in C++ count for themselves.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::fmt::Write as _;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Smaller allocations are not counted, in bytes: a process has few enough of them.
+const COUNTED: usize = 32 << 10;
+
+static USED: AtomicUsize = AtomicUsize::new(0);
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+static AT_END: OnceLock<fn(&str)> = OnceLock::new();
+
+/// The allocator of the program: the system's, with a limit.
+pub struct Counting;
+
+/// Sets the limit in bytes, and what ends the process when it is reached: it gets the message, and must not return. Only the first
+/// call of a process counts.
+pub fn limit(bytes: usize, end: fn(&str)) {
+    if AT_END.set(end).is_ok() {
+        LIMIT.store(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Takes `bytes` out of the limit for memory that is not allocated here.
+///
+/// # Errors
+/// When there are not so many left.
+pub fn take(bytes: usize) -> Result<(), std::io::Error> {
+    if add(bytes) {
+        Ok(())
+    } else {
+        Err(std::io::ErrorKind::OutOfMemory.into())
+    }
+}
+
+/// Gives back what [`take`] took.
+pub fn give_back(bytes: usize) {
+    USED.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+/// What this process may take in all, in bytes, by what the machine and its control group have left; `None` where neither says.
+pub fn available() -> Option<u64> {
+    #[allow(clippy::disallowed_methods)]
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let free = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find(|l| l.starts_with("MemAvailable:"))?;
+        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib * 1024)
+    });
+    // Version 2 of control groups, then version 1; in a container the root is its own.
+    let group = [
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ]
+    .into_iter()
+    .find_map(|(most, used)| {
+        let most: u64 = read(most)?.trim().parse().ok()?;
+        // What the group has cached of files can be had back, so only half of its use is believed.
+        let used: u64 = read(used)?.trim().parse().ok()?;
+        Some(most.saturating_sub(used / 2))
+    });
+    free.into_iter().chain(group).min()
+}
+
+fn add(bytes: usize) -> bool {
+    let before = USED.fetch_add(bytes, Ordering::Relaxed);
+    if before
+        .checked_add(bytes)
+        .is_some_and(|n| n <= LIMIT.load(Ordering::Relaxed))
+    {
+        return true;
+    }
+    USED.fetch_sub(bytes, Ordering::Relaxed);
+    false
+}
+
+/// Text of a fixed length, because there may be no memory for another.
+struct Text {
+    bytes: [u8; 256],
+    length: usize,
+}
+
+impl std::fmt::Write for Text {
+    fn write_str(&mut self, s: &str) -> std::fmt::Result {
+        let room = &mut self.bytes[self.length..];
+        let n = s.len().min(room.len());
+        room[..n].copy_from_slice(&s.as_bytes()[..n]);
+        self.length += n;
+        Ok(())
+    }
+}
+
+#[cold]
+fn end(asked: usize) {
+    let mut text = Text {
+        bytes: [0; 256],
+        length: 0,
+    };
+    let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    let _ = write!(
+        text,
+        "not enough memory: {} MiB are needed for one tensor, {} MiB are in use, and the limit is {} MiB",
+        mib(asked),
+        mib(USED.load(Ordering::Relaxed)),
+        mib(LIMIT.load(Ordering::Relaxed))
+    );
+    if let (Some(end), Ok(said)) = (
+        AT_END.get(),
+        std::str::from_utf8(&text.bytes[..text.length]),
+    ) {
+        end(said);
+    }
+}
+
+fn counted(size: usize) -> usize {
+    if size >= COUNTED { size } else { 0 }
+}
+
+#[allow(unsafe_code)]
+// SAFETY: every call is passed on to the system's allocator as it came, or nothing is allocated and null is returned, which the
+// contract of the trait allows. What is counted is only a number.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let size = counted(layout.size());
+        if size > 0 && !add(size) {
+            end(size);
+            return std::ptr::null_mut();
+        }
+        let p = unsafe { System.alloc(layout) };
+        if p.is_null() {
+            end(layout.size());
+        }
+        p
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        let size = counted(layout.size());
+        if size > 0 && !add(size) {
+            end(size);
+            return std::ptr::null_mut();
+        }
+        let p = unsafe { System.alloc_zeroed(layout) };
+        if p.is_null() {
+            end(layout.size());
+        }
+        p
+    }
+
+    unsafe fn dealloc(&self, p: *mut u8, layout: Layout) {
+        unsafe { System.dealloc(p, layout) };
+        let size = counted(layout.size());
+        if size > 0 {
+            give_back(size);
+        }
+    }
+
+    unsafe fn realloc(&self, p: *mut u8, layout: Layout, new: usize) -> *mut u8 {
+        let (old, size) = (counted(layout.size()), counted(new));
+        if size > old && !add(size - old) {
+            end(new);
+            return std::ptr::null_mut();
+        }
+        let moved = unsafe { System.realloc(p, layout, new) };
+        if moved.is_null() {
+            end(new);
+        } else if size < old {
+            give_back(old - size);
+        }
+        moved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_available_is_some_of_what_there_is() {
+        if let Some(bytes) = available() {
+            assert!(bytes > 1 << 20, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_is_taken_is_given_back() {
+        // Nothing limits a test process, but a sum that overflows is beyond any limit.
+        take(1 << 20).unwrap();
+        assert!(take(usize::MAX).is_err());
+        give_back(1 << 20);
+    }
+}

@@ -1,0 +1,120 @@
+//! Whether a plan and its manifest may be written at a path: over a pair of ours, over nothing else unasked, and never over a file
+//! that the same command reads.
+
+use super::pair::{manifest_path, next_path, parse, read_manifest};
+use super::{Error, Ingredient, Manifest};
+use crate::fsx;
+use std::path::{Path, PathBuf};
+
+/// Claims `output` and the manifest beside it, before expensive work. `inputs` are files and folders that the command reads. `force`
+/// allows to replace files that are no plan of ours. `in_place` is a plan that the command reads and may replace. Returns what is
+/// worth saying.
+///
+/// # Errors
+/// [`Error::Occupied`]; [`fsx::Error::IsInput`], with `force` or without; what cannot be written.
+pub fn claim(
+    output: &Path,
+    inputs: &[PathBuf],
+    in_place: Option<&Path>,
+    force: bool,
+) -> Result<Vec<String>, Error> {
+    let manifest = manifest_path(output);
+    let next = next_path(output);
+    let mut said = Vec::new();
+    for path in [output, &manifest, &next] {
+        let claim = fsx::claim_output(path, inputs)?;
+        if claim.other_names > 0 {
+            said.push(format!(
+                "`{}` has {} besides; what they lead to stays as it is, and is another file from now on",
+                path.display(),
+                match claim.other_names {
+                    1 => "another name".to_owned(),
+                    n => format!("{n} other names"),
+                }
+            ));
+        }
+    }
+    let itself = in_place.is_some_and(|plan| fsx::resolve(plan) == fsx::resolve(output));
+    if !force && !itself {
+        refuse_foreign(output, &manifest, &next)?;
+    }
+    Ok(said)
+}
+
+fn refuse_foreign(output: &Path, manifest: &Path, next: &Path) -> Result<(), Error> {
+    let occupied = |path: &Path, what| {
+        Err(Error::Occupied {
+            path: path.to_owned(),
+            what,
+        })
+    };
+    if let Ok(meta) = output.metadata() {
+        return match read_manifest(output) {
+            Ok(m) if m.plan.bytes == meta.len() => Ok(()),
+            _ => occupied(output, "exists and is not a plan that trtmut made"),
+        };
+    }
+    for path in [manifest, next] {
+        if path.exists() && parse(path).is_err() {
+            return occupied(path, "exists and is not a manifest that trtmut wrote");
+        }
+    }
+    Ok(())
+}
+
+/// The files that a plan was made from, as its manifest names them: what a refit reads besides what it is given.
+pub fn sources(plan: &Path, manifest: &Manifest) -> Vec<PathBuf> {
+    let folder = plan.parent().unwrap_or(Path::new("."));
+    let mut paths = vec![manifest.model.path.as_str()];
+    let base = manifest.base.iter().flat_map(|b| &b.files);
+    paths.extend(base.map(|f| f.path.as_str()));
+    for ingredient in &manifest.recipe.ingredients {
+        let (Ingredient::Checkpoint { file } | Ingredient::Lora { file, .. }) = ingredient;
+        paths.push(&file.path);
+    }
+    paths.into_iter().map(|p| folder.join(p)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn code(result: Result<Vec<String>, Error>) -> &'static str {
+        use crate::fault::Explain;
+        result.err().map_or("none", |e| e.code())
+    }
+
+    #[test]
+    fn only_a_plan_of_ours_is_replaced_unasked() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let plan = at("e.plan");
+        assert_eq!(code(claim(&plan, &[], None, false)), "none");
+        for foreign in ["e.plan", "e.plan.json", "e.plan.json.next"] {
+            fs::write(at(foreign), b"mine").unwrap();
+            assert_eq!(
+                code(claim(&plan, &[], None, false)),
+                "output-occupied",
+                "{foreign}"
+            );
+            assert_eq!(code(claim(&plan, &[], None, true)), "none", "{foreign}");
+            let inputs = [at(foreign)];
+            assert_eq!(code(claim(&plan, &inputs, None, true)), "output-is-input");
+            fs::remove_file(at(foreign)).unwrap();
+        }
+    }
+
+    #[test]
+    fn other_names_of_what_is_replaced_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, b"plan").unwrap();
+        fs::hard_link(&a, b).unwrap();
+        let said = claim(&a, &[], Some(&a), false).unwrap();
+        assert!(
+            said.len() == 1 && said[0].contains("another name"),
+            "{said:?}"
+        );
+    }
+}
