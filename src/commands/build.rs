@@ -282,7 +282,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         ui.event(Event::Warn(warning));
     }
     let mut inputs = vec![args.model.clone()];
-    inputs.extend(args.shapes.iter().chain(&args.weights).cloned());
+    inputs.extend(args.shapes.iter().chain(&args.base_weights).cloned());
     plan::claim(&args.output, &inputs, None, args.force)?;
     let _alone = super::lock_plan(&args.output, ui);
     let options = args.engine.options();

@@ -57,7 +57,8 @@ impl Place<'_> {
 
     /// The name that `forward` has for it: keys joined with `.`; `None` where there is none.
     pub fn argument(&self) -> Option<String> {
-        let names = self.path.names();
+        // The place of a positional argument is no name.
+        let names = &self.path.steps[usize::from(self.path.positional)..];
         let text: Vec<String> = names
             .iter()
             .map(|step| match step {

@@ -81,7 +81,7 @@ impl ShapeSpec {
             ));
         }
         let mut resolved = work.assemble(axes);
-        for (input, place) in resolved.inputs.iter_mut().zip(&places) {
+        for (input, place) in resolved.inputs.iter_mut().zip(&assigned.places) {
             input.argument = place
                 .as_ref()
                 .and_then(|p| p.argument())

@@ -270,7 +270,7 @@ fn claim(request: &BuildRequest<'_>) -> Result<Vec<String>, Error> {
     inputs.extend(request.model.files().iter().map(|f| f.path().to_owned()));
     let mut in_place = None;
     match request.mapping {
-        MappingSource::Infer(files) => inputs.extend(files.iter().cloned()),
+        MappingSource::Infer { files, .. } => inputs.extend(files.iter().cloned()),
         MappingSource::Keep(_) => in_place = Some(request.output),
     }
     Ok(plan::claim(
