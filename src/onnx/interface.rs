@@ -6,6 +6,40 @@ use onnx_protobuf::tensor_shape_proto::dimension;
 use onnx_protobuf::{ModelProto, TypeProto, ValueInfoProto, type_proto};
 use std::collections::HashSet;
 
+/// Makes the extents of inputs, outputs and values that are no symbols, though they have a text (see [`is_placeholder`]),
+/// extents without one. Engines read the graph too, and `TensorRT` takes equal texts for equal sizes.
+pub(super) fn clear_placeholders(proto: &mut ModelProto) {
+    let Some(graph) = proto.graph.as_mut() else {
+        return;
+    };
+    let values = (graph.input.iter_mut())
+        .chain(&mut graph.output)
+        .chain(&mut graph.value_info);
+    for value in values {
+        let Some(type_proto::Value::TensorType(tensor)) =
+            value.type_.as_mut().and_then(|t| t.value.as_mut())
+        else {
+            continue;
+        };
+        for dim in tensor.shape.as_mut().iter_mut().flat_map(|s| &mut s.dim) {
+            if matches!(&dim.value, Some(dimension::Value::DimParam(name)) if is_placeholder(name))
+            {
+                dim.value = None;
+            }
+        }
+    }
+}
+
+/// Whether a `dim_param` is what converters write where they know neither a size nor a name: `?`, nothing, a negative
+/// number, Python's `None`, and tf2onnx's `unk__7`, which it numbers anew for every axis.
+fn is_placeholder(text: &str) -> bool {
+    let text = text.trim();
+    text.chars().all(|c| c == '?')
+        || text == "None"
+        || text.starts_with("unk__")
+        || text.parse::<i128>().is_ok_and(|n| n < 0)
+}
+
 /// Inputs that are not initializers, and outputs, in graph order.
 pub(super) fn declared(
     proto: &ModelProto,
@@ -81,11 +115,40 @@ fn dims_of(type_: &TypeProto) -> Option<Vec<Extent>> {
                 Some(dimension::Value::DimValue(n)) => {
                     usize::try_from(*n).map_or(Extent::Unknown, Extent::Fixed)
                 }
-                Some(dimension::Value::DimParam(name)) if !name.is_empty() => {
+                Some(dimension::Value::DimParam(name)) if !is_placeholder(name) => {
                     Extent::Symbol(name.clone())
                 }
                 _ => Extent::Unknown,
             })
             .collect(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_placeholder;
+    use crate::onnx::testing::{declare, graph, model, node, open};
+
+    #[test]
+    fn engines_are_given_no_text_for_an_unknown_size() {
+        let mut unknown = graph(&[], Vec::new(), vec![node("Relu", &["x"], &["y"])], &[]);
+        unknown.input = vec![declare("x", &["unk__1", "rows", "unk__1", "?"])];
+        unknown.output = vec![declare("y", &["unk__2", "rows", "None", "?"])];
+        let model = open(&model(unknown)).unwrap();
+        assert_eq!(model.inputs()[0].show_dims(), "[?, rows, ?, ?]");
+        assert_eq!(model.outputs()[0].show_dims(), "[?, rows, ?, ?]");
+        let bytes = model.graph_bytes();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains("rows") && !text.contains("unk__") && !text.contains("None"));
+    }
+
+    #[test]
+    fn a_text_for_an_unknown_size_is_no_symbol() {
+        for text in ["", " ", "?", "??", "-1", "-9", "None", "unk__12", "unk__"] {
+            assert!(is_placeholder(text), "{text}");
+        }
+        for text in ["N", "?x", "none", "batch", "1", "2*s", "unk", "s-1", "-s"] {
+            assert!(!is_placeholder(text), "{text}");
+        }
+    }
 }

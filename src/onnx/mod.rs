@@ -193,6 +193,7 @@ impl Model {
         if let Some(source) = &source {
             check_source(&constants, source.as_ref(), &mut problems);
         }
+        interface::clear_placeholders(&mut proto);
         let (inputs, outputs) = interface::declared(&proto, &mut problems);
         let resolved = Net::resolve(&proto, &mut problems);
         let Some(net) = resolved.filter(|_| problems.is_empty()) else {
