@@ -1,5 +1,6 @@
 //! Concrete shapes against a range: the values of all roots, or everything that does not fit.
 
+use super::args::{Overrides, parse_dim};
 use super::error::Error;
 use super::expr::Affine;
 use super::faults::{ArgumentFault, Conflict, Witness, nearest};
@@ -41,6 +42,42 @@ impl Resolved {
         let (axes, mut conflicts) = self.sized(shapes);
         conflicts.retain(|c| !matches!(c, Conflict::Missing { .. }));
         self.solve((axes, conflicts))
+    }
+
+    /// As [`Resolved::bind_some`], for the sizes of example inputs, which no range is made wider for.
+    ///
+    /// # Errors
+    /// [`Error::Call`].
+    pub fn sizes_of_call(&self, call: &InputShapes) -> Result<BTreeMap<String, u64>, Error> {
+        self.bind_some(call).map_err(|e| match e {
+            Error::Sizes(conflicts) => Error::Call(conflicts),
+            other => other,
+        })
+    }
+
+    /// This range, optimised for the sizes of example inputs where `overrides` give no opt.
+    ///
+    /// # Errors
+    /// [`Error::Call`] for sizes that it does not hold.
+    pub fn optimised_for(
+        &self,
+        call: &InputShapes,
+        overrides: &Overrides,
+    ) -> Result<Resolved, Error> {
+        let mut optimised = self.clone();
+        for (name, opt) in self.sizes_of_call(call)? {
+            let ranged = || {
+                overrides
+                    .dims
+                    .get(&name)
+                    .and_then(|range| parse_dim(range).ok())
+            };
+            if !overrides.opt.contains_key(&name) && ranged().is_none_or(|d| d.opt.is_none()) {
+                let root = optimised.dims.get_mut(&name);
+                root.expect("bind gives the roots of this range").opt = opt;
+            }
+        }
+        Ok(optimised)
     }
 
     fn solve(
@@ -154,15 +191,16 @@ impl Resolved {
     /// Shapes of all inputs for the given root values; a root that is not given takes its `opt`.
     ///
     /// # Errors
-    /// An unknown root, or a value outside its range; all of them together.
+    /// Unknown roots, all of them together; else values outside of their ranges, as shapes with these values would be.
     pub fn shapes_for(&self, dims: &BTreeMap<String, u64>) -> Result<InputShapes, Error> {
         let mut faults = Vec::new();
+        let mut outside = Vec::new();
         for (name, &value) in dims {
             match self.dims.get(name) {
                 None => {
                     let nearest = nearest(name, self.dims.keys().map(String::as_str));
                     faults.push(ArgumentFault::UnknownDim {
-                        option: "dim",
+                        option: "--dim",
                         name: name.clone(),
                         nearest,
                     });
@@ -170,9 +208,8 @@ impl Resolved {
                 Some(&Root { min, max, .. })
                     if value < min || max.is_some_and(|max| value > max) =>
                 {
-                    faults.push(ArgumentFault::Outside {
-                        option: "dim",
-                        name: name.clone(),
+                    outside.push(Conflict::Dim {
+                        dim: name.clone(),
                         value,
                         min,
                         max,
@@ -180,6 +217,9 @@ impl Resolved {
                 }
                 Some(_) => {}
             }
+        }
+        if faults.is_empty() && !outside.is_empty() {
+            return Err(Error::Sizes(outside));
         }
         let size = |axis: &Axis| match axis {
             Axis::Fixed(n) => Some(*n),
@@ -194,7 +234,7 @@ impl Resolved {
             match input.axes.iter().map(size).collect::<Option<Vec<usize>>>() {
                 Some(shape) => shapes.push((input.name.clone(), shape)),
                 None if faults.is_empty() => faults.push(ArgumentFault::Value {
-                    option: "dim",
+                    option: "--dim",
                     value: input.name.clone(),
                     reason: "a size is beyond 63 bits".into(),
                 }),

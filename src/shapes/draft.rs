@@ -3,10 +3,11 @@
 use super::args::Overrides;
 use super::expr::Affine;
 use super::faults::ModelFault;
+use super::hint::{Hint, HintKind};
 use super::leaves::Place;
 use super::names::{axis_name, identifier, model_symbol};
 use super::resolved::Axis;
-use super::spec::{DimDecl, Entry, Leaf};
+use super::spec::{ANY, DimDecl, Entry, Leaf};
 use super::unify::System;
 use crate::tensor::{Extent, TensorDecl};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +17,8 @@ pub(super) enum Draft {
     Done(Axis),
     /// As the model's symbol says, whose root will be found.
     Symbol(Affine),
-    /// Dynamic, with a root of its own that will have this name.
-    Own(String),
+    /// Dynamic, with a root of its own that will have this name and range.
+    Own(String, DimDecl),
 }
 
 /// What a spec says of a symbol of the model.
@@ -49,16 +50,40 @@ pub(super) struct Work<'a> {
     pub named: BTreeMap<String, String>,
     /// The names of all roots that the spec does not name.
     pub made: BTreeSet<String>,
+    /// Bounds of hints on axes that the model has a symbol for.
+    pub bounds: Vec<Bound>,
 }
 
-/// The entry that a leaf has for an axis; `None` where it says nothing of it.
-pub(super) fn entry_of(leaf: Option<&Leaf>, axis: usize) -> Option<&Entry> {
+/// A hint with bounds.
+pub(super) struct Bound {
+    pub symbol: Affine,
+    pub hint: Hint,
+    pub input: usize,
+    pub axis: usize,
+}
+
+/// The entry that a leaf has for an axis of a tensor of this rank; `None` where it says nothing of it.
+pub(super) fn entry_of(leaf: Option<&Leaf>, axis: usize, rank: usize) -> Option<&Entry> {
     match leaf? {
         Leaf::Null => None,
-        Leaf::Nulls(_) => Some(&Entry::Static),
-        Leaf::Sparse(axes) => axes.get(&axis),
+        Leaf::Nulls(_) => Some(&Entry::Null),
+        Leaf::Sparse(axes) => {
+            let axis = i32::try_from(axis).ok()?;
+            let from_end = axis.checked_sub(i32::try_from(rank).ok()?)?;
+            axes.get(&axis).or_else(|| axes.get(&from_end))
+        }
         Leaf::Full(entries) => entries.get(axis),
     }
+}
+
+/// A number of an axis, counted from the front.
+pub(super) fn axis_of(number: i32, rank: usize) -> Option<usize> {
+    let axis = if number < 0 {
+        i64::from(number) + rank as i64
+    } else {
+        i64::from(number)
+    };
+    usize::try_from(axis).ok().filter(|&a| a < rank)
 }
 
 impl Work<'_> {
@@ -81,7 +106,10 @@ impl Work<'_> {
                 }
                 let entries = extents.iter().enumerate();
                 entries
-                    .filter_map(|(axis, extent)| self.draft(i, axis, extent, place))
+                    .filter_map(|(axis, extent)| {
+                        let leaf = place.map(|p| p.leaf);
+                        self.draft(i, axis, extent, entry_of(leaf, axis, extents.len()))
+                    })
                     .collect()
             })
             .collect()
@@ -116,18 +144,34 @@ impl Work<'_> {
             });
             return None;
         }
-        if let Some(Leaf::Sparse(axes)) = place.map(|p| p.leaf) {
-            for &axis in axes.keys().filter(|&&a| a >= rank) {
-                let (input, declared) = (decl.name.clone(), declared.clone());
-                self.faults.push(ModelFault::NoAxis {
-                    input,
-                    axis,
+        let extents = extents.clone();
+        self.check_axes(i, place, rank);
+        Some(extents)
+    }
+
+    /// Every axis that the spec numbers must be one of the model's, once.
+    fn check_axes(&mut self, i: usize, place: Option<&Place<'_>>, rank: usize) {
+        let Some((place, Leaf::Sparse(axes))) = place.map(|p| (p, p.leaf)) else {
+            return;
+        };
+        let decl = &self.inputs[i];
+        let mut seen = BTreeSet::new();
+        for &number in axes.keys() {
+            match axis_of(number, rank) {
+                None => self.faults.push(ModelFault::NoAxis {
+                    input: decl.name.clone(),
+                    axis: number,
                     rank,
-                    declared,
-                });
+                    declared: decl.show_dims(),
+                }),
+                Some(axis) if !seen.insert(axis) => self.faults.push(ModelFault::AxisTwice {
+                    leaf: place.describe(),
+                    input: decl.name.clone(),
+                    axis,
+                }),
+                Some(_) => {}
             }
         }
-        Some(extents.clone())
     }
 
     fn draft(
@@ -135,10 +179,9 @@ impl Work<'_> {
         i: usize,
         axis: usize,
         extent: &Extent,
-        place: Option<&Place<'_>>,
+        entry: Option<&Entry>,
     ) -> Option<Draft> {
         let input = self.inputs[i].name.clone();
-        let entry = entry_of(place.map(|p| p.leaf), axis);
         let contradicts = |model: usize, given: String| ModelFault::Static {
             input: input.clone(),
             axis,
@@ -146,12 +189,12 @@ impl Work<'_> {
             given,
         };
         match (entry, extent) {
-            (None | Some(Entry::Static | Entry::Auto), &Extent::Fixed(n)) => {
+            (None | Some(Entry::Null), &Extent::Fixed(n)) => Some(Draft::Done(Axis::Fixed(n))),
+            (Some(Entry::Hint(hint)), &Extent::Fixed(n)) => {
+                if hint.kind == HintKind::Dynamic || !hint.holds(n as u64) {
+                    self.faults.push(contradicts(n, format!("`{hint}`")));
+                }
                 Some(Draft::Done(Axis::Fixed(n)))
-            }
-            (Some(Entry::Dynamic), &Extent::Fixed(n)) => {
-                self.faults.push(contradicts(n, "`DYNAMIC`".into()));
-                None
             }
             (Some(&Entry::Size(size)), &Extent::Fixed(n)) => {
                 if size != n as u64 {
@@ -169,11 +212,8 @@ impl Work<'_> {
                 Some(Draft::Done(Axis::Fixed(size as usize)))
             }
             (Some(Entry::Dim(expr)), Extent::Unknown) => Some(Draft::Done(Axis::Dim(expr.clone()))),
-            (Some(Entry::Auto | Entry::Dynamic), Extent::Unknown) => {
-                Some(Draft::Own(axis_name(&input, axis)))
-            }
-            (Some(Entry::Auto | Entry::Dynamic), Extent::Symbol(s)) => {
-                Some(Draft::Symbol(model_symbol(s)))
+            (Some(Entry::Hint(hint)), _) if hint.kind != HintKind::Static => {
+                Some(self.hinted(*hint, i, axis, extent))
             }
             (Some(Entry::Size(size)), Extent::Symbol(s)) => {
                 let symbol = model_symbol(s);
@@ -203,9 +243,9 @@ impl Work<'_> {
             (None, Extent::Unknown)
                 if self.overrides.dims.contains_key(&axis_name(&input, axis)) =>
             {
-                Some(Draft::Own(axis_name(&input, axis)))
+                Some(Draft::Own(axis_name(&input, axis), ANY))
             }
-            (None | Some(Entry::Static), Extent::Symbol(_) | Extent::Unknown) => {
+            (None | Some(Entry::Null | Entry::Hint(_)), Extent::Symbol(_) | Extent::Unknown) => {
                 let explicit = entry.is_some();
                 let extent = extent.clone();
                 self.faults.push(ModelFault::Undeclared {
@@ -218,6 +258,29 @@ impl Work<'_> {
                 None
             }
         }
+    }
+
+    /// A dynamic axis with a hint.
+    fn hinted(&mut self, hint: Hint, input: usize, axis: usize, extent: &Extent) -> Draft {
+        let Extent::Symbol(s) = extent else {
+            let name = axis_name(&self.inputs[input].name, axis);
+            let range = DimDecl {
+                min: hint.min.unwrap_or(0),
+                max: hint.max,
+                opt: None,
+            };
+            return Draft::Own(name, range);
+        };
+        let symbol = model_symbol(s);
+        if hint.is_bounded() {
+            self.bounds.push(Bound {
+                symbol: symbol.clone(),
+                hint,
+                input,
+                axis,
+            });
+        }
+        Draft::Symbol(symbol)
     }
 
     fn witness(

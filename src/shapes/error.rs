@@ -51,6 +51,9 @@ pub enum Error {
     /// Concrete shapes that the range does not hold.
     #[error("{}", list(.0))]
     Sizes(Vec<Conflict>),
+    /// Example inputs that the range does not hold.
+    #[error("the example inputs do not fit: {}", list(.0))]
+    Call(Vec<Conflict>),
     /// Dims without a largest size, where the backend needs one.
     #[error("no largest size is given for {}, and this backend needs one", dims(.0))]
     Unbounded(
@@ -144,6 +147,7 @@ fn is_beyond(conflict: &Conflict) -> bool {
             let size = *size as u64;
             size < *min || max.is_some_and(|max| size > max)
         }
+        Conflict::Dim { .. } => true,
         _ => false,
     }
 }
@@ -157,6 +161,7 @@ impl Explain for Error {
             Error::Model { .. } => "shapes-model-mismatch",
             Error::Arguments(_) => "shapes-argument",
             Error::Sizes(_) => "shape-out-of-range",
+            Error::Call(_) => "shapes-example",
             Error::Unbounded(_) => "shapes-unbounded",
             Error::Record(_) => "shapes-record",
             Error::Form { .. } => "shapes-form",
@@ -186,6 +191,9 @@ impl Explain for Error {
             Error::Sizes(conflicts) if conflicts.iter().any(is_beyond) => vec![
                 "`run --on-range widen` recompiles with the smallest range that covers the old sizes and these".into(),
             ],
+            Error::Call(conflicts) if conflicts.iter().any(is_beyond) => {
+                vec!["give the dim a range that holds the example, with `--dim NAME=min:opt:max` or in the spec".into()]
+            }
             Error::Record(_) => vec!["build the engine again with `trtmut build`".into()],
             Error::TooLarge { .. } => vec!["a shape spec is a small JSON file; is this the right one?".into()],
             _ => Vec::new(),

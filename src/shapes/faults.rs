@@ -107,6 +107,14 @@ pub enum SpecFault {
         /// What is wrong with it.
         source: ExprError,
     },
+    /// A hint with something that is no bound.
+    #[error("{} is no hint: {reason}", quoted(.text))]
+    Hint {
+        /// The string.
+        text: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A dim that `dims` does not list.
     #[error("`dims` does not list `{name}`{}", did_you_mean(.nearest.as_ref()))]
     UnknownDim {
@@ -150,7 +158,7 @@ pub enum SpecFault {
         root: String,
     },
     /// A key of a tensor's object that is no axis.
-    #[error("{} is not an axis; axes are numbers from 0 in quotes{}", quoted(.key), if .key.starts_with('-') { ", and negative ones are not counted from the end" } else { "" })]
+    #[error("{} is not an axis; axes are numbers in quotes, from 0, or from -1 at the end", quoted(.key))]
     Axis {
         /// The key.
         key: String,
@@ -227,12 +235,50 @@ pub enum ModelFault {
     NoAxis {
         /// Input.
         input: String,
-        /// Axis in the spec.
-        axis: usize,
+        /// Axis in the spec, negative from the end.
+        axis: i32,
         /// Axes in the model.
         rank: usize,
         /// The model's extents.
         declared: String,
+    },
+    /// One axis under two numbers.
+    #[error("`{leaf}` of the spec has axis {axis} of `{input}` twice, once counted from the end")]
+    AxisTwice {
+        /// Path of the leaf.
+        leaf: String,
+        /// Input.
+        input: String,
+        /// Axis, from the front.
+        axis: usize,
+    },
+    /// Two dims that spec and model give to each other's axes.
+    #[error(
+        "axis {axis} of `{input}` is `{symbol}` in the model, but `{given}` in the spec (`{leaf}`), and both names are in both: is that another input's tensor?"
+    )]
+    Crossed {
+        /// Input.
+        input: String,
+        /// Axis.
+        axis: usize,
+        /// The model's symbol.
+        symbol: String,
+        /// The spec's entry.
+        given: Affine,
+        /// Path of the leaf.
+        leaf: String,
+    },
+    /// A hint's bounds and what else is known of the axis.
+    #[error("axis {axis} of `{input}` is `{hint}` in the spec, {reason}")]
+    Hint {
+        /// Input.
+        input: String,
+        /// Axis.
+        axis: usize,
+        /// The hint.
+        hint: String,
+        /// What contradicts it.
+        reason: String,
     },
     /// Two static sizes.
     #[error("axis {axis} of `{input}` is {model} in the model, but {given} in the spec")]
@@ -354,7 +400,7 @@ pub enum ArgumentFault {
     /// A value outside its dim's range.
     #[error("`{option} {name}={value}` is not {}", show_range(*.min, *.max))]
     Outside {
-        /// `--opt`, or `dim` for a plain value.
+        /// `--opt`.
         option: &'static str,
         /// The dim.
         name: String,
@@ -431,6 +477,18 @@ pub enum Conflict {
         max: Option<u64>,
         /// The sizes that fit and are nearest, ascending; one or two.
         nearest: Vec<u64>,
+    },
+    /// A dim's value outside of its range.
+    #[error("`{dim}` is {value}, but needs {}", show_range(*.min, *.max))]
+    Dim {
+        /// The root dim.
+        dim: String,
+        /// Value given.
+        value: u64,
+        /// Least value.
+        min: u64,
+        /// Greatest value.
+        max: Option<u64>,
     },
     /// Two axes want different values of one dim.
     #[error("axis {} of `{}` is {}, which makes `{dim}` {}, but axis {} of `{}` is {}, which makes it {}; nearest: {} for the latter", .first.axis, .first.input, .first.size, .first.value, .second.axis, .second.input, .second.size, .second.value, numbers(.nearest))]

@@ -1,31 +1,32 @@
-//! Which tensor of a spec is which ONNX input.
-//!
-//! In this order, each step only with what the steps before left: the exact name (a keyword argument, or the path joined
-//! with `_` or `.`, as the exporters name nested arguments); the last key, where it is unique; for what is nested in a
-//! positional argument, whose own name the spec does not know, the end of the input's name, where it is unique; the
-//! position, for what is positional. Keyword arguments are never matched by position.
+//! The tensors of a spec, and which ONNX input each of them is. How that is decided: `matching`; what must agree: `fits`.
 
 use super::faults::{ModelFault, nearest};
-use super::spec::{Body, Leaf, Tree};
+use super::fits::Fits;
+use super::matching::{Matching, Outcome};
+use super::spec::{Body, DimDecl, Leaf, Tree};
 use crate::tensor::TensorDecl;
-use std::collections::{HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// A tensor of a spec, and where it is in it.
+#[derive(Clone)]
 pub(super) struct Place<'s> {
-    path: Path<'s>,
+    pub path: Path<'s>,
     pub leaf: &'s Leaf,
 }
 
-struct Path<'s> {
+#[derive(Clone)]
+pub(super) struct Path<'s> {
     /// `args`, `kwargs` or `dynamic_shapes`.
     top: &'static str,
-    positional: bool,
-    steps: Vec<Step<'s>>,
+    /// Whether the name of the argument is not in the spec, only its place.
+    pub positional: bool,
+    /// The argument (its place or name), and the way from it to the tensor.
+    pub steps: Vec<Step<'s>>,
 }
 
-#[derive(Clone)]
-enum Step<'s> {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step<'s> {
     Index(usize),
     Key(&'s str),
 }
@@ -41,30 +42,7 @@ impl fmt::Display for Path<'_> {
 }
 
 impl Path<'_> {
-    /// The names along the path, without the place of a positional argument, which is no name.
-    fn names(&self) -> &[Step<'_>] {
-        &self.steps[usize::from(self.positional)..]
-    }
-
-    /// What `text` has before the names along the path joined with `_` or with `.`; `None` where it does not end with
-    /// them.
-    fn before<'t>(&self, text: &'t str) -> Option<&'t str> {
-        ["_", "."].into_iter().find_map(|separator| {
-            let mut rest = text;
-            for (i, step) in self.names().iter().rev().enumerate() {
-                if i > 0 {
-                    rest = rest.strip_suffix(separator)?;
-                }
-                rest = match step {
-                    Step::Index(n) => rest.strip_suffix(n.to_string().as_str())?,
-                    Step::Key(key) => rest.strip_suffix(key)?,
-                };
-            }
-            Some(rest)
-        })
-    }
-
-    fn last_key(&self) -> Option<&str> {
+    pub fn last_key(&self) -> Option<&str> {
         match self.steps.last() {
             Some(Step::Key(k)) => Some(k),
             _ => None,
@@ -77,60 +55,125 @@ impl Place<'_> {
         self.path.to_string()
     }
 
-    /// Whether it can be missing from the model.
-    fn is_optional(&self) -> bool {
-        matches!(self.leaf, Leaf::Null | Leaf::Nulls(_))
+    /// Whether it can be missing from the model: no tensor, or a container of none.
+    pub fn is_optional(&self) -> bool {
+        match self.leaf {
+            Leaf::Null | Leaf::Nulls(_) => true,
+            Leaf::Sparse(axes) => axes.is_empty(),
+            Leaf::Full(_) => false,
+        }
     }
 }
 
-/// For every input its place in the spec, `None` where the spec does not speak of it; with all that could not be matched.
+/// Which tensor of a spec is which input.
+pub(super) struct Assigned<'s> {
+    /// For every input its place in the spec, `None` where the spec does not speak of it.
+    pub places: Vec<Option<Place<'s>>>,
+    /// Whether the places can be right as they are: nothing in them contradicts the model.
+    pub agrees: bool,
+    pub faults: Vec<ModelFault>,
+    pub warnings: Vec<String>,
+}
+
+/// Finds the input of every tensor of a spec, whose dims have the ranges `dims`.
 pub(super) fn assign<'s>(
     body: &'s Body,
+    dims: &BTreeMap<String, DimDecl>,
     inputs: &[TensorDecl],
-    faults: &mut Vec<ModelFault>,
-) -> Vec<Option<Place<'s>>> {
+) -> Assigned<'s> {
+    let mut out = Assigned {
+        places: inputs.iter().map(|_| None).collect(),
+        agrees: true,
+        faults: Vec::new(),
+        warnings: Vec::new(),
+    };
     match body {
-        Body::Nothing => inputs.iter().map(|_| None).collect(),
-        Body::Inputs(named) => {
-            let find = |name: &str| inputs.iter().position(|i| i.name == name);
-            let mut places: Vec<Option<Place<'s>>> = inputs.iter().map(|_| None).collect();
-            for (name, leaf) in named {
-                let Some(at) = find(name) else {
-                    let nearest = nearest(name, inputs.iter().map(|i| i.name.as_str()));
-                    faults.push(ModelFault::NoInput {
-                        name: name.clone(),
-                        nearest,
-                    });
-                    continue;
-                };
-                let path = Path {
-                    top: "inputs",
-                    positional: false,
-                    steps: vec![Step::Key(name)],
-                };
-                places[at] = Some(Place { path, leaf });
-            }
-            places
-        }
-        Body::Tree {
-            args,
-            kwargs,
-            torch,
-        } => {
-            let mut leaves = Vec::new();
-            let (args_top, kwargs_top) = if *torch {
-                ("dynamic_shapes", "dynamic_shapes")
-            } else {
-                ("args", "kwargs")
+        Body::Nothing => {}
+        Body::Inputs(named) => by_input(named, inputs, &mut out),
+        Body::Tree { .. } => {
+            let leaves = leaves_of(body);
+            let fits = Fits::new(dims, inputs);
+            let matching = Matching::new(&leaves, inputs, &fits);
+            let of_leaf = match matching.solve() {
+                Outcome::One(of_leaf) => {
+                    out.warnings.extend(left_out(&leaves, &of_leaf));
+                    for (place, &input) in leaves.iter().zip(&of_leaf) {
+                        let Some(input) = input else { continue };
+                        out.faults.extend(fits.crossing(place, input));
+                        out.agrees &= fits.fits(place.leaf, input);
+                    }
+                    of_leaf
+                }
+                Outcome::Several(one, other) => {
+                    out.faults = ambiguous(&leaves, inputs, &one, &other);
+                    (one.iter().zip(&other))
+                        .map(|(a, b)| a.filter(|_| a == b))
+                        .collect()
+                }
+                Outcome::None { rivals } => {
+                    let named = matching.named();
+                    out.faults = claimed_twice(&leaves, inputs, &rivals);
+                    if out.faults.is_empty() {
+                        out.faults = unmatched(&leaves, inputs, &named);
+                    }
+                    named
+                }
             };
-            for (i, tree) in args.iter().enumerate() {
-                flatten(tree, args_top, true, vec![Step::Index(i)], &mut leaves);
+            for (place, at) in leaves.into_iter().zip(of_leaf) {
+                if let Some(at) = at {
+                    out.places[at] = Some(place);
+                }
             }
-            for (name, tree) in kwargs {
-                flatten(tree, kwargs_top, false, vec![Step::Key(name)], &mut leaves);
-            }
-            Matching::new(leaves, inputs).finish(faults)
         }
+    }
+    out
+}
+
+fn by_input<'s>(named: &'s [(String, Leaf)], inputs: &[TensorDecl], out: &mut Assigned<'s>) {
+    for (name, leaf) in named {
+        let Some(at) = inputs.iter().position(|i| i.name == *name) else {
+            out.faults.push(ModelFault::NoInput {
+                name: name.clone(),
+                nearest: nearest(name, inputs.iter().map(|i| i.name.as_str())),
+            });
+            continue;
+        };
+        let path = Path {
+            top: "inputs",
+            positional: false,
+            steps: vec![Step::Key(name)],
+        };
+        out.places[at] = Some(Place { path, leaf });
+    }
+}
+
+/// The tensors of a tree, args before kwargs, in the order in which they are written.
+fn leaves_of(body: &Body) -> Vec<Place<'_>> {
+    let mut leaves = Vec::new();
+    let Body::Tree {
+        args,
+        kwargs,
+        torch,
+    } = body
+    else {
+        return leaves;
+    };
+    let (args_top, kwargs_top) = tops(*torch);
+    for (i, tree) in args.iter().enumerate() {
+        flatten(tree, args_top, true, vec![Step::Index(i)], &mut leaves);
+    }
+    for (name, tree) in kwargs {
+        flatten(tree, kwargs_top, false, vec![Step::Key(name)], &mut leaves);
+    }
+    leaves
+}
+
+/// What paths to positional and to named arguments begin with.
+pub(super) fn tops(torch: bool) -> (&'static str, &'static str) {
+    if torch {
+        ("dynamic_shapes", "dynamic_shapes")
+    } else {
+        ("args", "kwargs")
     }
 }
 
@@ -164,182 +207,109 @@ fn flatten<'s>(
     }
 }
 
-struct Matching<'s, 'm> {
-    leaves: Vec<Place<'s>>,
-    inputs: &'m [TensorDecl],
-    /// Per leaf, its input.
-    of_leaf: Vec<Option<usize>>,
-    taken: Vec<bool>,
-    faults: Vec<ModelFault>,
+fn left_out(leaves: &[Place<'_>], of_leaf: &[Option<usize>]) -> Option<String> {
+    let left = (leaves.iter().zip(of_leaf)).filter(|(l, i)| i.is_none() && !l.is_optional());
+    let left: Vec<String> = left.map(|(l, _)| format!("`{}`", l.describe())).collect();
+    (!left.is_empty()).then(|| {
+        format!(
+            "no input of the model is {} of the spec: an exporter leaves out what is not used",
+            some_of(left.into_iter())
+        )
+    })
 }
 
-impl<'s, 'm> Matching<'s, 'm> {
-    fn new(leaves: Vec<Place<'s>>, inputs: &'m [TensorDecl]) -> Self {
-        let of_leaf = vec![None; leaves.len()];
-        Matching {
-            leaves,
-            inputs,
-            of_leaf,
-            taken: vec![false; inputs.len()],
-            faults: Vec::new(),
-        }
+/// What could be several inputs: two ways to match a spec, leaf by leaf.
+fn ambiguous(
+    leaves: &[Place<'_>],
+    inputs: &[TensorDecl],
+    one: &[Option<usize>],
+    other: &[Option<usize>],
+) -> Vec<ModelFault> {
+    let mut differing: Vec<usize> = (0..leaves.len()).filter(|&l| one[l] != other[l]).collect();
+    // A null that is here or there matters less than the tensor that is.
+    if differing.iter().any(|&l| !leaves[l].is_optional()) {
+        differing.retain(|&l| !leaves[l].is_optional());
     }
+    let name = |i: usize| format!("`{}`", inputs[i].name);
+    (differing.into_iter())
+        .map(|l| ModelFault::Ambiguous {
+            leaf: leaves[l].describe(),
+            inputs: match [one[l], other[l]].map(|i| i.map(name)) {
+                [Some(a), Some(b)] => format!("{a}, {b}"),
+                [Some(a), None] | [None, Some(a)] => format!("{a}, or none"),
+                [None, None] => unreachable!("they differ"),
+            },
+        })
+        .collect()
+}
 
-    fn finish(mut self, faults: &mut Vec<ModelFault>) -> Vec<Option<Place<'s>>> {
-        self.step(|place, input| {
-            !place.path.names().is_empty() && place.path.before(input) == Some("")
-        });
-        let mut last_keys: HashMap<String, usize> = HashMap::new();
-        for key in self.leaves.iter().filter_map(|l| l.path.last_key()) {
-            *last_keys.entry(key.to_owned()).or_default() += 1;
+/// Named arguments that all claim one input.
+fn claimed_twice(
+    leaves: &[Place<'_>],
+    inputs: &[TensorDecl],
+    rivals: &[(usize, usize)],
+) -> Vec<ModelFault> {
+    (rivals.iter())
+        .map(|&(l, i)| ModelFault::Ambiguous {
+            leaf: leaves[l].describe(),
+            inputs: format!(
+                "`{}`, which another tensor of the spec fits as well",
+                inputs[i].name
+            ),
+        })
+        .collect()
+}
+
+/// What has no input, after all that has one by name.
+fn unmatched(
+    leaves: &[Place<'_>],
+    inputs: &[TensorDecl],
+    named: &[Option<usize>],
+) -> Vec<ModelFault> {
+    let mut taken = vec![false; inputs.len()];
+    named.iter().flatten().for_each(|&i| taken[i] = true);
+    let left = |l: &usize| named[*l].is_none() && !leaves[*l].is_optional();
+    let of = |positional: bool| -> Vec<usize> {
+        (0..leaves.len())
+            .filter(|&l| left(&l) && leaves[l].path.positional == positional)
+            .collect()
+    };
+    let (keywords, positional) = (of(false), of(true));
+    let free = taken.iter().filter(|t| !**t).count();
+    // What is positional is not the trouble where a keyword without an input is, and there is a place for each.
+    let told = if keywords.is_empty() || positional.len() > free {
+        [positional.as_slice(), &keywords].concat()
+    } else {
+        for at in taken.iter_mut().filter(|t| !**t).take(positional.len()) {
+            *at = true;
         }
-        let unique = |key: &str| last_keys.get(key) == Some(&1);
-        self.step(|place, input| {
-            place
+        keywords
+    };
+    let free = || inputs.iter().zip(&taken).filter(|(_, taken)| !**taken);
+    let inputs_left = some_of(free().map(|(i, _)| format!("`{}` {}", i.name, i.show_dims())));
+    let leaves_left = some_of(told.iter().map(|&l| format!("`{}`", leaves[l].describe())));
+    (told.iter())
+        .map(|&l| {
+            let candidates = free().map(|(i, _)| i.name.as_str());
+            let near = leaves[l]
                 .path
                 .last_key()
-                .is_some_and(|k| k == input && unique(k))
-        });
-        self.step(|place, input| {
-            place.path.positional
-                && !place.is_optional()
-                && place.path.last_key().is_some()
-                && (place.path.before(input)).is_some_and(|rest| rest.ends_with(['_', '.']))
-        });
-        self.by_position();
-        self.report_unmatched();
-        faults.append(&mut self.faults);
-        let mut places: Vec<Option<Place<'s>>> = self.inputs.iter().map(|_| None).collect();
-        for (place, at) in self.leaves.into_iter().zip(self.of_leaf) {
-            if let Some(at) = at {
-                places[at] = Some(place);
-            }
-        }
-        places
-    }
-
-    /// Gives every free leaf the one free input that `fits`; several leaves for one input, or several inputs for one
-    /// leaf, are told and left free.
-    fn step(&mut self, fits: impl Fn(&Place<'s>, &str) -> bool) {
-        let mut claims: Vec<Vec<usize>> = vec![Vec::new(); self.inputs.len()];
-        for (l, leaf) in self.leaves.iter().enumerate() {
-            if self.of_leaf[l].is_some() {
-                continue;
-            }
-            let found: Vec<usize> = (0..self.inputs.len())
-                .filter(|&i| !self.taken[i] && fits(leaf, &self.inputs[i].name))
-                .collect();
-            match found[..] {
-                [] => {}
-                [one] => claims[one].push(l),
-                _ => {
-                    let names: Vec<String> = found
-                        .iter()
-                        .map(|&i| format!("`{}`", self.inputs[i].name))
-                        .collect();
-                    self.faults.push(ModelFault::Ambiguous {
-                        leaf: leaf.describe(),
-                        inputs: names.join(", "),
-                    });
-                }
-            }
-        }
-        for (i, claim) in claims.into_iter().enumerate() {
-            match claim[..] {
-                [] => {}
-                [l] => {
-                    self.of_leaf[l] = Some(i);
-                    self.taken[i] = true;
-                }
-                _ => {
-                    for l in claim {
-                        let inputs = format!(
-                            "`{}`, which another tensor of the spec fits as well",
-                            self.inputs[i].name
-                        );
-                        self.faults.push(ModelFault::Ambiguous {
-                            leaf: self.leaves[l].describe(),
-                            inputs,
-                        });
-                    }
-                }
-            }
-        }
-    }
-
-    fn by_position(&mut self) {
-        let free: Vec<usize> = (0..self.inputs.len()).filter(|&i| !self.taken[i]).collect();
-        let positional: Vec<usize> = (0..self.leaves.len())
-            .filter(|&l| self.of_leaf[l].is_none() && self.leaves[l].path.positional)
-            .collect();
-        let required: Vec<usize> = positional
-            .iter()
-            .copied()
-            .filter(|&l| !self.leaves[l].is_optional())
-            .collect();
-        // Leaves that ask for nothing may be in the model or not; which, is known only where the numbers decide it.
-        let chosen = if required.len() == free.len() {
-            required
-        } else if positional.len() == free.len()
-            || (required.len() == positional.len() && required.len() < free.len())
-        {
-            positional
-        } else {
-            return;
-        };
-        for (l, i) in chosen.into_iter().zip(free) {
-            self.of_leaf[l] = Some(i);
-            self.taken[i] = true;
-        }
-    }
-
-    fn report_unmatched(&mut self) {
-        let is_left = |l: &usize| self.of_leaf[*l].is_none() && !self.leaves[*l].is_optional();
-        let left: Vec<usize> = (0..self.leaves.len()).filter(is_left).collect();
-        let told: HashSet<String> = (self.faults.iter())
-            .filter_map(|f| match f {
-                ModelFault::Ambiguous { leaf, .. } => Some(leaf.clone()),
-                _ => None,
-            })
-            .collect();
-        let free = (self.inputs.iter().zip(&self.taken)).filter(|(_, taken)| !**taken);
-        let inputs = some_of(free.map(|(i, _)| format!("`{}` {}", i.name, i.show_dims())));
-        let leaves = some_of(
-            left.iter()
-                .map(|&l| format!("`{}`", self.leaves[l].describe())),
-        );
-        for &l in &left {
-            let leaf = self.leaves[l].describe();
-            if told.contains(&leaf) {
-                continue;
-            }
-            let candidates = self
-                .inputs
-                .iter()
-                .zip(&self.taken)
-                .filter(|(_, t)| !**t)
-                .map(|(i, _)| i.name.as_str());
-            let reason = match self.leaves[l]
-                .path
-                .last_key()
-                .and_then(|k| nearest(k, candidates))
-            {
+                .and_then(|k| nearest(k, candidates));
+            let reason = match near {
                 Some(near) => format!(": is it `{near}`?"),
-                None if self.leaves[l].path.positional
-                    && left.len() <= self.taken.iter().filter(|t| !**t).count() =>
-                {
+                None if leaves[l].path.positional && told.len() <= free().count() => {
                     ": which one is not clear from the position".to_owned()
                 }
                 None => String::new(),
             };
-            self.faults.push(ModelFault::Unmatched {
-                leaf,
+            ModelFault::Unmatched {
+                leaf: leaves[l].describe(),
                 reason,
-                leaves: leaves.clone(),
-                inputs: inputs.clone(),
-            });
-        }
-    }
+                leaves: leaves_left.clone(),
+                inputs: inputs_left.clone(),
+            }
+        })
+        .collect()
 }
 
 /// The first names of a list that can be long.

@@ -10,29 +10,37 @@
 //! | `json` | JSON with lines and columns |
 //! | `expr` | `A·x+B` |
 //! | `spec`, `wire` | the three forms of a spec, and how they are read |
-//! | `args` | `--dim`, `--opt` |
-//! | `leaves` | which tensor of a spec is which input |
+//! | `args`, `trtexec` | `--dim`, `--opt`; `--minShapes`, `--optShapes`, `--maxShapes` |
+//! | `hint` | `AUTO`, `DYNAMIC`, `STATIC`, with bounds |
+//! | `leaves`, `matching`, `alignment`, `torch_names`, `fits` | which tensor of a spec is which input |
 //! | `unify` | which dims the model's symbols make equal |
 //! | `draft`, `resolve`, `names` | a spec tied to a model: axis by axis, then as a whole |
 //! | `resolved` | the result, its JSON and its profile |
 //! | `bind` | concrete shapes against it, and wider ranges |
 //! | `compare` | one range against another |
-//! | `write` | templates and conversions |
+//! | `write`, `convert` | templates; one form written as another |
 //! | `faults`, `error` | everything that can be wrong, one by one and together |
 
+mod alignment;
 mod args;
 mod bind;
 mod compare;
+mod convert;
 mod draft;
 mod error;
 mod expr;
 mod faults;
+mod fits;
+mod hint;
 mod json;
 mod leaves;
+mod matching;
 mod names;
 mod resolve;
 mod resolved;
 mod spec;
+mod torch_names;
+mod trtexec;
 mod unify;
 mod wire;
 mod write;
@@ -40,13 +48,15 @@ mod write;
 pub use args::Overrides;
 pub use bind::InputShapes;
 pub use compare::Relation;
+pub use convert::{Converted, Form};
 pub use error::{Error, Problems};
 pub use expr::{Affine, ExprError};
 pub use faults::{ArgumentFault, Conflict, ModelFault, SpecFault, Witness};
 pub use json::Pos;
 pub use resolved::{Axis, AxisRange, Input, Profile, ProfileInput, Resolved, Root};
 pub use spec::ShapeSpec;
-pub use write::{Converted, Form, schema, template};
+pub use trtexec::Profiles;
+pub use write::{schema, template, template_from};
 
 #[cfg(test)]
 mod tests;

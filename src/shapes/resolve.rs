@@ -8,7 +8,7 @@ use super::faults::{ArgumentFault, ModelFault, nearest};
 use super::leaves::assign;
 use super::names::{default_opt, identifier, model_symbol};
 use super::resolved::{Axis, Input, Resolved, Root};
-use super::spec::{DimDecl, MAX_SIZE, ShapeSpec};
+use super::spec::{ANY, DimDecl, MAX_SIZE, ShapeSpec};
 use super::unify::System;
 use super::write;
 use crate::tensor::{Extent, TensorDecl};
@@ -45,21 +45,22 @@ impl ShapeSpec {
         overrides: &'a Overrides,
         dims: BTreeMap<String, DimDecl>,
     ) -> Result<(Resolved, Work<'a>), Vec<ModelFault>> {
-        let mut faults = Vec::new();
-        let places = assign(&self.body, inputs, &mut faults);
+        let assigned = assign(&self.body, &dims, inputs);
         let mut work = Work {
             inputs,
             overrides,
             declared: dims.clone(),
             system: System::new(dims),
-            faults,
-            warnings: Vec::new(),
+            faults: assigned.faults,
+            warnings: assigned.warnings,
             symbols: BTreeMap::new(),
             named: BTreeMap::new(),
             made: BTreeSet::new(),
+            bounds: Vec::new(),
         };
-        let drafts = work.drafts(&places);
+        let drafts = work.drafts(&assigned.places);
         work.tie();
+        work.bound();
         let axes = work.finish(drafts);
         if !work.faults.is_empty() {
             return Err(work.faults);
@@ -73,11 +74,20 @@ impl ShapeSpec {
             .map(|n| format!("nothing uses the dim `{n}` of the spec"))
             .collect();
         work.warnings.extend(told);
+        if self.profiles > 1 {
+            work.warnings.push(format!(
+                "an engine has one optimization profile here, so the {} profiles of the spec are joined into the smallest range that holds all",
+                self.profiles
+            ));
+        }
         Ok((work.assemble(axes), work))
     }
 
     /// The declared dims with what the command line says of them.
-    fn with_overrides(&self, overrides: &Overrides) -> Result<BTreeMap<String, DimDecl>, Error> {
+    pub(super) fn with_overrides(
+        &self,
+        overrides: &Overrides,
+    ) -> Result<BTreeMap<String, DimDecl>, Error> {
         let mut dims = self.dims.clone();
         let mut faults = Vec::new();
         for (name, range) in &overrides.dims {
@@ -172,8 +182,45 @@ impl Work<'_> {
         }
     }
 
+    /// Narrows what axes with a symbol can be to the bounds of their hints.
+    fn bound(&mut self) {
+        for bound in std::mem::take(&mut self.bounds) {
+            let root = &bound.symbol.root;
+            let meaning = match self.symbols.get(root).and_then(|w| w.first()) {
+                Some(Witness {
+                    meaning: Meaning::Size(n),
+                    ..
+                }) => Err(bound.symbol.eval(*n)),
+                Some(Witness {
+                    meaning: Meaning::Dim(e),
+                    ..
+                }) => Ok(bound.symbol.compose(e)),
+                // A range from the command line replaces the hint's.
+                None if self.overrides.dims.contains_key(&identifier(root)) => continue,
+                None => Ok(bound.symbol.compose(&self.symbol_root(root))),
+            };
+            let narrowed = match meaning {
+                Err(size) if size.is_some_and(|n| bound.hint.holds(n)) => Ok(()),
+                Err(size) => Err(format!(
+                    "but {} elsewhere",
+                    size.map_or("beyond 63 bits".into(), |n| n.to_string())
+                )),
+                Ok(None) => Err("which is beyond 63 bits".into()),
+                Ok(Some(expr)) => self.system.narrow(&expr, bound.hint.min, bound.hint.max),
+            };
+            if let Err(reason) = narrowed {
+                self.faults.push(ModelFault::Hint {
+                    input: self.inputs[bound.input].name.clone(),
+                    axis: bound.axis,
+                    hint: bound.hint.to_string(),
+                    reason,
+                });
+            }
+        }
+    }
+
     /// A root for what the spec does not name: `wanted` with its declared range if that is meant for it, else a new one.
-    fn fresh(&mut self, wanted: String) -> String {
+    fn fresh(&mut self, wanted: String, range: DimDecl) -> String {
         let used = self.made.contains(&wanted) || self.is_meaning(&wanted);
         if self.declared.contains_key(&wanted) && !used {
             self.made.insert(wanted.clone());
@@ -184,14 +231,7 @@ impl Work<'_> {
         let name = names
             .find(|n| !self.system.contains(n))
             .expect("one of endlessly many names is free");
-        self.system.insert(
-            name.clone(),
-            DimDecl {
-                min: 0,
-                max: None,
-                opt: None,
-            },
-        );
+        self.system.insert(name.clone(), range);
         self.made.insert(name.clone());
         name
     }
@@ -206,7 +246,7 @@ impl Work<'_> {
     fn symbol_root(&mut self, symbol: &str) -> Affine {
         let name = match self.named.get(symbol) {
             Some(name) => name.clone(),
-            None => self.fresh(identifier(symbol)),
+            None => self.fresh(identifier(symbol), ANY),
         };
         self.named.insert(symbol.to_owned(), name.clone());
         Affine::root(name)
@@ -238,7 +278,9 @@ impl Work<'_> {
     fn settle(&mut self, draft: Draft) -> Result<Axis, (Affine, String)> {
         let symbol = match draft {
             Draft::Done(axis) => return Ok(axis),
-            Draft::Own(name) => return Ok(Axis::Dim(Affine::root(self.fresh(name)))),
+            Draft::Own(name, range) => {
+                return Ok(Axis::Dim(Affine::root(self.fresh(name, range))));
+            }
             Draft::Symbol(symbol) => symbol,
         };
         let meaning = match self

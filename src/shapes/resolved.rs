@@ -254,6 +254,15 @@ impl Resolved {
         }
     }
 
+    /// `sample F16[BATCH, 4, 4*_H, 64]` for every input, in the words of the spec.
+    pub fn show_inputs(&self) -> String {
+        let inputs = self.inputs.iter().map(|i| {
+            let axes: Vec<String> = i.axes.iter().map(ToString::to_string).collect();
+            format!("{} {}[{}]", i.name, i.dtype, axes.join(", "))
+        });
+        inputs.collect::<Vec<_>>().join("; ")
+    }
+
     /// Things worth telling although they are no errors.
     pub fn warnings(&self) -> &[String] {
         &self.warnings

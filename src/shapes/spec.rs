@@ -6,13 +6,14 @@
 //! | readable | `args`, `kwargs` | every axis, or `{axis: entry}` | of `forward`'s arguments |
 //! | by input | `inputs` | every axis, or `{axis: entry}` | of ONNX inputs |
 //!
-//! JSON does not tell a tensor from a container, so: an object whose keys are all axes, or `{}`, is a tensor; a list with
-//! an object or a list in it is a container; a list of entries is a tensor; `[]` and a list of nulls can be either and
-//! ask for nothing, so they may be missing from the model.
+//! JSON does not tell a tensor from a container, so: an object of axes, or `{}`, is a tensor; an object or a list with an
+//! object or a list in it is a container; a list of entries is a tensor; `{}`, `[]` and a list of nulls can be either and
+//! ask for nothing, so they may be missing from the model. Torch dumps no tensor as an object.
 
 use super::error::{Error, Problems};
 use super::expr::Affine;
 use super::faults::SpecFault;
+use super::hint::Hint;
 use super::json::{self, Pos};
 use super::wire;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,7 +29,10 @@ pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
 #[derive(Debug, Clone)]
 pub struct ShapeSpec {
     pub(super) origin: String,
+    /// Root dims; with `profiles`, the smallest ranges that hold those of all.
     pub(super) dims: BTreeMap<String, DimDecl>,
+    /// How many `profiles` were joined.
+    pub(super) profiles: usize,
     pub(super) body: Body,
 }
 
@@ -39,6 +43,13 @@ pub(super) struct DimDecl {
     pub max: Option<u64>,
     pub opt: Option<u64>,
 }
+
+/// A dim of which nothing is known.
+pub(super) const ANY: DimDecl = DimDecl {
+    min: 0,
+    max: None,
+    opt: None,
+};
 
 /// What a spec says of tensors.
 #[derive(Debug, Clone)]
@@ -69,8 +80,8 @@ pub(super) enum Leaf {
     Null,
     /// `[]` or nothing but nulls: a static tensor of this rank, or a container of non-tensors.
     Nulls(usize),
-    /// Some axes; the others are static.
-    Sparse(BTreeMap<usize, Entry>),
+    /// Some axes, negative ones from the end; the others are static.
+    Sparse(BTreeMap<i32, Entry>),
     /// Every axis.
     Full(Vec<Entry>),
 }
@@ -78,14 +89,12 @@ pub(super) enum Leaf {
 /// What a spec says of one axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
-    /// `null` or `STATIC`: static, at the size that the model has.
-    Static,
+    /// `null`: static, at the size that the model has.
+    Null,
     /// Static at this size.
     Size(u64),
-    /// `AUTO`: dynamic where the model is.
-    Auto,
-    /// `DYNAMIC`: dynamic, or an error.
-    Dynamic,
+    /// What the model decides.
+    Hint(Hint),
     /// A dim or a derived dim.
     Dim(Affine),
 }
@@ -153,6 +162,7 @@ impl ShapeSpec {
         ShapeSpec {
             origin: String::new(),
             dims: BTreeMap::new(),
+            profiles: 0,
             body: Body::Nothing,
         }
     }

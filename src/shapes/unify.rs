@@ -83,6 +83,33 @@ impl System {
         }
     }
 
+    /// Leaves only the values that give `expr` a size from `min` to `max`.
+    pub fn narrow(
+        &mut self,
+        expr: &Affine,
+        min: Option<u64>,
+        max: Option<u64>,
+    ) -> Result<(), String> {
+        let expr = self.reduce(expr).ok_or("overflow")?;
+        let old = self.range(&expr.root);
+        let (p, q) = (i128::from(expr.scale), i128::from(expr.offset));
+        let least = min.map_or(0, |min| (i128::from(min) - q + p - 1).div_euclid(p));
+        let least = least.max(i128::from(old.min));
+        let most = max.map(|max| (i128::from(max) - q).div_euclid(p));
+        let most = [most, old.max.map(i128::from)].into_iter().flatten().min();
+        if most.is_some_and(|most| most < least) {
+            return Err(format!(
+                "which leaves no size where `{}` is {}",
+                expr.root,
+                show_range(old.min, old.max)
+            ));
+        }
+        let (min, max) = (least as u64, most.map(|m| m as u64));
+        let opt = old.opt.map(|o| o.clamp(min, max.unwrap_or(u64::MAX)));
+        self.dims.insert(expr.root, DimDecl { min, max, opt });
+        Ok(())
+    }
+
     /// Makes `a` and `b` equal.
     pub fn equate(&mut self, a: &Affine, b: &Affine) -> Tied {
         let (a, b) = (

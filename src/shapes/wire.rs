@@ -3,8 +3,10 @@
 use super::error::Problems;
 use super::expr::{Affine, is_identifier};
 use super::faults::{SpecFault, nearest};
+use super::hint::hint;
 use super::json::{self, Key, Node, Pos, Value};
-use super::spec::{Body, DimDecl, Entry, Leaf, MAX_SIZE, ShapeSpec, Tree};
+use super::names::default_opt;
+use super::spec::{ANY, Body, DimDecl, Entry, Leaf, MAX_SIZE, ShapeSpec, Tree};
 use std::collections::BTreeMap;
 
 /// Reads the spec that `root` is; what is wrong goes to `problems`.
@@ -14,17 +16,22 @@ pub(super) fn read(root: &Node, origin: &str, problems: &mut Problems) -> Option
         problems,
         dims,
         tensors: 0,
+        torch: false,
     };
     reader.spec(root, origin)
 }
 
 /// Tensors that are read. The largest models have some hundreds of inputs.
 const MAX_TENSORS: usize = 4096;
+/// Largest number of an axis that is read.
+const MAX_AXIS: i32 = 65_535;
 
 struct Reader<'p> {
     problems: &'p mut Problems,
     dims: BTreeMap<String, DimDecl>,
     tensors: usize,
+    /// Whether it is torch's dump.
+    torch: bool,
 }
 
 /// What an axis entry may be, for messages.
@@ -37,11 +44,19 @@ impl Reader<'_> {
         self.keys(
             top,
             "a shape spec",
-            &["dims", "inputs", "args", "kwargs", "dynamic_shapes"],
+            &[
+                "dims",
+                "profiles",
+                "inputs",
+                "args",
+                "kwargs",
+                "dynamic_shapes",
+            ],
         );
         if let Some(dims) = find("dims") {
             self.dims(dims);
         }
+        let profiles = find("profiles").map_or(0, |profiles| self.profiles(profiles));
         let (inputs, args, kwargs, torch) = (
             find("inputs"),
             find("args"),
@@ -98,12 +113,14 @@ impl Reader<'_> {
         Some(ShapeSpec {
             origin: origin.to_owned(),
             dims: self.dims,
+            profiles,
             body,
         })
     }
 
     /// The top of torch's dump is a tuple of all arguments, or a dict of them, and never a tensor.
     fn torch(&mut self, node: &Node) -> Option<Body> {
+        self.torch = true;
         Some(match &node.value {
             Value::Null => Body::Nothing,
             Value::List(items) => Body::Tree {
@@ -195,11 +212,7 @@ impl Reader<'_> {
             }
             let place = format!("the dim `{}`", json::shorten(&key.name));
             // A dim with a fault is listed all the same, so that its uses are no second fault.
-            let decl = self.dim(&key.name, node, &place).unwrap_or(DimDecl {
-                min: 0,
-                max: None,
-                opt: None,
-            });
+            let decl = self.dim(&key.name, node, &place, ANY).unwrap_or(ANY);
             self.dims.insert(key.name.clone(), decl);
         }
         for (key, node) in items {
@@ -216,21 +229,68 @@ impl Reader<'_> {
         }
     }
 
-    fn dim(&mut self, name: &str, node: &Node, place: &str) -> Option<DimDecl> {
+    /// Reads `profiles`, each of which gives some dims other ranges, and makes `dims` the smallest that hold all; the size
+    /// to optimise for is the first one's. Returns how many there are.
+    fn profiles(&mut self, node: &Node) -> usize {
+        let Value::List(items) = &node.value else {
+            return self
+                .wrong(node, "`profiles`", "a list of objects")
+                .unwrap_or(0);
+        };
+        let mut joined: Option<BTreeMap<String, DimDecl>> = None;
+        for item in items {
+            let Some(fields) = self.object_of(item, "a profile") else {
+                continue;
+            };
+            let mut dims = self.dims.clone();
+            for (key, value) in fields {
+                let Some(&base) = self.dims.get(&key.name) else {
+                    self.unknown_dim(&key.name, key.pos);
+                    continue;
+                };
+                let place = format!("`{}` of a profile", json::shorten(&key.name));
+                if let Some(decl) = self.dim(&key.name, value, &place, base) {
+                    dims.insert(key.name.clone(), decl);
+                }
+            }
+            joined = Some(match joined {
+                None => dims,
+                Some(before) => (before.into_iter())
+                    .map(|(name, d)| {
+                        let other = dims[&name];
+                        let whole = DimDecl {
+                            min: d.min.min(other.min),
+                            max: d.max.zip(other.max).map(|(a, b)| a.max(b)),
+                            opt: Some(d.opt.unwrap_or_else(|| default_opt(d.min, d.max))),
+                        };
+                        let one = (d.min, d.max) == (other.min, other.max);
+                        (name, if one { d } else { whole })
+                    })
+                    .collect(),
+            });
+        }
+        if let Some(joined) = joined {
+            self.dims = joined;
+        }
+        items.len()
+    }
+
+    /// The range of a dim, whose fields are those of `base` where they are not given.
+    fn dim(&mut self, name: &str, node: &Node, place: &str, base: DimDecl) -> Option<DimDecl> {
         let fields = self.object_of(node, place)?;
         self.keys(fields, place, &["min", "max", "opt", "derived"]);
-        let mut decl = DimDecl {
-            min: 0,
-            max: None,
-            opt: None,
-        };
+        let mut decl = base;
+        if !fields.iter().any(|(k, _)| k.name == "opt") {
+            decl.opt = None;
+        }
         let mut opt_at = node.pos;
         for (key, value) in fields {
             let what = format!("`{}` of `{name}`", key.name);
             match key.name.as_str() {
                 "min" => decl.min = self.size(value, &what)?,
                 "max" if value.value == Value::Null => decl.max = None,
-                "max" => decl.max = Some(self.size(value, &what)?),
+                // What Python has for no bound.
+                "max" => decl.max = Some(self.size(value, &what)?).filter(|&max| max < MAX_SIZE),
                 "opt" => (decl.opt, opt_at) = (Some(self.size(value, &what)?), value.pos),
                 _ => {}
             }
@@ -341,12 +401,11 @@ impl Reader<'_> {
                 }
                 Some(Tree::List(self.trees(items)))
             }
-            Value::Map(items) if items.iter().any(|(k, _)| !is_axis_like(&k.name)) => {
-                if let Some((axis, _)) = items.iter().find(|(k, _)| is_axis_like(&k.name)) {
-                    let name = items
-                        .iter()
-                        .map(|(k, _)| &k.name)
-                        .find(|k| !is_axis_like(k));
+            Value::Map(items) if self.is_dict(items) => {
+                let is_name = |(k, v): &&(Key, Node)| !is_axis_like(&k.name) || is_container(v);
+                let axis = (items.iter()).find(|i| !is_name(i) && i.1.value != Value::Null);
+                if let Some((axis, _)) = axis {
+                    let name = items.iter().find(is_name).map(|(k, _)| &k.name);
                     let name = name.map(|n| json::shorten(n)).unwrap_or_default();
                     let axis_name = json::shorten(&axis.name);
                     self.problems.push(
@@ -362,6 +421,12 @@ impl Reader<'_> {
             }
             _ => Some(Tree::Leaf(self.leaf(node)?)),
         }
+    }
+
+    /// Whether an object is a dict of arguments: keys of a dict may be numbers too.
+    fn is_dict(&self, items: &[(Key, Node)]) -> bool {
+        let names = (items.iter()).any(|(k, v)| !is_axis_like(&k.name) || is_container(v));
+        names || (self.torch && items.iter().all(|(_, v)| v.value == Value::Null))
     }
 
     fn leaf(&mut self, node: &Node) -> Option<Leaf> {
@@ -389,9 +454,9 @@ impl Reader<'_> {
                     // One spelling per axis, so that `"1"` and `"01"` cannot both be there.
                     let axis = key
                         .name
-                        .parse::<u16>()
+                        .parse::<i32>()
                         .ok()
-                        .filter(|a| a.to_string() == key.name);
+                        .filter(|a| a.to_string() == key.name && a.abs() <= MAX_AXIS);
                     if axis.is_none() {
                         self.problems.push(
                             key.pos,
@@ -402,7 +467,7 @@ impl Reader<'_> {
                     }
                     match (axis, self.entry(value)) {
                         (Some(axis), Some(entry)) => {
-                            axes.insert(usize::from(axis), entry);
+                            axes.insert(axis, entry);
                         }
                         _ => whole = false,
                     }
@@ -419,10 +484,20 @@ impl Reader<'_> {
 
     fn entry(&mut self, node: &Node) -> Option<Entry> {
         match &node.value {
-            Value::Null => Some(Entry::Static),
+            Value::Null => Some(Entry::Null),
             Value::Number(_) => self.size(node, "a static size").map(Entry::Size),
             Value::String(text) => match hint(text) {
-                Some(hint) => Some(hint),
+                Some(Ok(hint)) => Some(Entry::Hint(hint)),
+                Some(Err(reason)) => {
+                    self.problems.push(
+                        node.pos,
+                        SpecFault::Hint {
+                            text: json::shorten(text),
+                            reason,
+                        },
+                    );
+                    None
+                }
                 None => self.dim_entry(text, node.pos),
             },
             _ => self.wrong(node, "an axis", ENTRY),
@@ -444,24 +519,24 @@ impl Reader<'_> {
             }
         };
         if !self.dims.contains_key(&expr.root) {
-            let known = self
-                .dims
-                .keys()
-                .map(String::as_str)
-                .chain(["AUTO", "DYNAMIC", "STATIC"]);
-            // Every name against every dim: only as often as it is shown.
-            let nearest = (!self.problems.is_full()).then(|| nearest(&expr.root, known));
-            self.problems.push(
-                pos,
-                SpecFault::UnknownDim {
-                    name: json::shorten(&expr.root),
-                    nearest: nearest.flatten(),
-                },
-            );
+            self.unknown_dim(&expr.root, pos);
             return None;
         }
         self.range(&expr, pos);
         Some(Entry::Dim(expr))
+    }
+
+    fn unknown_dim(&mut self, name: &str, pos: Pos) {
+        let known = (self.dims.keys().map(String::as_str)).chain(["AUTO", "DYNAMIC", "STATIC"]);
+        // Every name against every dim: only as often as it is shown.
+        let nearest = (!self.problems.is_full()).then(|| nearest(name, known));
+        self.problems.push(
+            pos,
+            SpecFault::UnknownDim {
+                name: json::shorten(name),
+                nearest: nearest.flatten(),
+            },
+        );
     }
 
     /// Checks that a derived dim has a size everywhere in its root's range.
@@ -499,20 +574,6 @@ impl Reader<'_> {
                 },
             );
         }
-    }
-}
-
-/// The hint that a string is, in any of torch's spellings.
-fn hint(text: &str) -> Option<Entry> {
-    let bare = ["_DimHint.", "DimHint.", "Dim."]
-        .iter()
-        .find_map(|p| text.strip_prefix(p))
-        .unwrap_or(text);
-    match bare {
-        "AUTO" => Some(Entry::Auto),
-        "DYNAMIC" => Some(Entry::Dynamic),
-        "STATIC" => Some(Entry::Static),
-        _ => None,
     }
 }
 

@@ -124,15 +124,19 @@ fn shapes_for_takes_opt_where_nothing_is_given() {
             .unwrap(),
         sizes(24, 96, 128)
     );
-    let wrong = resolved
-        .shapes_for(&dims(&[("_W", 33), ("W", 20), ("BATCH", 1)]))
-        .unwrap_err()
-        .to_string();
-    assert!(wrong.starts_with("3 problems"), "{wrong}");
-    assert!(
-        wrong.contains("`dim W` names no dim of this model and spec; did you mean `_W`?"),
-        "{wrong}"
+    let wrong = |given: &[(&str, u64)]| resolved.shapes_for(&dims(given)).unwrap_err();
+    assert_eq!(
+        wrong(&[("_W", 33), ("W", 20), ("BATCH", 1)]).to_string(),
+        "`--dim W` names no dim of this model and spec; did you mean `_W`?"
     );
+    // Outside of a range is what shapes with these sizes are.
+    let outside = wrong(&[("_W", 33), ("BATCH", 1)]);
+    assert_eq!(
+        outside.to_string(),
+        "2 problems\n  `BATCH` is 1, but needs from 2 to 24\n  `_W` is 33, but needs from 16 to 32"
+    );
+    assert_eq!(outside.code(), "shape-out-of-range");
+    assert!(outside.hints()[0].contains("--on-range"));
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn every_rule_is_told_with_its_place() {
         ("[]".into(), "a shape spec must be an object, not a list"),
         (
             r#"{"inptus": {}}"#.into(),
-            "line 1, column 2: unknown key `inptus` in a shape spec; expected `dims`, `inputs`, `args`, `kwargs`, `dynamic_shapes`; did you mean `inputs`?",
+            "line 1, column 2: unknown key `inptus` in a shape spec; expected `dims`, `profiles`, `inputs`, `args`, `kwargs`, `dynamic_shapes`; did you mean `inputs`?",
         ),
         (
             r#"{"inputs": {}, "args": []}"#.into(),
@@ -131,8 +131,8 @@ fn every_rule_is_told_with_its_place() {
         ),
         (input(r#"{"0": []}"#), "not a list"),
         (
-            input(r#"{"-1": "B"}"#),
-            "`-1` is not an axis; axes are numbers from 0 in quotes, and negative ones are not counted from the end",
+            input(r#"{"-0": "B"}"#),
+            "`-0` is not an axis; axes are numbers in quotes, from 0, or from -1 at the end",
         ),
         (input(r#"{"01": "B"}"#), "`01` is not an axis"),
         (input(r#"{"70000": "B"}"#), "`70000` is not an axis"),
@@ -224,8 +224,15 @@ fn a_spec_of_very_many_tensors_is_refused_before_it_is_tied() {
     let many = |n: usize| format!(r#"{{"args": [{}[1]]}}"#, "[1], ".repeat(n));
     assert!(fault(&many(4096)).contains("this is tensor 4097; a spec has at most 4096"));
     let spec = ShapeSpec::parse(&many(4095), "many.json").unwrap();
+    // What is left out of an export is told in one line.
+    let one = spec.resolve(&[decl("x", "1")], &Overrides::default());
+    let warnings = one.unwrap().warnings().to_vec();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("and 4083 more"),
+        "{warnings:?}"
+    );
     let error = spec
-        .resolve(&[decl("x", "1")], &Overrides::default())
+        .resolve(&[decl("x", "2")], &Overrides::default())
         .unwrap_err();
     let message = error.to_string();
     assert!(
@@ -233,7 +240,7 @@ fn a_spec_of_very_many_tensors_is_refused_before_it_is_tied() {
         "{message}"
     );
     assert!(
-        message.contains("`args[11]`, and 4084 more; left of the model: `x` [1]"),
+        message.contains("`args[11]`, and 4084 more; left of the model: `x` [2]"),
         "{message}"
     );
     let key = format!(r#"{{"inputs": {{"{}": []}}}}"#, "k".repeat(257));

@@ -6,6 +6,7 @@ mod forms;
 mod hostile;
 mod models;
 mod oracle;
+mod trees;
 
 use super::*;
 use crate::tensor::{Dtype, Extent, TensorDecl};

@@ -113,7 +113,7 @@ fn hints_take_their_range_from_the_symbol_or_the_command_line() {
     assert_refused(
         r#"{"inputs": {"x": {"1": "DYNAMIC"}}}"#,
         &[decl("x", "? 4")],
-        "axis 1 of `x` is 4 in the model, but `DYNAMIC` in the spec",
+        "axis 1 of `x` is 4 in the model, but `Dim.DYNAMIC` in the spec",
     );
     // An axis that a hint leaves to the model is what the spec says of the same symbol elsewhere.
     let shared = r#"{"dims": {"N": {"min": 1, "max": 3}, "b": {}}, "inputs": {"x": ["4*N"], "y": ["AUTO", "b"]}}"#;
@@ -328,12 +328,13 @@ fn leaves_are_matched_by_name_then_path_then_last_key_then_position() {
     assert_eq!(got(twice, &["d_t", "c_t"]).unwrap(), "d_t 4\nc_t 3");
     let message = got(twice, &["t", "v"]).unwrap_err();
     assert!(
-        message.contains("`kwargs.c.t` of the spec has no input in the model"),
+        message.contains("`kwargs.d.t` of the spec could be any of `t`, which another tensor"),
         "{message}"
     );
+    let message = got(twice, &["u", "v"]).unwrap_err();
     assert!(
         message.contains(
-            "left of the spec: `kwargs.c.t`, `kwargs.d.t`; left of the model: `t` [?], `v` [?]"
+            "left of the spec: `kwargs.c.t`, `kwargs.d.t`; left of the model: `u` [?], `v` [?]"
         ),
         "{message}"
     );
@@ -345,7 +346,10 @@ fn leaves_are_matched_by_name_then_path_then_last_key_then_position() {
     );
     // One null more than inputs: which of the two is the input is not decided.
     let message = got(r#""args": [null, ["A"], null]"#, &["x", "y"]).unwrap_err();
-    assert!(message.contains("`args[1]` of the spec has no input in the model: which one is not clear from the position"), "{message}");
+    assert!(
+        message.contains("`args[1]` of the spec could be any of `x`, `y`"),
+        "{message}"
+    );
     // An input that two leaves fit.
     let message = got(
         r#""kwargs": {"c": {"d_t": ["C"]}, "c_d": {"t": ["D"]}}"#,
@@ -358,7 +362,7 @@ fn leaves_are_matched_by_name_then_path_then_last_key_then_position() {
     );
     let message = got(r#""args": [{"t": ["C"]}]"#, &["a_t", "b_t"]).unwrap_err();
     assert!(
-        message.contains("`args[0].t` of the spec could be any of `a_t`, `b_t`"),
+        message.contains("left of the model: `a_t` [?], `b_t` [?]"),
         "{message}"
     );
 }
@@ -410,4 +414,150 @@ fn templates_are_valid_for_their_models() {
 }
 "#;
     assert_eq!(template(&[decl("x", "B 3 4*H")]), expected);
+}
+
+#[test]
+fn profiles_are_joined_into_the_smallest_range_that_holds_all() {
+    let x = [decl("x", "? ? ?")];
+    let text = r#"{"dims": {"B": {"min": 1, "max": 4, "opt": 2}, "H": {"min": 8, "max": 64}, "W": {"min": 3, "max": 9}},
+        "profiles": [{"B": {"max": 1}, "H": {"min": 16, "opt": 20}}, {"B": {"min": 3, "max": 8}, "H": {"max": 32}}],
+        "inputs": {"x": ["B", "4*H", "W"]}}"#;
+    let resolved = resolve(text, &x).unwrap();
+    assert_eq!(table(&resolved), "x 1:1:8 32:80:256 3:6:9");
+    assert!(resolved.warnings()[0].contains("the 2 profiles of the spec are joined"));
+    let converted = spec(text)
+        .convert(&x, &Overrides::default(), Form::Inputs)
+        .unwrap();
+    assert_eq!(
+        converted.lost,
+        ["the profiles of the spec are joined into one range"]
+    );
+    for (profiles, says) in [
+        (r#"[{"C": {}}]"#, "`dims` does not list `C`"),
+        (
+            r#"[{"B": {"min": 9}}]"#,
+            "`B` has max 4, which is less than its min 9",
+        ),
+        ("{}", "`profiles` must be a list of objects"),
+        (
+            r#"[{"B": {"mn": 1}}]"#,
+            "unknown key `mn` in `B` of a profile",
+        ),
+    ] {
+        let text = format!(
+            r#"{{"dims": {{"B": {{"min": 1, "max": 4}}}}, "profiles": {profiles}, "inputs": {{}}}}"#
+        );
+        let error = ShapeSpec::parse(&text, "s").unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+#[test]
+fn hints_have_bounds_and_axes_may_count_from_the_end() {
+    let inputs = [decl("x", "B 4 ? 2*s+1"), decl("y", "B s 4")];
+    let text = r#"{"dims": {"N": {"min": 1, "max": 9}}, "inputs": {
+        "x": {"0": "Dim.AUTO(min=2, max=8)", "-2": "DimHint(DYNAMIC, max=5)", "-1": "_DimHint.AUTO(6, None)"},
+        "y": {"0": "N", "-2": "Dim.AUTO(max=4)", "2": "Dim.STATIC(max=4)"}}}"#;
+    assert_eq!(
+        table(&resolve(text, &inputs).unwrap()),
+        "x 2:5:8 4 0:2:5 7:7:9\ny 2:5:8 3:3:4 4"
+    );
+    let with =
+        |x: &str| format!(r#"{{"dims": {{"N": {{"min": 1, "max": 9}}}}, "inputs": {{"x": {x}}}}}"#);
+    for (x, model, says) in [
+        (
+            r#"["N", "Dim.AUTO(min=10)"]"#,
+            "s s",
+            "axis 1 of `x` is `Dim.AUTO(min=10)` in the spec, which leaves no size where `N` is from 1 to 9",
+        ),
+        (
+            r#"[3, "Dim.AUTO(min=10)"]"#,
+            "s s",
+            "axis 1 of `x` is `Dim.AUTO(min=10)` in the spec, but 3 elsewhere",
+        ),
+        (
+            r#"["N", "Dim.AUTO(min=10)"]"#,
+            "s 4",
+            "axis 1 of `x` is 4 in the model, but `Dim.AUTO(min=10)` in the spec",
+        ),
+        (
+            r#"{"0": "N", "-2": "N"}"#,
+            "s 4",
+            "`inputs.x` of the spec has axis 0 of `x` twice",
+        ),
+        (
+            r#"{"-3": "N"}"#,
+            "s 4",
+            "axis -3 of `x` is in the spec, but the model gives it 2 axes",
+        ),
+    ] {
+        assert_refused(&with(x), &[decl("x", model)], says);
+    }
+    for (entry, says) in [
+        (
+            "Dim.AUTO(mn=2)",
+            "`Dim.AUTO(mn=2)` is no hint: expected bounds like `(min=2, max=8)`",
+        ),
+        ("Dim.AUTO(min=9, max=8)", "max 8 is less than min 9"),
+        ("AUTO(min=-1)", "expected bounds"),
+        ("AUTO(min=2", "expected bounds"),
+    ] {
+        let text = with(&format!(r#"["{entry}"]"#));
+        let error = ShapeSpec::parse(&text, "s").unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
+    // What Python has for no bound is none.
+    let open = r#"{"dims": {"N": {"max": 9223372036854775807}}, "inputs": {"x": ["N"]}}"#;
+    assert_eq!(
+        resolve(open, &[decl("x", "?")]).unwrap().dims()["N"].max,
+        None
+    );
+}
+
+#[test]
+fn what_an_exporter_left_out_is_found_by_name_and_rank_or_refused() {
+    let dims = r#""dims": {"A": {"min": 1, "max": 2}, "B": {"min": 3, "max": 4}, "C": {"min": 5, "max": 6}}"#;
+    let got = |rest: &str, inputs: &[TensorDecl]| {
+        resolve(&format!("{{{dims}, {rest}}}"), inputs)
+            .map(|r| table(&r))
+            .map_err(|e| e.to_string())
+    };
+    let ranks = r#""args": [["A"], ["B", 4], ["C"]]"#;
+    // By rank, and never by chance.
+    assert_eq!(
+        got(ranks, &[decl("x", "? 4"), decl("y", "?")]).unwrap(),
+        "x 3:3:4 4\ny 5:5:6"
+    );
+    assert_eq!(
+        got(ranks, &[decl("x", "?"), decl("y", "? 4")]).unwrap(),
+        "x 1:1:2\ny 3:3:4 4"
+    );
+    let message = got(ranks, &[decl("x", "?")]).unwrap_err();
+    assert!(
+        message.contains("`args[0]` of the spec could be any of `x`, or none"),
+        "{message}"
+    );
+    // By name.
+    let nested = r#""args": [{"t": ["A"], "u": ["B"]}, ["C"]]"#;
+    assert_eq!(
+        got(nested, &[decl("c_u", "?"), decl("y", "?")]).unwrap(),
+        "c_u 3:3:4\ny 5:5:6"
+    );
+    // Names that the spec and the model both know are not given to each other's axes.
+    let message = got(
+        r#""args": [["A"], ["B"]]"#,
+        &[decl("x", "B"), decl("y", "A")],
+    )
+    .unwrap_err();
+    assert!(
+        message.contains("axis 0 of `x` is `B` in the model, but `A` in the spec (`args[0]`)"),
+        "{message}"
+    );
+    // What is offered instead does not repeat it.
+    let crossed = r#"{"dims": {"A": {"max": 2}, "B": {"max": 4}}, "args": [["A"], ["B"]]}"#;
+    let error = resolve(crossed, &[decl("x", "B"), decl("y", "A")]).unwrap_err();
+    let Error::Model { suggestion, .. } = error else {
+        panic!("{error}")
+    };
+    assert!(suggestion.contains(r#""x": { "0": "B" }"#), "{suggestion}");
 }
