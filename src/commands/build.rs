@@ -3,7 +3,7 @@
 use super::UsageError;
 use super::cache::{CacheFolder, RemoteArgs};
 use super::engine_args::EngineArgs;
-use super::shapes::misfit;
+use super::shape_args::{CallArgs, ProfileArgs, ShapeArgs, misfit};
 use crate::cache::{self, Check};
 use crate::engine::{Backend, Identity, Options};
 use crate::exit::Exit;
@@ -12,14 +12,14 @@ use crate::pipeline::{
     self, BackendChoice, BuildRequest, CacheRequest, CacheUse, Environment, MappingSource,
 };
 use crate::plan;
-use crate::shapes::{self, Overrides, Profile, ShapeSpec};
+use crate::shapes::{self, Profile};
 use crate::tensor::{Digest, TensorDecl};
 use crate::ui::{self, Align, Report, Table, Ui};
 use crate::watch::{Event, Watch};
 use anyhow::Context;
 use serde::Serialize;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Arguments of `trtmut build`.
@@ -47,6 +47,12 @@ pub struct Args {
     #[command(flatten)]
     ranges: ShapeArgs,
 
+    #[command(flatten)]
+    call: CallArgs,
+
+    #[command(flatten)]
+    profile: ProfileArgs,
+
     /// Where the plan goes; its manifest goes beside it, as PLAN.json
     #[arg(short, long, value_name = "PLAN", default_value = "engine.plan")]
     output: PathBuf,
@@ -68,33 +74,6 @@ pub struct Args {
     /// Threads for hashing and compiling (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
-}
-
-/// Ranges of dims that the command line gives, for a spec or instead of one.
-#[derive(Debug, Clone, Default, clap::Args)]
-pub(super) struct ShapeArgs {
-    /// Range of a named dim: NAME=min:max, NAME=min:opt:max or NAME=size (repeatable)
-    #[arg(long, value_name = "NAME=RANGE")]
-    dim: Vec<String>,
-
-    /// Size of a named dim to optimise for: NAME=N, several with commas (repeatable)
-    #[arg(long, value_name = "NAME=N")]
-    opt: Vec<String>,
-}
-
-impl ShapeArgs {
-    /// Whether none is given.
-    pub fn is_empty(&self) -> bool {
-        self.dim.is_empty() && self.opt.is_empty()
-    }
-
-    /// Reads them.
-    ///
-    /// # Errors
-    /// All that is wrong with them.
-    pub fn overrides(&self) -> Result<Overrides, shapes::Error> {
-        Overrides::from_args(&self.dim, &self.opt)
-    }
 }
 
 /// How the engine cache is used.
@@ -284,9 +263,9 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         ui.text(&shapes::template(model.inputs()))?;
         return Ok(Exit::Done);
     }
-    let spec = read_spec(args.shapes.as_deref())?;
-    let resolved = spec
-        .resolve(model.inputs(), &args.ranges.overrides()?)
+    let spec = (args.profile).spec(args.shapes.as_deref(), model.inputs())?;
+    let resolved = (args.call)
+        .resolve(&spec, model.inputs(), &args.ranges.overrides()?)
         .with_context(|| spec_context(args))?;
     for warning in resolved.warnings() {
         ui.event(Event::Warn(warning));
@@ -336,10 +315,6 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     ui.result(&report)?;
     Ok(Exit::Done)
-}
-
-pub(super) fn read_spec(path: Option<&Path>) -> Result<ShapeSpec, shapes::Error> {
-    path.map_or_else(|| Ok(ShapeSpec::none()), ShapeSpec::open)
 }
 
 fn spec_context(args: &Args) -> String {

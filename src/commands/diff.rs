@@ -1,7 +1,7 @@
 //! `trtmut diff`: what a change asks for, and why.
 
-use super::build::{ShapeArgs, read_spec};
 use super::overlay::OverlayArgs;
+use super::shape_args::{ShapeArgs, read_spec};
 use crate::diff::{Reason, TensorChange, Verdict};
 use crate::exit::Exit;
 use crate::pipeline::{self, CompareRequest, Compared};

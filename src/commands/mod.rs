@@ -11,6 +11,7 @@ pub mod map;
 mod overlay;
 pub mod refit;
 pub mod run;
+mod shape_args;
 pub mod shapes;
 
 use crate::cache::{CacheFault, RemoteFault};

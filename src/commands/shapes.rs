@@ -1,9 +1,9 @@
 //! `trtmut shapes`: check a dynamic-shape spec against a model, write it in another form, begin one.
 
-use super::build::{ShapeArgs, read_spec};
+use super::shape_args::{CallArgs, ShapeArgs, misfit, read_spec};
 use crate::exit::Exit;
 use crate::onnx::Model;
-use crate::pipeline::Environment;
+use crate::pipeline::{self, Environment, PrefixedFile};
 use crate::shapes::{self, Axis, AxisRange, Form, Resolved, Root};
 use crate::tensor::Dtype;
 use crate::ui::{Align, Report, Table, Ui};
@@ -12,7 +12,7 @@ use anyhow::Context;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Arguments of `trtmut shapes`.
 #[derive(Debug, clap::Args)]
@@ -47,6 +47,9 @@ struct CheckArgs {
     #[command(flatten)]
     ranges: ShapeArgs,
 
+    #[command(flatten)]
+    call: CallArgs,
+
     /// Fail where a dim has no max, which TensorRT needs
     #[arg(long)]
     bounded: bool,
@@ -73,13 +76,22 @@ struct ConvertArgs {
 
     #[command(flatten)]
     ranges: ShapeArgs,
+
+    #[command(flatten)]
+    call: CallArgs,
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  trtmut shapes init unet.onnx > shapes.json")]
+#[command(after_help = "Examples:\n  \
+    trtmut shapes init unet.onnx > shapes.json\n  \
+    trtmut shapes init unet.onnx --from io.safetensors > shapes.json")]
 struct InitArgs {
     /// The ONNX model
     model: PathBuf,
+
+    /// Example inputs (.safetensors or .npz), whose sizes become the opt of each dim
+    #[arg(long, value_name = "FILE[:PREFIX]")]
+    from: Option<PrefixedFile>,
 }
 
 /// `--to`.
@@ -253,7 +265,14 @@ pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<E
         Command::Convert(args) => convert(args, ui)?,
         Command::Init(args) => {
             let model = Model::open(&args.model)?;
-            let text = shapes::template(model.inputs());
+            let text = match &args.from {
+                None => shapes::template(model.inputs()),
+                Some(file) => {
+                    let call = pipeline::example_shapes(file, model.inputs())?;
+                    shapes::template_from(model.inputs(), &call)
+                        .with_context(|| format!("--from {}", file.path.display()))?
+                }
+            };
             ui.result(&SpecReport::new(To::Inputs, &text, &[])?)?;
         }
         Command::Schema => ui.result(&SchemaReport {
@@ -267,8 +286,8 @@ fn check(args: &CheckArgs, ui: &Ui) -> anyhow::Result<()> {
     let spec = read_spec(Some(&args.spec))?;
     let overrides = args.ranges.overrides()?;
     let model = Model::open(&args.model)?;
-    let resolved = spec
-        .resolve(model.inputs(), &overrides)
+    let resolved = (args.call)
+        .resolve(&spec, model.inputs(), &overrides)
         .with_context(|| misfit(&args.spec, &args.model))?;
     if args.bounded {
         resolved
@@ -284,8 +303,15 @@ fn check(args: &CheckArgs, ui: &Ui) -> anyhow::Result<()> {
 
 fn convert(args: &ConvertArgs, ui: &Ui) -> anyhow::Result<()> {
     let spec = read_spec(Some(&args.spec))?;
-    let overrides = args.ranges.overrides()?;
+    let mut overrides = args.ranges.overrides()?;
     let model = Model::open(&args.model)?;
+    let resolved = (args.call)
+        .resolve(&spec, model.inputs(), &overrides)
+        .with_context(|| format!("`{}` cannot be converted", args.spec.display()))?;
+    if !args.call.is_empty() {
+        let opts = resolved.dims().iter();
+        overrides.opt = opts.map(|(name, dim)| (name.clone(), dim.opt)).collect();
+    }
     let converted = spec
         .convert(model.inputs(), &overrides, args.to.into())
         .with_context(|| format!("`{}` cannot be converted", args.spec.display()))?;
@@ -294,13 +320,4 @@ fn convert(args: &ConvertArgs, ui: &Ui) -> anyhow::Result<()> {
     }
     ui.result(&SpecReport::new(args.to, &converted.text, &converted.lost)?)?;
     Ok(())
-}
-
-/// What was tried when a spec and a model turned out not to fit.
-pub(super) fn misfit(spec: &Path, model: &Path) -> String {
-    format!(
-        "the shape spec `{}` does not fit `{}`",
-        spec.display(),
-        model.display()
-    )
 }

@@ -130,7 +130,7 @@ pub fn gather_inputs(
             problems.extend(check(decl, tensor.dtype, &tensor.shape));
         }
     }
-    fail(&problems, declared)?;
+    fail(&problems, shapes)?;
 
     let mut known: InputShapes = given
         .iter()
@@ -148,7 +148,7 @@ pub fn gather_inputs(
             }
         }
     }
-    fail(&problems, declared)?;
+    fail(&problems, shapes)?;
 
     let all = shapes.shapes_for(&dims)?;
     let mut rng = ChaCha8Rng::seed_from_u64(request.seed);
@@ -175,7 +175,7 @@ pub fn gather_inputs(
         };
         tensors.push((decl.name.clone(), tensor));
     }
-    fail(&problems, declared)?;
+    fail(&problems, shapes)?;
     let dims = shapes.bind(
         &tensors
             .iter()
@@ -189,17 +189,32 @@ pub fn gather_inputs(
     })
 }
 
-fn fail(problems: &[String], declared: &[TensorDecl]) -> Result<(), Error> {
+/// Shapes of those of the model's inputs that `file` has.
+///
+/// # Errors
+/// A file that cannot be read, has none of them, or has them under several prefixes.
+pub fn example_shapes(file: &PrefixedFile, declared: &[TensorDecl]) -> Result<InputShapes, Error> {
+    let names: Vec<&str> = declared.iter().map(|d| d.name.as_str()).collect();
+    let mut shapes = InputShapes::new();
+    for (name, tensor) in take(file, &names, |_| 0)? {
+        if names.contains(&name.as_str()) {
+            shapes.push((name, tensor.shape));
+        }
+    }
+    if shapes.is_empty() {
+        let prefix = file.prefix.as_deref().unwrap_or_default();
+        return Err(none_of(&file.path, prefix, "inputs", &names));
+    }
+    Ok(shapes)
+}
+
+fn fail(problems: &[String], shapes: &Resolved) -> Result<(), Error> {
     if problems.is_empty() {
         return Ok(());
     }
-    let list: Vec<String> = declared
-        .iter()
-        .map(|d| format!("{} {}{}", d.name, d.dtype, d.show_dims()))
-        .collect();
     Err(Error::Inputs {
         problems: problems.to_vec(),
-        hints: vec![format!("the model's inputs are: {}", list.join("; "))],
+        hints: vec![format!("the model's inputs are: {}", shapes.show_inputs())],
     })
 }
 

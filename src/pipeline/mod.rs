@@ -34,7 +34,9 @@ pub use cached::{CacheRequest, build_cached, worth_caching};
 pub use compare::{CompareRequest, Compared, Measured, compare};
 pub use complete::refusal;
 pub use environment::Environment;
-pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
+pub use inputs::{
+    InputRequest, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,
+};
 pub use key::{key_fields, with_checkpoint};
 pub use open::{OpenPlan, open};
 pub use overlay::{Overlay, OverlayRequest};

@@ -622,3 +622,224 @@ fn a_model_is_inspected() {
     scene.refuses(&["inspect", "inputs.json"], 1, &["inputs.json", "text"]);
     scene.refuses(&["inspect", "none.plan"], 1, &["none.plan"]);
 }
+
+/// The case `name` of `fixtures/shapes/cases`, with its model.
+fn case(spec: &str, model: &str) -> [String; 2] {
+    [spec, model].map(|f| fixture(&format!("shapes/cases/{f}")).display().to_string())
+}
+
+#[test]
+fn specs_as_they_are_dumped_and_written_have_the_ranges_that_they_mean() {
+    let scene = Scene::new();
+    let fixed = |n: u64| json!([n, n]);
+    for (spec, model, ranges) in [
+        (
+            "nested_kw_same.json",
+            "nested_kw_same.onnx",
+            json!({"a_b": [[1, 8], fixed(4)], "b": [[16, 512], fixed(4)]}),
+        ),
+        (
+            "nested_args.json",
+            "nested_args.onnx",
+            json!({"a": [[1, 8], fixed(4)], "c_a": [[16, 512], fixed(4)]}),
+        ),
+        (
+            "trt_complex.json",
+            "trt_complex.onnx",
+            json!({"a": [fixed(10), [1, 50]], "b": [[1, 50], fixed(30)], "c_a": [fixed(10), fixed(30)],
+                "c_b_0": [fixed(10), fixed(30)], "c_b_1": [fixed(5), [1, 50]]}),
+        ),
+        (
+            "seed_sdxl.json",
+            "seed_sdxl.onnx",
+            json!({"sample": [[2, 24], fixed(4), [64, 128], [64, 128]], "timestep": [],
+                "encoder_hidden_states": [[2, 24], fixed(77), fixed(64)],
+                "added_cond_kwargs_text_embeds": [[2, 24], fixed(32)],
+                "added_cond_kwargs_time_ids": [[2, 24], fixed(6)]}),
+        ),
+        (
+            "bounded_auto.json",
+            "hint_AUTO.onnx",
+            json!({"x": [[2, 8], fixed(4)]}),
+        ),
+        (
+            "bounded_dynamic.json",
+            "hint_AUTO.onnx",
+            json!({"x": [[3, 9], fixed(4)]}),
+        ),
+    ] {
+        let [spec, model] = case(spec, model);
+        let report = scene
+            .run(&["shapes", "check", &spec, &model, "--json"])
+            .exits(0)
+            .json();
+        let got: serde_json::Map<String, Value> = (report["inputs"].as_array().unwrap().iter())
+            .map(|i| {
+                let axes = i["axes"].as_array().unwrap().iter();
+                let axes: Vec<Value> = axes.map(|a| json!([a["min"], a["max"]])).collect();
+                (i["name"].as_str().unwrap().to_owned(), json!(axes))
+            })
+            .collect();
+        assert_eq!(Value::Object(got), ranges, "{spec}");
+    }
+}
+
+#[test]
+fn a_hint_stays_a_hint_in_torchs_form() {
+    let scene = Scene::new();
+    for name in ["hint_AUTO", "mixed_hint_dim_one_tensor"] {
+        let [spec, model] = case(&format!("{name}.json"), &format!("{name}.onnx"));
+        let done = scene.run(&["shapes", "convert", &spec, &model, "--to", "torch"]);
+        let own: Value = serde_json::from_slice(&std::fs::read(&spec).unwrap()).unwrap();
+        assert_eq!(done.exits(0).json(), own);
+    }
+    let [spec, model] = case("bounded_auto.json", "hint_AUTO.onnx");
+    let convert = |to: &str| scene.run(&["shapes", "convert", &spec, &model, "--to", to]);
+    assert_eq!(
+        convert("args").exits(0).json()["kwargs"]["x"]["0"],
+        "Dim.AUTO(min=2, max=8)"
+    );
+    // Torch's dump forgets bounds, so that they are a dim's there.
+    let torch = convert("torch");
+    let dims = torch.exits(0).json()["dims"].clone();
+    let (_, dim) = dims.as_object().unwrap().iter().next().unwrap();
+    assert_eq!(dim, &json!({"min": 2, "max": 8, "derived": []}));
+    assert!(
+        torch.stderr.contains("no place for the bounds"),
+        "{}",
+        torch.stderr
+    );
+}
+
+#[test]
+fn nested_tensors_keep_their_ranges_through_build_and_run() {
+    let scene = Scene::new();
+    let [spec, model] = case("nested_kw_same.json", "nested_kw_same.onnx");
+    scene
+        .run(&["build", &model, "--backend", "cpu", "--shapes", &spec])
+        .exits(0);
+    let run = |a: &str, b: &str| scene.run(&["run", "engine.plan", "--shape", a, "--shape", b]);
+    run("a_b=3x4", "b=50x4").exits(0);
+    run("a_b=50x4", "b=3x4").exits(1);
+}
+
+#[test]
+fn two_unknown_sizes_are_not_one_size() {
+    let scene = Scene::new();
+    let [spec, model] = case("question_mark_shapes.json", "question_mark_m.onnx");
+    let io = fixture("shapes/cases/question_mark_io.safetensors")
+        .display()
+        .to_string();
+    scene
+        .run(&["build", &model, "--backend", "cpu", "--shapes", &spec])
+        .exits(0);
+    let inputs = format!("{io}:in.");
+    let expect = format!("{io}:base.");
+    scene
+        .run(&[
+            "run",
+            "engine.plan",
+            "--inputs",
+            &inputs,
+            "--expect",
+            &expect,
+        ])
+        .exits(0);
+}
+
+#[test]
+fn a_dim_outside_of_its_range_is_what_a_shape_outside_of_it_is() {
+    let scene = sd_unet();
+    scene
+        .run(&["build", MODEL, "--shapes", "inputs.json"])
+        .exits(0);
+    for size in [["--dim", "B=9"], ["--shape", "timestep=9"]] {
+        let run = [&["run", "engine.plan", "--json"][..], &size].concat();
+        let failure = scene.run(&run).exits(1).json();
+        assert_eq!(failure["code"], "shape-out-of-range", "{failure}");
+        assert!(
+            failure["hints"][0]
+                .as_str()
+                .unwrap()
+                .contains("--on-range widen")
+        );
+    }
+    // The hint leads on.
+    let wide = ["run", "engine.plan", "--dim", "B=4", "--on-range", "widen"];
+    scene.run(&wide).exits(0);
+}
+
+#[test]
+fn a_call_gives_the_sizes_to_optimise_for() {
+    let scene = sd_unet();
+    scene.bring("sd_unet/io0.safetensors");
+    let init = ["shapes", "init", MODEL, "--from", "io0.safetensors"];
+    let spec = scene.run(&init).exits(0).json();
+    let sizes: Vec<u64> = ["B", "H", "T", "W"]
+        .map(|d| spec["dims"][d]["opt"].as_u64().unwrap())
+        .to_vec();
+    assert_eq!(sizes, [1, 32, 7, 32]);
+    scene.write("call.json", spec.to_string());
+    scene.run(&["shapes", "check", "call.json", MODEL]).exits(0);
+    // The midpoint of 1 to 3 is 2; the call has 1. What --opt says goes before.
+    let build = [
+        "build",
+        MODEL,
+        "--shapes",
+        "torch.json",
+        "--opt-from",
+        "io0.safetensors",
+        "--json",
+    ];
+    let report = scene
+        .run(&[&build[..], &["--opt", "W=16"]].concat())
+        .exits(0)
+        .json();
+    let opts: Vec<u64> = (report["profile"]["inputs"][0]["axes"]
+        .as_array()
+        .unwrap()
+        .iter())
+    .map(|a| a["opt"].as_u64().unwrap())
+    .collect();
+    assert_eq!(opts, [1, 4, 32, 16]);
+    let small = [&build[..6], &["--dim", "H=8:16", "-o", "small.plan"]].concat();
+    scene.refuses(
+        &small,
+        1,
+        &[
+            "the example inputs do not fit",
+            "`H` needs from 8 to 16",
+            "give the dim a range",
+        ],
+    );
+}
+
+#[test]
+fn trtexecs_options_are_the_profile_that_the_spec_would_be() {
+    let scene = sd_unet();
+    let build = |more: &[&str], plan: &str| {
+        let args = [&["build", MODEL, "--json", "-o", plan][..], more].concat();
+        scene.run(&args).exits(0).json()["profile"].clone()
+    };
+    let by_spec = build(&["--shapes", "inputs.json"], "a.plan");
+    let by_options = build(
+        &[
+            "--minShapes",
+            "sample:1x4x8x8,timestep:1,encoder_hidden_states:1x5x32",
+            "--optShapes",
+            "sample:1x4x32x32,timestep:1,encoder_hidden_states:1x7x32",
+            "--maxShapes=sample:3x4x32x32,timestep:3,encoder_hidden_states:3x11x32",
+        ],
+        "b.plan",
+    );
+    assert_eq!(by_spec, by_options);
+    let one = [
+        "build",
+        MODEL,
+        "--minShapes",
+        "sample:1x4x8x8",
+        "-o",
+        "c.plan",
+    ];
+    scene.refuses(&one, 2, &["--optShapes sample", "all three options"]);
+}

@@ -3,8 +3,8 @@
 use super::entries::{Entry, as_map};
 use super::short;
 use crate::cache::{Difference, KeyFields, Store};
-use crate::commands::build::{ShapeArgs, read_spec};
 use crate::commands::engine_args::EngineArgs;
+use crate::commands::shape_args::{ShapeArgs, read_spec};
 use crate::onnx::Model;
 use crate::pipeline::{self, BackendChoice, Environment};
 use crate::ui::{Report, Ui};
