@@ -127,6 +127,20 @@ fn dims_of(type_: &TypeProto) -> Option<Vec<Extent>> {
 #[cfg(test)]
 mod tests {
     use super::is_placeholder;
+    use crate::onnx::testing::{declare, graph, model, node, open};
+
+    #[test]
+    fn engines_are_given_no_text_for_an_unknown_size() {
+        let mut unknown = graph(&[], Vec::new(), vec![node("Relu", &["x"], &["y"])], &[]);
+        unknown.input = vec![declare("x", &["unk__1", "rows", "unk__1", "?"])];
+        unknown.output = vec![declare("y", &["unk__2", "rows", "None", "?"])];
+        let model = open(&model(unknown)).unwrap();
+        assert_eq!(model.inputs()[0].show_dims(), "[?, rows, ?, ?]");
+        assert_eq!(model.outputs()[0].show_dims(), "[?, rows, ?, ?]");
+        let bytes = model.graph_bytes();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains("rows") && !text.contains("unk__") && !text.contains("None"));
+    }
 
     #[test]
     fn a_text_for_an_unknown_size_is_no_symbol() {

@@ -13,7 +13,7 @@
 use super::alignment::Sides;
 use super::fits::Fits;
 use super::leaves::Place;
-use super::torch_names::{ends_with_key, spellings, without_number};
+use super::torch_names::{ends_with, spellings, without_number};
 use crate::tensor::TensorDecl;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -192,7 +192,7 @@ impl<'a, 's> Matching<'a, 's> {
             };
             ordered && self.numbers_are_needed(of_leaf)
         } else {
-            self.numbers_are_needed(of_leaf) && !self.contradicts_a_key(of_leaf)
+            self.numbers_are_needed(of_leaf) && !self.contradicts_a_name(of_leaf)
         }
     }
 
@@ -223,28 +223,36 @@ impl<'a, 's> Matching<'a, 's> {
         })
     }
 
-    /// Whether a nested positional leaf has one input, and another has its key in the name.
-    fn contradicts_a_key(&self, of_leaf: &OfLeaf) -> bool {
+    /// Whether the name of some input tells of another nested leaf than the one that it has.
+    fn contradicts_a_name(&self, of_leaf: &OfLeaf) -> bool {
         let mut of_input: Vec<Option<usize>> = vec![None; self.inputs.len()];
         for (l, i) in of_leaf.iter().enumerate() {
             if let Some(i) = i {
                 of_input[*i] = Some(l);
             }
         }
-        let key_of = |l: usize| {
-            let path = &self.leaves[l].path;
-            path.last_key().filter(|_| path.steps.len() > 1)
+        // What the names of nested tensors end with: the path below the argument, or at least the key.
+        let endings: Vec<Vec<String>> = (self.leaves.iter())
+            .map(|leaf| {
+                let steps = &leaf.path.steps;
+                if !leaf.path.positional || steps.len() < 2 {
+                    return Vec::new();
+                }
+                let mut all = spellings(&steps[1..]);
+                all.extend(leaf.path.last_key().map(ToOwned::to_owned));
+                all
+            })
+            .collect();
+        let named = |l: usize, i: usize| {
+            endings[l]
+                .iter()
+                .any(|e| ends_with(&self.inputs[i].name, e))
         };
-        (self.leaves.iter().enumerate())
-            .filter(|(_, leaf)| leaf.path.positional)
-            .any(|(l, _)| {
-                let (Some(key), Some(i)) = (key_of(l), of_leaf[l]) else {
-                    return false;
-                };
-                !ends_with_key(&self.inputs[i].name, key)
-                    && (self.inputs.iter().zip(&of_input)).any(|(other, of)| {
-                        ends_with_key(&other.name, key) && of.and_then(key_of) != Some(key)
-                    })
+        let agrees = |l: usize| of_leaf[l].is_some_and(|i| named(l, i));
+        (0..self.leaves.len())
+            .filter(|&l| !endings[l].is_empty() && !agrees(l))
+            .any(|l| {
+                (0..self.inputs.len()).any(|i| named(l, i) && !of_input[i].is_some_and(&agrees))
             })
     }
 

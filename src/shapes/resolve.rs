@@ -338,7 +338,6 @@ impl Work<'_> {
                 name: decl.name.clone(),
                 dtype: decl.dtype,
                 axes,
-                argument: None,
             })
             .collect();
         let used: BTreeSet<&str> = (inputs.iter().flat_map(|i| &i.axes))

@@ -74,14 +74,14 @@ pub(super) fn without_number(name: &str) -> Option<&str> {
         .then_some(base)
 }
 
-/// Whether the last part of an input's name is `key`, as a nested tensor's is.
-pub(super) fn ends_with_key(name: &str, key: &str) -> bool {
-    let ends = |name: &str, key: &str| {
-        (name.strip_suffix(key)).is_some_and(|rest| rest.is_empty() || rest.ends_with(['_', '.']))
+/// Whether the last part of an input's name is `part`, as a nested tensor's is.
+pub(super) fn ends_with(name: &str, part: &str) -> bool {
+    let ends = |name: &str, part: &str| {
+        (name.strip_suffix(part)).is_some_and(|rest| rest.is_empty() || rest.ends_with(['_', '.']))
     };
-    let torch = torch_name(key);
+    let torch = torch_name(part);
     [Some(name), without_number(name)]
         .into_iter()
         .flatten()
-        .any(|name| ends(name, key) || ends(name, &torch))
+        .any(|name| ends(name, part) || ends(name, &torch))
 }

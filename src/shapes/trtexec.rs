@@ -123,8 +123,7 @@ impl Reading {
             [Some(min), Some(opt), Some(max)] => [min, opt, max],
             other => {
                 let missing = other.iter().position(Option::is_none).unwrap_or(1);
-                let reason =
-                    "one of all three options, or --optShapes alone, has to name the input";
+                let reason = "all three options, or --optShapes alone, have to name the input";
                 self.fault(missing, name, reason);
                 return None;
             }

@@ -841,5 +841,5 @@ fn trtexecs_options_are_the_profile_that_the_spec_would_be() {
         "-o",
         "c.plan",
     ];
-    scene.refuses(&one, 2, &["--optShapes sample", "one of all three options"]);
+    scene.refuses(&one, 2, &["--optShapes sample", "all three options"]);
 }

@@ -320,6 +320,34 @@ fn no_tensor_of_a_nested_call_gets_another_ones_range() {
 }
 
 #[test]
+fn no_tensor_gets_another_ones_range_where_the_exporter_left_some_out() {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let (mut specs, mut taken) = (0, 0);
+    while specs < 2000 {
+        let call = Call::new(&mut random);
+        let Some(mut inputs) = call.inputs(&mut random) else {
+            continue;
+        };
+        for _ in 0..=random.below(2) {
+            if inputs.len() > 1 {
+                inputs.remove(random.below(inputs.len()));
+            }
+        }
+        let decls: Vec<TensorDecl> = inputs.iter().map(|(i, _)| i.clone()).collect();
+        for form in [Form::Torch, Form::Args] {
+            let shuffled = random.chance(30);
+            let text = call.spec(form, &inputs, shuffled, &mut random);
+            specs += 1;
+            if let Ok(resolved) = resolve(&text, &decls) {
+                assert_eq!(table(&resolved), call.meant(&inputs), "{text}\n{decls:?}");
+                taken += 1;
+            }
+        }
+    }
+    assert!(taken > 200, "{taken} of {specs}");
+}
+
+#[test]
 fn every_form_converts_to_every_other_and_back() {
     let mut random = Random(0x0123_4567_89ab_cdef);
     let forms = [Form::Torch, Form::Args, Form::Inputs];
