@@ -137,7 +137,12 @@ pub fn gather_inputs(
         }
     }
     for decl in declared {
-        if let Some(tensor) = given.get(&decl.name) {
+        if let Some(tensor) = given.get_mut(&decl.name) {
+            // Most tools cannot write a scalar other than as one element.
+            if decl.dims.as_ref().is_some_and(Vec::is_empty) && tensor.shape.iter().all(|&n| n == 1)
+            {
+                tensor.shape.clear();
+            }
             problems.extend(check(decl, tensor.dtype, &tensor.shape));
         }
     }
@@ -636,6 +641,25 @@ mod tests {
             let error = gather(&named(&["a", "b", stray]), &["a", "b"], &["y"], none);
             assert!(matches!(error, Err(Error::Inputs { .. })), "{stray}");
         }
+    }
+
+    #[test]
+    fn one_element_is_a_scalar() {
+        let mut file = named(&["a", "b"]);
+        file[0].1.shape = vec![1];
+        file[1].1.shape = vec![1, 1];
+        assert_eq!(
+            gather(&file, &["a", "b"], &["y"], r#"{"inputs": {}}"#)
+                .unwrap()
+                .len(),
+            2
+        );
+        file[0].1 = Tensor {
+            dtype: Dtype::F32,
+            shape: vec![2],
+            data: vec![0; 8],
+        };
+        assert!(gather(&file, &["a", "b"], &["y"], r#"{"inputs": {}}"#).is_err());
     }
 
     #[test]
