@@ -16,6 +16,7 @@ mod build;
 mod cached;
 mod compare;
 mod complete;
+mod draw;
 mod environment;
 mod feed;
 mod inputs;
