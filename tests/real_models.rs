@@ -22,9 +22,9 @@ use trtmut::tensor::{Dtype, Extent, NamedTensors, Tensor, from_f32, to_f32};
 
 /// Largest relative L2 distance from onnxruntime's outputs.
 const LIMIT: f64 = 1e-4;
-/// Differences that ONNX's own test runner lets pass. onnxruntime's sigmoid never gives less than 1.5e-8, and a detector that sees
-/// nothing gives nothing else.
-const ATOL: f32 = 1e-7;
+/// Differences that say nothing, whatever the relative distance: onnxruntime's sigmoid never gives less than 1.5e-8, and a detector that
+/// sees nothing gives nothing else.
+const ATOL: f32 = 1e-6;
 
 /// A line of the table.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use super::{Graph, NodeFact, Port, Reason, Side, Summary};
 use crate::tensor::{Digest, TensorDecl};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// At most so many nodes are listed.
 const LISTED: usize = 64;
@@ -141,16 +141,26 @@ fn nodes(old: &[NodeFact], new: &[NodeFact], reasons: &mut Vec<Reason>) {
 
 /// Compares nodes in the same place: those with equal attributes pair up, the rest are reported.
 fn attributes(before: &[&NodeFact], after: &[&NodeFact], reasons: &mut Vec<Reason>) {
-    let mut left: Vec<&NodeFact> = after.to_vec();
-    let mut changed = Vec::new();
+    let mut equal: HashMap<&BTreeMap<String, Digest>, usize> = HashMap::new();
     for node in before {
-        match left.iter().position(|n| n.attributes == node.attributes) {
-            Some(at) => {
-                left.swap_remove(at);
-            }
-            None => changed.push(*node),
+        *equal.entry(&node.attributes).or_default() += 1;
+    }
+    let mut left = Vec::new();
+    for &node in after {
+        match equal.get_mut(&node.attributes) {
+            Some(count) if *count > 0 => *count -= 1,
+            _ => left.push(node),
         }
     }
+    // What is still counted found no equal node.
+    let mut changed = Vec::new();
+    for &node in before.iter().rev() {
+        if let Some(count) = equal.get_mut(&node.attributes).filter(|count| **count > 0) {
+            *count -= 1;
+            changed.push(node);
+        }
+    }
+    changed.reverse();
     for (was, is) in changed.into_iter().zip(left).take(LISTED) {
         let names: BTreeSet<&String> = was.attributes.keys().chain(is.attributes.keys()).collect();
         reasons.push(Reason::AttributeChanged {
@@ -170,9 +180,14 @@ pub(super) fn sharing(old: &Side, new: &Side, reasons: &mut Vec<Reason>) {
     if reasons.iter().any(rearranged) {
         return;
     }
+    let uses: HashMap<&str, usize> = new
+        .weights
+        .iter()
+        .filter_map(|w| Some((w.name.as_str(), w.uses?)))
+        .collect();
     for was in &old.weights {
-        let is = new.weights.iter().find(|w| w.name == was.name);
-        if let Some((before, after)) = was.uses.zip(is.and_then(|w| w.uses))
+        let is = uses.get(was.name.as_str()).copied();
+        if let Some((before, after)) = was.uses.zip(is)
             && before != after
         {
             reasons.push(Reason::SharingChanged {

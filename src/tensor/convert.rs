@@ -3,6 +3,7 @@
 //! Every conversion is computed exactly or in f32 (f64 for f64 data) and rounded once, to nearest even.
 
 use super::{Dtype, TensorView, element_count};
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
@@ -45,12 +46,8 @@ fn words<const N: usize>(data: &[u8]) -> impl Iterator<Item = [u8; N]> + '_ {
 pub fn to_f32(dtype: Dtype, data: &[u8]) -> Result<Vec<f32>, ConvertError> {
     Ok(match dtype {
         Dtype::F32 => words(data).map(f32::from_le_bytes).collect(),
-        Dtype::F16 => words(data)
-            .map(|b| f16::from_le_bytes(b).to_f32())
-            .collect(),
-        Dtype::Bf16 => words(data)
-            .map(|b| bf16::from_le_bytes(b).to_f32())
-            .collect(),
+        Dtype::F16 => widened(data, f16::from_le_bytes),
+        Dtype::Bf16 => widened(data, bf16::from_le_bytes),
         Dtype::F64 => words(data).map(|b| f64::from_le_bytes(b) as f32).collect(),
         Dtype::I64 => words(data).map(|b| i64::from_le_bytes(b) as f32).collect(),
         Dtype::I32 => words(data).map(|b| i32::from_le_bytes(b) as f32).collect(),
@@ -120,19 +117,10 @@ fn f8(byte: u8, mantissa: u32, bias: i32, nan: bool) -> f32 {
 /// [`ConvertError::Unsupported`] unless `dtype` is f64, f32, f16 or bf16.
 pub fn from_f32(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
     Ok(match dtype {
-        Dtype::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        Dtype::F64 => values
-            .iter()
-            .flat_map(|&v| f64::from(v).to_le_bytes())
-            .collect(),
-        Dtype::F16 => values
-            .iter()
-            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
-            .collect(),
-        Dtype::Bf16 => values
-            .iter()
-            .flat_map(|&v| bf16::from_f32(v).to_le_bytes())
-            .collect(),
+        Dtype::F32 => each(values, f32::to_le_bytes),
+        Dtype::F64 => each(values, |v| f64::from(v).to_le_bytes()),
+        Dtype::F16 => halves(values, f16::to_le_bytes),
+        Dtype::Bf16 => halves(values, bf16::to_le_bytes),
         to => {
             return Err(ConvertError::Unsupported {
                 from: Dtype::F32,
@@ -140,6 +128,55 @@ pub fn from_f32(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, ConvertError> {
             });
         }
     })
+}
+
+/// Elements that are worth a task.
+const TASK: usize = 1 << 14;
+
+fn each<const N: usize>(values: &[f32], f: impl Fn(f32) -> [u8; N] + Send + Sync) -> Vec<u8> {
+    let mut out = vec![[0; N]; values.len()];
+    out.par_chunks_mut(TASK)
+        .zip(values.par_chunks(TASK))
+        .for_each(|(out, values)| {
+            for (o, v) in out.iter_mut().zip(values) {
+                *o = f(*v);
+            }
+        });
+    out.into_flattened()
+}
+
+/// By slices, for which the processor has instructions.
+fn halves<T: Copy + Default>(values: &[f32], bytes: impl Fn(T) -> [u8; 2] + Send + Sync) -> Vec<u8>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let mut out = vec![[0; 2]; values.len()];
+    out.par_chunks_mut(TASK)
+        .zip(values.par_chunks(TASK))
+        .for_each(|(out, values)| {
+            let mut rounded = vec![T::default(); values.len()];
+            rounded.convert_from_f32_slice(values);
+            for (o, v) in out.iter_mut().zip(rounded) {
+                *o = bytes(v);
+            }
+        });
+    out.into_flattened()
+}
+
+/// 2-byte floats as f32, by slices.
+fn widened<T: Copy + Default>(data: &[u8], of: impl Fn([u8; 2]) -> T + Send + Sync) -> Vec<f32>
+where
+    [T]: HalfFloatSliceExt,
+{
+    let data = data.as_chunks::<2>().0;
+    let mut out = vec![0.0; data.len()];
+    out.par_chunks_mut(TASK)
+        .zip(data.par_chunks(TASK))
+        .for_each(|(out, data)| {
+            let narrow: Vec<T> = data.iter().map(|b| of(*b)).collect();
+            narrow.convert_to_f32_slice(out);
+        });
+    out
 }
 
 /// `data` of type `from` as bytes of type `to`: among f64, f32, f16 and bf16, rounded once. Equal types copy.
@@ -216,32 +253,152 @@ pub fn permute(view: TensorView<'_>, order: &[usize]) -> Result<Vec<u8>, Convert
             actual: view.data.len(),
         });
     }
-    let width = view.dtype.bits() / 8;
-    let mut strides = vec![width; rank];
-    for a in (0..rank.saturating_sub(1)).rev() {
-        strides[a] = strides[a + 1] * view.shape[a + 1];
-    }
-    let out_shape: Vec<usize> = order.iter().map(|&a| view.shape[a]).collect();
-    let out_strides: Vec<usize> = order.iter().map(|&a| strides[a]).collect();
     let mut out = vec![0u8; view.data.len()];
-    if out.is_empty() || rank == 0 {
-        out.copy_from_slice(view.data);
-        return Ok(out);
+    if !out.is_empty() {
+        let (shape, order, width) = plain_form(view.shape, order, view.dtype.bits() / 8);
+        match width {
+            _ if order.is_empty() => out.copy_from_slice(view.data),
+            1 => exchange::<1>(view.data, &shape, &order, &mut out),
+            2 => exchange::<2>(view.data, &shape, &order, &mut out),
+            4 => exchange::<4>(view.data, &shape, &order, &mut out),
+            8 => exchange::<8>(view.data, &shape, &order, &mut out),
+            16 => exchange::<16>(view.data, &shape, &order, &mut out),
+            run => move_runs(view.data, &shape, &order, run, &mut out),
+        }
     }
-    // One row of the result per task: the innermost loop walks a single stride.
-    let row = out_shape[rank - 1] * width;
-    out.par_chunks_mut(row).enumerate().for_each(|(i, chunk)| {
-        let (mut rest, mut from) = (i, 0);
-        for a in (0..rank - 1).rev() {
-            from += rest % out_shape[a] * out_strides[a];
-            rest /= out_shape[a];
-        }
-        for (j, cell) in chunk.chunks_exact_mut(width).enumerate() {
-            let at = from + j * out_strides[rank - 1];
-            cell.copy_from_slice(&view.data[at..at + width]);
-        }
-    });
     Ok(out)
+}
+
+/// The same reordering with as few axes as possible: axes of one element are gone, axes that stay together are one, and what stays
+/// at the end is part of the element, whose width in bytes comes last. Of the axes that are left the last one always moves; none
+/// are left where nothing moves.
+fn plain_form(
+    shape: &[usize],
+    order: &[usize],
+    mut width: usize,
+) -> (Vec<usize>, Vec<usize>, usize) {
+    // Runs of axes that are neighbours before and after, as first axis and extent, in the new order.
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    let mut end = usize::MAX;
+    for &axis in order.iter().filter(|&&a| shape[a] != 1) {
+        // Axes of one element in between do not part neighbours.
+        let follows = end != usize::MAX && axis >= end && shape[end..axis].iter().all(|&n| n == 1);
+        match runs.last_mut().filter(|_| follows) {
+            Some((_, extent)) => *extent *= shape[axis],
+            None => runs.push((axis, shape[axis])),
+        }
+        end = axis + 1;
+    }
+    let last = runs.iter().map(|(first, _)| *first).max();
+    if let Some(&(first, extent)) = runs.last()
+        && Some(first) == last
+    {
+        width *= extent;
+        runs.pop();
+    }
+    let mut sorted = runs.clone();
+    sorted.sort_unstable();
+    let order = runs
+        .iter()
+        .map(|run| sorted.iter().position(|s| s == run).unwrap_or(0))
+        .collect();
+    (sorted.into_iter().map(|(_, n)| n).collect(), order, width)
+}
+
+/// Elements between neighbours of each axis.
+fn strides(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for a in (0..shape.len().saturating_sub(1)).rev() {
+        strides[a] = strides[a + 1] * shape[a + 1];
+    }
+    strides
+}
+
+/// Where element `index` of the axes `shape` (row-major) lies, given what each axis steps by.
+fn offset(mut index: usize, shape: &[usize], steps: &[usize]) -> usize {
+    let mut at = 0;
+    for (extent, step) in shape.iter().zip(steps).rev() {
+        at += index % extent * step;
+        index /= extent;
+    }
+    at
+}
+
+/// Side of the square that is turned at a time, in elements of `width` bytes: whole cache lines, and a square that fits the first
+/// cache.
+const fn side(width: usize) -> usize {
+    if width == 1 { 64 } else { 32 }
+}
+
+/// Reorders elements of `N` bytes whose last axis moves. That axis and the one that comes to be last are turned tile by tile, by way
+/// of a square beside them: lines that lie a power of two apart would otherwise push each other out of the cache.
+fn exchange<const N: usize>(data: &[u8], shape: &[usize], order: &[usize], out: &mut [u8]) {
+    let data = data.as_chunks::<N>().0;
+    let out = out.as_chunks_mut::<N>().0;
+    let out_shape: Vec<usize> = order.iter().map(|&a| shape[a]).collect();
+    let all_steps = strides(shape);
+    let steps: Vec<usize> = order.iter().map(|&a| all_steps[a]).collect();
+    let last = order.len() - 1;
+    // Where the axis that lies closest in `data` comes to.
+    let near = order.iter().position(|&a| a == last).unwrap_or(0);
+    let row = out_shape[near + 1..].iter().product::<usize>();
+    let columns = out_shape[last];
+    let side = side(N);
+    out.par_chunks_mut(row * out_shape[near])
+        .enumerate()
+        .for_each(|(outer, slab)| {
+            let outer = offset(outer, &out_shape[..near], &steps[..near]);
+            slab.par_chunks_mut(row * side)
+                .enumerate()
+                .for_each(|(tile, rows)| {
+                    let count = rows.len() / row;
+                    let mut square = vec![[0; N]; side * side];
+                    for middle in 0..row / columns {
+                        let from = outer
+                            + tile * side
+                            + offset(middle, &out_shape[near + 1..last], &steps[near + 1..last]);
+                        for first in (0..columns).step_by(side) {
+                            let wide = side.min(columns - first);
+                            for (column, line) in
+                                square.chunks_exact_mut(side).take(wide).enumerate()
+                            {
+                                let at = from + (first + column) * steps[last];
+                                line[..count].copy_from_slice(&data[at..at + count]);
+                            }
+                            for (j, line) in rows.chunks_exact_mut(row).enumerate() {
+                                let to = middle * columns + first;
+                                for (column, element) in line[to..to + wide].iter_mut().enumerate()
+                                {
+                                    *element = square[column * side + j];
+                                }
+                            }
+                        }
+                    }
+                });
+        });
+}
+
+/// Reorders runs of `run` bytes each.
+fn move_runs(data: &[u8], shape: &[usize], order: &[usize], run: usize, out: &mut [u8]) {
+    /// Bytes that are worth a task.
+    const TASK: usize = 1 << 16;
+    let out_shape: Vec<usize> = order.iter().map(|&a| shape[a]).collect();
+    let all_steps = strides(shape);
+    let steps: Vec<usize> = order.iter().map(|&a| all_steps[a]).collect();
+    let (last_extent, last_step) = (out_shape[order.len() - 1], steps[order.len() - 1]);
+    let outer = &out_shape[..order.len() - 1];
+    let lines = (TASK / (last_extent * run)).max(1);
+    out.par_chunks_mut(last_extent * run * lines)
+        .enumerate()
+        .for_each(|(task, chunk)| {
+            for (i, line) in chunk.chunks_exact_mut(last_extent * run).enumerate() {
+                let from = offset(task * lines + i, outer, &steps[..outer.len()]);
+                for (j, to) in line.chunks_exact_mut(run).enumerate() {
+                    let at = (from + j * last_step) * run;
+                    to.copy_from_slice(&data[at..at + run]);
+                }
+            }
+        });
 }
 
 #[cfg(test)]
@@ -302,6 +459,65 @@ mod tests {
     fn integers_are_not_cast() {
         assert!(cast(Dtype::I64, Dtype::F32, &[0; 8]).is_err());
         assert!(cast(Dtype::F32, Dtype::I8, &[0; 4]).is_err());
+    }
+
+    /// Element by element, as `numpy.transpose` defines it.
+    fn by_definition(shape: &[usize], order: &[usize], width: usize, data: &[u8]) -> Vec<u8> {
+        let all = strides(shape);
+        let out_shape: Vec<usize> = order.iter().map(|&a| shape[a]).collect();
+        let steps: Vec<usize> = order.iter().map(|&a| all[a]).collect();
+        (0..shape.iter().product())
+            .flat_map(|i| {
+                let at = offset(i, &out_shape, &steps) * width;
+                data[at..at + width].to_vec()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_order_of_every_width_is_as_defined() {
+        let shapes: &[&[usize]] = &[
+            &[5],
+            &[67, 45],
+            &[1, 70, 1, 33],
+            &[3, 1, 4, 2],
+            &[2, 35, 3, 34],
+            &[0, 3],
+            &[2, 3, 2, 1, 5],
+            &[],
+        ];
+        let widths = [Dtype::U8, Dtype::F16, Dtype::F32, Dtype::I64, Dtype::C128];
+        for shape in shapes {
+            let mut orders = vec![vec![]];
+            for axis in 0..shape.len() {
+                orders = orders
+                    .iter()
+                    .flat_map(|order: &Vec<usize>| {
+                        (0..=order.len()).map(move |at| {
+                            let mut order = order.clone();
+                            order.insert(at, axis);
+                            order
+                        })
+                    })
+                    .collect();
+            }
+            for dtype in widths {
+                let width = dtype.bits() / 8;
+                let length = shape.iter().product::<usize>() * width;
+                let data: Vec<u8> = (0..length).map(|i| (i * 31 % 251) as u8).collect();
+                let view = TensorView {
+                    dtype,
+                    shape,
+                    data: &data,
+                };
+                for order in &orders {
+                    assert!(
+                        permute(view, order).unwrap() == by_definition(shape, order, width, &data),
+                        "{dtype} {shape:?} {order:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

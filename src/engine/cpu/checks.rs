@@ -260,7 +260,7 @@ pub(super) fn guarded(graph: &GraphProto) -> HashSet<String> {
             "Add" | "Clip" | "Concat" | "Expand" | "Flatten" | "Identity" | "Max" | "Min"
             | "Neg" | "Reshape" | "Slice" | "Squeeze" | "Sub" | "Transpose" | "Unsqueeze"
             | "Where" => node.output.iter().any(|o| exposed.contains(o)),
-            "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" => false,
+            "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Shape" | "Size" => false,
             "Gather" | "GatherElements" | "GatherND" => {
                 let indices = node.input.iter().skip(1).cloned();
                 let data = node.input.iter().take(1).cloned();

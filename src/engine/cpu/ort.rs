@@ -307,6 +307,9 @@ const TYPES: &[(Dtype, TensorElementType)] = &[
     (Dtype::U16, TensorElementType::Uint16),
     (Dtype::U8, TensorElementType::Uint8),
     (Dtype::Bool, TensorElementType::Bool),
+    (Dtype::I4, TensorElementType::Int4),
+    (Dtype::U4, TensorElementType::Uint4),
+    (Dtype::F4E2M1, TensorElementType::Float4E2M1),
 ];
 
 #[allow(unsafe_code)]

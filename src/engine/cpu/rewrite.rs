@@ -66,6 +66,7 @@ pub fn rewrite(original: &NodeProto, site: &mut Site<'_>) -> Rewritten {
         "Pow" => pow(original, site, &mut out),
         "QuantizeLinear" => quantize(original, site, &mut out),
         "Sign" => sign(original, site, &mut out),
+        "Squeeze" | "Unsqueeze" => axes(original, site, &mut out),
         _ => out.nodes.push(original.clone()),
     }
     out
@@ -339,6 +340,20 @@ fn matmul(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
             out.nodes.push(original.clone());
         }
     }
+}
+
+/// Exporters and onnxruntime let a single axis be a scalar, the engine wants a list.
+fn axes(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
+    let mut node_of_list = original.clone();
+    if let Some(axes) = input(original, 1)
+        && site.facts.get(axes).rank() != Some(1)
+    {
+        let flat = site.constant(out, &[1], &[-1]);
+        let list = site.names.fresh("axes");
+        out.nodes.push(node("Reshape", &[axes, &flat], &[&list]));
+        node_of_list.input[1] = list;
+    }
+    out.nodes.push(node_of_list);
 }
 
 /// A float to an integer power: the engine wants both of one type.

@@ -1,5 +1,6 @@
 //! A plan runs: opened, given inputs, compiled again where they need another range.
 
+mod draw;
 pub(super) mod inputs;
 mod recompile;
 

@@ -112,7 +112,7 @@ impl Graph {
     fn model(self) -> Model {
         let model = ModelProto {
             ir_version: 8,
-            opset_import: [("", self.opset), ("com.microsoft", 1)]
+            opset_import: [("", self.opset), ("com.microsoft", 1), ("own", 13)]
                 .map(|(domain, version)| OperatorSetIdProto {
                     domain: domain.into(),
                     version,

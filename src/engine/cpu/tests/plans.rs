@@ -30,9 +30,9 @@ fn an_operator_of_the_models_own_is_not_taken_for_onnx_s() {
         .proto()
         .clone();
     assert!(lower(&proto).refusals.is_empty());
-    proto.functions.push(onnx_protobuf::FunctionProto {
+    proto.functions.push(FunctionProto {
         name: "Relu".into(),
-        ..onnx_protobuf::FunctionProto::new()
+        ..FunctionProto::new()
     });
     assert_eq!(lower(&proto).refusals[0].operator, "Relu");
 }
@@ -271,15 +271,10 @@ fn with_functions(
     graph: Graph,
     functions: Vec<FunctionProto>,
 ) -> Result<Model, crate::onnx::Error> {
-    let mut proto = ModelProto {
+    let proto = ModelProto {
         functions,
         ..graph.model().proto().clone()
     };
-    proto.opset_import.push(OperatorSetIdProto {
-        domain: "own".into(),
-        version: 13,
-        ..OperatorSetIdProto::new()
-    });
     let file = tempfile::Builder::new().suffix(".onnx").tempfile().unwrap();
     std::fs::write(file.path(), proto.write_to_bytes().unwrap()).unwrap();
     Model::open(file.path())
