@@ -71,6 +71,8 @@ pub struct Overlay {
     pub assessment: Option<Assessment>,
     /// What is put over the base weights, for the manifest.
     pub recipe: Recipe,
+    /// What is to be said about the files: parts that are left out, types that are decoded.
+    pub notes: Vec<String>,
     /// Names of fused tensors, where there are LoRAs.
     pub fused: Vec<String>,
 }
@@ -89,6 +91,9 @@ impl Overlay {
         let overlay = Overlay::survey(plan, manifest, request, watch)?;
         if let (Some(found), Some(new)) = (&overlay.assessment, &overlay.checkpoint) {
             check_complete(request, &overlay.mapping, &overlay.accounts, found, new)?;
+        }
+        for note in &overlay.notes {
+            watch.event(Event::Status(note));
         }
         Ok(overlay)
     }
@@ -129,9 +134,6 @@ impl Overlay {
             mapping = mapping::prove(&mapping, &held, base)?.mapping;
         }
         let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
-        if let Some(view) = &checkpoint {
-            tell(view, watch);
-        }
         let mut accounts = Accounts::default();
         let mut assessment = None;
         if let Some(new) = &checkpoint {
@@ -157,8 +159,10 @@ impl Overlay {
             accounts,
             assessment,
             recipe: Recipe::default(),
+            notes: Vec::new(),
             fused: Vec::new(),
         };
+        overlay.notes = overlay.checkpoint.as_ref().map_or_else(Vec::new, notes_of);
         overlay.add_loras(request, watch)?;
         overlay.recipe = overlay.ingredients(plan);
         Ok(overlay)
@@ -279,9 +283,7 @@ impl Overlay {
         let mut loras = Vec::new();
         for (path, scale) in &request.loras {
             let lora = Lora::open_with(path, &shapes, &options)?;
-            for note in lora.notes() {
-                watch.event(Event::Status(note));
-            }
+            self.notes.extend(lora.notes().iter().cloned());
             loras.push((lora, *scale));
         }
         let fusion = Fusion::new(loras, request.fuse)?;
@@ -430,17 +432,16 @@ fn open_view(
 }
 
 /// What of a checkpoint is for other parts of a pipeline, and what was made of it.
-fn tell(view: &View, watch: &dyn Watch) {
+fn notes_of(view: &View) -> Vec<String> {
     let parts: Vec<String> = (view.components().iter())
         .map(|(component, n)| format!("{component} ({n})"))
         .collect();
-    if !parts.is_empty() {
-        let text = format!("tensors of other parts are left out: {}", parts.join(", "));
-        watch.event(Event::Status(&text));
-    }
-    for note in view.notes() {
-        watch.event(Event::Status(note));
-    }
+    let left_out = (!parts.is_empty())
+        .then(|| format!("tensors of other parts are left out: {}", parts.join(", ")));
+    left_out
+        .into_iter()
+        .chain(view.notes().iter().cloned())
+        .collect()
 }
 
 /// The base values must be those that the plan was built from.
