@@ -51,6 +51,8 @@ pub struct Overlay {
     pub judged: Option<Judged>,
     /// What is put over the base weights, for the manifest.
     pub recipe: Recipe,
+    /// What is to be said about the files: parts that are left out, types that are decoded.
+    pub notes: Vec<String>,
     /// Names of fused tensors, where there are LoRAs.
     pub fused: Vec<String>,
 }
@@ -89,9 +91,6 @@ impl Overlay {
             })?;
         }
         let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
-        if let Some(view) = &checkpoint {
-            tell(view, watch);
-        }
         let mut judged = None;
         if let Some(new) = &checkpoint {
             watch.event(Event::Begin {
@@ -113,8 +112,10 @@ impl Overlay {
             kept: Mutex::default(),
             judged,
             recipe: Recipe::default(),
+            notes: Vec::new(),
             fused: Vec::new(),
         };
+        overlay.notes = overlay.checkpoint.as_ref().map_or_else(Vec::new, notes_of);
         overlay.add_loras(request, watch)?;
         overlay.recipe = overlay.ingredients(plan);
         Ok(overlay)
@@ -274,9 +275,7 @@ impl Overlay {
         let mut loras = Vec::new();
         for (path, scale) in &request.loras {
             let lora = open_lora(path, &shapes, &wrapped, &options)?;
-            for note in lora.notes() {
-                watch.event(Event::Status(note));
-            }
+            self.notes.extend(lora.notes().iter().cloned());
             loras.push((lora, *scale));
         }
         let fusion = Fusion::new(loras, request.fuse)?;
@@ -443,17 +442,16 @@ fn open_view(
 }
 
 /// What of a checkpoint is for other parts of a pipeline, and what was made of it.
-fn tell(view: &View, watch: &dyn Watch) {
+fn notes_of(view: &View) -> Vec<String> {
     let parts: Vec<String> = (view.components().iter())
         .map(|(component, n)| format!("{component} ({n})"))
         .collect();
-    if !parts.is_empty() {
-        let text = format!("tensors of other parts are left out: {}", parts.join(", "));
-        watch.event(Event::Status(&text));
-    }
-    for note in view.notes() {
-        watch.event(Event::Status(note));
-    }
+    let left_out = (!parts.is_empty())
+        .then(|| format!("tensors of other parts are left out: {}", parts.join(", ")));
+    left_out
+        .into_iter()
+        .chain(view.notes().iter().cloned())
+        .collect()
 }
 
 /// What is known of the model's constants: the base that was accepted at the build, or what the graph alone says. Nothing that a

@@ -70,6 +70,9 @@ pub fn prepare(
         let overlay = Overlay::survey(plan, &manifest, request, watch)?;
         let decision = overlay.decide(&manifest, &request.permissions);
         refuse_blocked(request, &overlay, &decision)?;
+        for note in &overlay.notes {
+            watch.event(Event::Status(note));
+        }
         Ok::<_, Error>((overlay, decision))
     };
     let (engine, (overlay, decision)) = match opening {
