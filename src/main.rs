@@ -24,7 +24,7 @@ fn command(cli: &Cli) -> ExitCode {
         environment.tensorrt = Some(path.clone());
     }
     let ui = Ui::new(cli.json, cli.verbosity(), environment.progress);
-    let done = trtmut::ui::check_stdout()
+    let done = trtmut::ui::check_streams()
         .map_err(Into::into)
         .and_then(|()| commands::dispatch(&cli.command, &ui, &environment));
     match done {

@@ -18,8 +18,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-/// Length of a block in bytes: long enough that calls into the kernel cost nothing, short enough for one tensor of a large file.
-const BLOCK: usize = 1 << 20;
+/// Length of a block in bytes: long enough that calls into the kernel cost little, short enough that the headers between the tensors
+/// of a model are read without the tensors.
+const BLOCK: usize = 64 << 10;
+
+/// A file that has no more bytes is read when it is opened, and closed.
+const SMALL: usize = 1 << 20;
 
 /// More blocks than these are not kept account of; those of larger files are longer.
 const MOST_BLOCKS: usize = 1 << 20;
@@ -93,7 +97,7 @@ impl Map {
             memory,
         };
         // A model may have thousands of small files beside it; each that is open counts against the process's limit.
-        if map.len() <= BLOCK {
+        if map.len() <= SMALL {
             map.fill(0..map.len())?;
             if let Some(source) = &map.source {
                 source.close();
@@ -358,6 +362,9 @@ pub fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Error> {
 mod tests {
     use super::*;
 
+    /// Longer than what is read at once.
+    const PART: usize = SMALL;
+
     #[test]
     fn empty_files_are_empty_slices_and_folders_are_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -378,7 +385,7 @@ mod tests {
     #[test]
     fn every_range_has_the_bytes_of_the_file_whoever_reads_it_first() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, bytes) = long(dir.path(), 5 * BLOCK + 17);
+        let (path, bytes) = long(dir.path(), 5 * PART + 17);
         let map = Map::open(&path).unwrap();
         std::thread::scope(|scope| {
             for thread in 0..4 {
@@ -415,17 +422,17 @@ mod tests {
     #[test]
     fn what_was_read_stays_and_what_was_cut_off_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, bytes) = long(dir.path(), 4 * BLOCK);
+        let (path, bytes) = long(dir.path(), 4 * PART);
         let map = Map::open(&path).unwrap();
-        assert_eq!(map[0..BLOCK], bytes[0..BLOCK]);
+        assert_eq!(map[0..PART], bytes[0..PART]);
         let file = File::options().write(true).open(&path).unwrap();
         file.set_len(100).unwrap();
-        assert_eq!(map[0..BLOCK], bytes[0..BLOCK]);
-        let cut = map.get(3 * BLOCK..4 * BLOCK).unwrap_err();
+        assert_eq!(map[0..PART], bytes[0..PART]);
+        let cut = map.get(3 * PART..4 * PART).unwrap_err();
         assert!(matches!(cut, Error::Changed { .. }), "{cut:?}");
         // Again, since a failed read is none; and through a slice.
-        assert!(map.get(3 * BLOCK..4 * BLOCK).is_err());
-        let e = caught(|| map[3 * BLOCK..4 * BLOCK].len()).unwrap_err();
+        assert!(map.get(3 * PART..4 * PART).is_err());
+        let e = caught(|| map[3 * PART..4 * PART].len()).unwrap_err();
         assert!(e.to_string().contains("long"), "{e}");
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(map[..], bytes[..]);

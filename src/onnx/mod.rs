@@ -145,7 +145,7 @@ impl Model {
         let map = Map::open(path)?;
         let path = map.path().to_owned();
         let slim = wire::slim(&map, INLINE_LIMIT);
-        let (proto, payloads) = match parse(slim, &map, &path) {
+        let (proto, payloads) = match parse(slim, map.is_empty(), &path) {
             Ok(parsed) => parsed,
             Err(e) => {
                 return Err(match sniff::guess(&map) {
@@ -172,7 +172,7 @@ impl Model {
         origin: &Path,
     ) -> Result<Model, Error> {
         let slim = wire::slim(graph, usize::MAX);
-        let (proto, payloads) = parse(slim, graph, origin)?;
+        let (proto, payloads) = parse(slim, graph.is_empty(), origin)?;
         Model::assemble(proto, &payloads, Files::none(), Some(weights), origin)
     }
 
@@ -335,7 +335,7 @@ fn held<'a>(
 /// Parses the slim copy, and checks that there is a graph at all.
 fn parse(
     slim: Result<wire::Slim, wire::At>,
-    data: &[u8],
+    is_empty: bool,
     path: &Path,
 ) -> Result<(ModelProto, Vec<wire::Payload>), Error> {
     let slim = slim.map_err(|at| Error::Wire {
@@ -350,7 +350,7 @@ fn parse(
     if proto.graph.is_none() {
         return Err(Error::NotOnnx {
             path: path.to_owned(),
-            looks_like: if data.is_empty() {
+            looks_like: if is_empty {
                 "an empty file"
             } else {
                 "a protobuf message without a graph"

@@ -7,6 +7,7 @@
 //! Wire format: <https://protobuf.dev/programming-guides/encoding/>; field numbers:
 //! <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 
+use crate::fsx::Map;
 use std::fmt;
 use std::ops::Range;
 
@@ -94,15 +95,43 @@ pub(super) struct Slim {
     pub payloads: Vec<Payload>,
 }
 
-/// Walks `data`, a `ModelProto`, and leaves payloads of more than `inline_limit` bytes out of the copy.
-pub(super) fn slim(data: &[u8], inline_limit: usize) -> Result<Slim, At> {
+/// Bytes of which only what is looked at need be read.
+pub(super) trait Data {
+    /// How many there are.
+    fn length(&self) -> usize;
+    /// Those of a range inside of them.
+    fn part(&self, range: Range<usize>) -> &[u8];
+}
+
+impl Data for [u8] {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn part(&self, range: Range<usize>) -> &[u8] {
+        &self[range]
+    }
+}
+
+impl Data for Map {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn part(&self, range: Range<usize>) -> &[u8] {
+        &self[range]
+    }
+}
+
+/// Walks `data`, a `ModelProto`, and leaves payloads of more than `inline_limit` bytes out of the copy; they are not read.
+pub(super) fn slim<D: Data + ?Sized>(data: &D, inline_limit: usize) -> Result<Slim, At> {
     let mut walker = Walker {
         data,
         inline_limit,
         payloads: Vec::new(),
     };
     let mut message = Vec::new();
-    walker.copy(Kind::Model, 0..data.len(), 1, &mut message)?;
+    walker.copy(Kind::Model, 0..data.length(), 1, &mut message)?;
     Ok(Slim {
         message,
         payloads: walker.payloads,
@@ -207,13 +236,13 @@ pub(super) struct Field {
     pub bytes: Option<Range<usize>>,
 }
 
-struct Walker<'a> {
-    data: &'a [u8],
+struct Walker<'a, D: ?Sized> {
+    data: &'a D,
     inline_limit: usize,
     payloads: Vec<Payload>,
 }
 
-impl Walker<'_> {
+impl<D: Data + ?Sized> Walker<'_, D> {
     /// Copies the message at `range` to `out`, without big payloads.
     fn copy(
         &mut self,
@@ -233,12 +262,11 @@ impl Walker<'_> {
         while pos < range.end {
             let field = field(self.data, pos, range.end)?;
             pos = field.end;
-            let whole = &self.data[field.start..field.end];
             if kind == Kind::Tensor && field.number == u64::from(PAYLOAD_FIELD) {
                 continue;
             }
             let Some(bytes) = field.bytes else {
-                out.extend_from_slice(whole);
+                out.extend_from_slice(self.data.part(field.start..field.end));
                 continue;
             };
             if let Some(name) = kind.singular(field.number) {
@@ -273,9 +301,9 @@ impl Walker<'_> {
                 }
                 Some(child) => {
                     self.check(child, bytes, depth + 1)?;
-                    out.extend_from_slice(whole);
+                    out.extend_from_slice(self.data.part(field.start..field.end));
                 }
-                None => out.extend_from_slice(whole),
+                None => out.extend_from_slice(self.data.part(field.start..field.end)),
             }
         }
         Ok(())
@@ -327,7 +355,7 @@ impl Walker<'_> {
 }
 
 /// The field of the message in `data` that starts at `start`; the message ends at `end`.
-pub(super) fn field(data: &[u8], start: usize, end: usize) -> Result<Field, At> {
+pub(super) fn field<D: Data + ?Sized>(data: &D, start: usize, end: usize) -> Result<Field, At> {
     let at = |fault| At {
         offset: start as u64,
         fault,
@@ -363,13 +391,13 @@ pub(super) fn field(data: &[u8], start: usize, end: usize) -> Result<Field, At> 
 }
 
 /// At most ten bytes, of which the last holds one bit; `None` when cut short or too long.
-fn varint(data: &[u8], pos: &mut usize, end: usize) -> Option<u64> {
+fn varint<D: Data + ?Sized>(data: &D, pos: &mut usize, end: usize) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..70).step_by(7) {
         if *pos >= end {
             return None;
         }
-        let byte = data[*pos];
+        let byte = data.part(*pos..*pos + 1)[0];
         *pos += 1;
         if shift == 63 && byte > 1 {
             return None;

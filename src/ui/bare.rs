@@ -10,7 +10,7 @@ static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 /// [`Error::Stdout`] where the process was started without one: a result that goes nowhere is no result.
-pub fn check_stdout() -> Result<(), Error> {
+pub fn check_streams() -> Result<(), Error> {
     if STDOUT_WAS_CLOSED.load(Ordering::Relaxed) {
         return Err(Error::Stdout(io::Error::other("it is closed")));
     }

@@ -10,7 +10,7 @@ mod format;
 mod progress;
 mod table;
 
-pub use bare::{check_stdout, last_words};
+pub use bare::{check_streams, last_words};
 pub use failure::Failure;
 pub use format::{bytes, count, duration, percent};
 pub use progress::Progress;

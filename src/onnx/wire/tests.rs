@@ -25,7 +25,7 @@ fn fault(data: &[u8]) -> (u64, WireFault) {
 fn big_payloads_stay_where_they_are() {
     let tensor = [nested(8, b"w"), nested(9, b"12345678")].concat();
     let data = with_tensor(&tensor);
-    let slim = slim(&data, 4).unwrap();
+    let slim = slim(&data[..], 4).unwrap();
     assert_eq!(slim.payloads.len(), 1);
     assert_eq!(slim.payloads[0].carrier, Carrier::Raw);
     assert_eq!(&data[slim.payloads[0].range.clone()], b"12345678");
@@ -41,15 +41,15 @@ fn small_payloads_and_unknown_fields_are_kept_as_they_are() {
     ]
     .concat();
     let data = with_tensor(&tensor);
-    assert_eq!(slim(&data, 4).unwrap().message, data);
+    assert_eq!(slim(&data[..], 4).unwrap().message, data);
 }
 
 #[test]
 fn floats_in_chunks_are_left_to_the_parser() {
     let tensor = [nested(4, &[0; 8]), nested(4, &[1; 8])].concat();
-    assert_eq!(slim(&with_tensor(&tensor), 4).unwrap().payloads, []);
+    assert_eq!(slim(&with_tensor(&tensor)[..], 4).unwrap().payloads, []);
     let tensor = [nested(4, &[0; 8]), vec![0x25, 0, 0, 0, 0]].concat();
-    assert_eq!(slim(&with_tensor(&tensor), 4).unwrap().payloads, []);
+    assert_eq!(slim(&with_tensor(&tensor)[..], 4).unwrap().payloads, []);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_reference_in_the_file_is_dropped() {
     put_varint(&mut forged, u64::from(PAYLOAD_FIELD) << 3);
     forged.push(0);
     let data = with_tensor(&[nested(8, b"w"), forged].concat());
-    let slim = slim(&data, 4).unwrap();
+    let slim = slim(&data[..], 4).unwrap();
     assert_eq!(slim.message, with_tensor(&nested(8, b"w")));
 }
 
@@ -122,7 +122,7 @@ fn malformed_varints_are_refused() {
     let eleven_bits_too_many = [&[0x08][..], &[0xff; 9], &[0x02]].concat();
     assert_eq!(fault(&eleven_bits_too_many), (0, WireFault::Varint));
     let largest = [&[0x08][..], &[0xff; 9], &[0x01]].concat();
-    slim(&largest, 4).unwrap();
+    slim(&largest[..], 4).unwrap();
 }
 
 #[test]
