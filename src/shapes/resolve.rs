@@ -337,6 +337,7 @@ impl Work<'_> {
             .map(|(decl, axes)| Input {
                 name: decl.name.clone(),
                 dtype: decl.dtype,
+                argument: None,
                 axes,
             })
             .collect();
