@@ -136,11 +136,14 @@ fn found_with_its_version() -> Result<(), Failed> {
         explicit: None,
         site_packages: vec![site],
         system: false,
+        ..Search::default()
     };
     let found = doctor::look(&wheels);
     let rtx = &found.libraries[0];
-    assert_eq!((rtx.version.as_str(), rtx.known_by.as_str()),
-        ("1.7.1", "its own headers"));
+    assert_eq!(
+        (rtx.version.as_str(), rtx.known_by.as_str()),
+        ("1.7.1", "its own headers")
+    );
     let can = |what| {
         rtx.can
             .iter()

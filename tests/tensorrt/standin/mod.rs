@@ -83,7 +83,11 @@ fn whole_program(release: &Release) -> Result<(), Failed> {
     }
     let new: Vec<_> = called.difference(&listed).collect();
     let gone: Vec<_> = listed.difference(&called).collect();
-    Err(format!("{}: called and not listed: {new:?}; listed and not called: {gone:?}", release.name).into())
+    Err(format!(
+        "{}: called and not listed: {new:?}; listed and not called: {gone:?}",
+        release.name
+    )
+    .into())
 }
 
 fn listed(seen: &BTreeMap<String, BTreeSet<String>>) -> String {
@@ -95,7 +99,12 @@ fn listed(seen: &BTreeMap<String, BTreeSet<String>>) -> String {
     for method in methods {
         let on = Release::all().into_iter().map(|r| r.name);
         let on = on.filter(|r| seen.get(r).is_some_and(|m| m.contains(method)));
-        writeln!(text, "| `{method}` | {} |", on.collect::<Vec<_>>().join(" ")).expect("text");
+        writeln!(
+            text,
+            "| `{method}` | {} |",
+            on.collect::<Vec<_>>().join(" ")
+        )
+        .expect("text");
     }
     text
 }
