@@ -5,7 +5,10 @@ use super::library::{FACTS, Release, StandIn, cuda, stand_in};
 use crate::net::{Net, Weights, random, safetensors};
 use crate::scene::{Done, Scene};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// What [`World::prepare`] gives, made by the first flow.
+static FILES: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
 
 /// A folder with a model, a checkpoint and another one, and what the embedded engine computes with each.
 pub struct World {
@@ -56,12 +59,19 @@ impl World {
             scene,
             stand_in: stand_in(release),
         };
+        for (name, bytes) in FILES.get_or_init(|| world.prepare()) {
+            world.scene.write(name, bytes);
+        }
+        world
+    }
+
+    /// The files that every flow begins with; what the embedded engine computes is computed once.
+    fn prepare(&self) -> Vec<(String, Vec<u8>)> {
         let (base, other) = (weights(1), weights(2));
         // The bias alone, whose matrix the library asks for besides.
         let mut bias = base.clone();
         bias.insert("fc2.bias".into(), other["fc2.bias"].clone());
-        world
-            .scene
+        self.scene
             .write("model.onnx", mlp(&base).onnx(""))
             .write("other.onnx", mlp(&other).onnx(""))
             .write("shapes.json", BATCH)
@@ -74,10 +84,14 @@ impl World {
             );
         for (name, net) in [("base", &base), ("other", &other), ("bias", &bias)] {
             let model = format!("{name}.ref.onnx");
-            world.scene.write(&model, mlp(net).onnx(""));
-            world.expected(&model, name, &["--shapes", "shapes.json"]);
+            self.scene.write(&model, mlp(net).onnx(""));
+            self.expected(&model, name, &["--shapes", "shapes.json"]);
         }
-        world
+        let files = self.scene.files().into_iter().map(|(path, bytes)| {
+            let name = path.file_name().expect("a name").to_string_lossy();
+            (name.into_owned(), bytes)
+        });
+        files.filter(|(name, _)| !name.contains(".ref.")).collect()
     }
 
     /// What the embedded engine computes, in `NAME.out.safetensors`.
