@@ -226,12 +226,9 @@ pub fn all(release: &Release) -> BTreeSet<String> {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| flow(&world)));
         let calls = world.calls();
         if let Err(panic) = done {
-            eprintln!(
-                "{} {name}: {:?}",
-                release.name,
-                calls.iter().filter(|c| c.contains(' ')).collect::<Vec<_>>()
-            );
-            std::panic::resume_unwind(panic);
+            let said = panic.downcast_ref::<String>().map_or("", String::as_str);
+            let broken: Vec<_> = calls.iter().filter(|c| c.contains(' ')).collect();
+            panic!("{} {name}: {broken:?}: {said}", release.name);
         }
         let broken: Vec<_> = calls.iter().filter(|c| c.contains(' ')).collect();
         assert!(broken.is_empty(), "{} {name}: {broken:?}", release.name);

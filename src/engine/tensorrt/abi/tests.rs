@@ -339,10 +339,10 @@ fn what_moved_inside_a_major_is_known() {
 
 #[test]
 fn releases_beyond_the_known_are_refused_and_can_be_tried() {
+    use Product::{Rtx, TensorRt};
     let ask = |product, v: (u32, u32, u32), assume| {
         Release::of(product, Version::new(v.0, v.1, v.2), assume)
     };
-    use Product::{Rtx, TensorRt};
     for (product, version, newest) in [
         (TensorRt, (12, 0, 0), "11.4.0"),
         (TensorRt, (11, 5, 0), "11.4.0"),
