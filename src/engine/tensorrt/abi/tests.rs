@@ -123,6 +123,10 @@ fn slots_are_what_the_vendors_bindings_call() {
             for release in group["in"].as_str().unwrap().split(' ') {
                 let known = Release::of(Product::TensorRt, version(release), None).unwrap();
                 for named in TABLE.named().iter().filter(|n| n.owner == class) {
+                    // The bindings read plans through a stream, by another overload.
+                    if named.name == "deserializeCudaEngine" {
+                        continue;
+                    }
                     let mut called = group["is"].as_object().unwrap().iter();
                     let Some((slot, _)) = called.find(|(_, m)| *m == named.name) else {
                         continue;
