@@ -4,7 +4,7 @@
 usage: scripts/gen-abi.py [FOLDER]     (FOLDER: one JSON file a release, read off the vendor's public headers, and bindings.json;
                                         where it is given, fixtures/abi is written from it first)
 
-Every release has a column of its own: slots move inside a major (10.8, 8.6.0, 9.0), so no release stands for another. The
+Every release has a column of its own: slots move inside a major (10.8, 9.0), so no release stands for another. The
 fixtures keep each distinct table of a class once, whole and in order of declaration, with the releases that have it.
 """
 import json
@@ -103,11 +103,29 @@ def lines(value, depth):
     return "[\n" + ",\n".join(lines(v, depth - 1) for v in value) + "\n]"
 
 
+# Headers that do not describe the library that was shipped. The wheel of 8.6.0 (8.6.0.12) has a parser that was built from later sources
+# than the tagged header: the vtable of `onnx2trt::ModelImporter` in its `libnvonnxparser.so.8` has 8.5's entries, then
+# getUsedVCPluginLibraries, and none for flags. Deleting a parser through the header's slot 15 crashes (seen on an H200).
+SHIPPED = {("trt-8.6.0", "IParser"): ("trt-8.5", ["const char *const * getUsedVCPluginLibraries(int64_t &) const"])}
+
+
+def corrected(releases):
+    for r in releases:
+        for (name, cls), (like, more) in SHIPPED.items():
+            if r["version"] == name:
+                other = next(o for o in releases if o["version"] == like)["vtables"][cls]
+                slots = [other[k] for k in sorted(other)] + more
+                r["vtables"][cls] = {f"{i:02d}": s for i, s in enumerate(slots)}
+                r["note"] = f"{cls}: as the shipped library has it, not the tagged header"
+    return releases
+
+
 def pack(folder):
     names = sorted((p.stem for p in folder.glob("*-*.json")), key=lambda n: (product(n) == "rtx", numbers(n.split("-")[1])))
     releases = [json.loads((folder / f"{n}.json").read_text()) for n in names]
     # `8.5` is 8.5.3 and so comes after `8.5.1`.
     releases.sort(key=lambda r: (product(r["version"]) == "rtx", numbers(r["releases"][0])))
+    releases = corrected(releases)
     classes = [c for c, _ in CLASSES.values()] + CALLBACKS
     enums = [e for e, _ in ENUMS.values()] + MORE_ENUMS
     structs = sorted({s for r in releases for s in r["structs"]})

@@ -232,7 +232,9 @@ pub enum Error {
         reason: String,
     },
     /// The plan brings code of its own, which runs in this process when it is opened, and nobody said that it may.
-    #[error("`{path}` is version-compatible: it brings code of its own, which runs when it is opened")]
+    #[error(
+        "`{path}` is version-compatible: it brings code of its own, which runs when it is opened"
+    )]
     HostCode {
         /// The file.
         path: String,

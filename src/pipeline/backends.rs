@@ -97,7 +97,10 @@ pub fn reopen(manifest: &Manifest, environment: &Environment) -> Result<Box<dyn 
         inputs: manifest.inputs.clone(),
         outputs: manifest.outputs.clone(),
         stripped: manifest.stripped,
-        host_code: manifest.options.get("version-compatible").is_some_and(|v| v == "true"),
+        host_code: manifest
+            .options
+            .get("version-compatible")
+            .is_some_and(|v| v == "true"),
     });
     backend.allow_host_code(environment.allow_host_code);
     Ok(Box::new(backend))

@@ -23,6 +23,7 @@ const TESTS: &[(&str, Test)] = &[
         "torchscript_export_becomes_a_plan",
         torchscript_export_becomes_a_plan,
     ),
+    ("every_fixture_builds_ahead_of_time", every_fixture),
     (
         "dynamo_export_becomes_a_plan_for_two_gpus",
         dynamo_export_becomes_a_plan_for_two_gpus,
@@ -136,11 +137,14 @@ fn found_with_its_version() -> Result<(), Failed> {
         explicit: None,
         site_packages: vec![site],
         system: false,
+        ..Search::default()
     };
     let found = doctor::look(&wheels);
     let rtx = &found.libraries[0];
-    assert_eq!((rtx.version.as_str(), rtx.known_by.as_str()),
-        ("1.7.1", "its own headers"));
+    assert_eq!(
+        (rtx.version.as_str(), rtx.known_by.as_str()),
+        ("1.7.1", "its own headers")
+    );
     let can = |what| {
         rtx.can
             .iter()
@@ -177,6 +181,33 @@ fn torchscript_export_becomes_a_plan() -> Result<(), Failed> {
     assert!(
         weights > 200 && notes.slots.len() >= weights && notes.slots.iter().all(|s| !s.refittable)
     );
+    Ok(())
+}
+
+/// Every model of `fixtures/` that comes with a shape spec.
+fn every_fixture() -> Result<(), Failed> {
+    let (mut built, mut failed) = (0, Vec::new());
+    let mut folders: Vec<_> = std::fs::read_dir(root().join("fixtures"))?
+        .flatten()
+        .collect();
+    folders.sort_by_key(std::fs::DirEntry::file_name);
+    for folder in folders {
+        let name = folder.file_name().to_string_lossy().into_owned();
+        for exporter in ["ts", "dynamo"] {
+            let has = |file: String| folder.path().join(file).exists();
+            if !has(format!("model.{exporter}.onnx")) || !has(format!("shapes.{exporter}.json")) {
+                continue;
+            }
+            match build(&name, exporter, AHEAD_OF_TIME) {
+                Ok((plan, _)) => {
+                    header::parse(&plan, plan.len() as u64)?;
+                    built += 1;
+                }
+                Err(e) => failed.push(format!("{name} ({exporter}): {e}")),
+            }
+        }
+    }
+    assert!(failed.is_empty() && built > 4, "{built} built; {failed:#?}");
     Ok(())
 }
 

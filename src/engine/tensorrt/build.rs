@@ -1,8 +1,8 @@
 //! ONNX to plan.
 
 use super::api::{
-    Builder, Config, Core, CudaEngine, Flag, Network, NetworkInput, NetworkTyping, ParseError, Parser,
-    Selector, Severity,
+    Builder, Config, Core, CudaEngine, Flag, Network, NetworkInput, NetworkTyping, ParseError,
+    Parser, Selector, Severity,
 };
 use super::folds::folds;
 use super::gpu::Gpu;

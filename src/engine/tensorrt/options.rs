@@ -128,7 +128,9 @@ impl Choices {
             }
             let came = match (entry.since(product), release.basis) {
                 (Some(first), Basis::Between(low, high)) if first <= version => {
-                    format!("; what is known of it, from {low} and {high}, does not say how to ask for it")
+                    format!(
+                        "; what is known of it, from {low} and {high}, does not say how to ask for it"
+                    )
                 }
                 (Some(first), _) if first > version => {
                     let (major, minor, _) = first.parts();
@@ -153,8 +155,12 @@ impl Choices {
                             ],
                         )?;
                         match c.refit {
-                            Refit::Identical => since(&TABLE.flag.refit_identical, "identical refit")?,
-                            Refit::Individual => since(&TABLE.flag.refit_individual, "refit of single weights")?,
+                            Refit::Identical => {
+                                since(&TABLE.flag.refit_identical, "identical refit")?
+                            }
+                            Refit::Individual => {
+                                since(&TABLE.flag.refit_individual, "refit of single weights")?
+                            }
                             Refit::Full | Refit::None => {}
                         }
                     }
@@ -165,7 +171,10 @@ impl Choices {
                         }
                     }
                     "precision" if value == "model" => {
-                        since(&TABLE.network_flag.strongly_typed, "strongly typed networks")?;
+                        since(
+                            &TABLE.network_flag.strongly_typed,
+                            "strongly typed networks",
+                        )?;
                     }
                     "precision" => {
                         if !weakly_typed {
@@ -247,14 +256,15 @@ impl Choices {
             })();
             result.map_err(|reason| refuse(product, name, value, reason))?;
         }
-        c.consistent(product, version, options).map_err(|(name, reason)| {
-            refuse(
-                product,
-                name,
-                options.get(name).map_or("full", String::as_str),
-                reason,
-            )
-        })?;
+        c.consistent(product, version, options)
+            .map_err(|(name, reason)| {
+                refuse(
+                    product,
+                    name,
+                    options.get(name).map_or("full", String::as_str),
+                    reason,
+                )
+            })?;
         Ok(c)
     }
 
@@ -274,7 +284,9 @@ impl Choices {
             ));
         }
         // Known Issues of the 11.3.0 release notes: "refitting-engines", box "Important".
-        if product == Product::TensorRt && version.parts().0 == 11 && version.parts().1 == 3
+        if product == Product::TensorRt
+            && version.parts().0 == 11
+            && version.parts().1 == 3
             && self.refit == Refit::Full
         {
             return Err((

@@ -3,9 +3,7 @@
 //! A run copies inputs to the GPU, enqueues the engine between two events, and copies outputs back, through pinned host memory
 //! that is kept between runs.
 
-use super::api::{
-    Context, Core, CudaEngine, IoTensor, OutputAllocator, OutputMemory, Selector,
-};
+use super::api::{Context, Core, CudaEngine, IoTensor, OutputAllocator, OutputMemory, Selector};
 use super::gpu::{Gpu, describe};
 use super::io::{declaration, narrow, widen};
 use super::{Known, Settings, default_threads, list_slots, refit_engine};

@@ -38,14 +38,23 @@ pub const TESTS: &[(&str, Test)] = &[
     ("odd_answers_are_errors", odd_answers),
     ("layers_are_pinned_where_types_are_weak", pinned_layers),
     ("a_failed_refit_is_told", refit_false),
-    ("weights_that_do_not_fit_are_refused_before_the_library_sees_them", wrong_weights),
+    (
+        "weights_that_do_not_fit_are_refused_before_the_library_sees_them",
+        wrong_weights,
+    ),
     ("a_layers_other_weights_are_asked_for", missing_weights),
     ("slots_come_from_prototypes_or_from_what_is_known", slots),
-    ("what_is_computed_together_is_given_together", only_what_differs),
+    (
+        "what_is_computed_together_is_given_together",
+        only_what_differs,
+    ),
     ("a_failed_enqueue_is_told", enqueue_false),
     ("objects_keep_their_library", library_dropped_first),
     ("nothing_is_leaked_and_nothing_goes_too_early", whole_cycle),
-    ("without_a_gpu_nothing_is_called_that_needs_one", needs_a_gpu),
+    (
+        "without_a_gpu_nothing_is_called_that_needs_one",
+        needs_a_gpu,
+    ),
     ("the_backend_builds_ahead_of_time", ahead_of_time),
     ("the_faulty_release_is_not_built_for", fault_of_11_3),
 ];
@@ -73,7 +82,10 @@ impl Drop for Fake {
 fn fake(release: &str, fault: &str) -> Fake {
     let stand_in = stand_in(&Release::named(release));
     stand_in.set_fault(fault);
-    Fake { alive: stand_in.live(), stand_in }
+    Fake {
+        alive: stand_in.live(),
+        stand_in,
+    }
 }
 
 impl Fake {
@@ -135,7 +147,11 @@ fn f32_slot(name: &str, shape: &[usize]) -> Slot {
 
 fn known() -> Known {
     Known {
-        slots: vec![f32_slot("w", &[4, 4]), f32_slot("b", &[4]), f32_slot("c", &[4])],
+        slots: vec![
+            f32_slot("w", &[4, 4]),
+            f32_slot("b", &[4]),
+            f32_slot("c", &[4]),
+        ],
         ..Known::default()
     }
 }
@@ -163,19 +179,30 @@ fn build(core: &Arc<Core>, watch: &dyn Watch) -> Result<Vec<u8>, Error> {
     builder.set_max_threads(2)?;
     let network = builder.network(typing(core))?;
     let parser = Parser::new(&network)?;
-    parser.parse_file(onnx())?.map_err(|errors| Error::Library {
-        library: "the parser".into(),
-        message: format!("{errors:?}"),
-    })?;
+    parser
+        .parse_file(onnx())?
+        .map_err(|errors| Error::Library {
+            library: "the parser".into(),
+            message: format!("{errors:?}"),
+        })?;
     let inputs = network.inputs()?;
-    assert_eq!((inputs[0].name.as_str(), inputs[0].dtype, inputs[0].dims.as_deref()), ("x", Dtype::F32, Some(&[-1, 4][..])));
+    assert_eq!(
+        (
+            inputs[0].name.as_str(),
+            inputs[0].dtype,
+            inputs[0].dims.as_deref()
+        ),
+        ("x", Dtype::F32, Some(&[-1, 4][..]))
+    );
     let config = builder.config()?;
     config.set(Flag::Refit, true)?;
     config.set(Flag::Tf32, false)?;
     config.set_verbosity(Verbosity::Detailed)?;
     config.set_workspace(1 << 20)?;
     assert!(config.set_timing_cache(b"of another GPU")?.is_none());
-    let cache = config.set_timing_cache(&[])?.expect("an empty cache is always taken");
+    let cache = config
+        .set_timing_cache(&[])?
+        .expect("an empty cache is always taken");
     assert!(!cache.serialize()?.bytes().is_empty());
     let profile = builder.profile()?;
     for (selector, batch) in Selector::ALL.into_iter().zip(1..) {
@@ -197,15 +224,25 @@ fn whole_cycle() -> Result<(), Failed> {
         let core = fake.core();
         let seen = Collect::default();
         let plan = build(&core, &seen)?;
-        assert_eq!(fake.alive(), 0, "{release}: a builder, network, parser or cache is left");
+        assert_eq!(
+            fake.alive(),
+            0,
+            "{release}: a builder, network, parser or cache is left"
+        );
         let monitored = seen.0.into_inner()?.iter().any(|e| e.contains("Building"));
         assert_eq!(monitored, !release.starts_with("trt-8"), "{release}");
         let engine = Rc::new(Runtime::new(&core)?.deserialize(&plan)?);
         let io = engine.io()?;
-        let names: Vec<_> = io.iter().map(|t| (t.name.as_str(), t.is_input, t.on_host)).collect();
+        let names: Vec<_> = io
+            .iter()
+            .map(|t| (t.name.as_str(), t.is_input, t.on_host))
+            .collect();
         assert_eq!(names, [("x", true, false), ("y", false, false)]);
         assert_eq!(io[0].dims, [-1, 4]);
-        assert_eq!(engine.profile_shape("x", 0, Selector::Max)?, Some(vec![3, 4]));
+        assert_eq!(
+            engine.profile_shape("x", 0, Selector::Max)?,
+            Some(vec![3, 4])
+        );
         assert_eq!(engine.profile_shape("x", 1, Selector::Max)?, None);
         assert_eq!((engine.layers()?, engine.profiles()?), (3, 1));
         assert_eq!(engine.inspect()?, "{\"Layers\":[]}");
@@ -214,16 +251,17 @@ fn whole_cycle() -> Result<(), Failed> {
         context.infer_shapes()?;
         assert_eq!(context.shape("y")?, [3, 4]);
         let (mut x, mut y) = ([1f32; 12], [0f32; 12]);
-        let mut run = |context: &trtmut::engine::tensorrt::api::Context| -> Result<[f32; 12], Error> {
-            #[allow(unsafe_code)]
-            // SAFETY: the stand-in computes at once, in memory of this process.
-            unsafe {
-                context.set_address("x", x.as_mut_ptr().cast())?;
-                context.set_address("y", y.as_mut_ptr().cast())?;
-                context.enqueue(std::ptr::null_mut())?;
-            }
-            Ok(y)
-        };
+        let mut run =
+            |context: &trtmut::engine::tensorrt::api::Context| -> Result<[f32; 12], Error> {
+                #[allow(unsafe_code)]
+                // SAFETY: the stand-in computes at once, in memory of this process.
+                unsafe {
+                    context.set_address("x", x.as_mut_ptr().cast())?;
+                    context.set_address("y", y.as_mut_ptr().cast())?;
+                    context.enqueue(std::ptr::null_mut())?;
+                }
+                Ok(y)
+            };
         let before = run(&context)?;
         drop(context);
         refit_engine(&engine, &known(), &Sevens(&["w", "b", "c"]), 4, &Silent)?;
@@ -255,9 +293,20 @@ fn unavailable(result: Result<Arc<loader::Loaded>, Error>) -> String {
 fn version_only(file: &str, number: i32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let source = folder.path().join("v.c");
-    let functions = ["createInferBuilder_INTERNAL", "createInferRuntime_INTERNAL", "createInferRefitter_INTERNAL"];
-    let functions: String = functions.iter().map(|f| format!("void *{f}(void) {{ return 0; }}\n")).collect();
-    std::fs::write(&source, format!("int getInferLibVersion(void) {{ return {number}; }}\n{functions}")).expect("it takes files");
+    let functions = [
+        "createInferBuilder_INTERNAL",
+        "createInferRuntime_INTERNAL",
+        "createInferRefitter_INTERNAL",
+    ];
+    let functions: String = functions
+        .iter()
+        .map(|f| format!("void *{f}(void) {{ return 0; }}\n"))
+        .collect();
+    std::fs::write(
+        &source,
+        format!("int getInferLibVersion(void) {{ return {number}; }}\n{functions}"),
+    )
+    .expect("it takes files");
     let done = std::process::Command::new("g++")
         .args(["-x", "c", "-shared", "-fPIC", "-o"])
         .arg(folder.path().join(file))
@@ -269,8 +318,18 @@ fn version_only(file: &str, number: i32) -> tempfile::TempDir {
 
 fn unknown_version() -> Result<(), Failed> {
     for (file, product, number, expected) in [
-        ("libnvinfer.so.8", Product::TensorRt, 8401, "TensorRT 8.4.1: it is older than 8.5.1"),
-        ("libnvinfer.so.12", Product::TensorRt, 120_000, "TensorRT 12.0.0: it is newer than 11.4.0"),
+        (
+            "libnvinfer.so.8",
+            Product::TensorRt,
+            8401,
+            "TensorRT 8.4.1: it is older than 8.5.1",
+        ),
+        (
+            "libnvinfer.so.12",
+            Product::TensorRt,
+            120_000,
+            "TensorRT 12.0.0: it is newer than 11.4.0",
+        ),
         ("libtensorrt_rtx.so.1", Product::Rtx, 10200, "1.2.0"),
         ("libnvinfer.so.8", Product::TensorRt, -1, "which is none"),
     ] {
@@ -292,14 +351,23 @@ fn unknown_version() -> Result<(), Failed> {
         }
     }
     let folder = version_only("libnvinfer.so.11", 110_300);
-    let search = Search { explicit: Some(folder.path().to_owned()), ..Search::default() };
+    let search = Search {
+        explicit: Some(folder.path().to_owned()),
+        ..Search::default()
+    };
     let between = loader::find(Product::TensorRt, &search)?;
-    assert_eq!(between.release.basis.to_string(), "what the headers of 11.1.0 and 11.4.0 agree on");
+    assert_eq!(
+        between.release.basis.to_string(),
+        "what the headers of 11.1.0 and 11.4.0 agree on"
+    );
     Ok(())
 }
 
 fn missing_symbols() -> Result<(), Failed> {
-    for (switch, symbol) in [("-DNO_VERSION", "getInferLibVersion"), ("-DNO_RUNTIME", "createInferRuntime_INTERNAL")] {
+    for (switch, symbol) in [
+        ("-DNO_VERSION", "getInferLibVersion"),
+        ("-DNO_RUNTIME", "createInferRuntime_INTERNAL"),
+    ] {
         let fake = StandIn::compile(&Release::named(V8), &[switch]);
         let text = unavailable(loader::find(Product::TensorRt, &fake.search()));
         assert!(text.contains(symbol), "{text}");
@@ -325,26 +393,47 @@ fn library_error<T>(result: Result<T, Error>, parts: &[&str]) {
 
 fn null_factories() -> Result<(), Failed> {
     for release in THREE {
-        library_error(Builder::new(&fake(release, "builder").core()), &["createInferBuilder", "error: 35"]);
-        library_error(Runtime::new(&fake(release, "runtime").core()), &["createInferRuntime", "no reason"]);
+        library_error(
+            Builder::new(&fake(release, "builder").core()),
+            &["createInferBuilder", "error: 35"],
+        );
+        library_error(
+            Runtime::new(&fake(release, "runtime").core()),
+            &["createInferRuntime", "no reason"],
+        );
         let fake = fake(release, "network");
         let core = fake.core();
-        library_error(Builder::new(&core)?.network(typing(&core)), &["createNetworkV2", "no network today"]);
+        library_error(
+            Builder::new(&core)?.network(typing(&core)),
+            &["createNetworkV2", "no network today"],
+        );
         fake.set_fault("parser");
         let network = Builder::new(&core)?.network(typing(&core))?;
         library_error(Parser::new(&network), &["createNvOnnxParser"]);
         fake.set_fault("");
         let engine = Rc::new(engine(&core)?);
         fake.set_fault("refitter");
-        library_error(Refitter::new(&engine), &["createInferRefitter", "not refittable"]);
+        library_error(
+            Refitter::new(&engine),
+            &["createInferRefitter", "not refittable"],
+        );
         fake.set_fault("context");
-        library_error(engine.context(), &["createExecutionContext", "mOptimizationProfile"]);
+        library_error(
+            engine.context(),
+            &["createExecutionContext", "mOptimizationProfile"],
+        );
     }
     Ok(())
 }
 
 fn parse_errors() -> Result<(), Failed> {
-    for (release, named) in [(V8, false), ("trt-9.0", false), ("trt-9.1", true), (V10, true), (RTX, true)] {
+    for (release, named) in [
+        (V8, false),
+        ("trt-9.0", false),
+        ("trt-9.1", true),
+        (V10, true),
+        (RTX, true),
+    ] {
         let fake = fake(release, "parse");
         let core = fake.core();
         let model = std::fs::read(onnx())?;
@@ -358,13 +447,27 @@ fn parse_errors() -> Result<(), Failed> {
             };
             let errors = outcome.expect_err("it fails");
             assert_eq!((errors.len(), errors[0].node), (2, 0));
-            assert_eq!(errors[0].reason, "Assertion failed: axes.allValuesKnown() (onnxOpImporters.cpp:5031)");
-            assert_eq!(errors[0].operator.as_deref(), named.then_some("MatMul"), "{release}");
-            assert_eq!(errors[0].name.as_deref(), named.then_some("/m/MatMul"), "{release}");
+            assert_eq!(
+                errors[0].reason,
+                "Assertion failed: axes.allValuesKnown() (onnxOpImporters.cpp:5031)"
+            );
+            assert_eq!(
+                errors[0].operator.as_deref(),
+                named.then_some("MatMul"),
+                "{release}"
+            );
+            assert_eq!(
+                errors[0].name.as_deref(),
+                named.then_some("/m/MatMul"),
+                "{release}"
+            );
         }
         fake.set_fault("silent parse");
         let network = Builder::new(&core)?.network(typing(&core))?;
-        library_error(Parser::new(&network)?.parse_file(onnx()), &["Failed to parse"]);
+        library_error(
+            Parser::new(&network)?.parse_file(onnx()),
+            &["Failed to parse"],
+        );
     }
     Ok(())
 }
@@ -372,8 +475,13 @@ fn parse_errors() -> Result<(), Failed> {
 fn build_null() -> Result<(), Failed> {
     for release in THREE {
         let fake = fake(release, "build");
-        let e = build(&fake.core(), &Silent).expect_err("it fails").to_string();
-        assert!(e.contains("first trouble; Could not find any implementation for node conv_17"), "{e}");
+        let e = build(&fake.core(), &Silent)
+            .expect_err("it fails")
+            .to_string();
+        assert!(
+            e.contains("first trouble; Could not find any implementation for node conv_17"),
+            "{e}"
+        );
         assert!(!e.contains("a warning on the way"), "{e}");
         assert_eq!(fake.alive(), 0);
     }
@@ -382,7 +490,10 @@ fn build_null() -> Result<(), Failed> {
 
 fn profile_refused() -> Result<(), Failed> {
     for release in [V8, V10] {
-        library_error(build(&fake(release, "profile").core(), &Silent), &["`x`", "profile refused"]);
+        library_error(
+            build(&fake(release, "profile").core(), &Silent),
+            &["`x`", "profile refused"],
+        );
     }
     let core = fake(V8, "").core();
     let profile = Builder::new(&core)?.profile()?;
@@ -395,7 +506,10 @@ fn profile_refused() -> Result<(), Failed> {
 fn deserialize_null() -> Result<(), Failed> {
     for release in THREE {
         let fake = fake(release, "");
-        library_error(Runtime::new(&fake.core())?.deserialize(b"no plan"), &["Version tag does not match"]);
+        library_error(
+            Runtime::new(&fake.core())?.deserialize(b"no plan"),
+            &["Version tag does not match"],
+        );
         assert_eq!(fake.alive(), 0);
     }
     Ok(())
@@ -415,7 +529,10 @@ fn odd_answers() -> Result<(), Failed> {
     library_error(builder.network(NetworkTyping::Strong), &["strongly typed"]);
     let config = builder.config()?;
     library_error(config.set(Flag::StripPlan, true), &["stripped plans"]);
-    library_error(config.set_compute_capabilities(&[89]), &["this version has no"]);
+    library_error(
+        config.set_compute_capabilities(&[89]),
+        &["this version has no"],
+    );
     assert!(!config.has(Flag::Bf16) && config.has(Flag::Fp16));
     Ok(())
 }
@@ -432,7 +549,10 @@ fn pinned_layers() -> Result<(), Failed> {
         let tensors = [("h", &layer.inputs), ("sum", &layer.outputs)];
         for (name, tensors) in tensors {
             assert_eq!(tensors.len(), 1);
-            assert_eq!((tensors[0].name.as_str(), tensors[0].dtype), (name, Dtype::F32));
+            assert_eq!(
+                (tensors[0].name.as_str(), tensors[0].dtype),
+                (name, Dtype::F32)
+            );
         }
         layer.pin(Dtype::F16, false)?;
         assert_eq!(fake.pinned() % 10, 2, "kHALF for the output");
@@ -467,11 +587,23 @@ fn wrong_weights() -> Result<(), Failed> {
     let fake_8 = fake(V8, "");
     let of_8 = engine(&fake_8.core())?;
     let mut refitter = Refitter::new(&of_8)?;
-    library_error(refitter.set("b", Dtype::F32, 4, Cow::Borrowed(&[0; 15])), &["`b`", "15 bytes"]);
-    library_error(refitter.set("b", Dtype::Bf16, 4, Cow::Borrowed(&[0; 8])), &["`b`", "no element type bf16"]);
-    library_error(refitter.set("b", Dtype::F32, usize::MAX, Cow::Borrowed(&[])), &["`b`"]);
+    library_error(
+        refitter.set("b", Dtype::F32, 4, Cow::Borrowed(&[0; 15])),
+        &["`b`", "15 bytes"],
+    );
+    library_error(
+        refitter.set("b", Dtype::Bf16, 4, Cow::Borrowed(&[0; 8])),
+        &["`b`", "no element type bf16"],
+    );
+    library_error(
+        refitter.set("b", Dtype::F32, usize::MAX, Cow::Borrowed(&[])),
+        &["`b`"],
+    );
     let seven = 7f32.to_le_bytes().repeat(4);
-    library_error(refitter.set("nobody", Dtype::F32, 4, Cow::Borrowed(&seven)), &["`nobody`"]);
+    library_error(
+        refitter.set("nobody", Dtype::F32, 4, Cow::Borrowed(&seven)),
+        &["`nobody`"],
+    );
     refitter.set("b", Dtype::F32, 4, Cow::Borrowed(&seven))?;
     drop(refitter);
     let fake_10 = fake(V10, "");
@@ -479,7 +611,10 @@ fn wrong_weights() -> Result<(), Failed> {
     fake_10.set_fault("set");
     let e = refit_engine(&of_10, &known(), &Sevens(&["w"]), 1, &Silent).expect_err("it is refused");
     assert!(matches!(&e, Error::Weight { name, .. } if name == "w"));
-    assert!(e.to_string().contains("count of weights does not match"), "{e}");
+    assert!(
+        e.to_string().contains("count of weights does not match"),
+        "{e}"
+    );
     Ok(())
 }
 
@@ -487,8 +622,12 @@ fn missing_weights() -> Result<(), Failed> {
     for release in THREE {
         let fake = fake(release, "");
         let engine = engine(&fake.core())?;
-        let e = refit_engine(&engine, &known(), &Sevens(&["w"]), 1, &Silent).expect_err("b is missing");
-        assert!(matches!(&e, Error::Weight { name, .. } if name == "b"), "{e}");
+        let e =
+            refit_engine(&engine, &known(), &Sevens(&["w"]), 1, &Silent).expect_err("b is missing");
+        assert!(
+            matches!(&e, Error::Weight { name, .. } if name == "b"),
+            "{e}"
+        );
         refit_engine(&engine, &known(), &Sevens(&["c"]), 1, &Silent)?;
         if release == V8 {
             let unknown = refit_engine(&engine, &Known::default(), &Sevens(&["w"]), 1, &Silent);
@@ -508,7 +647,11 @@ struct OneDiffers {
 
 impl Feed for OneDiffers {
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, Error> {
-        let new = self.asked.lock().expect("no panic").insert(slot.name.clone());
+        let new = self
+            .asked
+            .lock()
+            .expect("no panic")
+            .insert(slot.name.clone());
         assert!(new, "`{}` is asked for twice", slot.name);
         Ok(Some(Cow::Owned(7f32.to_le_bytes().repeat(slot.count))))
     }
@@ -521,7 +664,10 @@ impl Feed for OneDiffers {
 fn only_what_differs() -> Result<(), Failed> {
     let asked = |release, name| -> Result<Vec<String>, Failed> {
         let fake = fake(release, "");
-        let feed = OneDiffers { name, asked: Mutex::default() };
+        let feed = OneDiffers {
+            name,
+            asked: Mutex::default(),
+        };
         refit_engine(&engine(&fake.core())?, &known(), &feed, 1, &Silent)?;
         Ok(feed.asked.into_inner()?.into_iter().collect())
     };
@@ -539,20 +685,36 @@ fn slots() -> Result<(), Failed> {
     let by_name = |release, known: &Known| -> Result<BTreeMap<String, (usize, bool)>, Failed> {
         let fake = fake(release, "");
         let listed = list_slots(&engine(&fake.core())?, known)?;
-        Ok(listed.into_iter().map(|s| (s.name, (s.count, s.refittable))).collect())
+        Ok(listed
+            .into_iter()
+            .map(|s| (s.name, (s.count, s.refittable)))
+            .collect())
     };
     let nothing = Known::default();
     let expect = |rows: &[(&str, usize, bool)]| {
-        rows.iter().map(|&(n, c, r)| (n.to_owned(), (c, r))).collect::<BTreeMap<_, _>>()
+        rows.iter()
+            .map(|&(n, c, r)| (n.to_owned(), (c, r)))
+            .collect::<BTreeMap<_, _>>()
     };
     // Version 8 tells no types.
-    assert_eq!(by_name(V8, &nothing)?, expect(&[("w", 0, false), ("b", 0, false), ("c", 0, false)]));
-    assert_eq!(by_name(V10, &nothing)?, expect(&[("w", 16, true), ("b", 4, true), ("c", 4, true)]));
+    assert_eq!(
+        by_name(V8, &nothing)?,
+        expect(&[("w", 0, false), ("b", 0, false), ("c", 0, false)])
+    );
+    assert_eq!(
+        by_name(V10, &nothing)?,
+        expect(&[("w", 16, true), ("b", 4, true), ("c", 4, true)])
+    );
     // What is known but not listed is baked in; what is known as structural stays so.
     let mut more = known();
     more.slots.push(f32_slot("folded", &[4]));
     more.slots[1].refittable = false;
-    let expected = expect(&[("w", 16, true), ("b", 4, false), ("c", 4, true), ("folded", 4, false)]);
+    let expected = expect(&[
+        ("w", 16, true),
+        ("b", 4, false),
+        ("c", 4, true),
+        ("folded", 4, false),
+    ]);
     assert_eq!(by_name(V8, &more)?, expected);
     assert_eq!(by_name(RTX, &more)?, expected);
     let fake = fake(V10, "");
@@ -602,11 +764,18 @@ fn job_on(fake: &StandIn, options: &[(&str, &str)]) -> Result<(Vec<u8>, Vec<Slot
     for (axis, (min, max)) in profile.inputs[0].axes.iter_mut().zip([(1usize, 3), (4, 4)]) {
         (axis.min, axis.opt, axis.max) = (min, min.midpoint(max), Some(max));
     }
-    let options: BTreeMap<String, String> =
-        options.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+    let options: BTreeMap<String, String> = options
+        .iter()
+        .map(|(k, v)| ((*k).into(), (*v).into()))
+        .collect();
     let mut plan = Vec::new();
     let notes = fake.backend().build(
-        &BuildJob { model: &model, profile: &profile, options: &options, mark: None },
+        &BuildJob {
+            model: &model,
+            profile: &profile,
+            options: &options,
+            mark: None,
+        },
         &mut plan,
         &Silent,
     )?;
@@ -623,7 +792,10 @@ fn needs_a_gpu() -> Result<(), Failed> {
         return Ok(());
     }
     let e = job_on(&fake, &[]).expect_err("TensorRT builds on its GPU");
-    assert!(matches!(e, Error::Unavailable { .. }) && e.to_string().contains("needs a CUDA device"), "{e}");
+    assert!(
+        matches!(e, Error::Unavailable { .. }) && e.to_string().contains("needs a CUDA device"),
+        "{e}"
+    );
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("p.plan");
     std::fs::write(&path, build(&fake.core(), &Silent)?)?;
@@ -636,7 +808,11 @@ fn needs_a_gpu() -> Result<(), Failed> {
 fn ahead_of_time() -> Result<(), Failed> {
     for release in [RTX, "rtx-1.3"] {
         let fake = fake(release, "");
-        let options = [("refit", "none"), ("compute-capability", "8.6,8.9"), ("opt-level", "3")];
+        let options = [
+            ("refit", "none"),
+            ("compute-capability", "8.6,8.9"),
+            ("opt-level", "3"),
+        ];
         let (plan, slots) = job_on(&fake, &options)?;
         assert!(plan.starts_with(b"vtrt"));
         assert!(!slots.is_empty() && slots.iter().all(|s| !s.refittable));
@@ -644,7 +820,8 @@ fn ahead_of_time() -> Result<(), Failed> {
     }
     // 12.1 came with TensorRT-RTX 1.5.
     let fake = fake("rtx-1.3", "");
-    let e = job_on(&fake, &[("refit", "none"), ("compute-capability", "12.1")]).expect_err("not yet");
+    let e =
+        job_on(&fake, &[("refit", "none"), ("compute-capability", "12.1")]).expect_err("not yet");
     assert!(e.to_string().contains("compute capability"), "{e}");
     Ok(())
 }
@@ -656,7 +833,10 @@ fn fault_of_11_3() -> Result<(), Failed> {
     release.version = [11, 3, 0];
     let fake = StandIn::compile(&release, &[]);
     let core = fake.core();
-    assert_eq!(core.loaded().release.basis.to_string(), "what the headers of 11.1.0 and 11.4.0 agree on");
+    assert_eq!(
+        core.loaded().release.basis.to_string(),
+        "what the headers of 11.1.0 and 11.4.0 agree on"
+    );
     assert!(core.loaded().can_build());
     Ok(())
 }

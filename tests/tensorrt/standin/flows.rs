@@ -5,7 +5,10 @@ use super::library::{FACTS, Release, StandIn, cuda, stand_in};
 use crate::net::{Net, Weights, random, safetensors};
 use crate::scene::{Done, Scene};
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// What [`World::prepare`] gives, made by the first flow.
+static FILES: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
 
 /// A folder with a model, a checkpoint and another one, and what the embedded engine computes with each.
 pub struct World {
@@ -43,7 +46,8 @@ fn weights(seed: u64) -> Weights {
         ("fc2.bias", &[4]),
     ];
     let each = shapes.into_iter().enumerate();
-    each.map(|(i, (n, s))| (n.to_owned(), random(seed * 100 + i as u64, s))).collect()
+    each.map(|(i, (n, s))| (n.to_owned(), random(seed * 100 + i as u64, s)))
+        .collect()
 }
 
 const BATCH: &str = r#"{"dims": {"B": {"min": 1, "opt": 2, "max": 8}}, "inputs": {"x": ["B", 8]}}"#;
@@ -51,35 +55,61 @@ const BATCH: &str = r#"{"dims": {"B": {"min": 1, "opt": 2, "max": 8}}, "inputs":
 impl World {
     fn new(release: &Release) -> World {
         let scene = Scene::new();
-        let world = World { scene, stand_in: stand_in(release) };
+        let world = World {
+            scene,
+            stand_in: stand_in(release),
+        };
+        for (name, bytes) in FILES.get_or_init(|| world.prepare()) {
+            world.scene.write(name, bytes);
+        }
+        world
+    }
+
+    /// The files that every flow begins with; what the embedded engine computes is computed once.
+    fn prepare(&self) -> Vec<(String, Vec<u8>)> {
         let (base, other) = (weights(1), weights(2));
         // The bias alone, whose matrix the library asks for besides.
         let mut bias = base.clone();
         bias.insert("fc2.bias".into(), other["fc2.bias"].clone());
-        world
-            .scene
+        self.scene
             .write("model.onnx", mlp(&base).onnx(""))
             .write("other.onnx", mlp(&other).onnx(""))
             .write("shapes.json", BATCH)
             .write("base.safetensors", safetensors(&base))
             .write("other.safetensors", safetensors(&other))
             .write("bias.safetensors", safetensors(&bias))
-            .write("in.safetensors", safetensors(&[("x".to_owned(), random(9, &[3, 8]))].into()));
+            .write(
+                "in.safetensors",
+                safetensors(&[("x".to_owned(), random(9, &[3, 8]))].into()),
+            );
         for (name, net) in [("base", &base), ("other", &other), ("bias", &bias)] {
             let model = format!("{name}.ref.onnx");
-            world.scene.write(&model, mlp(net).onnx(""));
-            world.expected(&model, name, &["--shapes", "shapes.json"]);
+            self.scene.write(&model, mlp(net).onnx(""));
+            self.expected(&model, name, &["--shapes", "shapes.json"]);
         }
-        world
+        let files = self.scene.files().into_iter().map(|(path, bytes)| {
+            let name = path.file_name().expect("a name").to_string_lossy();
+            (name.into_owned(), bytes)
+        });
+        files.filter(|(name, _)| !name.contains(".ref.")).collect()
     }
 
     /// What the embedded engine computes, in `NAME.out.safetensors`.
     fn expected(&self, model: &str, name: &str, more: &[&str]) {
         let plan = format!("{name}.ref.plan");
-        let build = ["build", model, "--backend", "cpu", "--no-cache", "-o", plan.as_str()];
+        let build = [
+            "build",
+            model,
+            "--backend",
+            "cpu",
+            "--no-cache",
+            "-o",
+            plan.as_str(),
+        ];
         self.run(&[&build, more].concat()).exits(0);
         let out = format!("{name}.out.safetensors");
-        self.run(&["run", &plan, "--inputs", "in.safetensors", "--save", &out]).exits(0);
+        self.run(&["run", &plan, "--inputs", "in.safetensors", "--save", &out])
+            .exits(0);
     }
 
     fn release(&self) -> &Release {
@@ -108,8 +138,17 @@ impl World {
 
     fn build(&self, more: &[&str]) -> Done {
         let all = [
-            "build", "model.onnx", "--shapes", "shapes.json", "--weights", "base.safetensors", "--backend",
-            self.backend(), "--force", "-o", "e.plan",
+            "build",
+            "model.onnx",
+            "--shapes",
+            "shapes.json",
+            "--weights",
+            "base.safetensors",
+            "--backend",
+            self.backend(),
+            "--force",
+            "-o",
+            "e.plan",
         ];
         self.run(&[&all, more].concat())
     }
@@ -118,7 +157,14 @@ impl World {
     #[track_caller]
     fn computes(&self, plan: &str, weights: &str, more: &[&str]) {
         let expect = format!("{weights}.out.safetensors");
-        let run = ["run", plan, "--inputs", "in.safetensors", "--expect", expect.as_str()];
+        let run = [
+            "run",
+            plan,
+            "--inputs",
+            "in.safetensors",
+            "--expect",
+            expect.as_str(),
+        ];
         self.run(&[&run, more].concat()).exits(0);
     }
 
@@ -137,7 +183,13 @@ impl World {
     fn has(&self, kind: &str, owner: &str, name: &str) -> bool {
         let groups = FACTS[kind][owner].as_array().expect("groups");
         let mut of = groups.iter();
-        let of = of.find(|g| g["in"].as_str().expect("names").split(' ').any(|r| r == self.release().name));
+        let of = of.find(|g| {
+            g["in"]
+                .as_str()
+                .expect("names")
+                .split(' ')
+                .any(|r| r == self.release().name)
+        });
         of.is_some_and(|g| g["is"].get(name).is_some())
     }
 
@@ -174,8 +226,9 @@ pub fn all(release: &Release) -> BTreeSet<String> {
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| flow(&world)));
         let calls = world.calls();
         if let Err(panic) = done {
-            eprintln!("{} {name}: {:?}", release.name, calls.iter().filter(|c| c.contains(' ')).collect::<Vec<_>>());
-            std::panic::resume_unwind(panic);
+            let said = panic.downcast_ref::<String>().map_or("", String::as_str);
+            let broken: Vec<_> = calls.iter().filter(|c| c.contains(' ')).collect();
+            panic!("{} {name}: {broken:?}: {said}", release.name);
         }
         let broken: Vec<_> = calls.iter().filter(|c| c.contains(' ')).collect();
         assert!(broken.is_empty(), "{} {name}: {broken:?}", release.name);
@@ -187,30 +240,59 @@ pub fn all(release: &Release) -> BTreeSet<String> {
 fn refits(w: &World) {
     let [major, minor, patch] = w.release().version;
     let doctor = w.run(&["doctor"]);
-    doctor.exits(0).prints(&format!("{major}.{minor}.{patch}")).prints("Stand-in GPU");
-    assert!(!doctor.stdout.contains("known by") && !doctor.stdout.contains("unusable"), "{}", doctor.stdout);
-    w.build(&["--no-cache", "--opt-level", "3"][..if w.release().since([8, 6, 0]) { 3 } else { 1 }]).exits(0);
+    doctor
+        .exits(0)
+        .prints(&format!("{major}.{minor}.{patch}"))
+        .prints("Stand-in GPU");
+    assert!(
+        !doctor.stdout.contains("known by") && !doctor.stdout.contains("unusable"),
+        "{}",
+        doctor.stdout
+    );
+    w.build(
+        &["--no-cache", "--opt-level", "3"][..if w.release().since([8, 6, 0]) { 3 } else { 1 }],
+    )
+    .exits(0);
     w.computes("e.plan", "base", &["--iters", "2"]);
     w.computes("e.plan", "base", &["--cuda-graph", "--iters", "2"]);
-    w.run(&["diff", "e.plan", "base.safetensors", "--exit-code"]).exits(0);
-    w.run(&["diff", "e.plan", "other.safetensors", "--exit-code"]).exits(10).prints("NEEDS_REFIT");
-    w.run(&["refit", "e.plan", "other.safetensors", "--verify"]).exits(0);
+    w.run(&["diff", "e.plan", "base.safetensors", "--exit-code"])
+        .exits(0);
+    w.run(&["diff", "e.plan", "other.safetensors", "--exit-code"])
+        .exits(10)
+        .prints("NEEDS_REFIT");
+    w.run(&["refit", "e.plan", "other.safetensors", "--verify"])
+        .exits(0);
     w.computes("e.plan", "other", &[]);
     w.run(&["refit", "e.plan", "--base"]).exits(0);
     w.computes("e.plan", "base", &[]);
-    w.run(&["refit", "e.plan", "bias.safetensors", "-o", "bias.plan"]).exits(0);
+    w.run(&["refit", "e.plan", "bias.safetensors", "-o", "bias.plan"])
+        .exits(0);
     w.computes("bias.plan", "bias", &[]);
     w.computes("e.plan", "other", &["--weights", "other.safetensors"]);
     w.run(&["inspect", "e.plan"]).exits(0);
     let far = safetensors(&[("x".to_owned(), random(9, &[9, 8]))].into());
     w.scene.write("far.safetensors", far);
     let done = w.run(&["run", "e.plan", "--inputs", "far.safetensors"]);
-    assert!(done.code != 0 && done.stderr.contains('9'), "{}", done.stderr);
+    assert!(
+        done.code != 0 && done.stderr.contains('9'),
+        "{}",
+        done.stderr
+    );
 }
 
 fn cache(w: &World) {
     let build = |model: &str, out: &str| {
-        let args = ["build", model, "--shapes", "shapes.json", "--backend", w.backend(), "-o", out, "--json"];
+        let args = [
+            "build",
+            model,
+            "--shapes",
+            "shapes.json",
+            "--backend",
+            w.backend(),
+            "-o",
+            out,
+            "--json",
+        ];
         let done = w.run(&args);
         done.exits(0);
         done.json()["cache"].to_string()
@@ -226,27 +308,50 @@ fn cache(w: &World) {
 fn not_refittable(w: &World) {
     w.build(&["--no-cache", "--refit", "none"]).exits(0);
     w.computes("e.plan", "base", &[]);
-    w.run(&["diff", "e.plan", "other.safetensors", "--exit-code"]).exits(20);
+    w.run(&["diff", "e.plan", "other.safetensors", "--exit-code"])
+        .exits(20);
     w.run(&["refit", "e.plan", "other.safetensors"]).exits(20);
     w.computes("e.plan", "base", &[]);
 }
 
 fn stripped(w: &World) {
     if !w.release().since([10, 0, 0]) {
-        w.refuses(&["build", "model.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--strip"], 1, &["stripped plans"]);
+        w.refuses(
+            &[
+                "build",
+                "model.onnx",
+                "--shapes",
+                "shapes.json",
+                "--backend",
+                w.backend(),
+                "--strip",
+            ],
+            1,
+            &["stripped plans"],
+        );
         return;
     }
     let stays = w.has("enums", "SerializationFlag", "kINCLUDE_REFIT");
     w.build(&["--no-cache"]).exits(0);
-    let size = |plan: &str| std::fs::metadata(w.scene.file(plan)).expect("it is there").len();
+    let size = |plan: &str| {
+        std::fs::metadata(w.scene.file(plan))
+            .expect("it is there")
+            .len()
+    };
     let full = size("e.plan");
     w.build(&["--no-cache", "--strip"]).exits(0);
     assert!(size("e.plan") < full);
-    w.refuses(&["run", "e.plan", "--inputs", "in.safetensors"], 1, &["stripped"]);
-    w.run(&["refit", "e.plan", "other.safetensors", "-o", "full.plan"]).exits(0);
+    w.refuses(
+        &["run", "e.plan", "--inputs", "in.safetensors"],
+        1,
+        &["stripped"],
+    );
+    w.run(&["refit", "e.plan", "other.safetensors", "-o", "full.plan"])
+        .exits(0);
     assert!(size("full.plan") > size("e.plan"));
     w.computes("full.plan", "other", &[]);
-    w.run(&["refit", "e.plan", "--base", "-o", "base.plan"]).exits(0);
+    w.run(&["refit", "e.plan", "--base", "-o", "base.plan"])
+        .exits(0);
     w.computes("base.plan", "base", &[]);
     if stays {
         w.run(&["refit", "full.plan", "--base"]).exits(0);
@@ -255,7 +360,11 @@ fn stripped(w: &World) {
         w.computes("e.plan", "other", &[]);
     } else {
         // In place it would be the last refit, and the stripped plan would be gone.
-        w.refuses(&["refit", "e.plan", "other.safetensors"], 1, &["refitted again", "-o"]);
+        w.refuses(
+            &["refit", "e.plan", "other.safetensors"],
+            1,
+            &["refitted again", "-o"],
+        );
         w.run(&["refit", "full.plan", "--base"]).exits(20);
     }
 }
@@ -264,21 +373,39 @@ fn identical(w: &World) {
     if !w.release().since([10, 0, 0]) {
         return;
     }
-    w.build(&["--no-cache", "--strip", "--refit", "identical"]).exits(0);
+    w.build(&["--no-cache", "--strip", "--refit", "identical"])
+        .exits(0);
     // The stand-in ends the process when an engine for identical refits is given other bytes.
     let done = w.run(&["refit", "e.plan", "other.safetensors", "-o", "full.plan"]);
     assert!([1, 20].contains(&done.code), "{}", done.stderr);
-    w.run(&["refit", "e.plan", "--base", "-o", "full.plan"]).exits(0);
+    w.run(&["refit", "e.plan", "--base", "-o", "full.plan"])
+        .exits(0);
     w.computes("full.plan", "base", &[]);
 }
 
 fn individual(w: &World) {
     if !w.release().since([10, 2, 0]) {
-        w.refuses(&["build", "model.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--refit", "individual"], 1, &["refit of single weights"]);
+        w.refuses(
+            &[
+                "build",
+                "model.onnx",
+                "--shapes",
+                "shapes.json",
+                "--backend",
+                w.backend(),
+                "--refit",
+                "individual",
+            ],
+            1,
+            &["refit of single weights"],
+        );
         return;
     }
     w.build(&["--no-cache", "--refit", "individual"]).exits(0);
-    assert!(w.calls().contains("VNetworkDefinition::markWeightsRefittable"));
+    assert!(
+        w.calls()
+            .contains("VNetworkDefinition::markWeightsRefittable")
+    );
     w.computes("e.plan", "base", &[]);
     w.run(&["refit", "e.plan", "other.safetensors"]).exits(0);
     w.computes("e.plan", "other", &[]);
@@ -290,15 +417,38 @@ fn version_compatible(w: &World) {
     }
     let before_10 = !w.release().since([10, 0, 0]);
     if before_10 {
-        let args = ["build", "model.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--version-compatible"];
+        let args = [
+            "build",
+            "model.onnx",
+            "--shapes",
+            "shapes.json",
+            "--backend",
+            w.backend(),
+            "--version-compatible",
+        ];
         w.refuses(&args, 1, &["--refit none"]);
     }
-    w.build(&["--no-cache", "--version-compatible", "--refit", if before_10 { "none" } else { "full" }]).exits(0);
-    w.refuses(&["run", "e.plan", "--inputs", "in.safetensors"], 1, &["brings code of its own", "--allow-host-code"]);
+    w.build(&[
+        "--no-cache",
+        "--version-compatible",
+        "--refit",
+        if before_10 { "none" } else { "full" },
+    ])
+    .exits(0);
+    w.refuses(
+        &["run", "e.plan", "--inputs", "in.safetensors"],
+        1,
+        &["brings code of its own", "--allow-host-code"],
+    );
     w.computes("e.plan", "base", &["--allow-host-code"]);
     if !before_10 {
-        w.refuses(&["refit", "e.plan", "other.safetensors"], 1, &["--allow-host-code"]);
-        w.run(&["refit", "e.plan", "other.safetensors", "--allow-host-code"]).exits(0);
+        w.refuses(
+            &["refit", "e.plan", "other.safetensors"],
+            1,
+            &["--allow-host-code"],
+        );
+        w.run(&["refit", "e.plan", "other.safetensors", "--allow-host-code"])
+            .exits(0);
         w.computes("e.plan", "other", &["--allow-host-code"]);
     }
 }
@@ -316,7 +466,17 @@ fn data_dependent(w: &World) {
         .node("m", "Shape", &["h"], "extents", &[]);
     w.scene.write("values.onnx", net.onnx(""));
     w.expected("values.onnx", "values", &["--shapes", "shapes.json"]);
-    let args = ["build", "values.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--no-cache", "-o", "v.plan"];
+    let args = [
+        "build",
+        "values.onnx",
+        "--shapes",
+        "shapes.json",
+        "--backend",
+        w.backend(),
+        "--no-cache",
+        "-o",
+        "v.plan",
+    ];
     w.run(&args).exits(0);
     w.computes("v.plan", "values", &["--iters", "2"]);
     w.computes("v.plan", "values", &["--cuda-graph", "--iters", "3"]);
@@ -329,11 +489,26 @@ fn shape_inputs(w: &World) {
         .output("y", &["M", "N"])
         .node("m", "Reshape", &["x", "to"], "y", &[]);
     w.scene.write("shape.onnx", net.onnx(""));
-    let spec = r#"{"dims": {"B": {"min": 1, "opt": 2, "max": 8}}, "inputs": {"x": ["B", 8], "to": [2]}}"#;
+    let spec =
+        r#"{"dims": {"B": {"min": 1, "opt": 2, "max": 8}}, "inputs": {"x": ["B", 8], "to": [2]}}"#;
     w.scene.write("shape.json", spec);
-    let args = ["build", "shape.onnx", "--shapes", "shape.json", "--backend", w.backend(), "--no-cache", "-o", "s.plan"];
+    let args = [
+        "build",
+        "shape.onnx",
+        "--shapes",
+        "shape.json",
+        "--backend",
+        w.backend(),
+        "--no-cache",
+        "-o",
+        "s.plan",
+    ];
     let done = w.run(&args);
-    assert!(done.code == 1 && done.stderr.contains("`to`"), "{}", done.stderr);
+    assert!(
+        done.code == 1 && done.stderr.contains("`to`"),
+        "{}",
+        done.stderr
+    );
 }
 
 fn half_precision(w: &World) {
@@ -341,21 +516,48 @@ fn half_precision(w: &World) {
     if w.release().since([11, 0, 0]) {
         return;
     }
-    w.build(&["--no-cache", "--fp16", "--f32-layers", "*act*"]).exits(0);
+    w.build(&["--no-cache", "--fp16", "--f32-layers", "*act*"])
+        .exits(0);
     let calls = w.calls();
-    assert!(calls.contains("VLayer::setPrecision") && calls.contains("VLayer::setOutputType"), "{calls:?}");
+    assert!(
+        calls.contains("VLayer::setPrecision") && calls.contains("VLayer::setOutputType"),
+        "{calls:?}"
+    );
     w.computes("e.plan", "base", &[]);
 }
 
 fn failures(w: &World) {
-    let args = ["build", "model.onnx", "--shapes", "shapes.json", "--backend", w.backend(), "--no-cache", "-o", "e.plan"];
+    let args = [
+        "build",
+        "model.onnx",
+        "--shapes",
+        "shapes.json",
+        "--backend",
+        w.backend(),
+        "--no-cache",
+        "-o",
+        "e.plan",
+    ];
     let done = w.run_with(&args, &[("STANDIN_FAULT", "build")]);
-    assert!(done.code == 3 && done.stderr.contains("node conv_17"), "{}", done.stderr);
+    assert!(
+        done.code == 3 && done.stderr.contains("node conv_17"),
+        "{}",
+        done.stderr
+    );
     w.build(&["--no-cache"]).exits(0);
     let before = w.scene.files();
-    let done = w.run_with(&["refit", "e.plan", "other.safetensors"], &[("STANDIN_FAULT", "refit")]);
-    assert!(done.code != 0 && done.stderr.contains("refit went wrong"), "{}", done.stderr);
+    let done = w.run_with(
+        &["refit", "e.plan", "other.safetensors"],
+        &[("STANDIN_FAULT", "refit")],
+    );
+    assert!(
+        done.code != 0 && done.stderr.contains("refit went wrong"),
+        "{}",
+        done.stderr
+    );
     assert!(before == w.scene.files(), "files changed");
     let odd = w.run_with(&["doctor"], &[("STANDIN_VERSION", "990000")]);
-    odd.exits(0).prints("unusable").prints("TRTMUT_ASSUME_TENSORRT=");
+    odd.exits(0)
+        .prints("unusable")
+        .prints("TRTMUT_ASSUME_TENSORRT=");
 }

@@ -54,12 +54,17 @@ impl Release {
     /// All that are recorded.
     pub fn all() -> Vec<Release> {
         let all = FACTS["releases"].as_array().expect("releases").iter();
-        all.map(|r| Release::named(r["version"].as_str().expect("a name"))).collect()
+        all.map(|r| Release::named(r["version"].as_str().expect("a name")))
+            .collect()
     }
 
     /// Which product it is of.
     pub fn product(&self) -> Product {
-        if self.name.starts_with("rtx") { Product::Rtx } else { Product::TensorRt }
+        if self.name.starts_with("rtx") {
+            Product::Rtx
+        } else {
+            Product::TensorRt
+        }
     }
 
     /// Whether it is that release of TensorRT or a later one, or TensorRT-RTX, which began after it.
@@ -70,7 +75,11 @@ impl Release {
     /// What its library's `getInferLibVersion` gives.
     fn number(&self) -> u32 {
         let [major, minor, patch] = self.version;
-        let thousands = if self.product() == Product::TensorRt && major < 10 { 1000 } else { 10_000 };
+        let thousands = if self.product() == Product::TensorRt && major < 10 {
+            1000
+        } else {
+            10_000
+        };
         major * thousands + minor * 100 + patch
     }
 
@@ -78,7 +87,9 @@ impl Release {
         let major = self.version[0];
         match self.product() {
             Product::TensorRt => ["nvinfer", "nvonnxparser"].map(|n| format!("lib{n}.so.{major}")),
-            Product::Rtx => ["tensorrt_rtx", "tensorrt_onnxparser_rtx"].map(|n| format!("lib{n}.so.1")),
+            Product::Rtx => {
+                ["tensorrt_rtx", "tensorrt_onnxparser_rtx"].map(|n| format!("lib{n}.so.1"))
+            }
         }
     }
 }
@@ -92,7 +103,9 @@ pub struct StandIn {
 type Shared<K, V> = LazyLock<Mutex<HashMap<K, Arc<OnceLock<V>>>>>;
 
 fn shared<K: std::hash::Hash + Eq, V>(all: &Shared<K, V>, key: K) -> Arc<OnceLock<V>> {
-    let mut all = all.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut all = all
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     Arc::clone(all.entry(key).or_default())
 }
 
@@ -109,7 +122,11 @@ pub fn cuda() -> &'static Path {
     let folder = CUDA.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let library = folder.path().join("libcuda.so.1");
-        compile(Command::new("gcc").args(["-std=gnu11", "-O1", "-w"]), &source("cuda.c"), &library);
+        compile(
+            Command::new("gcc").args(["-std=gnu11", "-O1", "-w"]),
+            &source("cuda.c"),
+            &library,
+        );
         std::os::unix::fs::symlink(&library, folder.path().join("libcuda.so")).expect("a link");
         folder
     });
@@ -121,9 +138,20 @@ fn source(name: &str) -> PathBuf {
 }
 
 fn compile(command: &mut Command, source: &Path, to: &Path) {
-    let command = command.args(["-shared", "-fPIC", "-fvisibility=hidden", "-o"]).arg(to).arg(source);
-    let done = command.arg("-ldl").arg("-lpthread").output().expect("the compiler starts");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let command = command
+        .args(["-shared", "-fPIC", "-fvisibility=hidden", "-o"])
+        .arg(to)
+        .arg(source);
+    let done = command
+        .arg("-ldl")
+        .arg("-lpthread")
+        .output()
+        .expect("the compiler starts");
+    assert!(
+        done.status.success(),
+        "{}",
+        String::from_utf8_lossy(&done.stderr)
+    );
 }
 
 impl StandIn {
@@ -131,7 +159,8 @@ impl StandIn {
     pub fn compile(release: &Release, switches: &[&str]) -> StandIn {
         let folder = tempfile::tempdir().expect("a folder");
         let at = |name: &str| folder.path().join(name);
-        std::fs::write(at("interface.h"), header(&FACTS, &release.name)).expect("the folder takes files");
+        std::fs::write(at("interface.h"), header(&FACTS, &release.name))
+            .expect("the folder takes files");
         let [library, parser] = release.libraries();
         let [major, minor, patch] = release.version;
         let mut command = Command::new("g++");
@@ -142,14 +171,20 @@ impl StandIn {
             .arg(format!("-DMINOR={minor}"))
             .arg(format!("-DPATCH={patch}"))
             .arg(format!("-DVERSION={}", release.number()))
-            .arg(format!("-DRTX={}", u8::from(release.product() == Product::Rtx)))
+            .arg(format!(
+                "-DRTX={}",
+                u8::from(release.product() == Product::Rtx)
+            ))
             .args(switches)
             .arg("-I")
             .arg(folder.path());
         compile(&mut command, &source("standin.cpp"), &at(&library));
         // One library under both names: its classes know each other.
         std::os::unix::fs::symlink(&library, at(&parser)).expect("a link");
-        StandIn { release: release.clone(), folder }
+        StandIn {
+            release: release.clone(),
+            folder,
+        }
     }
 
     /// Where it is.
@@ -179,7 +214,9 @@ impl StandIn {
         // SAFETY: standin.cpp, which stays open while the trial's objects do; the callers name its functions' types.
         unsafe {
             let library = libloading::Library::new(library).expect("it opens");
-            let symbol = *library.get::<T>(name.as_bytes()).expect("standin.cpp has it");
+            let symbol = *library
+                .get::<T>(name.as_bytes())
+                .expect("standin.cpp has it");
             std::mem::forget(library);
             symbol
         }
@@ -191,7 +228,9 @@ impl StandIn {
         #[allow(unsafe_code)]
         // SAFETY: it copies the string.
         unsafe {
-            self.symbol::<unsafe extern "C" fn(*const std::ffi::c_char)>("standin_set_fault")(name.as_ptr());
+            self.symbol::<unsafe extern "C" fn(*const std::ffi::c_char)>("standin_set_fault")(
+                name.as_ptr(),
+            );
         }
     }
 

@@ -1,6 +1,9 @@
 //! The numbers of every release whose headers were read. Written by scripts/gen-abi.py; do not edit.
 
-use super::{ABSENT as XX, AllocatorForm, CallForm, Column, DimsForm, Entry, LoggerForm, MonitorForm, Product, Table, Version};
+use super::{
+    ABSENT as XX, AllocatorForm, CallForm, Column, DimsForm, Entry, LoggerForm, MonitorForm,
+    Product, Table, Version,
+};
 
 /// Number of distinct tables.
 pub(super) const COUNT: usize = 32;
@@ -192,9 +195,9 @@ pub(super) static TABLE: Table = Table {
         parse_from_file: Entry([ 1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1]),
         get_nb_errors: Entry([ 6,  6,  6,  6,  6,  6,  6,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  3,  3,  3,  5,  5,  3,  3,  3]),
         get_error: Entry([ 7,  7,  7,  7,  7,  7,  7,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  4,  4,  4,  6,  6,  4,  4,  4]),
-        set_flag: Entry([XX, XX, 12, 15, 15, 15, 15, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 12, 12, 12, 14, 14, 12, 12, 12]),
+        set_flag: Entry([XX, XX, XX, 15, 15, 15, 15, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 14, 12, 12, 12, 14, 14, 12, 12, 12]),
         set_refit_observer: Entry([XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, 23, XX, XX, XX, XX, 23]),
-        deleting_dtor: Entry([10, 10, 15, 10, 10, 10, 10,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  7,  7,  7,  9,  9,  7,  7,  7]),
+        deleting_dtor: Entry([10, 10, 10, 10, 10, 10, 10,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  7,  7,  7,  9,  9,  7,  7,  7]),
     },
     parser_error: super::ParserErrorSlots {
         desc: Entry([ 1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1]),

@@ -2,8 +2,8 @@
 
 use super::numbers::{COLUMNS, RELEASES};
 use super::{
-    AllocatorForm, Basis, CallForm, Dims32, Dims64, DimsForm, InterfaceInfo, LoggerForm, MonitorForm, NoTable,
-    Product, RefitRecord, Release, TABLE, Version, Weights,
+    AllocatorForm, Basis, CallForm, Dims32, Dims64, DimsForm, InterfaceInfo, LoggerForm,
+    MonitorForm, NoTable, Product, RefitRecord, Release, TABLE, Version, Weights,
 };
 use serde_json::Value;
 use std::path::Path;
@@ -123,6 +123,10 @@ fn slots_are_what_the_vendors_bindings_call() {
             for release in group["in"].as_str().unwrap().split(' ') {
                 let known = Release::of(Product::TensorRt, version(release), None).unwrap();
                 for named in TABLE.named().iter().filter(|n| n.owner == class) {
+                    // The bindings read plans through a stream, by another overload.
+                    if named.name == "deserializeCudaEngine" {
+                        continue;
+                    }
                     let mut called = group["is"].as_object().unwrap().iter();
                     let Some((slot, _)) = called.find(|(_, m)| *m == named.name) else {
                         continue;
@@ -314,8 +318,11 @@ fn what_moved_inside_a_major_is_known() {
     assert_eq!(slot(mark, (10, 8, 0)), Some(73));
     assert_eq!(slot(mark, (10, 9, 0)), Some(72));
     let delete = &TABLE.parser.deleting_dtor;
-    assert_eq!(slot(delete, (8, 6, 0)), Some(15));
+    // The shipped library of 8.6.0 is not its tagged header, which has the destructor at 15 and flags before it.
+    assert_eq!(slot(delete, (8, 6, 0)), Some(10));
+    assert_eq!(slot(&TABLE.parser.set_flag, (8, 6, 0)), None);
     assert_eq!(slot(delete, (8, 6, 1)), Some(10));
+    assert_eq!(slot(&TABLE.parser.set_flag, (8, 6, 1)), Some(15));
     assert_eq!(slot(&TABLE.parser_error.node_name, (9, 0, 1)), None);
     assert_eq!(slot(&TABLE.parser_error.node_name, (9, 1, 0)), Some(6));
     for (entry, first) in [
@@ -336,10 +343,10 @@ fn what_moved_inside_a_major_is_known() {
 
 #[test]
 fn releases_beyond_the_known_are_refused_and_can_be_tried() {
+    use Product::{Rtx, TensorRt};
     let ask = |product, v: (u32, u32, u32), assume| {
         Release::of(product, Version::new(v.0, v.1, v.2), assume)
     };
-    use Product::{Rtx, TensorRt};
     for (product, version, newest) in [
         (TensorRt, (12, 0, 0), "11.4.0"),
         (TensorRt, (11, 5, 0), "11.4.0"),

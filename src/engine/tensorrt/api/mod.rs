@@ -59,7 +59,10 @@ impl Core {
         self.logger.take()
     }
 
-    #[allow(clippy::unused_self, reason = "what is read from it needs the core's release")]
+    #[allow(
+        clippy::unused_self,
+        reason = "what is read from it needs the core's release"
+    )]
     fn table(&self) -> &'static Table {
         TABLE
     }

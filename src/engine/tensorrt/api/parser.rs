@@ -68,7 +68,7 @@ impl<'n> Parser<'n> {
     }
 
     /// `InstanceNormalization` as layers and not as a plugin: version-compatible engines need that, and then no plugin
-    /// library is. It is the default from 10.0 on; before 8.6.1 there is no such flag (8.6.0 has another one of that number).
+    /// library is. It is the default from 10.0 on; before 8.6.1 it cannot be set.
     fn prefer_native_instance_norm(&self) -> Result<(), Error> {
         let core = self.core();
         let table = core.table();

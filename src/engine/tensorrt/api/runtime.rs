@@ -255,7 +255,8 @@ impl CudaEngine {
                 engine.create_execution_context as fn() -> *mut c_void
             )?
         } else {
-            let strategy = i32::from(core.number(&core.table().allocation.r#static, "static allocation")?);
+            let strategy =
+                i32::from(core.number(&core.table().allocation.r#static, "static allocation")?);
             call!(core, self.owned.this(), engine.create_execution_context as fn(strategy => i32) -> *mut c_void)?
         };
         Ok(Context {

@@ -160,7 +160,13 @@ mod tests {
         let (address, write) = (std::ptr::from_ref(writer) as usize, writer.vtable.write);
         let thread = std::thread::spawn(move || {
             // SAFETY: the writer lives until this thread was waited for.
-            unsafe { write(address as *const Writer<'_>, data.as_ptr(), data.len() as i64) }
+            unsafe {
+                write(
+                    address as *const Writer<'_>,
+                    data.as_ptr(),
+                    data.len() as i64,
+                )
+            }
         });
         thread.join().unwrap()
     }
