@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use trtmut::engine::cpu::{Cpu, OnnxRuntime};
 use trtmut::engine::{Backend, Options, RunOptions};
 use trtmut::fault::Explain;
+use trtmut::mapping::Permissions;
 use trtmut::onnx::Model;
 use trtmut::pipeline::{
     self, BuildRequest, Environment, Error, MappingSource, Opening, OverlayRequest, Prepared,
@@ -202,7 +203,7 @@ fn refitted(backend: &dyn Backend, fixture: &Fixture, source: &str) -> Result<()
 fn changes(built: &Built, fixture: &Fixture, source: &str) -> Result<(), Failed> {
     let golden = golden(fixture)?;
     let prepared = built.prepare(&request(fixture, source))?;
-    let found: BTreeSet<&str> = prepared.changes.iter().map(|c| c.name.as_str()).collect();
+    let found: BTreeSet<&str> = prepared.decision.changes.iter().map(|c| c.name.as_str()).collect();
     let wanted: BTreeSet<&str> = golden.keys().map(String::as_str).collect();
     if found != wanted {
         return Err(format!(
@@ -299,6 +300,7 @@ fn same_manifest(back: &Manifest, first: &Manifest, learnt: bool) -> Result<(), 
     let plain = |m: &Manifest| {
         let mut m = m.clone();
         if learnt {
+            m.base = None;
             m.weights.iter_mut().for_each(|w| w.mapping = None);
         }
         m
@@ -316,11 +318,17 @@ fn unproven(backend: &dyn Backend, fixture: &Fixture) -> Result<(), Failed> {
     let first = built.bytes();
     let plain = request(fixture, "fused.safetensors");
     let trusting = OverlayRequest {
-        trust_names: true,
+        permissions: Permissions {
+            trust_names: true,
+            ..Permissions::default()
+        },
         ..plain.clone()
     };
     let partial = OverlayRequest {
-        partial: true,
+        permissions: Permissions {
+            partial: true,
+            ..trusting.permissions.clone()
+        },
         ..trusting.clone()
     };
     for refused in [&plain, &trusting, &partial] {

@@ -2,7 +2,7 @@
 
 use super::UsageError;
 use crate::mapping::Permissions;
-use crate::pipeline::OverlayRequest;
+use crate::pipeline::{OverlayRequest, Stated};
 use crate::weights::lora::Fuse;
 use std::path::PathBuf;
 
@@ -78,7 +78,7 @@ impl OverlayArgs {
             base_weights: self.base_weights.clone(),
             component: self.component.clone(),
             lora_alpha: self.lora_alpha,
-            mapping: self.mapping.clone(),
+            mapping: self.mapping.clone().map(Stated::File),
             model: self.model.clone(),
             permissions: Permissions {
                 partial: self.partial,

@@ -36,7 +36,7 @@ pub use environment::Environment;
 pub use error::Error;
 pub use open::{OpenPlan, open};
 pub use refit::{
-    Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, prepare, refusal,
+    Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, Stated, prepare, refusal,
     source_model, source_model_at,
 };
 pub use run::{

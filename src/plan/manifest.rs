@@ -4,7 +4,7 @@
 //! folder can be moved as a whole.
 
 use crate::engine::{Fold, Identity, Options, Slot};
-use crate::mapping::{Inventory, Row};
+use crate::mapping::{Inventory, Override, Row};
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
 use serde::{Deserialize, Serialize};
@@ -137,6 +137,43 @@ pub struct BaseSource {
 pub struct Recipe {
     /// In the order of application; fused LoRAs commute.
     pub ingredients: Vec<Ingredient>,
+    /// What else was asked for, so that the same can be put together again.
+    #[serde(default, skip_serializing_if = "Asked::is_plain")]
+    pub asked: Asked,
+}
+
+/// Everything of a request but its files.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Asked {
+    /// How LoRAs were rounded (`exact`, `peft`, `peft-half`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fuse: Option<String>,
+    /// Which part of the files was meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// The alpha of LoRA modules that state none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_alpha: Option<f64>,
+    /// The file holds some of the tensors only.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
+    /// Names were taken for proof.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trust_names: bool,
+    /// Tensors and weights whose change was let go.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ignore: Vec<String>,
+    /// Derivations that were stated by hand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<Override>,
+}
+
+impl Asked {
+    /// Whether nothing but files was given.
+    pub fn is_plain(&self) -> bool {
+        *self == Asked::default()
+    }
 }
 
 /// One part of a recipe.

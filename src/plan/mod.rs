@@ -17,7 +17,7 @@ mod pair;
 
 pub use claim::{claim, sources};
 pub use manifest::{
-    BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe,
+    Asked, BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe,
     WeightRow,
 };
 pub use pair::{manifest_path, open, read_manifest, replace, stage};

@@ -79,7 +79,7 @@ fn in_place_and_elsewhere_give_the_same_plan() {
     assert!(plan(&scene) == before && manifest(&scene, "engine.plan") == first);
     let done = refit(&scene, &["fused.safetensors", "--json"]);
     let report = done.exits(0).json();
-    assert_eq!(report["schema"], "trtmut.refit/1");
+    assert_eq!(report["schema"], "trtmut.refit/2");
     assert_eq!(report["verdict"], "NEEDS_REFIT");
     assert_eq!(report["changed"].as_array().unwrap().len(), 12);
     assert_eq!(

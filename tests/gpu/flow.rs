@@ -179,7 +179,7 @@ impl<'t> Flow<'t> {
     fn diff(&self) -> Result<(), Failed> {
         let arguments = ["diff", PLAN, "fused.safetensors", "--exit-code"];
         let done = self.place.run(&arguments, &[10])?;
-        expect(&done.report, "schema", &json!("trtmut.diff/1"))?;
+        expect(&done.report, "schema", &json!("trtmut.diff/2"))?;
         expect(&done.report, "verdict", &json!("NEEDS_REFIT"))?;
         let changed = done.report["changed"].as_array().ok_or("nothing changed")?;
         let named: BTreeSet<String> = changed
@@ -203,7 +203,7 @@ impl<'t> Flow<'t> {
         let done = self
             .place
             .run(&[&["refit", PLAN][..], more].concat(), &[0])?;
-        expect(&done.report, "schema", &json!("trtmut.refit/1"))?;
+        expect(&done.report, "schema", &json!("trtmut.refit/2"))?;
         expect(&done.report, "verdict", &json!("NEEDS_REFIT"))
             .and_then(|()| expect(&done.report, "written", &json!(true)))
             .and_then(|()| expect(&done.report, "rebuilt", &json!(false)))

@@ -11,5 +11,5 @@ pub use complete::refusal;
 pub use overlay::Overlay;
 pub use prepared::{Opening, Prepared, Refitted, prepare};
 pub(super) use rebuild::write_model;
-pub use request::OverlayRequest;
+pub use request::{OverlayRequest, Stated};
 pub use source_model::{SourceModel, source_model, source_model_at};

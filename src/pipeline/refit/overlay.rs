@@ -3,7 +3,7 @@
 //! A refit is a pure function: the engine holds base ⊕ overlay afterwards, whatever was refitted before. Weights that the overlay does
 //! not reach have their base values, which are those of the ONNX file that the manifest names.
 
-use super::request::OverlayRequest;
+use super::request::{OverlayRequest, Stated};
 use super::source_model::{SourceModel, source_model_at};
 use crate::diff::{Decision, Request, WeightState};
 use crate::mapping::{
@@ -12,7 +12,7 @@ use crate::mapping::{
 };
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{digests, relative, require_proof};
-use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
+use crate::plan::{Asked, BaseSource, FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
 use crate::weights::layouts::{View, open_in_layout};
@@ -42,6 +42,8 @@ pub struct Overlay {
     source: SourceModel,
     checkpoint: Option<View>,
     base: Option<View>,
+    /// What the base weights of the request prove, under their own names.
+    proven: Option<Mapping>,
     fusion: Option<Fusion>,
     mapping: Mapping,
     /// By ONNX name: row of the mapping, where its bytes come from, their digest.
@@ -78,15 +80,19 @@ impl Overlay {
             Some(base) => mapping::infer(&source.model, Some(base))?,
             None => known(manifest, outline),
         };
+        let mut proven = None;
         if base.is_some() {
             require_proof(&mapping, &request.base_weights, request.permissions.partial)?;
+            proven = Some(mapping.clone());
         }
-        if let Some(file) = &request.mapping {
-            let text = crate::fsx::read_bounded(file, LONGEST_MAPPING)?;
-            let by_hand = Override::parse(&String::from_utf8_lossy(&text))
-                .and_then(|o| mapping.override_with(&o));
-            by_hand.map_err(|cause| Error::MappingFile {
-                path: file.clone(),
+        let by_hand = match &request.mapping {
+            Some(Stated::File(file)) => Some((file.clone(), read_override(file)?)),
+            Some(Stated::Recorded(by_hand)) => Some((plan.to_owned(), by_hand.clone())),
+            None => None,
+        };
+        if let Some((path, by_hand)) = &by_hand {
+            mapping.override_with(by_hand).map_err(|cause| Error::MappingFile {
+                path: path.clone(),
                 cause: Box::new(cause),
             })?;
         }
@@ -107,17 +113,21 @@ impl Overlay {
             source,
             checkpoint,
             base,
+            proven,
             fusion: None,
             mapping,
             kept: Mutex::default(),
             judged,
-            recipe: Recipe::default(),
+            recipe: Recipe {
+                asked: asked(request, by_hand.map(|(_, o)| o)),
+                ..Recipe::default()
+            },
             notes: Vec::new(),
             fused: Vec::new(),
         };
         overlay.notes = overlay.checkpoint.as_ref().map_or_else(Vec::new, notes_of);
         overlay.add_loras(request, watch)?;
-        overlay.recipe = overlay.ingredients(plan);
+        overlay.recipe.ingredients = overlay.ingredients(plan);
         Ok(overlay)
     }
 
@@ -128,11 +138,17 @@ impl Overlay {
     /// [`Error::Recipe`] where files are gone or give other weights now.
     pub fn again(plan: &Path, manifest: &Manifest, watch: &dyn Watch) -> Result<Overlay, Error> {
         let folder = plan.parent().unwrap_or(Path::new(""));
+        let asked = &manifest.recipe.asked;
         let mut request = OverlayRequest {
+            component: asked.component.clone(),
+            lora_alpha: asked.lora_alpha,
+            mapping: asked.mapping.clone().map(Stated::Recorded),
             permissions: Permissions {
                 partial: true,
                 trust_names: true,
-                ..Permissions::default()
+                ignore: (asked.ignore.iter())
+                    .filter_map(|p| glob::Pattern::new(p).ok())
+                    .collect(),
             },
             ..OverlayRequest::default()
         };
@@ -149,7 +165,10 @@ impl Overlay {
             reason,
         };
         let mut other = None;
-        for fuse in [Fuse::Exact, Fuse::Peft, Fuse::PeftHalf] {
+        // Recipes of earlier versions do not say how LoRAs were rounded.
+        let recorded = asked.fuse.as_deref().and_then(Fuse::from_name);
+        let modes = recorded.map_or(vec![Fuse::Exact, Fuse::Peft, Fuse::PeftHalf], |f| vec![f]);
+        for fuse in modes {
             request.fuse = fuse;
             let overlay = Overlay::survey(plan, manifest, &request, watch)
                 .map_err(|e| refuse(e.to_string()))?;
@@ -207,6 +226,27 @@ impl Overlay {
     /// The mapping as this overlay resolved it.
     pub fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+
+    /// Puts what the base weights of the request prove into a manifest: a fact about the model, and not about what it was refitted
+    /// with.
+    pub(super) fn record_proof(&self, plan: &Path, manifest: &mut Manifest) {
+        let (Some(proven), Some(base)) = (&self.proven, &self.base) else {
+            return;
+        };
+        let rows: HashMap<&str, &Row> = (proven.rows.iter()).map(|r| (r.name.as_str(), r)).collect();
+        for weight in &mut manifest.weights {
+            weight.mapping = rows.get(weight.name.as_str()).map(|&r| r.clone());
+        }
+        let files = base.source().files().iter().map(|f| FileRef {
+            path: relative(plan, f.path()),
+            digest: f.digest(),
+        });
+        manifest.base = Some(BaseSource {
+            files: files.collect(),
+            inventory: proven.inventory.clone().unwrap_or_default(),
+            unsourced_integers: proven.unsourced_integers.clone(),
+        });
     }
 
     /// The model that the base values come from.
@@ -368,7 +408,7 @@ impl Overlay {
         Ok(mapping::inverse(row, &bytes, &row.source_shape())?)
     }
 
-    fn ingredients(&self, plan: &Path) -> Recipe {
+    fn ingredients(&self, plan: &Path) -> Vec<Ingredient> {
         let mut ingredients = Vec::new();
         for file in self.checkpoint.iter().flat_map(|v| v.source().files()) {
             ingredients.push(Ingredient::Checkpoint {
@@ -387,7 +427,7 @@ impl Overlay {
                 scale,
             });
         }
-        Recipe { ingredients }
+        ingredients
     }
 }
 
@@ -412,6 +452,31 @@ impl Checkpoint for Patched<'_> {
             None => self.under?.get(name),
         }
     }
+}
+
+/// What a request asks for beside its files, as a manifest records it.
+fn asked(request: &OverlayRequest, mapping: Option<Override>) -> Asked {
+    let permissions = &request.permissions;
+    Asked {
+        fuse: (!request.loras.is_empty() && request.fuse != Fuse::Exact)
+            .then(|| request.fuse.name().to_owned()),
+        component: request.component.clone(),
+        lora_alpha: request.lora_alpha,
+        partial: permissions.partial,
+        trust_names: permissions.trust_names,
+        ignore: (permissions.ignore.iter())
+            .map(|p| p.as_str().to_owned())
+            .collect(),
+        mapping,
+    }
+}
+
+fn read_override(file: &Path) -> Result<Override, Error> {
+    let text = crate::fsx::read_bounded(file, LONGEST_MAPPING)?;
+    Override::parse(&String::from_utf8_lossy(&text)).map_err(|cause| Error::MappingFile {
+        path: file.to_owned(),
+        cause: Box::new(cause),
+    })
 }
 
 /// A LoRA over tensors by name; where it does not fit those, over the same tensors as a wrapper's export calls them.

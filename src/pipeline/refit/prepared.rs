@@ -189,6 +189,7 @@ impl Prepared {
             row.digest = to;
             row.base = (base != to).then_some(base);
         }
+        overlay.record_proof(&self.plan, &mut manifest);
         manifest.recipe = if manifest.weights.iter().all(|w| w.base.is_none()) {
             Recipe::default()
         } else {

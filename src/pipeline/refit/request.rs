@@ -1,8 +1,17 @@
 //! What is asked to lie over the base weights of a plan.
 
-use crate::mapping::Permissions;
+use crate::mapping::{Override, Permissions};
 use crate::weights::lora::Fuse;
 use std::path::PathBuf;
+
+/// Where derivations that were stated by hand come from.
+#[derive(Debug, Clone)]
+pub enum Stated {
+    /// A mapping file.
+    File(PathBuf),
+    /// The recipe of a plan.
+    Recorded(Override),
+}
 
 /// What the user wants to lie over the base weights. Nothing at all is the base itself.
 #[derive(Debug, Clone, Default)]
@@ -13,8 +22,8 @@ pub struct OverlayRequest {
     pub loras: Vec<(PathBuf, f64)>,
     /// The checkpoint that the model was exported from, to prove the mapping with.
     pub base_weights: Vec<PathBuf>,
-    /// A mapping file by hand.
-    pub mapping: Option<PathBuf>,
+    /// Derivations stated by hand.
+    pub mapping: Option<Stated>,
     /// The alpha of LoRA modules for which nothing states one.
     pub lora_alpha: Option<f64>,
     /// Which part of a file is meant, where several fit.

@@ -35,6 +35,23 @@ pub enum Fuse {
     PeftHalf,
 }
 
+impl Fuse {
+    /// The word that options and manifests use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Fuse::Exact => "exact",
+            Fuse::Peft => "peft",
+            Fuse::PeftHalf => "peft-half",
+        }
+    }
+
+    /// The mode of a [`Fuse::name`].
+    pub fn from_name(name: &str) -> Option<Fuse> {
+        let all = [Fuse::Exact, Fuse::Peft, Fuse::PeftHalf];
+        all.into_iter().find(|f| f.name() == name)
+    }
+}
+
 /// LoRAs with their scales, ready to be fused into weights.
 #[derive(Debug)]
 pub struct Fusion {
