@@ -7,6 +7,7 @@ use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView as StView;
 use std::io::{Cursor, Read, Seek, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// Why a tensor file cannot be read or written.
@@ -233,11 +234,16 @@ fn read_npz(
 }
 
 fn read_npy(path: &Path, name: &str, from: &mut dyn Read) -> Result<Tensor, Error> {
-    let file = NpyFile::new(from).map_err(|e| Error::Malformed {
+    let malformed = |reason: String| Error::Malformed {
         path: path.to_owned(),
         kind: "npy",
-        reason: e.to_string(),
-    })?;
+        reason,
+    };
+    // npyz multiplies the extents without a check, which panics where overflow does.
+    let opened = catch_unwind(AssertUnwindSafe(|| NpyFile::new(from)));
+    let file = opened
+        .map_err(|_| malformed("its shape overflows".into()))?
+        .map_err(|e| malformed(e.to_string()))?;
     from_npy(path, name, file)
 }
 
