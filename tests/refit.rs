@@ -203,7 +203,12 @@ fn refitted(backend: &dyn Backend, fixture: &Fixture, source: &str) -> Result<()
 fn changes(built: &Built, fixture: &Fixture, source: &str) -> Result<(), Failed> {
     let golden = golden(fixture)?;
     let prepared = built.prepare(&request(fixture, source))?;
-    let found: BTreeSet<&str> = prepared.decision.changes.iter().map(|c| c.name.as_str()).collect();
+    let found: BTreeSet<&str> = prepared
+        .decision
+        .changes
+        .iter()
+        .map(|c| c.name.as_str())
+        .collect();
     let wanted: BTreeSet<&str> = golden.keys().map(String::as_str).collect();
     if found != wanted {
         return Err(format!(

@@ -4,14 +4,20 @@
 //! Without values the graph's structure has to carry the proof: the name or path of the module, the operator that reads the
 //! weight, its orientation and shape, and no sign of a fold. What lacks one of these is refused.
 
-use super::derive::{is_square, presumed_relations, squeezed};
+use super::derive::{cosine, is_square, orders, presumed_relations, sample, squeezed};
 use super::hints::{Prefixes, align, wrapper};
 use super::ledger;
 use super::types::{
-    Change, Declined, Error, Evidence, Grade, Layout, Mapping, Part, Recipe, Refusal, Row, Step,
-    Target,
+    Change, Declined, Error, Evidence, Grade, Held, Layout, Mapping, Part, Recipe, Refusal, Row,
+    Step, Target, held_bytes,
 };
+use crate::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
+
+/// Cosine from which two tensors may have to do with each other; that of independent ones is about 1/√n.
+const RESEMBLES: f64 = 0.3;
+/// Of fewer elements a cosine says nothing.
+const FEWEST_TO_COMPARE: usize = 128;
 
 /// A mapping whose rows know the adopted names.
 #[derive(Debug, Clone)]
@@ -108,25 +114,75 @@ impl Mapping {
     /// Makes sure that no constant without a source may hold one of the tensors that a LoRA changes.
     ///
     /// # Errors
-    /// [`Error::Unsourced`].
-    pub fn holds_all_of(&self, changed: &[String]) -> Result<(), Error> {
+    /// [`Error::Unsourced`], [`Error::NotHeld`].
+    pub fn holds_all_of(&self, changed: &[String], held: &dyn Held) -> Result<(), Error> {
         for row in &self.rows {
             // Without a base a name is as much as is known of a source.
             if !self.against_base && !row.hints.is_empty() {
                 continue;
             }
             let refused = ledger::unexplained(row, changed.iter().map(String::as_str));
-            if let Change::Refused {
-                why: Refusal::Unsourced { changed },
+            let Change::Refused {
+                why: Refusal::Unsourced { changed: may },
             } = refused
-            {
-                return Err(Error::Unsourced {
-                    weight: row.name.clone(),
-                    changed: changed.iter().map(|c| format!("`{c}`")).collect(),
-                });
+            else {
+                continue;
+            };
+            // A vector, or a matrix that a product reads, is a parameter of its own, unless its values are those of a tensor that
+            // changes. A table of rows may be a part of one.
+            let own = row.is_parameter() || squeezed(&row.shape).len() < 2;
+            if !self.against_base && own && !self.resembles(row, changed, held)? {
+                continue;
             }
+            return Err(Error::Unsourced {
+                weight: row.name.clone(),
+                changed: may.iter().map(|c| format!("`{c}`")).collect(),
+            });
         }
         Ok(())
+    }
+
+    /// Whether a constant looks like a function of one of the tensors `changed`: independent tensors have cosines near 0.
+    fn resembles(&self, row: &Row, changed: &[String], held: &dyn Held) -> Result<bool, Error> {
+        let plain = |row: &Row| -> Result<Option<Vec<f32>>, Error> {
+            let bytes = held_bytes(row, held)?;
+            let view = TensorView {
+                dtype: row.dtype,
+                shape: &row.shape,
+                data: &bytes,
+            };
+            let order: Vec<usize> = (0..squeezed(&row.shape).len()).collect();
+            Ok(sample(view, &order))
+        };
+        let Some(own) = plain(row)? else {
+            return Ok(true);
+        };
+        for other in &self.rows {
+            let is_changed = |n: &&str| {
+                let own = |c: &String| n.strip_suffix(c.as_str());
+                let ends = |rest: &str| rest.is_empty() || rest.ends_with('.');
+                changed.iter().filter_map(own).any(ends)
+            };
+            let named = known_names(other).iter().any(is_changed);
+            if !named || other.count() != row.count() || other.name == row.name {
+                continue;
+            }
+            let bytes = held_bytes(other, held)?;
+            let view = TensorView {
+                dtype: other.dtype,
+                shape: &other.shape,
+                data: &bytes,
+            };
+            for order in orders(&squeezed(&other.shape), &squeezed(&row.shape)) {
+                let Some(values) = sample(view, &order) else {
+                    return Ok(true);
+                };
+                if cosine(&own, &values).abs() >= RESEMBLES || own.len() < FEWEST_TO_COMPARE {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Ties names and torch shapes (LoRA targets) to rows. With `base`, the sources of folds are at hand and folded rows

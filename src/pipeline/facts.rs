@@ -135,7 +135,8 @@ pub(super) fn require_proof(
     let Some(proof) = mapping.proof() else {
         return Ok(());
     };
-    if proof.proven > 0 && (partial || proof.is_whole()) {
+    let any = proof.proven > 0 || (proof.parameters == 0 && proof.is_closed());
+    if any && (partial || proof.is_whole()) {
         return Ok(());
     }
     Err(Error::BaseUnproven {

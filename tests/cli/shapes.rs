@@ -239,10 +239,10 @@ fn what_does_not_fit_the_model_is_told_with_a_spec_that_does() {
 #[test]
 fn a_leaf_that_could_be_several_inputs_is_refused() {
     let scene = sd_unet();
-    let dims = r#""dims": {"B": {"max": 3}, "H": {"max": 32}, "W": {"max": 32}, "T": {"max": 11}}"#;
+    let dims = r#""dims": {"B": {"max": 3}, "P": {"max": 32}, "Q": {"max": 64}, "T": {"max": 11}}"#;
     scene.write(
         "twice.json",
-        format!(r#"{{{dims}, "kwargs": {{"a": {{"sample": ["B", 4, "H", "W"]}}, "b": {{"sample": ["B", 4, "H", "W"]}},
+        format!(r#"{{{dims}, "kwargs": {{"a": {{"sample": ["B", 4, "P", "P"]}}, "b": {{"sample": ["B", 4, "Q", "Q"]}},
             "timestep": ["B"], "encoder_hidden_states": ["B", "T", 32]}}}}"#),
     );
     scene.refuses(

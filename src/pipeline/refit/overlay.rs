@@ -91,10 +91,12 @@ impl Overlay {
             None => None,
         };
         if let Some((path, by_hand)) = &by_hand {
-            mapping.override_with(by_hand).map_err(|cause| Error::MappingFile {
-                path: path.clone(),
-                cause: Box::new(cause),
-            })?;
+            mapping
+                .override_with(by_hand)
+                .map_err(|cause| Error::MappingFile {
+                    path: path.clone(),
+                    cause: Box::new(cause),
+                })?;
         }
         let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
         let mut judged = None;
@@ -234,7 +236,8 @@ impl Overlay {
         let (Some(proven), Some(base)) = (&self.proven, &self.base) else {
             return;
         };
-        let rows: HashMap<&str, &Row> = (proven.rows.iter()).map(|r| (r.name.as_str(), r)).collect();
+        let rows: HashMap<&str, &Row> =
+            (proven.rows.iter()).map(|r| (r.name.as_str(), r)).collect();
         for weight in &mut manifest.weights {
             weight.mapping = rows.get(weight.name.as_str()).map(|&r| r.clone());
         }
@@ -332,7 +335,8 @@ impl Overlay {
                 (n.clone(), shape.cloned().unwrap_or_default())
             })
             .collect();
-        self.mapping.holds_all_of(&self.fused)?;
+        let held = ModelValues::of(&self.source.model);
+        self.mapping.holds_all_of(&self.fused, &held)?;
         let adopted = self.mapping.adopt(&wanted, over.is_some());
         let touched: Vec<usize> = adopted.rows.values().flatten().copied().collect();
         self.mapping = adopted.all()?;
@@ -490,7 +494,9 @@ fn open_lora(
     if plain.is_ok() || wrapped.is_empty() {
         return Ok(plain?);
     }
-    Lora::open_with(path, wrapped, options).or(plain).map_err(Into::into)
+    Lora::open_with(path, wrapped, options)
+        .or(plain)
+        .map_err(Into::into)
 }
 
 fn open_view(
