@@ -160,6 +160,8 @@ impl Case {
 
 pub fn known(model: &Model, notes: &BuildNotes) -> Known {
     Known {
+        stripped: false,
+        host_code: false,
         slots: notes.slots.clone(),
         inputs: model.inputs().to_vec(),
         outputs: model.outputs().to_vec(),
