@@ -6,7 +6,7 @@ use onnx_protobuf::{Message, ModelProto};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use trtmut::engine::tensorrt::loader::{self, Search};
 use trtmut::engine::tensorrt::{Product, Settings, TensorRt, doctor, header};
 use trtmut::engine::{Backend, BuildJob, BuildNotes, Error};
@@ -85,6 +85,9 @@ fn backend() -> TensorRt {
 
 const AHEAD_OF_TIME: &[(&str, &str)] = &[("refit", "none"), ("compute-capability", "8.9")];
 
+/// One build at a time: two for different GPUs in one process get each other's (seen with 1.7.1: "Target SM 86 is not found").
+static BUILDING: Mutex<()> = Mutex::new(());
+
 fn build_with(
     backend: &TensorRt,
     model: &Model,
@@ -93,6 +96,7 @@ fn build_with(
     out: &mut dyn Write,
     watch: &dyn Watch,
 ) -> Result<BuildNotes, Error> {
+    let _alone = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let options: BTreeMap<String, String> = options
         .iter()
         .map(|(k, v)| ((*k).into(), (*v).into()))
