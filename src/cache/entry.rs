@@ -88,7 +88,12 @@ pub(super) fn open(
     mut seen: impl FnMut(u64),
 ) -> Result<Outcome, CacheFault> {
     loop {
-        let handle = match fsx::open_folder(folder) {
+        let opened = fsx::open_folder(folder).or_else(|e| match e.kind() {
+            // A file where an entry should be is a damaged entry.
+            io::ErrorKind::NotADirectory => fsx::open_regular(folder).map_err(|_| e),
+            _ => Err(e),
+        });
+        let handle = match opened {
             Ok(handle) => handle,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Outcome::Absent),
             Err(e) => return Err(CacheFault::io("open", folder)(e)),
