@@ -5,7 +5,8 @@
 
 use super::context::{Case, Sources};
 use super::equal::{Source, equalities};
-use super::{folds, presume, readings};
+use super::named::presume;
+use super::{folds, readings};
 use crate::mapping::apply::apply_recipe;
 use crate::mapping::derive::{
     RowIndex, Stack, as_type, batched, common, functions, is_flat, is_typed, literal,
@@ -70,7 +71,7 @@ pub(super) fn resolve(
     )?;
     for (r, recipes) in found {
         for (recipe, rounding) in recipes {
-            explain(&mut rows[r], recipe, rounding);
+            rows[r].explain(recipe, rounding);
         }
     }
     let literals = batched(
@@ -114,21 +115,6 @@ pub(super) fn forget(row: &mut Row) {
     row.pinned = None;
 }
 
-/// Adds a derivation that reproduces the row; the first is its recipe.
-pub(super) fn explain(row: &mut Row, recipe: Recipe, rounding: Option<Rounding>) {
-    if row.explanations().any(|r| *r == recipe) {
-        return;
-    }
-    if rounding.is_some() && row.rounding.is_none() {
-        row.rounding = rounding;
-    }
-    if row.recipe.is_none() {
-        row.recipe = Some(recipe);
-    } else {
-        row.alternatives.push(recipe);
-    }
-}
-
 /// Tensors that the row is, as they are or with their axes in another order; the one that a name or path points to first.
 fn whole_tensors(case: &Case<'_>, rows: &mut [Row], r: usize) {
     let named: Vec<usize> = case.named[r].iter().map(|n| n.source).collect();
@@ -147,7 +133,7 @@ fn whole_tensors(case: &Case<'_>, rows: &mut [Row], r: usize) {
         });
         for relation in &same.relations {
             let recipe = case.recipe(row, same.source, relation);
-            explain(row, recipe, None);
+            row.explain(recipe, None);
         }
     }
 }
@@ -290,7 +276,7 @@ fn from_rows(
         };
         let exact = |recipe: &Recipe| gives(&row, recipe, checkpoint, &bytes);
         for recipe in index.explain(view, exact) {
-            explain(&mut rows[r], recipe, None);
+            rows[r].explain(recipe, None);
         }
     }
     Ok(())
@@ -339,7 +325,26 @@ fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
             }
         }
     }
+    for i in counterparts(rows, open, &tensors) {
+        tensors[i].contradicted = true;
+    }
     Inventory { tensors }
+}
+
+/// Tensors that no constant gives, of as many elements as a parameter that no tensor gives: each may be another training of it, so
+/// what the model holds of it is not known.
+fn counterparts(rows: &[Row], open: &[usize], tensors: &[SourceTensor]) -> Vec<usize> {
+    let used: HashSet<&str> = (rows.iter().flat_map(Row::explanations))
+        .flat_map(Recipe::sources)
+        .collect();
+    let unproven: HashSet<usize> = (open.iter().map(|&r| &rows[r]))
+        .filter(|row| row.is_unsourced() && row.is_parameter())
+        .map(Row::count)
+        .collect();
+    let fits = |t: &SourceTensor| unproven.contains(&t.shape.iter().product());
+    (0..tensors.len())
+        .filter(|&i| fits(&tensors[i]) && !used.contains(tensors[i].name.as_str()))
+        .collect()
 }
 
 /// Notes tensors whose value stands in an attribute of the graph, which no refit changes. A number that somebody may have typed

@@ -97,7 +97,7 @@ fn add(rows: &mut [Row], found: Vec<(usize, Option<Found>)>) {
             max_ulp: found.rounding.max_ulp,
         });
         for recipe in found.recipes {
-            super::base::explain(&mut rows[r], recipe, Some(found.rounding.clone()));
+            rows[r].explain(recipe, Some(found.rounding.clone()));
         }
     }
 }

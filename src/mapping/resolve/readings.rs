@@ -6,6 +6,7 @@
 //! all agree; a reader that means none of them pins the value.
 
 use super::context::Case;
+use super::named::hint_prefixes;
 use crate::mapping::derive::{is_typed, squeezed};
 use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row};
 use crate::tensor::to_f32;
@@ -30,16 +31,19 @@ struct Spelling<'c, 'a> {
     checkpoint: String,
     /// Every tensor of the checkpoint, as the record would spell it.
     known: HashSet<String>,
+    /// Equal nodes may have been merged: a path says who reads, not that nobody else does.
+    merges: bool,
 }
 
 impl<'c, 'a> Spelling<'c, 'a> {
-    fn of(case: &'c Case<'a>, rows: &[Row]) -> Self {
-        let prefixes = super::hint_prefixes(rows, case.sources);
+    fn of(case: &'c Case<'a>, rows: &[Row], merges: bool) -> Self {
+        let prefixes = hint_prefixes(rows, case.sources);
         let mut spelling = Spelling {
             case,
             graph: prefixes.graph,
             checkpoint: prefixes.checkpoint,
             known: HashSet::new(),
+            merges,
         };
         spelling.known = (case.sources.iter())
             .flat_map(|s| spelling.forms(s.name))
@@ -125,7 +129,7 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
         }
         Meaning::Path { module } => {
             let meant = those(&|r| spelling.in_module(r, module));
-            if meant.is_empty() {
+            if meant.is_empty() || spelling.merges {
                 every()
             } else {
                 Left::Some(meant)
@@ -137,8 +141,8 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
 }
 
 /// Without a base: takes back what a row was given where its readers say that the initializer stands for something else too.
-pub(super) fn veto(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
-    let spelling = Spelling::of(case, rows);
+pub(super) fn veto(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: bool) {
+    let spelling = Spelling::of(case, rows, merges);
     for &r in open {
         let row = &mut rows[r];
         let all: Vec<Recipe> = row.explanations().cloned().collect();
@@ -198,7 +202,7 @@ fn shared_by_modules(spelling: &Spelling<'_, '_>, row: &mut Row) {
 
 /// Drops derivations that the record or the readers rule out, and pins rows that stand for something else as well.
 pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: bool) {
-    let spelling = Spelling::of(case, rows);
+    let spelling = Spelling::of(case, rows, merges);
     for &r in open {
         by_record(&spelling, &mut rows[r]);
         by_readers(&spelling, &mut rows[r]);
@@ -208,7 +212,7 @@ pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: 
         keep_literals(rows, open);
     }
     for &r in open {
-        pin_literals(case, rows, r, merges);
+        pin_literals(&spelling, rows, r);
     }
 }
 
@@ -355,7 +359,8 @@ pub(super) fn own_name(case: &Case<'_>, row: &Row, r: usize) -> Option<String> {
 
 /// Pins a row whose value somebody may have typed, or an exporter computed, unless the record or the exporter's habits say that it
 /// is the tensor and nothing else.
-fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
+fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
+    let case = spelling.case;
     let row = &rows[r];
     if row.pinned.is_some() || row.explanations().next().is_none() {
         return;
@@ -367,11 +372,18 @@ fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
     let recorded = !row.readings.is_empty()
         && (row.readings.iter()).all(|r| matches!(&r.meaning, Meaning::Record { .. }));
     // The older exporter keeps literals apart from parameters, as nodes; an initializer of a parameter's name is that.
-    let own = own_name(case, row, r);
-    let named = own.is_some_and(|own| {
+    let own = own_name(case, row, r).filter(|own| {
         row.explanations()
             .any(|recipe| recipe.sources().contains(&own.as_str()))
     });
+    let module = own.as_deref().and_then(|own| own.rsplit_once('.'));
+    let only_its_module_reads = !row.readings.is_empty()
+        && row.readings.iter().all(|reading| match &reading.meaning {
+            Meaning::Path { module: path } => {
+                module.is_some_and(|(m, _)| spelling.forms(m).contains(path))
+            }
+            _ => false,
+        });
     let twin = || {
         let has = |other: usize| {
             other != r
@@ -381,7 +393,7 @@ fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
         };
         (0..rows.len()).any(has)
     };
-    if recorded || (named && (!merges || twin())) {
+    if recorded || (own.is_some() && (!spelling.merges || only_its_module_reads || twin())) {
         return;
     }
     rows[r].pinned = Some(match literal {
