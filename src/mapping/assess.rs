@@ -33,7 +33,7 @@ pub fn judge(
     for (row, change) in mapping.rows.iter().zip(&mut assessment.changes) {
         if permissions.ignores(&row.name) {
             *change = Change::Constant;
-        } else if row.is_unsourced() && *change == Change::Constant {
+        } else if row.is_unsourced() && (*change == Change::Constant || !row.dtype.is_float()) {
             *change = ledger::unexplained(row, changed.iter().map(String::as_str));
         }
     }

@@ -41,6 +41,8 @@ pub(in crate::mapping) struct Record<'a> {
     /// Calls that stand for a second one that was merged into them.
     merged: HashSet<&'a str>,
     pub exporter: Exporter,
+    /// Node names are module paths.
+    pub has_paths: bool,
 }
 
 fn prop<'a>(props: &'a [StringStringEntryProto], key: &str) -> Option<&'a str> {
@@ -85,8 +87,15 @@ impl<'a> Record<'a> {
             call_of: HashMap::new(),
             folded: HashMap::new(),
             merged: HashSet::new(),
-            exporter: exporter(graph, producer),
+            exporter: Exporter::Merging,
+            has_paths: false,
         };
+        let dynamo = (graph.node.iter())
+            .any(|n| n.name.starts_with("node_") || prop(&n.metadata_props, NODE).is_some());
+        record.has_paths = producer == "pytorch" && !dynamo;
+        if record.has_paths && keeps_literals_apart(graph) {
+            record.exporter = Exporter::TorchScript;
+        }
         for node in nodes.iter() {
             let Some((name, users, args)) = prop(&node.metadata_props, NODE).and_then(parse) else {
                 continue;
@@ -241,14 +250,12 @@ impl<'a> Record<'a> {
     }
 }
 
-fn exporter(graph: &GraphProto, producer: &str) -> Exporter {
-    let dynamo = (graph.node.iter())
-        .any(|n| n.name.starts_with("node_") || prop(&n.metadata_props, NODE).is_some());
-    if producer == "pytorch" && !dynamo {
-        Exporter::TorchScript
-    } else {
-        Exporter::Merging
-    }
+/// Whether the file is as torch's older exporter wrote it. Optimizers keep its producer and its paths; they make initializers of
+/// its `Constant` nodes, under the nodes' names, and merge them with parameters of the same value.
+fn keeps_literals_apart(graph: &GraphProto) -> bool {
+    let lifted = |name: &str| name.starts_with('/') || name.contains("_output_");
+    graph.node.iter().any(|n| n.op_type == "Constant")
+        && !graph.initializer.iter().any(|t| lifted(&t.name))
 }
 
 #[cfg(test)]
