@@ -6,7 +6,7 @@ use super::ledger;
 use super::resolve::corroborate;
 use super::types::{
     Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Judged, Mapping, Permissions,
-    Recipe, Refusal, Resolved, Row, Why, held_bytes,
+    Recipe, Refusal, Resolved, Row, Step, Why, held_bytes,
 };
 use crate::tensor::Digest;
 
@@ -129,7 +129,9 @@ fn of_row(
     }
     let why = match (row.grade, &row.recipe) {
         (Grade::Ambiguous, _) => Refusal::Ambiguous { sources: sources() },
-        (_, Some(Recipe::Tensor { source, .. })) if !is_contradicted(row) => {
+        (_, Some(Recipe::Tensor { source, steps }))
+            if !is_contradicted(row) && may_be_plain(row, source, steps) =>
+        {
             if trust_names {
                 return Ok(first);
             }
@@ -140,6 +142,12 @@ fn of_row(
         _ => Refusal::Contradicted { sources: sources() },
     };
     Ok(Change::Refused { why })
+}
+
+/// Whether a name may be trusted to mean the tensor itself. Exporters keep a parameter's name where they keep its value; under a
+/// made-up name and in the tensor's own shape stands something that was computed from it (`1 + w`, `exp(w)`).
+fn may_be_plain(row: &Row, source: &str, steps: &[Step]) -> bool {
+    !steps.is_empty() || ledger::same_name(&row.name, source)
 }
 
 /// Whether something speaks against what the name says.

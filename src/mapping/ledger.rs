@@ -311,15 +311,8 @@ pub(super) fn unexplained<'a>(row: &Row, changed: impl Iterator<Item = &'a str>)
 /// Whether the tensor `name` may be in an unsourced constant: by the exporter's record, where there is one.
 fn may_hold(row: &Row, name: &str) -> bool {
     use super::types::Meaning;
-    let same = |recorded: &str| {
-        let ends = |long: &str, short: &str| {
-            long.strip_suffix(short)
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        ends(recorded, name) || ends(name, recorded)
-    };
     if !row.folded_from.is_empty() {
-        return row.folded_from.iter().any(|f| same(f));
+        return row.folded_from.iter().any(|f| same_name(f, name));
     }
     let bare = name.replace('.', "_").to_lowercase();
     let mut recorded = row.readings.iter().peekable();
@@ -337,6 +330,15 @@ fn may_hold(row: &Row, name: &str) -> bool {
             .any(|p| p.ends_with(&bare) || bare.ends_with(p.split_once('_').map_or("", |x| x.1))),
         _ => true,
     })
+}
+
+/// Whether two names are one, but for what wraps the module.
+pub(super) fn same_name(a: &str, b: &str) -> bool {
+    let ends = |long: &str, short: &str| {
+        long.strip_suffix(short)
+            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    ends(a, b) || ends(b, a)
 }
 
 /// Rows whose sources the new file does not hold, with the names that were looked for.
@@ -448,6 +450,8 @@ struct Unused<'b> {
     closed: bool,
     /// No table of integers lacks one.
     closed_integers: bool,
+    /// What constants are called that no tensor of the base gives.
+    unproven: Vec<&'b str>,
     /// Digests of the used tensors in the new file.
     given: HashMap<Digest, String>,
     root: &'b str,
@@ -477,6 +481,10 @@ impl<'b> Unused<'b> {
                 .iter()
                 .any(|r| r.is_unsourced() && !books.permissions.ignores(&r.name)),
             closed_integers: mapping.unsourced_integers.is_empty(),
+            unproven: (mapping.rows.iter())
+                .filter(|r| r.explanations().next().is_none())
+                .map(|r| r.name.as_str())
+                .collect(),
             given: given.collect(),
             root,
         }
@@ -489,7 +497,8 @@ impl<'b> Unused<'b> {
     /// `safe`: the base value is known and tells the tensor from others.
     fn judge(&self, name: &str, dtype: Dtype, safe: bool) -> Why {
         let closed = self.closed && (dtype.is_float() || self.closed_integers);
-        if closed && safe && !self.has_used_neighbour(name) {
+        let is_called = self.unproven.iter().any(|row| same_name(row, name));
+        if closed && safe && !is_called && !self.has_used_neighbour(name) {
             Why::Unused
         } else {
             Why::Unreached

@@ -324,6 +324,9 @@ impl Gen {
         let made = if self.chance(0.4) { Made::Scaled(h.clone(), self.pick(&[0.25, 0.125, 0.37, 2.0]), true) } else { Made::Turned(h.clone()) };
         let head = self.folded("MatMul", &[D, 12], made);
         // The record knows the parameter under one name.
+        if let In::Const(c) = head {
+            self.constants[c].folded_from = vec![format!("{}{e}", self.wrapper)];
+        }
         let x = self.x();
         self.op("MatMul", &format!("{module}_head"), vec![x, head], &[&e]);
     }
@@ -599,7 +602,7 @@ impl Gen {
 
     fn model(mut self) -> Exported {
         self.layers();
-        if self.ops.is_empty() {
+        if self.base.is_empty() || self.ops.is_empty() {
             self.linear("blocks.9.m");
         }
         let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();

@@ -132,7 +132,9 @@ fn changed(e: &Exported, rng: &mut ChaCha8Rng) -> Changed {
                     t.data = cast(t.dtype, to, &t.data).unwrap();
                     t.dtype = to;
                     let same = t.data == cast(Dtype::F32, to, &e.base[name].data).unwrap();
-                    if !same {
+                    if same {
+                        meaning.insert(name.clone(), e.base[name].clone());
+                    } else {
                         let wide = Tensor { dtype: Dtype::F32, data: cast(to, Dtype::F32, &t.data).unwrap(), ..t.clone() };
                         meaning.insert(name.clone(), wide);
                     }
@@ -296,6 +298,11 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
                     given.insert(name, near);
                 }
             }
+        }
+    }
+    for (a, b) in &e.tied {
+        if let (Some(value), true) = (given.get(a).cloned(), given.contains_key(b)) {
+            given.insert(b.clone(), value);
         }
     }
     let given = File(given);

@@ -1,5 +1,6 @@
 //! Constants that are one tensor after a function of each element: scaled, shifted by one, the exponential of it.
 
+use super::literal::is_typed;
 use super::value::{Relation, squeezed};
 use crate::mapping::types::{Factor, Step};
 use crate::tensor::{TensorView, permute, to_f32};
@@ -33,12 +34,28 @@ pub(in crate::mapping) fn functions(
         return Vec::new();
     }
     let candidates = candidates(&values, held_values);
-    (candidates.into_iter())
+    let mut found: Vec<Found> = (candidates.into_iter())
         .filter_map(|steps| {
             let max_ulp = agrees(&values, held_values, &steps)?;
             Some(Found { steps, max_ulp })
         })
-        .collect()
+        .collect();
+    one_factor(&mut found);
+    found
+}
+
+/// Of neighbouring factors, which differ by roundings, keeps the nearest, and of those the one that somebody typed.
+fn one_factor(found: &mut Vec<Found>) {
+    let rank = |f: &Found| match f.steps[..] {
+        [Step::Scale { factor }] => Some((f.max_ulp, !is_typed(factor.get()))),
+        _ => None,
+    };
+    let best = found.iter().filter_map(rank).min();
+    let mut kept = false;
+    found.retain(|f| match rank(f) {
+        None => true,
+        own => own == best && !std::mem::replace(&mut kept, true),
+    });
 }
 
 fn laid_out(source: TensorView<'_>, relation: &Relation) -> Option<Vec<f32>> {
@@ -147,6 +164,18 @@ mod tests {
             data: &data,
         };
         functions(view, &Relation::Order(vec![0]), held)
+    }
+
+    #[test]
+    fn a_factor_is_found_once() {
+        let w: Vec<f32> = (0u8..32).map(|i| 0.137 * f32::from(i) - 1.77).collect();
+        for k in [2.0f32, 0.25, 0.37, -1.5] {
+            let held: Vec<f32> = w.iter().map(|v| v * k).collect();
+            let steps = vec![Step::Scale {
+                factor: Factor::new(k),
+            }];
+            assert_eq!(of(&w, &held), [Found { steps, max_ulp: 0 }], "{k}");
+        }
     }
 
     #[test]

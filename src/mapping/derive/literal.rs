@@ -35,7 +35,11 @@ pub(in crate::mapping) fn is_flat(dtype: Dtype, data: &[u8]) -> bool {
 pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     let count: usize = view.shape.iter().product();
     if count == 1 {
-        return Some(Literal::Scalar);
+        let closed = match to_f32(view.dtype, view.data) {
+            Ok(v) => v.iter().all(|v| is_closed(view.dtype, *v)),
+            Err(_) => true,
+        };
+        return closed.then_some(Literal::Scalar);
     }
     if is_flat(view.dtype, view.data) {
         return Some(Literal::Flat);
@@ -71,6 +75,41 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     let tolerance = tolerance.max(1e-4);
     let table = is_sinusoidal(&values, last, tolerance) || is_grid(&values, last, tolerance);
     table.then_some(Literal::Sinusoidal)
+}
+
+/// Digits of numbers in code: `0.044715`, `0.18215`.
+const CODE_DIGITS: usize = 6;
+
+/// Whether a number needs no tensor: typed in code, the limit of a type, or a root, a quotient or a logarithm of such a number
+/// (`1/√48`, `√2`, `√(2/π)`, `ln 10000`).
+fn is_closed(dtype: Dtype, value: f32) -> bool {
+    if !value.is_finite() || value == 0.0 || value.abs() >= 65504.0 {
+        return true;
+    }
+    // Half types have few digits of their own.
+    let digits = match dtype {
+        Dtype::F16 => 3,
+        Dtype::Bf16 => 2,
+        _ => CODE_DIGITS,
+    };
+    let tolerance = match dtype {
+        Dtype::F16 => 5e-4,
+        Dtype::Bf16 => 4e-3,
+        _ => 2e-7,
+    };
+    let v = f64::from(value).abs();
+    let short = |x: f64, digits: usize| {
+        let text = format!("{x:.*e}", digits - 1);
+        let near: f64 = text.parse().unwrap_or(f64::NAN);
+        (near - x).abs() <= tolerance * x
+    };
+    let pi = std::f64::consts::PI;
+    let few = digits.min(TYPED_DIGITS);
+    short(v, digits)
+        || short(1.0 / v, few)
+        || [v * v, 1.0 / (v * v), v * v * pi, v * pi, v / pi, v.exp()]
+            .into_iter()
+            .any(|x| short(x, few))
 }
 
 /// Whether `value` is a short decimal number, as people type them; a trained value has more digits.
@@ -163,7 +202,12 @@ mod tests {
 
     #[test]
     fn tables_that_exporters_compute_are_known() {
-        assert_eq!(of(&[], &[0.3]), Some(Literal::Scalar));
+        for v in [0.3, 0.044_715, 0.176_776_7, 0.797_884_6, 9.210_34, -3.402_823_5e38, 1e-5] {
+            assert_eq!(of(&[], &[v]), Some(Literal::Scalar), "{v}");
+        }
+        for v in [14.285_712, 0.193_847_3, -1.337_426_7] {
+            assert_eq!(of(&[], &[v]), None, "{v}");
+        }
         assert_eq!(of(&[8], &[1.0; 8]), Some(Literal::Flat));
         let steps: Vec<f32> = (0u8..16).map(|i| 0.5 * f32::from(i) - 3.0).collect();
         assert_eq!(of(&[1, 16], &steps), Some(Literal::Arithmetic));

@@ -163,6 +163,8 @@ impl<'a> Record<'a> {
         // Inputs of the nodes that come from elsewhere: graph inputs have other names in the traced graph.
         let mut inputs: Vec<&str> = Vec::new();
         let mut owners: Vec<&'a str> = Vec::new();
+        // Arguments that a node reads more often than the call names them.
+        let mut repeated: Vec<&'a str> = Vec::new();
         for input in call.nodes.iter().flat_map(|n| &n.input) {
             if input.is_empty() || nodes.is_constant(input) {
                 continue;
@@ -176,7 +178,16 @@ impl<'a> Record<'a> {
                 None => {}
                 Some(owner) => {
                     let own = call.nodes.iter().any(|n| n.output.contains(input));
-                    if !own && !call.args.contains(&owner) && !owners.contains(&owner) {
+                    let twice = |n: &&NodeProto| {
+                        n.input.iter().filter(|i| *i == input).count()
+                            > call.args.iter().filter(|a| **a == owner).count()
+                    };
+                    if own {
+                    } else if call.args.contains(&owner) {
+                        if call.nodes.iter().any(twice) && !repeated.contains(&owner) {
+                            repeated.push(owner);
+                        }
+                    } else if !owners.contains(&owner) {
                         owners.push(owner);
                     }
                 }
@@ -188,8 +199,13 @@ impl<'a> Record<'a> {
             let twin = owners.iter().position(|o| stem(o) == stem(argument));
             if let Some(at) = twin {
                 merged.push((*argument, owners.remove(at)));
+                return false;
             }
-            twin.is_none()
+            let same = repeated.iter().find(|o| stem(o) == stem(argument));
+            if let Some(owner) = same {
+                merged.push((*argument, owner));
+            }
+            same.is_none()
         });
         let stand_ins = inputs.len() + owners.len();
         open.truncate(open.len().saturating_sub(stand_ins));

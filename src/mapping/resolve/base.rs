@@ -83,6 +83,11 @@ pub(super) fn resolve(
         rows[r].literal = found;
     }
     from_rows(&case, checkpoint, &mut rows, &unexplained)?;
+    for &r in &open {
+        if is_lacking(&rows[r]) {
+            rows[r].literal = None;
+        }
+    }
     readings::narrow(&case, &mut rows, &open, mapping.merges);
     let mut inventory = inventory(&case, &mut rows, &open);
     in_attributes(&case, &rows, &mapping.attributes, &mut inventory);
@@ -103,6 +108,15 @@ pub(super) fn resolve(
         inventory: Some(inventory),
         ..mapping.clone()
     })
+}
+
+/// Whether a parameter of the model has the flat value of an initialiser and the base has no tensor for it: one shard, or another
+/// model. A graph's own value is a parameter by nothing.
+fn is_lacking(row: &Row) -> bool {
+    row.literal == Some(Literal::Flat)
+        && row.explanations().next().is_none()
+        && row.is_parameter()
+        && !row.inline
 }
 
 pub(super) fn forget(row: &mut Row) {
@@ -159,7 +173,9 @@ fn elementwise(case: &Case<'_>, row: &Row, r: usize) -> Result<Explained, Error>
         }
         // Ones are 1 + zeros for every tensor of zeros; only the one that the graph names counts.
         let meant = named.contains(&s) || row.folded_from.iter().any(|f| f == source.name);
-        if !meant && (flat || is_flat(view.dtype, view.data)) {
+        // A scalar that nobody types is one tensor's and no other's.
+        let telling = row.count() == 1 && !is_typed(held[0]);
+        if !meant && !telling && (flat || is_flat(view.dtype, view.data)) {
             continue;
         }
         for relation in presumed_relations(row, view.shape) {

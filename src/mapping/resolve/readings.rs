@@ -296,9 +296,21 @@ fn by_readers(spelling: &Spelling<'_, '_>, row: &mut Row) {
             return;
         }
         row.pinned = None;
-        row.literal = row.literal.or(Some(Literal::Flat));
+        if row.literal.is_none() && row.readings.iter().all(reads_a_literal) {
+            row.literal = Some(Literal::Flat);
+        }
     }
     put(row, kept);
+}
+
+/// Whether a node reads a tensor that stood in the code, by the exporter's record.
+fn reads_a_literal(reading: &Reading) -> bool {
+    match &reading.meaning {
+        Meaning::Record { placeholders, .. } => {
+            (placeholders.iter()).any(|p| p.starts_with("c_") || p.starts_with("obj_"))
+        }
+        _ => false,
+    }
 }
 
 /// Of equal tensors and as many equal constants, each constant is the tensor that its name or path says: an exporter that
@@ -377,7 +389,7 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
             .any(|recipe| recipe.sources().contains(&own.as_str()))
     });
     let module = own.as_deref().and_then(|own| own.rsplit_once('.'));
-    let only_its_module_reads = !row.readings.is_empty()
+    let only_its_module_reads = row.readings.len() == 1
         && row.readings.iter().all(|reading| match &reading.meaning {
             Meaning::Path { module: path } => {
                 module.is_some_and(|(m, _)| spelling.forms(m).contains(path))
