@@ -33,7 +33,9 @@ pub fn judge(
     for (row, change) in mapping.rows.iter().zip(&mut assessment.changes) {
         if permissions.ignores(&row.name) {
             *change = Change::Constant;
-        } else if row.is_unsourced() && (*change == Change::Constant || !row.dtype.is_float()) {
+        } else if row.is_unsourced()
+            && (*change == Change::Constant || !row.dtype.is_float() || row.hints.is_empty())
+        {
             *change = ledger::unexplained(row, changed.iter().map(String::as_str));
         }
     }

@@ -427,7 +427,8 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
         } else if !view.dtype.is_float() && literal(view).is_some() {
             Why::NotFloat
         } else {
-            unused.judge(name, view.dtype, true)
+            let module = name.rsplit_once('.').map_or("", |(m, _)| m);
+            unused.judge(name, view.dtype, !unused.absorbed.contains(module))
         };
         found.push(Leftover {
             name: name.to_owned(),
@@ -450,6 +451,8 @@ struct Unused<'b> {
     closed: bool,
     /// No table of integers lacks one.
     closed_integers: bool,
+    /// Modules of tensors whose few values may have been absorbed.
+    absorbed: HashSet<&'b str>,
     /// What constants are called that no tensor of the base gives.
     unproven: Vec<&'b str>,
     /// Digests of the used tensors in the new file.
@@ -481,6 +484,10 @@ impl<'b> Unused<'b> {
                 .iter()
                 .any(|r| r.is_unsourced() && !books.permissions.ignores(&r.name)),
             closed_integers: mapping.unsourced_integers.is_empty(),
+            absorbed: (books.inventory.tensors.iter())
+                .filter(|t| t.flat && !used.contains(t.name.as_str()) && !is_counter(&t.name))
+                .map(|t| t.name.rsplit_once('.').map_or("", |(m, _)| m))
+                .collect(),
             unproven: (mapping.rows.iter())
                 .filter(|r| r.explanations().next().is_none())
                 .map(|r| r.name.as_str())

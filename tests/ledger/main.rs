@@ -147,7 +147,24 @@ fn changed(e: &Exported, rng: &mut ChaCha8Rng) -> Changed {
         }
         _ => {}
     }
+    follow_equal(e, &file, &mut meaning, &mut left_out);
     Changed { file, meaning, left_out, meaningful_extra, what }
+}
+
+/// What is left out is taken for tied with what equalled it in the base, unless few values do that by chance.
+fn follow_equal(e: &Exported, file: &Checkpoint, meaning: &mut Checkpoint, left_out: &mut BTreeSet<String>) {
+    for name in left_out.clone() {
+        let own = &e.base[&name];
+        let distinct: BTreeSet<u32> = numbers(own).iter().map(|v| v.to_bits()).collect();
+        let is_flat = distinct.len() <= if numbers(own).len() >= 8 { 3 } else { 1 };
+        let twins: Vec<&Tensor> = e.base.iter().filter(|(n, t)| **n != name && *t == own).filter_map(|(n, _)| file.get(n)).collect();
+        if let (Some(first), false) = (twins.first(), is_flat)
+            && twins.iter().all(|t| t == first)
+        {
+            meaning.insert(name.clone(), (*first).clone());
+            left_out.remove(&name);
+        }
+    }
 }
 
 /// What the tool would do.
@@ -315,8 +332,10 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
     if let Some(proof) = &proof {
         let insists = kind == Base::Near(true);
         if proof.proven == 0 || !(insists || proof.is_whole()) {
-            *tally.refused.entry(format!("build {kind:?}")).or_default() += 1;
-            tally.refittable += usize::from(kind == Base::True && is_refittable(&e, &c));
+            let counts = kind == Base::True && is_refittable(&e, &c);
+            let why = e.constants.iter().filter(|k| counts && proof.unproven.contains(&k.name)).map(|k| format!("{:?} {:?} {}", e.exporter, k.value.dtype, format!("{:?}", k.made).split('(').next().unwrap())).next();
+            *tally.refused.entry(format!("build {kind:?} {why:?}")).or_default() += 1;
+            tally.refittable += usize::from(counts);
             if show { println!("build stops: {proof:?}") }
             return;
         }

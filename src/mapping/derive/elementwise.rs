@@ -1,6 +1,6 @@
 //! Constants that are one tensor after a function of each element: scaled, shifted by one, the exponential of it.
 
-use super::literal::is_typed;
+use super::literal::{is_closed, is_typed};
 use super::value::{Relation, squeezed};
 use crate::mapping::types::{Factor, Step};
 use crate::tensor::{TensorView, permute, to_f32};
@@ -95,8 +95,10 @@ fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
         if let Some(at) = largest.filter(|&at| values[at] != 0.0) {
             let guess = held[at] / values[at];
             if guess.is_finite() && guess != 0.0 && guess != 1.0 {
-                for d in -2i32..=2 {
-                    let factor = f32::from_bits(guess.to_bits().wrapping_add_signed(d));
+                // A factor of many digits may itself come from the tensor: its norm, its largest value.
+                let near = (-2i32..=2)
+                    .map(|d| f32::from_bits(guess.to_bits().wrapping_add_signed(d)));
+                for factor in near.filter(|f| is_closed(*f)) {
                     all.push(vec![Step::Scale {
                         factor: Factor::new(factor),
                     }]);
@@ -204,5 +206,7 @@ mod tests {
             );
         }
         assert!(of(&w, &by(|v| v * v)).is_empty());
+        assert!(of(&w, &by(|v| v / 3.712_648_1)).is_empty());
+        assert_eq!(of(&w, &by(|v| v * 768f32.sqrt())).len(), 1);
     }
 }

@@ -36,7 +36,7 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     let count: usize = view.shape.iter().product();
     if count == 1 {
         let closed = match to_f32(view.dtype, view.data) {
-            Ok(v) => v.iter().all(|v| is_closed(view.dtype, *v)),
+            Ok(v) => v.iter().all(|v| needs_no_tensor(view.dtype, *v)),
             Err(_) => true,
         };
         return closed.then_some(Literal::Scalar);
@@ -77,46 +77,51 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     table.then_some(Literal::Sinusoidal)
 }
 
-/// Digits of numbers in code: `0.044715`, `0.18215`.
-const CODE_DIGITS: usize = 6;
+/// Digits of a longer number in code: `0.044715`, `0.18215`.
+const CODE_DIGITS: usize = 5;
 
-/// Whether a number needs no tensor: typed in code, the limit of a type, or a root, a quotient or a logarithm of such a number
-/// (`1/√48`, `√2`, `√(2/π)`, `ln 10000`).
-fn is_closed(dtype: Dtype, value: f32) -> bool {
-    if !value.is_finite() || value == 0.0 || value.abs() >= 65504.0 {
+/// Whether a number needs no tensor: typed in code, a limit of a type, or a root, a quotient or a logarithm of a whole number (`1/√48`,
+/// `√2`, `√(2/π)`, `ln 10000`).
+fn needs_no_tensor(dtype: Dtype, value: f32) -> bool {
+    let v = f64::from(value).abs();
+    if !v.is_finite() || v == 0.0 || v >= 65504.0 || is_closed(value) {
         return true;
     }
     // Half types have few digits of their own.
     let digits = match dtype {
         Dtype::F16 => 3,
         Dtype::Bf16 => 2,
-        _ => CODE_DIGITS,
+        _ => return digits(value) <= CODE_DIGITS,
     };
-    let tolerance = match dtype {
-        Dtype::F16 => 5e-4,
-        Dtype::Bf16 => 4e-3,
-        _ => 2e-7,
-    };
-    let v = f64::from(value).abs();
-    let short = |x: f64, digits: usize| {
-        let text = format!("{x:.*e}", digits - 1);
-        let near: f64 = text.parse().unwrap_or(f64::NAN);
-        (near - x).abs() <= tolerance * x
-    };
+    let tolerance = if dtype == Dtype::F16 { 5e-4 } else { 4e-3 };
+    let rounded: f64 = format!("{v:.*e}", digits - 1).parse().unwrap_or(f64::NAN);
+    (rounded - v).abs() <= tolerance * v || !is_far_from_whole(v, tolerance)
+}
+
+/// Whether a single-precision number is a short decimal, or a closed form of a whole number.
+pub(in crate::mapping) fn is_closed(value: f32) -> bool {
+    is_typed(value) || !is_far_from_whole(f64::from(value).abs(), 2e-7)
+}
+
+fn is_far_from_whole(v: f64, tolerance: f64) -> bool {
     let pi = std::f64::consts::PI;
-    let few = digits.min(TYPED_DIGITS);
-    short(v, digits)
-        || short(1.0 / v, few)
-        || [v * v, 1.0 / (v * v), v * v * pi, v * pi, v / pi, v.exp()]
-            .into_iter()
-            .any(|x| short(x, few))
+    let forms = [v * v, 1.0 / (v * v), v * v * pi, 1.0 / v, v * pi, v / pi, pi / v, v.exp()];
+    forms.into_iter().all(|x| {
+        let whole = x.round();
+        !(1.0..=65536.0).contains(&whole) || (x - whole).abs() > 2.0 * tolerance * x
+    })
 }
 
 /// Whether `value` is a short decimal number, as people type them; a trained value has more digits.
 pub(in crate::mapping) fn is_typed(value: f32) -> bool {
+    digits(value) <= TYPED_DIGITS
+}
+
+/// Digits of the shortest decimal that is this number.
+fn digits(value: f32) -> usize {
     let text = format!("{:e}", value.abs());
     let digits = text.split('e').next().unwrap_or_default();
-    digits.bytes().filter(u8::is_ascii_digit).count() <= TYPED_DIGITS
+    digits.bytes().filter(u8::is_ascii_digit).count()
 }
 
 fn is_arithmetic(values: &[f64], tolerance: f64) -> bool {
