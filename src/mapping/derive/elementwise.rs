@@ -3,7 +3,7 @@
 use super::literal::{is_closed, is_typed};
 use super::value::{Relation, squeezed};
 use crate::mapping::types::{Factor, Step};
-use crate::tensor::{TensorView, permute, to_f32};
+use crate::tensor::{Dtype, TensorView, from_f32, permute, to_f32};
 
 /// Elements by which a function is ruled out before all are compared.
 const SAMPLE: usize = 64;
@@ -21,11 +21,13 @@ pub(in crate::mapping) struct Found {
     pub max_ulp: u32,
 }
 
-/// The functions of `source`, in the order of axes that `relation` says, that give `held` (both as f32 in `held_values`'s order).
+/// The functions of `source`, in the order of axes that `relation` says, that give `held` (as f32 in its own order, of a constant of
+/// `dtype`).
 pub(in crate::mapping) fn functions(
     source: TensorView<'_>,
     relation: &Relation,
     held_values: &[f32],
+    dtype: Dtype,
 ) -> Vec<Found> {
     let Some(values) = laid_out(source, relation) else {
         return Vec::new();
@@ -33,10 +35,10 @@ pub(in crate::mapping) fn functions(
     if values.len() != held_values.len() || values.is_empty() {
         return Vec::new();
     }
-    let candidates = candidates(&values, held_values);
+    let candidates = candidates(&values, held_values, dtype);
     let mut found: Vec<Found> = (candidates.into_iter())
         .filter_map(|steps| {
-            let max_ulp = agrees(&values, held_values, &steps)?;
+            let max_ulp = agrees(&values, held_values, &steps, dtype)?;
             Some(Found { steps, max_ulp })
         })
         .collect();
@@ -74,7 +76,7 @@ fn laid_out(source: TensorView<'_>, relation: &Relation) -> Option<Vec<f32>> {
 }
 
 /// Functions that one element suggests.
-fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
+fn candidates(values: &[f32], held: &[f32], dtype: Dtype) -> Vec<Vec<Step>> {
     let mut all = vec![
         vec![Step::Exp],
         vec![
@@ -95,10 +97,7 @@ fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
         if let Some(at) = largest.filter(|&at| values[at] != 0.0) {
             let guess = held[at] / values[at];
             if guess.is_finite() && guess != 0.0 && guess != 1.0 {
-                // A factor of many digits may itself come from the tensor: its norm, its largest value.
-                let near = (-2i32..=2)
-                    .map(|d| f32::from_bits(guess.to_bits().wrapping_add_signed(d)));
-                for factor in near.filter(|f| is_closed(*f)) {
+                for factor in factors(guess, dtype) {
                     all.push(vec![Step::Scale {
                         factor: Factor::new(factor),
                     }]);
@@ -106,6 +105,27 @@ fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
             }
         }
     }
+    all
+}
+
+/// Factors that `guess`, one quotient of a constant of `dtype`, may stand for. A factor of many digits is none of them: it may itself
+/// come from the tensor, as its norm or its largest value.
+fn factors(guess: f32, dtype: Dtype) -> Vec<f32> {
+    let digits = match dtype {
+        Dtype::F16 => 3,
+        Dtype::Bf16 => 2,
+        _ => {
+            let near = (-2i32..=2).map(|d| f32::from_bits(guess.to_bits().wrapping_add_signed(d)));
+            return near.filter(|f| is_closed(*f)).collect();
+        }
+    };
+    let g = f64::from(guess);
+    let short = (0..digits).filter_map(|d| format!("{g:.d$e}").parse().ok());
+    let root = (g * g).round().sqrt() * g.signum();
+    let inverse = 1.0 / (1.0 / (g * g)).round().sqrt() * g.signum();
+    let closed = [root, inverse].into_iter().map(|f| f as f32);
+    let mut all: Vec<f32> = short.chain(closed).collect();
+    all.retain(|f| f.is_finite() && *f != 0.0 && *f != 1.0);
     all
 }
 
@@ -120,13 +140,19 @@ pub(in crate::mapping) fn step(step: &Step, value: f32) -> Option<f32> {
     }
 }
 
-fn agrees(values: &[f32], held: &[f32], steps: &[Step]) -> Option<u32> {
-    let exact = steps.iter().all(|s| matches!(s, Step::Offset { .. }));
+fn agrees(values: &[f32], held: &[f32], steps: &[Step], dtype: Dtype) -> Option<u32> {
+    // A half type has too few places for a tolerance.
+    let half = matches!(dtype, Dtype::F16 | Dtype::Bf16);
+    let exact = half || steps.iter().all(|s| matches!(s, Step::Offset { .. }));
     let limit = if exact { 0 } else { MAX_ULP };
     let one = |i: usize| -> Option<u32> {
         let mut value = values[i];
         for s in steps {
             value = step(s, value)?;
+        }
+        if half {
+            let bytes = from_f32(dtype, &[value]).ok()?;
+            value = *to_f32(dtype, &bytes).ok()?.first()?;
         }
         ulps(value, held[i]).filter(|&u| u <= limit)
     };
@@ -155,7 +181,6 @@ fn ulps(a: f32, b: f32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Dtype;
 
     fn of(values: &[f32], held: &[f32]) -> Vec<Found> {
         let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -165,7 +190,7 @@ mod tests {
             shape: &shape,
             data: &data,
         };
-        functions(view, &Relation::Order(vec![0]), held)
+        functions(view, &Relation::Order(vec![0]), held, Dtype::F32)
     }
 
     #[test]

@@ -165,6 +165,8 @@ fn elementwise(case: &Case<'_>, row: &Row, r: usize) -> Result<Explained, Error>
         return Ok(found);
     };
     let flat = is_flat(row.dtype, &bytes);
+    // Exporters give what they compute another name: a parameter's own name means the parameter, or contradicts the base.
+    let own = readings::own_name(case, row, r);
     let named: Vec<usize> = case.named[r].iter().map(|n| n.source).collect();
     for (s, source) in case.sources.iter().enumerate() {
         let view = source.view;
@@ -179,7 +181,11 @@ fn elementwise(case: &Case<'_>, row: &Row, r: usize) -> Result<Explained, Error>
             continue;
         }
         for relation in presumed_relations(row, view.shape) {
-            for function in functions(view, &relation, &held) {
+            let computed = match own {
+                None => functions(view, &relation, &held, row.dtype),
+                Some(_) => Vec::new(),
+            };
+            for function in computed {
                 let Recipe::Tensor { source, mut steps } = case.recipe(row, s, &relation) else {
                     continue;
                 };
