@@ -6,7 +6,7 @@
 
 use super::apply::apply_recipe;
 use super::derive::{batched, literal};
-use super::hints::align;
+use super::hints::{align, same_name};
 use super::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Mapping,
     Missing, Permissions, Recipe, Refusal, Row, Why, held_bytes,
@@ -330,15 +330,6 @@ fn may_hold(row: &Row, name: &str) -> bool {
             .any(|p| p.ends_with(&bare) || bare.ends_with(p.split_once('_').map_or("", |x| x.1))),
         _ => true,
     })
-}
-
-/// Whether two names are one, but for what wraps the module.
-pub(super) fn same_name(a: &str, b: &str) -> bool {
-    let ends = |long: &str, short: &str| {
-        long.strip_suffix(short)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    ends(a, b) || ends(b, a)
 }
 
 /// Rows whose sources the new file does not hold, with the names that were looked for.

@@ -94,13 +94,20 @@ impl Gen {
     }
 
     fn normal(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| StandardNormal.sample(&mut self.rng)).collect()
+        (0..count)
+            .map(|_| StandardNormal.sample(&mut self.rng))
+            .collect()
     }
 
     /// A new tensor of the checkpoint: trained, or with one of the values that initialisers give, or equal to another.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> String {
         let n: usize = shape.iter().product();
-        let same: Vec<Tensor> = self.base.values().filter(|t| t.shape == shape && t.dtype == Dtype::F32).cloned().collect();
+        let same: Vec<Tensor> = self
+            .base
+            .values()
+            .filter(|t| t.shape == shape && t.dtype == Dtype::F32)
+            .cloned()
+            .collect();
         let value = match self.rng.random_range(0..20) {
             0 => of_f32(shape, &vec![0.0; n]),
             1 => of_f32(shape, &vec![1.0; n]),
@@ -108,7 +115,12 @@ impl Gen {
             3 if shape.len() == 2 && shape[0] == shape[1] => {
                 let v = self.normal(n);
                 let d = shape[0];
-                of_f32(shape, &(0..n).map(|i| v[i] + v[i % d * d + i / d]).collect::<Vec<_>>())
+                of_f32(
+                    shape,
+                    &(0..n)
+                        .map(|i| v[i] + v[i % d * d + i / d])
+                        .collect::<Vec<_>>(),
+                )
             }
             _ => of_f32(shape, &self.normal(n)),
         };
@@ -122,23 +134,47 @@ impl Gen {
 
     fn made_up(&mut self, kind: &str) -> String {
         self.serial += 1;
-        if self.is_dynamo() { format!("val_{}", 100 + self.serial) } else { format!("onnx::{kind}_{}", 100 + self.serial) }
+        if self.is_dynamo() {
+            format!("val_{}", 100 + self.serial)
+        } else {
+            format!("onnx::{kind}_{}", 100 + self.serial)
+        }
     }
 
     fn add(&mut self, name: String, shape: &[usize], made: Made, dtype: Dtype) -> In {
         if let Some(at) = self.constants.iter().position(|c| c.name == name) {
             return In::Const(at);
         }
-        let value = made.value(&self.base, dtype, shape).expect("sources are there");
-        let folded_from = made.sources().iter().map(|s| format!("{}{s}", self.wrapper)).collect();
-        self.constants.push(Constant { name, value, made: vec![made], baked: false, inline: false, folded_from });
+        let value = made
+            .value(&self.base, dtype, shape)
+            .expect("sources are there");
+        let folded_from = made
+            .sources()
+            .iter()
+            .map(|s| format!("{}{s}", self.wrapper))
+            .collect();
+        self.constants.push(Constant {
+            name,
+            value,
+            made: vec![made],
+            baked: false,
+            inline: false,
+            folded_from,
+        });
         In::Const(self.constants.len() - 1)
     }
 
     /// A parameter that keeps its name.
     fn parameter(&mut self, source: &str) -> In {
-        let (name, shape) = (format!("{}{source}", self.wrapper), self.base[source].shape.clone());
-        let dtype = if self.base[source].dtype.is_float() { self.dtype } else { self.base[source].dtype };
+        let (name, shape) = (
+            format!("{}{source}", self.wrapper),
+            self.base[source].shape.clone(),
+        );
+        let dtype = if self.base[source].dtype.is_float() {
+            self.dtype
+        } else {
+            self.base[source].dtype
+        };
         let at = self.add(name, &shape, Made::Whole(source.to_owned()), dtype);
         if let In::Const(c) = at {
             self.constants[c].folded_from.clear();
@@ -154,7 +190,11 @@ impl Gen {
         } else {
             self.made_up(kind)
         };
-        let dtype = if matches!(made, Made::Rounded8(_)) { Dtype::I8 } else { self.dtype };
+        let dtype = if matches!(made, Made::Rounded8(_)) {
+            Dtype::I8
+        } else {
+            self.dtype
+        };
         self.add(name, shape, made, dtype)
     }
 
@@ -163,7 +203,12 @@ impl Gen {
         self.serial += 1;
         let name = match self.exporter {
             Exporter::TorchScript | Exporter::Simplified => {
-                format!("/{}{}/Constant_{}_output_0", self.wrapper.replace('.', "/"), module.replace('.', "/"), self.serial)
+                format!(
+                    "/{}{}/Constant_{}_output_0",
+                    self.wrapper.replace('.', "/"),
+                    module.replace('.', "/"),
+                    self.serial
+                )
             }
             _ => format!("val_{}", 100 + self.serial),
         };
@@ -171,12 +216,21 @@ impl Gen {
         value.data = trtmut::tensor::cast(Dtype::F32, self.dtype, &value.data).unwrap();
         value.dtype = self.dtype;
         let inline = self.exporter == Exporter::TorchScript;
-        self.constants.push(Constant { name, value, made: vec![Made::Own], baked: false, inline, folded_from: Vec::new() });
+        self.constants.push(Constant {
+            name,
+            value,
+            made: vec![Made::Own],
+            baked: false,
+            inline,
+            folded_from: Vec::new(),
+        });
         In::Const(self.constants.len() - 1)
     }
 
     fn sanitized(&self, source: &str) -> String {
-        format!("{}{source}", self.wrapper).replace('.', "_").to_lowercase()
+        format!("{}{source}", self.wrapper)
+            .replace('.', "_")
+            .to_lowercase()
     }
 
     /// Adds a node that reads `flow` and constants; `params` are the tensors that the traced call names.
@@ -185,9 +239,20 @@ impl Gen {
         self.op_of(kind, module, inputs, params, call);
     }
 
-    fn op_of(&mut self, kind: &'static str, module: &str, inputs: Vec<In>, params: &[&str], call: String) {
+    fn op_of(
+        &mut self,
+        kind: &'static str,
+        module: &str,
+        inputs: Vec<In>,
+        params: &[&str],
+        call: String,
+    ) {
         self.serial += 1;
-        let output = if self.is_dynamo() { call.clone() } else { format!("/{}_{}_output_0", module.replace('.', "/"), self.serial) };
+        let output = if self.is_dynamo() {
+            call.clone()
+        } else {
+            format!("/{}_{}_output_0", module.replace('.', "/"), self.serial)
+        };
         let name = match self.exporter {
             Exporter::TorchScript | Exporter::Simplified => {
                 let path = format!("{}{module}", self.wrapper).replace('.', "/");
@@ -195,23 +260,47 @@ impl Gen {
             }
             _ => format!("node_{}_{}", kind.to_lowercase(), self.serial),
         };
-        let mut args: Vec<String> = inputs.iter().filter_map(|i| match i {
-            In::Value(v) => Some(v.clone()),
-            In::Const(_) => None,
-        }).collect();
+        let mut args: Vec<String> = inputs
+            .iter()
+            .filter_map(|i| match i {
+                In::Value(v) => Some(v.clone()),
+                In::Const(_) => None,
+            })
+            .collect();
         // A folded value is an argument by its own name.
-        let own: Vec<String> = inputs.iter().filter_map(|i| match i {
-            In::Const(c) if self.constants[*c].name.starts_with("fold_") => Some(self.constants[*c].name.clone()),
-            _ => None,
-        }).collect();
+        let own: Vec<String> = inputs
+            .iter()
+            .filter_map(|i| match i {
+                In::Const(c) if self.constants[*c].name.starts_with("fold_") => {
+                    Some(self.constants[*c].name.clone())
+                }
+                _ => None,
+            })
+            .collect();
         let params = if own.is_empty() { params } else { &[] };
         args.extend(own);
         args.extend(params.iter().map(|p| {
-            let prefix = if p.contains("running") || p.contains("index") { "b" } else { "p" };
+            let prefix = if p.contains("running") || p.contains("index") {
+                "b"
+            } else {
+                "p"
+            };
             format!("{prefix}_{}", self.sanitized(p))
         }));
-        let output = if self.ops.iter().any(|o| o.output == output) { format!("{output}_{}", self.serial) } else { output };
-        self.ops.push(Op { kind, name, inputs, output: output.clone(), alpha: None, turn_b: false, call: (call, args) });
+        let output = if self.ops.iter().any(|o| o.output == output) {
+            format!("{output}_{}", self.serial)
+        } else {
+            output
+        };
+        self.ops.push(Op {
+            kind,
+            name,
+            inputs,
+            output: output.clone(),
+            alpha: None,
+            turn_b: false,
+            call: (call, args),
+        });
         self.flow = output;
     }
 
@@ -222,7 +311,9 @@ impl Gen {
     fn linear(&mut self, module: &str) {
         let (i, o) = (self.pick(&[4, D, D, 12]), self.pick(&[4, D, D, 12]));
         let w = self.tensor(&format!("{module}.weight"), &[o, i]);
-        let b = self.chance(0.7).then(|| self.tensor(&format!("{module}.bias"), &[o]));
+        let b = self
+            .chance(0.7)
+            .then(|| self.tensor(&format!("{module}.bias"), &[o]));
         self.apply_linear(module, &w, b.as_deref());
     }
 
@@ -252,7 +343,13 @@ impl Gen {
             first.output = format!("val_{}", 500 + self.serial);
             let inner = first.output.clone();
             self.serial += 1;
-            self.op_of("Add", module, vec![In::Value(inner), inputs[1].clone()], &params, call.clone());
+            self.op_of(
+                "Add",
+                module,
+                vec![In::Value(inner), inputs[1].clone()],
+                &params,
+                call.clone(),
+            );
             self.ops.last_mut().unwrap().call.1 = args;
         }
     }
@@ -268,18 +365,37 @@ impl Gen {
             self.op("Conv", module, inputs, &[&w, &b]);
             return;
         }
-        let own = self.chance(0.3).then(|| self.tensor(&format!("{module}.bias"), &[D]));
+        let own = self
+            .chance(0.3)
+            .then(|| self.tensor(&format!("{module}.bias"), &[D]));
         let (norm, affine) = (format!("{module}_bn"), self.chance(0.7));
-        let leaves: &[&str] = if affine { &["weight", "bias", "running_mean", "running_var"] } else { &["running_mean", "running_var"] };
+        let leaves: &[&str] = if affine {
+            &["weight", "bias", "running_mean", "running_var"]
+        } else {
+            &["running_mean", "running_var"]
+        };
         for leaf in leaves {
             let name = self.tensor(&format!("{norm}.{leaf}"), &[D]);
             if *leaf == "running_var" {
-                let v: Vec<f32> = numbers(&self.base[&name]).iter().map(|v| v.abs() + 0.25).collect();
+                let v: Vec<f32> = numbers(&self.base[&name])
+                    .iter()
+                    .map(|v| v.abs() + 0.25)
+                    .collect();
                 self.base.insert(name, of_f32(&[D], &v));
             }
         }
-        self.base.insert(format!("{norm}.num_batches_tracked"), Tensor { dtype: Dtype::I64, shape: vec![], data: 7i64.to_le_bytes().to_vec() });
-        let (kernel, bias) = (Made::Kernel(w.clone(), norm.clone(), affine), Made::Bias(own.clone(), norm.clone(), affine));
+        self.base.insert(
+            format!("{norm}.num_batches_tracked"),
+            Tensor {
+                dtype: Dtype::I64,
+                shape: vec![],
+                data: 7i64.to_le_bytes().to_vec(),
+            },
+        );
+        let (kernel, bias) = (
+            Made::Kernel(w.clone(), norm.clone(), affine),
+            Made::Bias(own.clone(), norm.clone(), affine),
+        );
         let (kn, bn) = if self.is_dynamo() {
             let own_name = format!("{}{w}", self.wrapper);
             (own_name.clone(), format!("{own_name}_bias"))
@@ -321,7 +437,11 @@ impl Gen {
             self.base.insert(h.clone(), value);
             self.tied.push((e.clone(), h.clone()));
         }
-        let made = if self.chance(0.4) { Made::Scaled(h.clone(), self.pick(&[0.25, 0.125, 0.37, 2.0]), true) } else { Made::Turned(h.clone()) };
+        let made = if self.chance(0.4) {
+            Made::Scaled(h.clone(), self.pick(&[0.25, 0.125, 0.37, 2.0]), true)
+        } else {
+            Made::Turned(h.clone())
+        };
         let head = self.folded("MatMul", &[D, 12], made);
         // The record knows the parameter under one name.
         if let In::Const(c) = head {
@@ -345,7 +465,10 @@ impl Gen {
     }
 
     fn joined(&mut self, module: &str) {
-        let parts: Vec<String> = ["q", "k", "v"].iter().map(|p| self.tensor(&format!("{module}.{p}.weight"), &[4, D])).collect();
+        let parts: Vec<String> = ["q", "k", "v"]
+            .iter()
+            .map(|p| self.tensor(&format!("{module}.{p}.weight"), &[4, D]))
+            .collect();
         let m = self.folded("MatMul", &[D, 12], Made::Join(parts.clone(), true));
         let x = self.x();
         let params: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -354,7 +477,11 @@ impl Gen {
 
     fn positions(&mut self, module: &str) {
         let p = self.tensor(&format!("{module}.position"), &[16, D]);
-        let made = if self.chance(0.5) { Made::Slice(p.clone(), 0, 10, false) } else { Made::Gathered(p.clone(), vec![3, 1, 1, 7, 12, 0, 5, 4, 15, 2]) };
+        let made = if self.chance(0.5) {
+            Made::Slice(p.clone(), 0, 10, false)
+        } else {
+            Made::Gathered(p.clone(), vec![3, 1, 1, 7, 12, 0, 5, 4, 15, 2])
+        };
         let c = self.folded("Add", &[10, D], made);
         let x = self.x();
         self.op("Add", module, vec![x, c], &[&p]);
@@ -371,8 +498,17 @@ impl Gen {
 
     fn quantised(&mut self, module: &str) {
         let (q, s) = (format!("{module}.weight_q"), format!("{module}.scale"));
-        let data: Vec<u8> = (0..D * D).map(|_| self.rng.random_range(0..256u32) as u8).collect();
-        self.base.insert(q.clone(), Tensor { dtype: Dtype::I8, shape: vec![D, D], data });
+        let data: Vec<u8> = (0..D * D)
+            .map(|_| self.rng.random_range(0..256u32) as u8)
+            .collect();
+        self.base.insert(
+            q.clone(),
+            Tensor {
+                dtype: Dtype::I8,
+                shape: vec![D, D],
+                data,
+            },
+        );
         let v = self.normal(1)[0].abs() + 0.01;
         self.base.insert(s.clone(), of_f32(&[], &[v]));
         let inputs = vec![self.parameter(&q), self.parameter(&s)];
@@ -388,8 +524,17 @@ impl Gen {
         match self.rng.random_range(0..3) {
             0 => {
                 let name = format!("{module}.index");
-                let data: Vec<u8> = (0..24).flat_map(|_| self.rng.random_range(0..1000i64).to_le_bytes()).collect();
-                self.base.insert(name.clone(), Tensor { dtype: Dtype::I64, shape: vec![24], data });
+                let data: Vec<u8> = (0..24)
+                    .flat_map(|_| self.rng.random_range(0..1000i64).to_le_bytes())
+                    .collect();
+                self.base.insert(
+                    name.clone(),
+                    Tensor {
+                        dtype: Dtype::I64,
+                        shape: vec![24],
+                        data,
+                    },
+                );
                 let c = self.parameter(&name);
                 self.bake(&c);
                 self.op("Gather", module, vec![x, c], &[&name]);
@@ -450,12 +595,18 @@ impl Gen {
             0 => self.own(&[D], &[0.0; D], module),
             1 => self.own(&[D], &[1.0; D], module),
             2 => self.own(&[], &[0.5], module),
-            3 => self.own(&[D], &std::array::from_fn::<f32, D, _>(|i| 0.25 * i as f32 - 1.0), module),
+            3 => self.own(
+                &[D],
+                &std::array::from_fn::<f32, D, _>(|i| 0.25 * i as f32 - 1.0),
+                module,
+            ),
             _ => {
-                let v: Vec<f32> = (0..12 * 4).map(|i| {
-                    let angle = (i / 4) as f32 * 0.3f32.powi(i % 4 / 2);
-                    if i % 2 == 0 { angle.sin() } else { angle.cos() }
-                }).collect();
+                let v: Vec<f32> = (0..12 * 4)
+                    .map(|i| {
+                        let angle = (i / 4) as f32 * 0.3f32.powi(i % 4 / 2);
+                        if i % 2 == 0 { angle.sin() } else { angle.cos() }
+                    })
+                    .collect();
                 self.own(&[12, 4], &v, module)
             }
         };
@@ -475,18 +626,38 @@ impl Gen {
         }
         let second_is_literal = self.chance(0.2);
         let c = self.parameter(&a);
-        self.op("Mul", &format!("{module}.a"), vec![In::Value(start.clone()), c], &[&a]);
+        self.op(
+            "Mul",
+            &format!("{module}.a"),
+            vec![In::Value(start.clone()), c],
+            &[&a],
+        );
         let left = self.flow.clone();
         if second_is_literal {
             self.base.remove(&b);
             let fill = self.pick(&[0.0, 1.0]);
             let c = self.own(&[D], &[fill; D], &format!("{module}.b"));
-            self.op("Mul", &format!("{module}.b"), vec![In::Value(start), c], &[]);
+            self.op(
+                "Mul",
+                &format!("{module}.b"),
+                vec![In::Value(start), c],
+                &[],
+            );
             // The traced graph has a lifted tensor there.
-            self.ops.last_mut().unwrap().call.1.push("c_lifted_tensor_0".into());
+            self.ops
+                .last_mut()
+                .unwrap()
+                .call
+                .1
+                .push("c_lifted_tensor_0".into());
         } else {
             let c = self.parameter(&b);
-            self.op("Mul", &format!("{module}.b"), vec![In::Value(start), c], &[&b]);
+            self.op(
+                "Mul",
+                &format!("{module}.b"),
+                vec![In::Value(start), c],
+                &[&b],
+            );
         }
         let right = self.flow.clone();
         self.op("Add", module, vec![In::Value(left), In::Value(right)], &[]);
@@ -535,8 +706,10 @@ impl Gen {
         for c in 0..self.constants.len() {
             let own = self.constants[c].clone();
             let joins = |o: &Constant| {
-                let plain = |k: &Constant| !k.inline && (folded_too || !k.name.starts_with("onnx::"));
-                o.value == own.value && (all || (self.exporter == Exporter::TorchScript && plain(o) && plain(&own)))
+                let plain =
+                    |k: &Constant| !k.inline && (folded_too || !k.name.starts_with("onnx::"));
+                o.value == own.value
+                    && (all || (self.exporter == Exporter::TorchScript && plain(o) && plain(&own)))
             };
             if let Some(first) = (0..c).find(|&o| into[o] == o && joins(&self.constants[o])) {
                 into[c] = first;
@@ -556,7 +729,9 @@ impl Gen {
             self.merge_nodes();
         }
         // What is left is what some node reads.
-        let read: Vec<bool> = (0..self.constants.len()).map(|c| self.ops.iter().any(|o| o.inputs.contains(&In::Const(c)))).collect();
+        let read: Vec<bool> = (0..self.constants.len())
+            .map(|c| self.ops.iter().any(|o| o.inputs.contains(&In::Const(c))))
+            .collect();
         let mut at = vec![0; read.len()];
         let mut kept = Vec::new();
         for (c, constant) in self.constants.drain(..).enumerate() {
@@ -586,7 +761,12 @@ impl Gen {
                     *v = n.clone();
                 }
             }
-            let twin = kept.iter().find(|o| o.kind == op.kind && o.inputs == op.inputs && o.alpha == op.alpha && o.turn_b == op.turn_b);
+            let twin = kept.iter().find(|o| {
+                o.kind == op.kind
+                    && o.inputs == op.inputs
+                    && o.alpha == op.alpha
+                    && o.turn_b == op.turn_b
+            });
             match twin {
                 Some(twin) => {
                     renamed.insert(op.output.clone(), twin.output.clone());
@@ -616,53 +796,113 @@ impl Gen {
         }
         self.merge();
         let record = self.exporter == Exporter::Dynamo;
-        let entry = |key: &str, value: String| StringStringEntryProto { key: key.into(), value, ..StringStringEntryProto::default() };
+        let entry = |key: &str, value: String| StringStringEntryProto {
+            key: key.into(),
+            value,
+            ..StringStringEntryProto::default()
+        };
         let node = |op: &Op| NodeProto {
             op_type: op.kind.into(),
             name: op.name.clone(),
-            input: op.inputs.iter().map(|i| match i {
-                In::Value(v) => v.clone(),
-                In::Const(c) => self.constants[*c].name.clone(),
-            }).collect(),
+            input: op
+                .inputs
+                .iter()
+                .map(|i| match i {
+                    In::Value(v) => v.clone(),
+                    In::Const(c) => self.constants[*c].name.clone(),
+                })
+                .collect(),
             output: vec![op.output.clone()],
-            attribute: op.alpha.map(|f| AttributeProto { name: "alpha".into(), type_: AttributeType::FLOAT.into(), f, ..AttributeProto::default() }).into_iter()
-                .chain(op.turn_b.then(|| AttributeProto { name: "transB".into(), type_: AttributeType::INT.into(), i: 1, ..AttributeProto::default() })).collect(),
+            attribute: op
+                .alpha
+                .map(|f| AttributeProto {
+                    name: "alpha".into(),
+                    type_: AttributeType::FLOAT.into(),
+                    f,
+                    ..AttributeProto::default()
+                })
+                .into_iter()
+                .chain(op.turn_b.then(|| AttributeProto {
+                    name: "transB".into(),
+                    type_: AttributeType::INT.into(),
+                    i: 1,
+                    ..AttributeProto::default()
+                }))
+                .collect(),
             metadata_props: if record {
                 let args: Vec<String> = op.call.1.iter().map(|a| format!("%{a}")).collect();
                 let n = users.get(&op.call.0).map_or(1, |u| u.len().max(1));
-                let text = format!("%{} : [num_users={n}] = call_function[target=torch.ops.aten.{}.default](args = ({}), kwargs = {{}})", op.call.0, op.kind.to_lowercase(), args.join(", "));
+                let text = format!(
+                    "%{} : [num_users={n}] = call_function[target=torch.ops.aten.{}.default](args = ({}), kwargs = {{}})",
+                    op.call.0,
+                    op.kind.to_lowercase(),
+                    args.join(", ")
+                );
                 vec![entry("pkg.torch.onnx.fx_node", text)]
-            } else { Vec::new() },
+            } else {
+                Vec::new()
+            },
             ..NodeProto::default()
         };
         let proto_of = |c: &Constant| TensorProto {
             name: c.name.clone(),
-            data_type: match c.value.dtype { Dtype::F32 => 1, Dtype::F16 => 10, Dtype::Bf16 => 16, Dtype::I8 => 3, _ => 7 },
+            data_type: match c.value.dtype {
+                Dtype::F32 => 1,
+                Dtype::F16 => 10,
+                Dtype::Bf16 => 16,
+                Dtype::I8 => 3,
+                _ => 7,
+            },
             dims: c.value.shape.iter().map(|&d| d as i64).collect(),
             raw_data: c.value.data.clone(),
             ..TensorProto::default()
         };
-        let mut nodes: Vec<NodeProto> = (self.constants.iter().filter(|c| c.inline)).map(|c| NodeProto {
-            op_type: "Constant".into(),
-            name: c.name.replace("_output_0", ""),
-            output: vec![c.name.clone()],
-            attribute: vec![AttributeProto { name: "value".into(), type_: AttributeType::TENSOR.into(), t: MessageField::some(proto_of(c)), ..AttributeProto::default() }],
-            ..NodeProto::default()
-        }).collect();
+        let mut nodes: Vec<NodeProto> = (self.constants.iter().filter(|c| c.inline))
+            .map(|c| NodeProto {
+                op_type: "Constant".into(),
+                name: c.name.replace("_output_0", ""),
+                output: vec![c.name.clone()],
+                attribute: vec![AttributeProto {
+                    name: "value".into(),
+                    type_: AttributeType::TENSOR.into(),
+                    t: MessageField::some(proto_of(c)),
+                    ..AttributeProto::default()
+                }],
+                ..NodeProto::default()
+            })
+            .collect();
         nodes.extend(self.ops.iter().map(node));
-        let folded = self.constants.iter().filter(|c| record && !c.folded_from.is_empty()).map(|c| {
-            let names: Vec<String> = c.folded_from.iter().map(|n| format!("'{n}'")).collect();
-            ValueInfoProto { metadata_props: vec![entry("pkg.onnxscript.optimizer.folded_from", format!("[{}]", names.join(", ")))], ..declared(&c.name, 1) }
-        });
+        let folded = self
+            .constants
+            .iter()
+            .filter(|c| record && !c.folded_from.is_empty())
+            .map(|c| {
+                let names: Vec<String> = c.folded_from.iter().map(|n| format!("'{n}'")).collect();
+                ValueInfoProto {
+                    metadata_props: vec![entry(
+                        "pkg.onnxscript.optimizer.folded_from",
+                        format!("[{}]", names.join(", ")),
+                    )],
+                    ..declared(&c.name, 1)
+                }
+            });
         let proto = ModelProto {
             ir_version: 10,
             producer_name: "pytorch".into(),
-            opset_import: vec![OperatorSetIdProto { version: 18, ..OperatorSetIdProto::default() }],
+            opset_import: vec![OperatorSetIdProto {
+                version: 18,
+                ..OperatorSetIdProto::default()
+            }],
             graph: MessageField::some(GraphProto {
                 name: "g".into(),
                 value_info: folded.collect(),
                 node: nodes,
-                initializer: self.constants.iter().filter(|c| !c.inline).map(proto_of).collect(),
+                initializer: self
+                    .constants
+                    .iter()
+                    .filter(|c| !c.inline)
+                    .map(proto_of)
+                    .collect(),
                 input: vec![declared("x", 1), declared("ids", 7)],
                 output: vec![declared(&self.flow, 1)],
                 ..GraphProto::default()
@@ -700,13 +940,33 @@ fn declared(name: &str, elem_type: i32) -> ValueInfoProto {
 
 pub fn exported(seed: u64) -> Exported {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let exporter = [Exporter::TorchScript, Exporter::Simplified, Exporter::Dynamo, Exporter::Bare][rng.random_range(0..4)];
+    let exporter = [
+        Exporter::TorchScript,
+        Exporter::Simplified,
+        Exporter::Dynamo,
+        Exporter::Bare,
+    ][rng.random_range(0..4)];
     let wrapper = if rng.random_bool(0.5) { "m." } else { "" };
-    let dtype = [Dtype::F32, Dtype::F32, Dtype::F32, Dtype::F32, Dtype::F16, Dtype::Bf16][rng.random_range(0..6)];
+    let dtype = [
+        Dtype::F32,
+        Dtype::F32,
+        Dtype::F32,
+        Dtype::F32,
+        Dtype::F16,
+        Dtype::Bf16,
+    ][rng.random_range(0..6)];
     Gen {
-        rng, exporter, wrapper, dtype,
-        base: BTreeMap::new(), constants: Vec::new(), ops: Vec::new(), attributes: Vec::new(), tied: Vec::new(),
-        flow: "x".into(), serial: 0,
+        rng,
+        exporter,
+        wrapper,
+        dtype,
+        base: BTreeMap::new(),
+        constants: Vec::new(),
+        ops: Vec::new(),
+        attributes: Vec::new(),
+        tied: Vec::new(),
+        flow: "x".into(),
+        serial: 0,
     }
     .model()
 }

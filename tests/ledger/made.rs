@@ -50,7 +50,9 @@ pub fn numbers(t: &Tensor) -> Vec<f32> {
 
 fn turned(rows: usize, v: &[f32]) -> Vec<f32> {
     let columns = v.len() / rows.max(1);
-    (0..v.len()).map(|i| v[i % rows * columns + i / rows]).collect()
+    (0..v.len())
+        .map(|i| v[i % rows * columns + i / rows])
+        .collect()
 }
 
 impl Made {
@@ -72,7 +74,11 @@ impl Made {
                 all
             }
             Made::Bias(own, module, affine) => {
-                let part: &[&str] = if *affine { &["running_mean", "bias"] } else { &["running_mean"] };
+                let part: &[&str] = if *affine {
+                    &["running_mean", "bias"]
+                } else {
+                    &["running_mean"]
+                };
                 let mut all = norm(module, *affine, part);
                 all.extend(own.clone());
                 all
@@ -101,7 +107,10 @@ impl Made {
 
     /// Whether the value is rounded on the way, so that two right computations may differ in the last places.
     pub fn is_computed(&self) -> bool {
-        matches!(self, Made::Scaled(..) | Made::OnePlus(_) | Made::Exp(_) | Made::Kernel(..) | Made::Bias(..))
+        matches!(
+            self,
+            Made::Scaled(..) | Made::OnePlus(_) | Made::Exp(_) | Made::Kernel(..) | Made::Bias(..)
+        )
     }
 
     /// The value of the constant, of `dtype` and `shape`; none where a source is missing. The graph's own values are no tensor's.
@@ -109,10 +118,17 @@ impl Made {
         if let Made::Whole(s) = self {
             let t = from.get(s)?;
             let data = cast(t.dtype, dtype, &t.data).ok()?;
-            return Some(Tensor { dtype, shape: shape.to_vec(), data });
+            return Some(Tensor {
+                dtype,
+                shape: shape.to_vec(),
+                data,
+            });
         }
         let of = |name: &str| from.get(name).map(numbers);
-        let rows = |name: &str| from.get(name).map(|t| t.shape.first().copied().unwrap_or(1));
+        let rows = |name: &str| {
+            from.get(name)
+                .map(|t| t.shape.first().copied().unwrap_or(1))
+        };
         let turn = |flip: bool, rows: usize, v: Vec<f32>| if flip { turned(rows, &v) } else { v };
         let values = match self {
             Made::Own | Made::Whole(_) => return None,
@@ -124,7 +140,11 @@ impl Made {
             Made::Exp(s) => of(s)?.into_iter().map(f32::exp).collect(),
             Made::Slice(s, start, len, flip) => {
                 let width = of(s)?.len() / rows(s)?;
-                turn(*flip, *len, of(s)?[start * width..(start + len) * width].to_vec())
+                turn(
+                    *flip,
+                    *len,
+                    of(s)?[start * width..(start + len) * width].to_vec(),
+                )
             }
             Made::Join(all, flip) => {
                 let mut joined = Vec::new();
@@ -137,15 +157,24 @@ impl Made {
             }
             Made::Gathered(s, picked) => {
                 let (v, width) = (of(s)?, of(s)?.len() / rows(s)?);
-                picked.iter().flat_map(|r| v[r * width..(r + 1) * width].to_vec()).collect()
+                picked
+                    .iter()
+                    .flat_map(|r| v[r * width..(r + 1) * width].to_vec())
+                    .collect()
             }
             Made::Kernel(w, module, affine) => {
                 let (v, factor) = (of(w)?, factors(from, module, *affine)?);
                 let inner = v.len() / factor.len();
-                v.iter().enumerate().map(|(i, x)| x * factor[i / inner]).collect()
+                v.iter()
+                    .enumerate()
+                    .map(|(i, x)| x * factor[i / inner])
+                    .collect()
             }
             Made::Bias(own, module, affine) => {
-                let (factor, mean) = (factors(from, module, *affine)?, of(&format!("{module}.running_mean"))?);
+                let (factor, mean) = (
+                    factors(from, module, *affine)?,
+                    of(&format!("{module}.running_mean"))?,
+                );
                 let shift = match affine {
                     true => of(&format!("{module}.bias"))?,
                     false => vec![0.0; mean.len()],
@@ -154,7 +183,9 @@ impl Made {
                     Some(name) => of(name)?,
                     None => vec![0.0; mean.len()],
                 };
-                (0..mean.len()).map(|c| shift[c] + (own[c] - mean[c]) * factor[c]).collect()
+                (0..mean.len())
+                    .map(|c| shift[c] + (own[c] - mean[c]) * factor[c])
+                    .collect()
             }
             Made::Squared(s) => of(s)?.into_iter().map(|v| v * v).collect(),
             Made::Normalised(s) => {
@@ -164,23 +195,41 @@ impl Made {
             }
             Made::Interpolated(s) => {
                 let v = of(s)?;
-                (0..v.len()).map(|i| 0.5 * (v[i] + v[(i + 1) % v.len()])).collect()
+                (0..v.len())
+                    .map(|i| 0.5 * (v[i] + v[(i + 1) % v.len()]))
+                    .collect()
             }
             Made::Rounded8(s) => {
                 let v = of(s)?;
                 let scale = v.iter().fold(1e-6f32, |m, x| m.max(x.abs())) / 127.0;
                 let data = v.iter().map(|x| (x / scale).round() as i8 as u8).collect();
-                return Some(Tensor { dtype: Dtype::I8, shape: shape.to_vec(), data });
+                return Some(Tensor {
+                    dtype: Dtype::I8,
+                    shape: shape.to_vec(),
+                    data,
+                });
             }
         };
         let data = cast(Dtype::F32, dtype, &of_f32(&[values.len()], &values).data).ok()?;
-        Some(Tensor { dtype, shape: shape.to_vec(), data })
+        Some(Tensor {
+            dtype,
+            shape: shape.to_vec(),
+            data,
+        })
     }
 }
 
 fn factors(from: &Checkpoint, module: &str, affine: bool) -> Option<Vec<f32>> {
     let of = |leaf: &str| from.get(&format!("{module}.{leaf}")).map(numbers);
     let variance = of("running_var")?;
-    let scale = if affine { of("weight")? } else { vec![1.0; variance.len()] };
-    Some((0..variance.len()).map(|c| scale[c] / (variance[c] + EPSILON).sqrt()).collect())
+    let scale = if affine {
+        of("weight")?
+    } else {
+        vec![1.0; variance.len()]
+    };
+    Some(
+        (0..variance.len())
+            .map(|c| scale[c] / (variance[c] + EPSILON).sqrt())
+            .collect(),
+    )
 }

@@ -9,12 +9,13 @@ use super::named::presume;
 use super::{folds, readings};
 use crate::mapping::apply::apply_recipe;
 use crate::mapping::derive::{
-    RowIndex, Stack, as_type, batched, common, functions, is_flat, is_typed, literal,
-    presumed_relations,
+    Relation, RowIndex, Stack, as_type, batched, common, functions, is_flat, is_square, is_typed,
+    literal, presumed_relations,
 };
+use crate::mapping::hints::same_name;
 use crate::mapping::types::{
-    Checkpoint, Error, Evidence, Grade, Held, Inventory, Literal, Mapping, Recipe, Rounding, Row,
-    SourceTensor, held_bytes,
+    Checkpoint, Error, Evidence, Grade, Held, Inventory, Layout, Literal, Mapping, Recipe,
+    Rounding, Row, SourceTensor, held_bytes,
 };
 use crate::tensor::{Digest, Dtype, TensorView, to_f32};
 use rayon::prelude::*;
@@ -145,10 +146,29 @@ fn whole_tensors(case: &Case<'_>, rows: &mut [Row], r: usize) {
             dtype: same.dtype,
             unique: alone,
         });
+        let source = &case.sources[same.source];
         for relation in &same.relations {
+            if !may_stand(row, source, named.contains(&same.source), relation) {
+                continue;
+            }
             let recipe = case.recipe(row, same.source, relation);
             row.explain(recipe, None);
         }
+    }
+}
+
+/// Whether a square matrix may stand so: a parameter under its own name stands as it is, another as its reader needs it. A base whose
+/// matrix was transposed by mistake is no base.
+fn may_stand(row: &Row, source: &Source<'_>, named: bool, relation: &Relation) -> bool {
+    if !is_square(&row.shape) || !is_square(source.view.shape) {
+        return true;
+    }
+    let plain = matches!(relation, Relation::Order(o) if o.is_sorted());
+    let fits = relation.fits(row.layout);
+    if named && same_name(&row.name, source.name) {
+        plain || (fits && row.layout != Layout::Unknown)
+    } else {
+        fits
     }
 }
 
@@ -224,7 +244,7 @@ fn clamped(
     case: &Case<'_>,
     row: &Row,
     s: usize,
-    relation: &crate::mapping::derive::Relation,
+    relation: &Relation,
     held: &[u8],
 ) -> Result<Option<(Recipe, Option<Rounding>)>, Error> {
     let recipe = case.recipe(row, s, relation);
@@ -337,7 +357,7 @@ fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
             let given = rows[r]
                 .explanations()
                 .any(|recipe| recipe.sources().contains(&name.as_str()));
-            if !given && rows[r].baked.is_none() {
+            if !given {
                 tensors[at[&name]].contradicted = true;
                 rows[r].evidence.push(Evidence::NotClose {
                     source: name,

@@ -197,7 +197,10 @@ fn by_name(
     add_fold_evidence(row);
     let shape = case.sources[first].view.shape;
     let Some(own) = own else {
-        let presumed = presumed_relations(row, shape);
+        let mut presumed = presumed_relations(row, shape);
+        if !row.dtype.is_float() && shape == row.shape {
+            presumed.truncate(1);
+        }
         if let ([one], true) = (
             &presumed[..],
             row.fold_signs.is_empty()

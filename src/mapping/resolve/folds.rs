@@ -168,7 +168,10 @@ fn folds_in(dtype: Dtype) -> bool {
 /// `value` as `dtype` holds it.
 fn rounded(dtype: Dtype, value: f32) -> f32 {
     let back = |bytes: Vec<u8>| to_f32(dtype, &bytes).ok()?.first().copied();
-    from_f32(dtype, &[value]).ok().and_then(back).unwrap_or(value)
+    from_f32(dtype, &[value])
+        .ok()
+        .and_then(back)
+        .unwrap_or(value)
 }
 
 /// Whether a fold that was computed in single precision and then converted gives `held`, bit for bit: a half type has too few places

@@ -8,7 +8,8 @@
 use super::context::Case;
 use super::named::hint_prefixes;
 use crate::mapping::derive::{is_typed, squeezed};
-use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row};
+use crate::mapping::hints::{is_anonymous, same_name};
+use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row, Step};
 use crate::tensor::to_f32;
 use std::collections::{HashMap, HashSet};
 
@@ -378,6 +379,10 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
         return;
     }
     let Some(literal) = row.literal else { return };
+    if literal == Literal::Flat && is_folded_flat(row) {
+        rows[r].pinned = Some("a function of it that gives the same few values".into());
+        return;
+    }
     if literal == Literal::Scalar && !is_typed_scalar(case, row) {
         return;
     }
@@ -413,6 +418,22 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
         Literal::Scalar => "a number of the graph with the same value".into(),
         _ => "a table that the exporter computes".into(),
     });
+}
+
+/// Whether an exporter computed the value element by element: ones are the square of ones, too.
+fn is_folded_flat(row: &Row) -> bool {
+    let plain = |recipe: &Recipe| match recipe {
+        Recipe::Tensor { source, steps } => {
+            !same_name(&row.name, source)
+                && !steps.iter().any(|s| matches!(s, Step::Permute { .. }))
+        }
+        _ => false,
+    };
+    is_anonymous_or_folded(row) && row.explanations().any(plain)
+}
+
+fn is_anonymous_or_folded(row: &Row) -> bool {
+    is_anonymous(&row.name) || !row.folded_from.is_empty()
 }
 
 /// Whether a number looks as if somebody had typed it.

@@ -147,7 +147,11 @@ fn with_the_base_every_row_is_proven_and_the_refit_is_golden() {
             describe(&proven, unsure.into_iter())
         );
         let proof = proven.proof().unwrap();
-        assert!(proof.is_whole() && proof.is_closed(), "{} {proof:?}", f.label);
+        assert!(
+            proof.is_whole() && proof.is_closed(),
+            "{} {proof:?}",
+            f.label
+        );
         // Through the manifest's form.
         let text = serde_json::to_string(&proven).unwrap();
         let read: Mapping = serde_json::from_str(&text).unwrap();
@@ -165,7 +169,12 @@ fn with_the_base_every_row_is_proven_and_the_refit_is_golden() {
             "{}",
             f.label
         );
-        assert!(same.accounts.is_complete(), "{} {:?}", f.label, same.accounts);
+        assert!(
+            same.accounts.is_complete(),
+            "{} {:?}",
+            f.label,
+            same.accounts
+        );
         check_golden(&f, &read, &f.fused);
     }
 }
@@ -205,7 +214,10 @@ fn names_of_a_lora_without_any_values_find_the_same_weights() {
             .collect();
         let overlay = File(overlay);
         let touched: Vec<&Row> = (mapping.rows.iter())
-            .filter(|row| row.explanations().any(|r| r.sources().iter().any(|s| overlay.0.contains_key(*s))))
+            .filter(|row| {
+                row.explanations()
+                    .any(|r| r.sources().iter().any(|s| overlay.0.contains_key(*s)))
+            })
             .collect();
         let names: BTreeSet<&str> = touched.iter().map(|row| row.name.as_str()).collect();
         let golden: BTreeSet<&str> = f.golden.0.keys().map(String::as_str).collect();
@@ -257,7 +269,12 @@ fn another_checkpoint_of_a_folded_model_is_refused_without_the_base() {
         assert_eq!(written, ["fc.weight", "fc.bias"], "{}", f.label);
         // The very checkpoint proves even the folds.
         let same = decide(&outline, &held, &f.base);
-        assert!(same.accounts.is_complete(), "{} {:?}", f.label, same.accounts);
+        assert!(
+            same.accounts.is_complete(),
+            "{} {:?}",
+            f.label,
+            same.accounts
+        );
         assert!(
             same.mapping
                 .rows
