@@ -316,7 +316,18 @@ fn from_rows(
             shape: &row.shape,
             data: &bytes,
         };
-        let exact = |recipe: &Recipe| gives(&row, recipe, checkpoint, &bytes);
+        // A square matrix as a whole was looked at before, and how it may stand.
+        let whole = |recipe: &Recipe| match recipe {
+            Recipe::Rows { runs, .. } => {
+                is_square(&row.shape)
+                    && runs.len() == 1
+                    && checkpoint
+                        .get(&runs[0].source)
+                        .is_some_and(|v| v.shape.iter().product::<usize>() == row.count())
+            }
+            _ => false,
+        };
+        let exact = |recipe: &Recipe| !whole(recipe) && gives(&row, recipe, checkpoint, &bytes);
         for recipe in index.explain(view, exact) {
             rows[r].explain(recipe, None);
         }
