@@ -444,8 +444,8 @@ struct Unused<'b> {
     closed_integers: bool,
     /// Modules of tensors whose few values may have been absorbed.
     absorbed: HashSet<&'b str>,
-    /// What constants are called that no tensor of the base gives.
-    unproven: Vec<&'b str>,
+    /// What constants are called.
+    rows: Vec<&'b str>,
     /// Digests of the used tensors in the new file.
     given: HashMap<Digest, String>,
     root: &'b str,
@@ -479,10 +479,7 @@ impl<'b> Unused<'b> {
                 .filter(|t| t.flat && !used.contains(t.name.as_str()) && !is_counter(&t.name))
                 .map(|t| t.name.rsplit_once('.').map_or("", |(m, _)| m))
                 .collect(),
-            unproven: (mapping.rows.iter())
-                .filter(|r| r.explanations().next().is_none())
-                .map(|r| r.name.as_str())
-                .collect(),
+            rows: mapping.rows.iter().map(|r| r.name.as_str()).collect(),
             given: given.collect(),
             root,
         }
@@ -495,7 +492,7 @@ impl<'b> Unused<'b> {
     /// `safe`: the base value is known and tells the tensor from others.
     fn judge(&self, name: &str, dtype: Dtype, safe: bool) -> Why {
         let closed = self.closed && (dtype.is_float() || self.closed_integers);
-        let is_called = self.unproven.iter().any(|row| same_name(row, name));
+        let is_called = self.rows.iter().any(|row| same_name(row, name));
         if closed && safe && !is_called && !self.has_used_neighbour(name) {
             Why::Unused
         } else {

@@ -144,9 +144,7 @@ fn check(seed: u64, tally: &mut Tally) -> Result<(), TestCaseError> {
         || inferred.proof().is_some_and(|p| !p.is_whole());
     tally.complete += usize::from(!flagged);
     let mut sources = plain(&new);
-    if base.is_some() {
-        follow_twins(&planted, &mut sources);
-    }
+    follow_twins(&planted, &mut sources);
     for (r, row) in mapping.rows.iter().enumerate() {
         let own = &planted.held[&row.name];
         let made = &planted.made[&row.name];
