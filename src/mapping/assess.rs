@@ -1,14 +1,20 @@
 //! What a refit from a checkpoint would do to every weight, decided before anything is written.
 
 use super::apply::apply_recipe;
-use super::derive::{as_type, batched};
+use super::derive::{as_type, batched, functions, is_equal, presumed_relations};
+use super::hints::same_name;
 use super::ledger;
 use super::resolve::corroborate;
 use super::types::{
     Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Judged, Mapping, Permissions,
-    Recipe, Refusal, Resolved, Row, Why, held_bytes,
+    Recipe, Refusal, Resolved, Row, Step, Why, held_bytes,
 };
-use crate::tensor::Digest;
+use crate::tensor::{Digest, TensorView, to_f32};
+
+/// Fewer elements say nothing about the size of a weight.
+const FEW: usize = 8;
+/// Root mean squares of one weight in two checkpoints seldom differ by such a factor.
+const UNLIKE: f64 = 1.7;
 
 /// Decides what `new` does to every row of `mapping`, and what becomes of every tensor of it: against the base that was
 /// accepted, where there is one; else by names, values and closeness.
@@ -33,9 +39,14 @@ pub fn judge(
     for (row, change) in mapping.rows.iter().zip(&mut assessment.changes) {
         if permissions.ignores(&row.name) {
             *change = Change::Constant;
-        } else if row.is_unsourced() && *change == Change::Constant {
+        } else if row.is_unsourced()
+            && (*change == Change::Constant || !row.dtype.is_float() || row.hints.is_empty())
+        {
             *change = ledger::unexplained(row, changed.iter().map(String::as_str));
         }
+    }
+    for (r, why) in tied(&mapping, held, &assessment)? {
+        assessment.changes[r] = Change::Refused { why };
     }
     for leftover in &mut accounts.leftovers {
         if permissions.ignores(&leftover.name) {
@@ -48,6 +59,60 @@ pub fn judge(
         accounts,
         assessment,
     })
+}
+
+/// Rows that keep their value although what they are tied to changes: an embedding and its transpose (or a multiple of it) for the
+/// head, of which the file names one.
+fn tied(
+    mapping: &Mapping,
+    held: &dyn Held,
+    assessment: &Assessment,
+) -> Result<Vec<(usize, Refusal)>, Error> {
+    let reads = |row: &Row, operators: &[&str]| {
+        row.operators
+            .iter()
+            .any(|o| operators.contains(&o.as_str()))
+    };
+    let mut found = Vec::new();
+    for (r, row) in mapping.rows.iter().enumerate() {
+        let kept = matches!(assessment.changes[r], Change::NotGiven | Change::Constant);
+        if !kept || row.explanations().next().is_some() || row.shape.len() != 2 {
+            continue;
+        }
+        for o in assessment.changed() {
+            let other = &mapping.rows[o];
+            let pair = |a: &Row, b: &Row| reads(a, &["Gather"]) && reads(b, &["MatMul", "Gemm"]);
+            if other.count() == row.count()
+                && (pair(row, other) || pair(other, row))
+                && is_multiple(row, other, held)?
+            {
+                let sources = other.explanations().flat_map(Recipe::sources);
+                let changed = sources.map(ToOwned::to_owned).collect();
+                found.push((r, Refusal::Unsourced { changed }));
+                break;
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether `row` is `other` or a multiple of it, as it is or transposed.
+fn is_multiple(row: &Row, other: &Row, held: &dyn Held) -> Result<bool, Error> {
+    let (own, data) = (held_bytes(row, held)?, held_bytes(other, held)?);
+    let Ok(values) = to_f32(row.dtype, &own) else {
+        return Ok(false);
+    };
+    let view = TensorView {
+        dtype: other.dtype,
+        shape: &other.shape,
+        data: &data,
+    };
+    Ok(presumed_relations(row, &other.shape)
+        .iter()
+        .any(|relation| {
+            is_equal(view, relation, &values)
+                || !functions(view, relation, &values, row.dtype).is_empty()
+        }))
 }
 
 /// Sources of all rows that change.
@@ -129,9 +194,16 @@ fn of_row(
     }
     let why = match (row.grade, &row.recipe) {
         (Grade::Ambiguous, _) => Refusal::Ambiguous { sources: sources() },
-        (_, Some(Recipe::Tensor { source, .. })) if !is_contradicted(row) => {
-            if trust_names {
+        (_, Some(Recipe::Tensor { source, steps }))
+            if !is_contradicted(row) && may_be_plain(row, source, steps) =>
+        {
+            if trust_names && is_of_like_size(row, recipes[0], held, new)? {
                 return Ok(first);
+            }
+            if trust_names {
+                return Ok(Change::Refused {
+                    why: Refusal::Contradicted { sources: sources() },
+                });
             }
             Refusal::Unproven {
                 source: source.clone(),
@@ -140,6 +212,34 @@ fn of_row(
         _ => Refusal::Contradicted { sources: sources() },
     };
     Ok(Change::Refused { why })
+}
+
+/// Whether the values are of the size of those that they replace: a multiple of the tensor is under its name too.
+fn is_of_like_size(
+    row: &Row,
+    recipe: &Recipe,
+    held: &dyn Held,
+    new: &dyn Checkpoint,
+) -> Result<bool, Error> {
+    let energy = |data: &[u8]| {
+        let values = to_f32(row.dtype, data).unwrap_or_default();
+        values
+            .iter()
+            .map(|&v| f64::from(v) * f64::from(v))
+            .sum::<f64>()
+    };
+    let (old, now) = (
+        energy(&held_bytes(row, held)?),
+        energy(&apply_recipe(row, recipe, new)?),
+    );
+    let ratio = (now / old).sqrt();
+    Ok(row.count() < FEW || old == 0.0 || (1.0 / UNLIKE..=UNLIKE).contains(&ratio))
+}
+
+/// Whether a name may be trusted to mean the tensor itself. Exporters keep a parameter's name where they keep its value; under a
+/// made-up name and in the tensor's own shape stands something that was computed from it (`1 + w`, `exp(w)`).
+fn may_be_plain(row: &Row, source: &str, steps: &[Step]) -> bool {
+    !steps.is_empty() || same_name(&row.name, source)
 }
 
 /// Whether something speaks against what the name says.

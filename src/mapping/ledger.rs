@@ -6,7 +6,7 @@
 
 use super::apply::apply_recipe;
 use super::derive::{batched, literal};
-use super::hints::align;
+use super::hints::{align, same_name};
 use super::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Mapping,
     Missing, Permissions, Recipe, Refusal, Row, Why, held_bytes,
@@ -311,15 +311,8 @@ pub(super) fn unexplained<'a>(row: &Row, changed: impl Iterator<Item = &'a str>)
 /// Whether the tensor `name` may be in an unsourced constant: by the exporter's record, where there is one.
 fn may_hold(row: &Row, name: &str) -> bool {
     use super::types::Meaning;
-    let same = |recorded: &str| {
-        let ends = |long: &str, short: &str| {
-            long.strip_suffix(short)
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        ends(recorded, name) || ends(name, recorded)
-    };
     if !row.folded_from.is_empty() {
-        return row.folded_from.iter().any(|f| same(f));
+        return row.folded_from.iter().any(|f| same_name(f, name));
     }
     let bare = name.replace('.', "_").to_lowercase();
     let mut recorded = row.readings.iter().peekable();
@@ -425,7 +418,8 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
         } else if !view.dtype.is_float() && literal(view).is_some() {
             Why::NotFloat
         } else {
-            unused.judge(name, view.dtype, true)
+            let module = name.rsplit_once('.').map_or("", |(m, _)| m);
+            unused.judge(name, view.dtype, !unused.absorbed.contains(module))
         };
         found.push(Leftover {
             name: name.to_owned(),
@@ -448,6 +442,10 @@ struct Unused<'b> {
     closed: bool,
     /// No table of integers lacks one.
     closed_integers: bool,
+    /// Modules of tensors whose few values may have been absorbed.
+    absorbed: HashSet<&'b str>,
+    /// What constants are called.
+    rows: Vec<&'b str>,
     /// Digests of the used tensors in the new file.
     given: HashMap<Digest, String>,
     root: &'b str,
@@ -477,6 +475,11 @@ impl<'b> Unused<'b> {
                 .iter()
                 .any(|r| r.is_unsourced() && !books.permissions.ignores(&r.name)),
             closed_integers: mapping.unsourced_integers.is_empty(),
+            absorbed: (books.inventory.tensors.iter())
+                .filter(|t| t.flat && !used.contains(t.name.as_str()) && !is_counter(&t.name))
+                .map(|t| t.name.rsplit_once('.').map_or("", |(m, _)| m))
+                .collect(),
+            rows: mapping.rows.iter().map(|r| r.name.as_str()).collect(),
             given: given.collect(),
             root,
         }
@@ -489,7 +492,8 @@ impl<'b> Unused<'b> {
     /// `safe`: the base value is known and tells the tensor from others.
     fn judge(&self, name: &str, dtype: Dtype, safe: bool) -> Why {
         let closed = self.closed && (dtype.is_float() || self.closed_integers);
-        if closed && safe && !self.has_used_neighbour(name) {
+        let is_called = self.rows.iter().any(|row| same_name(row, name));
+        if closed && safe && !is_called && !self.has_used_neighbour(name) {
             Why::Unused
         } else {
             Why::Unreached

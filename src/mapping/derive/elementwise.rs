@@ -1,8 +1,9 @@
 //! Constants that are one tensor after a function of each element: scaled, shifted by one, the exponential of it.
 
+use super::literal::{is_closed, is_typed};
 use super::value::{Relation, squeezed};
 use crate::mapping::types::{Factor, Step};
-use crate::tensor::{TensorView, permute, to_f32};
+use crate::tensor::{Dtype, TensorView, from_f32, permute, to_f32};
 
 /// Elements by which a function is ruled out before all are compared.
 const SAMPLE: usize = 64;
@@ -20,11 +21,13 @@ pub(in crate::mapping) struct Found {
     pub max_ulp: u32,
 }
 
-/// The functions of `source`, in the order of axes that `relation` says, that give `held` (both as f32 in `held_values`'s order).
+/// The functions of `source`, in the order of axes that `relation` says, that give `held` (as f32 in its own order, of a constant of
+/// `dtype`).
 pub(in crate::mapping) fn functions(
     source: TensorView<'_>,
     relation: &Relation,
     held_values: &[f32],
+    dtype: Dtype,
 ) -> Vec<Found> {
     let Some(values) = laid_out(source, relation) else {
         return Vec::new();
@@ -32,13 +35,38 @@ pub(in crate::mapping) fn functions(
     if values.len() != held_values.len() || values.is_empty() {
         return Vec::new();
     }
-    let candidates = candidates(&values, held_values);
-    (candidates.into_iter())
+    let candidates = candidates(&values, held_values, dtype);
+    let mut found: Vec<Found> = (candidates.into_iter())
         .filter_map(|steps| {
-            let max_ulp = agrees(&values, held_values, &steps)?;
+            let max_ulp = agrees(&values, held_values, &steps, dtype)?;
             Some(Found { steps, max_ulp })
         })
-        .collect()
+        .collect();
+    one_factor(&mut found);
+    found
+}
+
+/// Of neighbouring factors, which differ by roundings, keeps the nearest, and of those the one that somebody typed.
+fn one_factor(found: &mut Vec<Found>) {
+    let rank = |f: &Found| match f.steps[..] {
+        [Step::Scale { factor }] => Some((f.max_ulp, !is_typed(factor.get()))),
+        _ => None,
+    };
+    let best = found.iter().filter_map(rank).min();
+    let mut kept = false;
+    found.retain(|f| match rank(f) {
+        None => true,
+        own => own == best && !std::mem::replace(&mut kept, true),
+    });
+}
+
+/// Whether `source` in that order of axes is `held`, number by number.
+pub(in crate::mapping) fn is_equal(
+    source: TensorView<'_>,
+    relation: &Relation,
+    held: &[f32],
+) -> bool {
+    laid_out(source, relation).is_some_and(|values| values == held)
 }
 
 fn laid_out(source: TensorView<'_>, relation: &Relation) -> Option<Vec<f32>> {
@@ -57,7 +85,7 @@ fn laid_out(source: TensorView<'_>, relation: &Relation) -> Option<Vec<f32>> {
 }
 
 /// Functions that one element suggests.
-fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
+fn candidates(values: &[f32], held: &[f32], dtype: Dtype) -> Vec<Vec<Step>> {
     let mut all = vec![
         vec![Step::Exp],
         vec![
@@ -78,8 +106,7 @@ fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
         if let Some(at) = largest.filter(|&at| values[at] != 0.0) {
             let guess = held[at] / values[at];
             if guess.is_finite() && guess != 0.0 && guess != 1.0 {
-                for d in -2i32..=2 {
-                    let factor = f32::from_bits(guess.to_bits().wrapping_add_signed(d));
+                for factor in factors(guess, dtype) {
                     all.push(vec![Step::Scale {
                         factor: Factor::new(factor),
                     }]);
@@ -87,6 +114,27 @@ fn candidates(values: &[f32], held: &[f32]) -> Vec<Vec<Step>> {
             }
         }
     }
+    all
+}
+
+/// Factors that `guess`, one quotient of a constant of `dtype`, may stand for. A factor of many digits is none of them: it may itself
+/// come from the tensor, as its norm or its largest value.
+fn factors(guess: f32, dtype: Dtype) -> Vec<f32> {
+    let digits = match dtype {
+        Dtype::F16 => 3,
+        Dtype::Bf16 => 2,
+        _ => {
+            let near = (-2i32..=2).map(|d| f32::from_bits(guess.to_bits().wrapping_add_signed(d)));
+            return near.filter(|f| is_closed(*f)).collect();
+        }
+    };
+    let g = f64::from(guess);
+    let short = (0..digits).filter_map(|d| format!("{g:.d$e}").parse().ok());
+    let root = (g * g).round().sqrt() * g.signum();
+    let inverse = 1.0 / (1.0 / (g * g)).round().sqrt() * g.signum();
+    let closed = [root, inverse].into_iter().map(|f| f as f32);
+    let mut all: Vec<f32> = short.chain(closed).collect();
+    all.retain(|f| f.is_finite() && *f != 0.0 && *f != 1.0);
     all
 }
 
@@ -101,13 +149,19 @@ pub(in crate::mapping) fn step(step: &Step, value: f32) -> Option<f32> {
     }
 }
 
-fn agrees(values: &[f32], held: &[f32], steps: &[Step]) -> Option<u32> {
-    let exact = steps.iter().all(|s| matches!(s, Step::Offset { .. }));
+fn agrees(values: &[f32], held: &[f32], steps: &[Step], dtype: Dtype) -> Option<u32> {
+    // A half type has too few places for a tolerance.
+    let half = matches!(dtype, Dtype::F16 | Dtype::Bf16);
+    let exact = half || steps.iter().all(|s| matches!(s, Step::Offset { .. }));
     let limit = if exact { 0 } else { MAX_ULP };
     let one = |i: usize| -> Option<u32> {
         let mut value = values[i];
         for s in steps {
             value = step(s, value)?;
+        }
+        if half {
+            let bytes = from_f32(dtype, &[value]).ok()?;
+            value = *to_f32(dtype, &bytes).ok()?.first()?;
         }
         ulps(value, held[i]).filter(|&u| u <= limit)
     };
@@ -136,7 +190,6 @@ fn ulps(a: f32, b: f32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Dtype;
 
     fn of(values: &[f32], held: &[f32]) -> Vec<Found> {
         let data: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -146,7 +199,19 @@ mod tests {
             shape: &shape,
             data: &data,
         };
-        functions(view, &Relation::Order(vec![0]), held)
+        functions(view, &Relation::Order(vec![0]), held, Dtype::F32)
+    }
+
+    #[test]
+    fn a_factor_is_found_once() {
+        let w: Vec<f32> = (0u8..32).map(|i| 0.137 * f32::from(i) - 1.77).collect();
+        for k in [2.0f32, 0.25, 0.37, -1.5] {
+            let held: Vec<f32> = w.iter().map(|v| v * k).collect();
+            let steps = vec![Step::Scale {
+                factor: Factor::new(k),
+            }];
+            assert_eq!(of(&w, &held), [Found { steps, max_ulp: 0 }], "{k}");
+        }
     }
 
     #[test]
@@ -175,5 +240,7 @@ mod tests {
             );
         }
         assert!(of(&w, &by(|v| v * v)).is_empty());
+        assert!(of(&w, &by(|v| v / 3.712_648_1)).is_empty());
+        assert_eq!(of(&w, &by(|v| v * 768f32.sqrt())).len(), 1);
     }
 }

@@ -82,7 +82,13 @@ fn ulps(a: f32, b: f32) -> Option<u32> {
 }
 
 /// Whether the first element, which is of the first channel, agrees: rules almost every foreign fold out at once.
-pub(in crate::mapping) fn first_agrees(values: &[f32], held: &[f32], affine: Affine<'_>) -> bool {
+/// `round` gives a number as the weight's type holds it.
+pub(in crate::mapping) fn first_agrees(
+    values: &[f32],
+    held: &[f32],
+    affine: Affine<'_>,
+    round: &dyn Fn(f32) -> f32,
+) -> bool {
     let first = |v: &[f32]| v.first().copied();
     match (
         first(values),
@@ -91,7 +97,7 @@ pub(in crate::mapping) fn first_agrees(values: &[f32], held: &[f32], affine: Aff
         first(affine.variance),
     ) {
         (Some(w), Some(h), Some(g), Some(v)) => {
-            ulps(w * (g / (v + affine.epsilon).sqrt()), h).is_some_and(|u| u <= MAX_ULP)
+            ulps(round(w * (g / (v + affine.epsilon).sqrt())), h).is_some_and(|u| u <= MAX_ULP)
         }
         _ => false,
     }

@@ -35,7 +35,11 @@ pub(in crate::mapping) fn is_flat(dtype: Dtype, data: &[u8]) -> bool {
 pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     let count: usize = view.shape.iter().product();
     if count == 1 {
-        return Some(Literal::Scalar);
+        let closed = match to_f32(view.dtype, view.data) {
+            Ok(v) => v.iter().all(|v| needs_no_tensor(view.dtype, *v)),
+            Err(_) => true,
+        };
+        return closed.then_some(Literal::Scalar);
     }
     if is_flat(view.dtype, view.data) {
         return Some(Literal::Flat);
@@ -73,11 +77,65 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     table.then_some(Literal::Sinusoidal)
 }
 
+/// Digits of a longer number in code: `0.044715`, `0.18215`.
+const CODE_DIGITS: usize = 5;
+
+/// Whether a number needs no tensor: typed in code, a limit of a type, or a root, a quotient or a logarithm of a whole number (`1/√48`,
+/// `48^(-1/4)` that scales both sides of an attention, `√(2/π)`, `ln 10000`).
+fn needs_no_tensor(dtype: Dtype, value: f32) -> bool {
+    let v = f64::from(value).abs();
+    if !v.is_finite() || v == 0.0 || v >= 65504.0 || is_closed(value) {
+        return true;
+    }
+    // Half types have few digits of their own.
+    let digits = match dtype {
+        Dtype::F16 => 3,
+        Dtype::Bf16 => 2,
+        _ => return digits(value) <= CODE_DIGITS,
+    };
+    let tolerance = if dtype == Dtype::F16 { 5e-4 } else { 4e-3 };
+    let rounded: f64 = format!("{v:.*e}", digits - 1).parse().unwrap_or(f64::NAN);
+    (rounded - v).abs() <= tolerance * v || !is_far_from_whole(v, tolerance)
+}
+
+/// Whether a single-precision number is a short decimal, or a closed form of a whole number.
+pub(in crate::mapping) fn is_closed(value: f32) -> bool {
+    is_typed(value) || !is_far_from_whole(f64::from(value).abs(), 2e-7)
+}
+
+fn is_far_from_whole(v: f64, tolerance: f64) -> bool {
+    let pi = std::f64::consts::PI;
+    let forms = [
+        v * v,
+        1.0 / (v * v),
+        v * v * pi,
+        1.0 / v,
+        v * pi,
+        v / pi,
+        pi / v,
+    ];
+    let far = |x: f64, tolerance: f64| {
+        let whole = x.round();
+        !(1.0..=65536.0).contains(&whole) || (x - whole).abs() > tolerance * x
+    };
+    // The exponential of a rounded logarithm is off by as many times the rounding as the logarithm is large.
+    forms.into_iter().all(|x| far(x, 2.0 * tolerance))
+        && far(v.exp(), tolerance * v.max(1.0))
+        && [v.powi(4), 1.0 / v.powi(4)]
+            .into_iter()
+            .all(|x| far(x, 4.0 * tolerance))
+}
+
 /// Whether `value` is a short decimal number, as people type them; a trained value has more digits.
 pub(in crate::mapping) fn is_typed(value: f32) -> bool {
+    digits(value) <= TYPED_DIGITS
+}
+
+/// Digits of the shortest decimal that is this number.
+fn digits(value: f32) -> usize {
     let text = format!("{:e}", value.abs());
     let digits = text.split('e').next().unwrap_or_default();
-    digits.bytes().filter(u8::is_ascii_digit).count() <= TYPED_DIGITS
+    digits.bytes().filter(u8::is_ascii_digit).count()
 }
 
 fn is_arithmetic(values: &[f64], tolerance: f64) -> bool {
@@ -163,7 +221,21 @@ mod tests {
 
     #[test]
     fn tables_that_exporters_compute_are_known() {
-        assert_eq!(of(&[], &[0.3]), Some(Literal::Scalar));
+        for v in [
+            0.3,
+            0.044_715,
+            0.176_776_7,
+            0.638_943_1,
+            0.797_884_6,
+            9.210_34,
+            -3.402_823_5e38,
+            1e-5,
+        ] {
+            assert_eq!(of(&[], &[v]), Some(Literal::Scalar), "{v}");
+        }
+        for v in [14.285_712, 0.193_847_3, -1.337_426_7] {
+            assert_eq!(of(&[], &[v]), None, "{v}");
+        }
         assert_eq!(of(&[8], &[1.0; 8]), Some(Literal::Flat));
         let steps: Vec<f32> = (0u8..16).map(|i| 0.5 * f32::from(i) - 3.0).collect();
         assert_eq!(of(&[1, 16], &steps), Some(Literal::Arithmetic));
@@ -198,6 +270,6 @@ mod tests {
         assert_eq!(of(&[32], &random), None);
         assert_eq!(of(&[4, 8], &random), None);
         // Three numbers are not flat because there are only three.
-        assert_eq!(of(&[3], &[0.12, -0.5, 0.31]), None);
+        assert_eq!(of(&[3], &[0.123_71, -0.517_234, 0.313_377]), None);
     }
 }

@@ -11,7 +11,7 @@ mod value;
 
 pub(super) use batch::batched;
 pub(super) use close::{CLEARLY, FEWEST, LEAD, Measure, cosine, sample};
-pub(super) use elementwise::{functions, step as step_value};
+pub(super) use elementwise::{functions, is_equal, step as step_value};
 pub(super) use literal::{is_flat, is_typed, literal};
 pub use rank::{LARGEST_RANK, effective_rank};
 pub(super) use rows::{RowIndex, Stack};

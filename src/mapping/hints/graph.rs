@@ -280,8 +280,7 @@ fn readings(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Vec<Read
     let mut found = Vec::new();
     for (node, _) in nodes.direct_uses(name) {
         let by_path = || {
-            let module =
-                module_path(&node.name).filter(|_| record.exporter == Exporter::TorchScript)?;
+            let module = module_path(&node.name).filter(|_| record.has_paths)?;
             Some(Reading {
                 node: node.name.clone(),
                 meaning: Meaning::Path { module },

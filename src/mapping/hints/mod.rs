@@ -7,4 +7,4 @@ mod nodes;
 mod record;
 
 pub(super) use graph::{is_anonymous, outline};
-pub(super) use names::{Prefixes, align, wrapper};
+pub(super) use names::{Prefixes, align, same_name, wrapper};

@@ -41,6 +41,8 @@ pub(in crate::mapping) struct Record<'a> {
     /// Calls that stand for a second one that was merged into them.
     merged: HashSet<&'a str>,
     pub exporter: Exporter,
+    /// Node names are module paths.
+    pub has_paths: bool,
 }
 
 fn prop<'a>(props: &'a [StringStringEntryProto], key: &str) -> Option<&'a str> {
@@ -85,8 +87,15 @@ impl<'a> Record<'a> {
             call_of: HashMap::new(),
             folded: HashMap::new(),
             merged: HashSet::new(),
-            exporter: exporter(graph, producer),
+            exporter: Exporter::Merging,
+            has_paths: false,
         };
+        let dynamo = (graph.node.iter())
+            .any(|n| n.name.starts_with("node_") || prop(&n.metadata_props, NODE).is_some());
+        record.has_paths = producer == "pytorch" && !dynamo;
+        if record.has_paths && keeps_literals_apart(graph) {
+            record.exporter = Exporter::TorchScript;
+        }
         for node in nodes.iter() {
             let Some((name, users, args)) = prop(&node.metadata_props, NODE).and_then(parse) else {
                 continue;
@@ -154,6 +163,8 @@ impl<'a> Record<'a> {
         // Inputs of the nodes that come from elsewhere: graph inputs have other names in the traced graph.
         let mut inputs: Vec<&str> = Vec::new();
         let mut owners: Vec<&'a str> = Vec::new();
+        // Arguments that a node reads more often than the call names them.
+        let mut repeated: Vec<&'a str> = Vec::new();
         for input in call.nodes.iter().flat_map(|n| &n.input) {
             if input.is_empty() || nodes.is_constant(input) {
                 continue;
@@ -167,7 +178,16 @@ impl<'a> Record<'a> {
                 None => {}
                 Some(owner) => {
                     let own = call.nodes.iter().any(|n| n.output.contains(input));
-                    if !own && !call.args.contains(&owner) && !owners.contains(&owner) {
+                    let twice = |n: &&NodeProto| {
+                        n.input.iter().filter(|i| *i == input).count()
+                            > call.args.iter().filter(|a| **a == owner).count()
+                    };
+                    if own {
+                    } else if call.args.contains(&owner) {
+                        if call.nodes.iter().any(twice) && !repeated.contains(&owner) {
+                            repeated.push(owner);
+                        }
+                    } else if !owners.contains(&owner) {
                         owners.push(owner);
                     }
                 }
@@ -179,8 +199,13 @@ impl<'a> Record<'a> {
             let twin = owners.iter().position(|o| stem(o) == stem(argument));
             if let Some(at) = twin {
                 merged.push((*argument, owners.remove(at)));
+                return false;
             }
-            twin.is_none()
+            let same = repeated.iter().find(|o| stem(o) == stem(argument));
+            if let Some(owner) = same {
+                merged.push((*argument, owner));
+            }
+            same.is_none()
         });
         let stand_ins = inputs.len() + owners.len();
         open.truncate(open.len().saturating_sub(stand_ins));
@@ -241,14 +266,12 @@ impl<'a> Record<'a> {
     }
 }
 
-fn exporter(graph: &GraphProto, producer: &str) -> Exporter {
-    let dynamo = (graph.node.iter())
-        .any(|n| n.name.starts_with("node_") || prop(&n.metadata_props, NODE).is_some());
-    if producer == "pytorch" && !dynamo {
-        Exporter::TorchScript
-    } else {
-        Exporter::Merging
-    }
+/// Whether the file is as torch's older exporter wrote it. Optimizers keep its producer and its paths; they make initializers of
+/// its `Constant` nodes, under the nodes' names, and merge them with parameters of the same value.
+fn keeps_literals_apart(graph: &GraphProto) -> bool {
+    let lifted = |name: &str| name.starts_with('/') || name.contains("_output_");
+    graph.node.iter().any(|n| n.op_type == "Constant")
+        && !graph.initializer.iter().any(|t| lifted(&t.name))
 }
 
 #[cfg(test)]

@@ -5,15 +5,17 @@
 
 use super::context::{Case, Sources};
 use super::equal::{Source, equalities};
-use super::{folds, presume, readings};
+use super::named::presume;
+use super::{folds, readings};
 use crate::mapping::apply::apply_recipe;
 use crate::mapping::derive::{
-    RowIndex, Stack, as_type, batched, common, functions, is_flat, is_typed, literal,
-    presumed_relations,
+    Relation, RowIndex, Stack, as_type, batched, common, functions, is_flat, is_square, is_typed,
+    literal, presumed_relations,
 };
+use crate::mapping::hints::same_name;
 use crate::mapping::types::{
-    Checkpoint, Error, Evidence, Grade, Held, Inventory, Literal, Mapping, Recipe, Rounding, Row,
-    SourceTensor, held_bytes,
+    Checkpoint, Error, Evidence, Grade, Held, Inventory, Layout, Literal, Mapping, Recipe,
+    Rounding, Row, SourceTensor, held_bytes,
 };
 use crate::tensor::{Digest, Dtype, TensorView, to_f32};
 use rayon::prelude::*;
@@ -70,7 +72,7 @@ pub(super) fn resolve(
     )?;
     for (r, recipes) in found {
         for (recipe, rounding) in recipes {
-            explain(&mut rows[r], recipe, rounding);
+            rows[r].explain(recipe, rounding);
         }
     }
     let literals = batched(
@@ -82,6 +84,11 @@ pub(super) fn resolve(
         rows[r].literal = found;
     }
     from_rows(&case, checkpoint, &mut rows, &unexplained)?;
+    for &r in &open {
+        if is_lacking(&rows[r]) {
+            rows[r].literal = None;
+        }
+    }
     readings::narrow(&case, &mut rows, &open, mapping.merges);
     let mut inventory = inventory(&case, &mut rows, &open);
     in_attributes(&case, &rows, &mapping.attributes, &mut inventory);
@@ -104,6 +111,15 @@ pub(super) fn resolve(
     })
 }
 
+/// Whether a parameter of the model has the flat value of an initialiser and the base has no tensor for it: one shard, or another
+/// model. A graph's own value is a parameter by nothing.
+fn is_lacking(row: &Row) -> bool {
+    row.literal == Some(Literal::Flat)
+        && row.explanations().next().is_none()
+        && row.is_parameter()
+        && !row.inline
+}
+
 pub(super) fn forget(row: &mut Row) {
     row.grade = Grade::Unproven;
     row.recipe = None;
@@ -112,21 +128,6 @@ pub(super) fn forget(row: &mut Row) {
     row.evidence.clear();
     row.literal = None;
     row.pinned = None;
-}
-
-/// Adds a derivation that reproduces the row; the first is its recipe.
-pub(super) fn explain(row: &mut Row, recipe: Recipe, rounding: Option<Rounding>) {
-    if row.explanations().any(|r| *r == recipe) {
-        return;
-    }
-    if rounding.is_some() && row.rounding.is_none() {
-        row.rounding = rounding;
-    }
-    if row.recipe.is_none() {
-        row.recipe = Some(recipe);
-    } else {
-        row.alternatives.push(recipe);
-    }
 }
 
 /// Tensors that the row is, as they are or with their axes in another order; the one that a name or path points to first.
@@ -145,10 +146,29 @@ fn whole_tensors(case: &Case<'_>, rows: &mut [Row], r: usize) {
             dtype: same.dtype,
             unique: alone,
         });
+        let source = &case.sources[same.source];
         for relation in &same.relations {
+            if !may_stand(row, source, named.contains(&same.source), relation) {
+                continue;
+            }
             let recipe = case.recipe(row, same.source, relation);
-            explain(row, recipe, None);
+            row.explain(recipe, None);
         }
+    }
+}
+
+/// Whether a square matrix may stand so: a parameter under its own name stands as it is, another as its reader needs it. A base whose
+/// matrix was transposed by mistake is no base.
+fn may_stand(row: &Row, source: &Source<'_>, named: bool, relation: &Relation) -> bool {
+    if !is_square(&row.shape) || !is_square(source.view.shape) {
+        return true;
+    }
+    let plain = matches!(relation, Relation::Order(o) if o.is_sorted());
+    let fits = relation.fits(row.layout);
+    if named && same_name(&row.name, source.name) {
+        plain || (fits && row.layout != Layout::Unknown)
+    } else {
+        fits
     }
 }
 
@@ -165,6 +185,8 @@ fn elementwise(case: &Case<'_>, row: &Row, r: usize) -> Result<Explained, Error>
         return Ok(found);
     };
     let flat = is_flat(row.dtype, &bytes);
+    // Exporters give what they compute another name: a parameter's own name means the parameter, or contradicts the base.
+    let own = readings::own_name(case, row, r);
     let named: Vec<usize> = case.named[r].iter().map(|n| n.source).collect();
     for (s, source) in case.sources.iter().enumerate() {
         let view = source.view;
@@ -173,11 +195,17 @@ fn elementwise(case: &Case<'_>, row: &Row, r: usize) -> Result<Explained, Error>
         }
         // Ones are 1 + zeros for every tensor of zeros; only the one that the graph names counts.
         let meant = named.contains(&s) || row.folded_from.iter().any(|f| f == source.name);
-        if !meant && (flat || is_flat(view.dtype, view.data)) {
+        // A scalar that nobody types is one tensor's and no other's.
+        let telling = row.count() == 1 && !is_typed(held[0]);
+        if !meant && !telling && (flat || is_flat(view.dtype, view.data)) {
             continue;
         }
         for relation in presumed_relations(row, view.shape) {
-            for function in functions(view, &relation, &held) {
+            let computed = match own {
+                None => functions(view, &relation, &held, row.dtype),
+                Some(_) => Vec::new(),
+            };
+            for function in computed {
                 let Recipe::Tensor { source, mut steps } = case.recipe(row, s, &relation) else {
                     continue;
                 };
@@ -216,7 +244,7 @@ fn clamped(
     case: &Case<'_>,
     row: &Row,
     s: usize,
-    relation: &crate::mapping::derive::Relation,
+    relation: &Relation,
     held: &[u8],
 ) -> Result<Option<(Recipe, Option<Rounding>)>, Error> {
     let recipe = case.recipe(row, s, relation);
@@ -288,9 +316,20 @@ fn from_rows(
             shape: &row.shape,
             data: &bytes,
         };
-        let exact = |recipe: &Recipe| gives(&row, recipe, checkpoint, &bytes);
+        // A square matrix as a whole was looked at before, and how it may stand.
+        let whole = |recipe: &Recipe| match recipe {
+            Recipe::Rows { runs, .. } => {
+                is_square(&row.shape)
+                    && runs.len() == 1
+                    && checkpoint
+                        .get(&runs[0].source)
+                        .is_some_and(|v| v.shape.iter().product::<usize>() == row.count())
+            }
+            _ => false,
+        };
+        let exact = |recipe: &Recipe| !whole(recipe) && gives(&row, recipe, checkpoint, &bytes);
         for recipe in index.explain(view, exact) {
-            explain(&mut rows[r], recipe, None);
+            rows[r].explain(recipe, None);
         }
     }
     Ok(())
@@ -329,7 +368,7 @@ fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
             let given = rows[r]
                 .explanations()
                 .any(|recipe| recipe.sources().contains(&name.as_str()));
-            if !given && rows[r].baked.is_none() {
+            if !given {
                 tensors[at[&name]].contradicted = true;
                 rows[r].evidence.push(Evidence::NotClose {
                     source: name,
@@ -339,7 +378,26 @@ fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
             }
         }
     }
+    for i in counterparts(rows, open, &tensors) {
+        tensors[i].contradicted = true;
+    }
     Inventory { tensors }
+}
+
+/// Tensors that no constant gives, of as many elements as a parameter that no tensor gives: each may be another training of it, so
+/// what the model holds of it is not known.
+fn counterparts(rows: &[Row], open: &[usize], tensors: &[SourceTensor]) -> Vec<usize> {
+    let used: HashSet<&str> = (rows.iter().flat_map(Row::explanations))
+        .flat_map(Recipe::sources)
+        .collect();
+    let unproven: HashSet<usize> = (open.iter().map(|&r| &rows[r]))
+        .filter(|row| row.is_unsourced() && row.is_parameter())
+        .map(Row::count)
+        .collect();
+    let fits = |t: &SourceTensor| unproven.contains(&t.shape.iter().product());
+    (0..tensors.len())
+        .filter(|&i| fits(&tensors[i]) && !used.contains(tensors[i].name.as_str()))
+        .collect()
 }
 
 /// Notes tensors whose value stands in an attribute of the graph, which no refit changes. A number that somebody may have typed

@@ -130,6 +130,10 @@ fn candidates(
     samples: &Samples,
 ) -> Vec<Candidate> {
     let mut all = Vec::new();
+    // Integers are close to nothing.
+    if held.is_empty() {
+        return all;
+    }
     for &source in pool.get(&key(&row.shape)).into_iter().flatten() {
         let from = squeezed(case.sources[source].view.shape);
         for order in compared_orders(&from, &squeezed(&row.shape)) {
@@ -193,10 +197,15 @@ fn by_name(
     add_fold_evidence(row);
     let shape = case.sources[first].view.shape;
     let Some(own) = own else {
-        let presumed = presumed_relations(row, shape);
+        let mut presumed = presumed_relations(row, shape);
+        if !row.dtype.is_float() && shape == row.shape {
+            presumed.truncate(1);
+        }
         if let ([one], true) = (
             &presumed[..],
-            row.fold_signs.is_empty() && against.is_empty(),
+            row.fold_signs.is_empty()
+                && against.is_empty()
+                && row.dtype.is_float() == case.sources[first].view.dtype.is_float(),
         ) {
             // Scalars and types without a plain float: nothing to be close to.
             row.recipe = Some(case.recipe(row, first, one));

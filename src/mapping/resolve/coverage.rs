@@ -52,6 +52,7 @@ pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> 
             by_print.insert((source.view.dtype, print.flat), source.name);
         }
     }
+    let named: HashSet<usize> = case.named.iter().flatten().map(|n| n.source).collect();
     let leftovers = (case.sources.iter().enumerate())
         .filter(|(_, source)| !reached.contains(source.name))
         .map(|(s, source)| {
@@ -60,7 +61,7 @@ pub(super) fn of(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> 
             let twin = print.and_then(|p| by_print.get(&(dtype, p.flat)));
             let why = if source.name.rsplit('.').next() == Some("num_batches_tracked") {
                 Why::Counter
-            } else if !dtype.is_float() {
+            } else if !dtype.is_float() && !named.contains(&s) {
                 Why::NotFloat
             } else if let Some(of) = twin {
                 Why::Duplicate {

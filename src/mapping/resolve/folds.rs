@@ -97,7 +97,7 @@ fn add(rows: &mut [Row], found: Vec<(usize, Option<Found>)>) {
             max_ulp: found.rounding.max_ulp,
         });
         for recipe in found.recipes {
-            super::base::explain(&mut rows[r], recipe, Some(found.rounding.clone()));
+            rows[r].explain(recipe, Some(found.rounding.clone()));
         }
     }
 }
@@ -161,6 +161,26 @@ fn is_flat_row(case: &Case<'_>, row: &Row) -> Result<bool, Error> {
     Ok(is_flat(row.dtype, &held_bytes(row, case.held)?))
 }
 
+fn folds_in(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16)
+}
+
+/// `value` as `dtype` holds it.
+fn rounded(dtype: Dtype, value: f32) -> f32 {
+    let back = |bytes: Vec<u8>| to_f32(dtype, &bytes).ok()?.first().copied();
+    from_f32(dtype, &[value])
+        .ok()
+        .and_then(back)
+        .unwrap_or(value)
+}
+
+/// Whether a fold that was computed in single precision and then converted gives `held`, bit for bit: a half type has too few places
+/// for a tolerance.
+fn is_rounded(dtype: Dtype, computed: &[f32], held: &[f32]) -> bool {
+    let back = |bytes: Vec<u8>| to_f32(dtype, &bytes).ok();
+    (from_f32(dtype, computed).ok().and_then(back)).is_some_and(|values| values == held)
+}
+
 fn rounding(dtype: Dtype, values: &[f32], max_ulp: u32) -> Option<Rounding> {
     let recomputed = Digest::of(&from_f32(dtype, values).ok()?);
     Some(Rounding {
@@ -175,7 +195,7 @@ fn find_kernel(
     r: usize,
     norms: &[NormModule],
 ) -> Result<Option<Found>, Error> {
-    let Some(axis) = channel_axis(row).filter(|_| row.dtype == Dtype::F32 && row.shape.len() >= 2)
+    let Some(axis) = channel_axis(row).filter(|_| folds_in(row.dtype) && row.shape.len() >= 2)
     else {
         return Ok(None);
     };
@@ -220,11 +240,14 @@ fn find_kernel(
                     variance: &variance,
                     epsilon,
                 };
-                if !fold::first_agrees(&values, &held, affine) {
+                if !fold::first_agrees(&values, &held, affine, &|v| rounded(row.dtype, v)) {
                     return None;
                 }
                 let computed = fold::kernel(&values, &row.shape, axis, affine)?;
-                let distance = fold::kernel_distance(&computed, &held)?;
+                let distance = match row.dtype {
+                    Dtype::F32 => fold::kernel_distance(&computed, &held)?,
+                    half => is_rounded(half, &computed, &held).then_some(0)?,
+                };
                 Some((epsilon, rounding(row.dtype, &computed, distance)?))
             });
             if let Some((epsilon, rounding)) = matched {
@@ -250,7 +273,7 @@ fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, E
     let Some(kernel_row) = rows.iter().find(|k| Some(k.name.as_str()) == partner) else {
         return Ok(None);
     };
-    if row.dtype != Dtype::F32 {
+    if !folds_in(row.dtype) {
         return Ok(None);
     }
     let bytes = held_bytes(row, case.held)?;
@@ -293,8 +316,11 @@ fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, E
             let Some(computed) = fold::bias(own, &shift, &mean, affine) else {
                 continue;
             };
-            let found = fold::bias_distance(&computed, &held, &shift)
-                .and_then(|d| rounding(row.dtype, &computed, d));
+            let distance = match row.dtype {
+                Dtype::F32 => fold::bias_distance(&computed, &held, &shift),
+                half => is_rounded(half, &computed, &held).then_some(0),
+            };
+            let found = distance.and_then(|d| rounding(row.dtype, &computed, d));
             if let Some(rounding) = found {
                 best.get_or_insert(rounding);
                 recipes.push(Recipe::BatchNorm {

@@ -8,19 +8,21 @@ mod copies;
 mod coverage;
 mod equal;
 mod folds;
+mod named;
 mod norms;
 mod readings;
 mod rivals;
 
-use super::hints::{Prefixes, align, is_anonymous, outline};
+use super::hints::{align, is_anonymous, outline};
 use super::types::{
     Checkpoint, Error, Grade, Held, Mapping, ModelValues, Recipe, Resolved, Row, held_bytes,
 };
 use crate::onnx::Model;
 use by_value::{by_both, by_value, orientation_evidence};
-use context::{Case, Named};
+use context::Case;
 use equal::{Source, equalities};
-use std::collections::{HashMap, HashSet};
+use named::presume;
+use std::collections::HashSet;
 
 /// Maps `model`: from its graph alone, or proven against the checkpoint that it was exported from.
 ///
@@ -102,7 +104,7 @@ pub fn corroborate(
         rows[r].literal = base::literal_of(held, &rows[r])?;
         orientation_evidence(&mut rows[r]);
     }
-    readings::veto(&case, &mut rows, &open);
+    readings::veto(&case, &mut rows, &open, mapping.merges);
     let accounts = coverage::of(&rows, &case, missing_settled);
     rivals::add(&case, &mut rows, &open);
     rows.extend(baked_by_name(baked, &sources, held)?);
@@ -192,41 +194,4 @@ fn settle_names(rows: &mut [Row], open: &[usize], sources: &[Source<'_>]) -> Vec
     (settled.into_iter())
         .filter(|&r| all(&rows[r]).iter().any(|n| !known.contains(n.as_str())))
         .collect()
-}
-
-/// The presumed sources of every row, and by row those names that the checkpoint does not have.
-fn presume(rows: &[Row], sources: &[Source<'_>]) -> (Vec<Vec<Named>>, Vec<Vec<String>>) {
-    let prefixes = hint_prefixes(rows, sources);
-    let index: HashMap<&str, usize> = (sources.iter().enumerate())
-        .map(|(i, s)| (s.name, i))
-        .collect();
-    let mut named = vec![Vec::new(); rows.len()];
-    let mut absent = vec![Vec::new(); rows.len()];
-    for r in 0..rows.len() {
-        for hint in &rows[r].hints {
-            for name in &hint.names {
-                let translated = prefixes.translate(name);
-                let found = (translated.as_deref().and_then(|n| index.get(n)))
-                    .or_else(|| index.get(name.as_str()));
-                match found {
-                    Some(&source) if sources[source].count() == rows[r].count() => {
-                        if !named[r].iter().any(|n: &Named| n.source == source) {
-                            let clue = hint.clue.clone();
-                            named[r].push(Named { source, clue });
-                        }
-                    }
-                    _ => absent[r].push(translated.unwrap_or_else(|| name.clone())),
-                }
-            }
-        }
-    }
-    (named, absent)
-}
-
-fn hint_prefixes(rows: &[Row], sources: &[Source<'_>]) -> Prefixes {
-    let presumed = rows.iter().flat_map(|row| {
-        let count = row.count();
-        (row.hints.iter().flat_map(|h| &h.names)).map(move |n| (n.as_str(), Some(count)))
-    });
-    align(presumed, sources.iter().map(|s| (s.name, Some(s.count()))))
 }

@@ -6,8 +6,10 @@
 //! all agree; a reader that means none of them pins the value.
 
 use super::context::Case;
+use super::named::hint_prefixes;
 use crate::mapping::derive::{is_typed, squeezed};
-use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row};
+use crate::mapping::hints::{is_anonymous, same_name};
+use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row, Step};
 use crate::tensor::to_f32;
 use std::collections::{HashMap, HashSet};
 
@@ -30,16 +32,19 @@ struct Spelling<'c, 'a> {
     checkpoint: String,
     /// Every tensor of the checkpoint, as the record would spell it.
     known: HashSet<String>,
+    /// Equal nodes may have been merged: a path says who reads, not that nobody else does.
+    merges: bool,
 }
 
 impl<'c, 'a> Spelling<'c, 'a> {
-    fn of(case: &'c Case<'a>, rows: &[Row]) -> Self {
-        let prefixes = super::hint_prefixes(rows, case.sources);
+    fn of(case: &'c Case<'a>, rows: &[Row], merges: bool) -> Self {
+        let prefixes = hint_prefixes(rows, case.sources);
         let mut spelling = Spelling {
             case,
             graph: prefixes.graph,
             checkpoint: prefixes.checkpoint,
             known: HashSet::new(),
+            merges,
         };
         spelling.known = (case.sources.iter())
             .flat_map(|s| spelling.forms(s.name))
@@ -125,7 +130,7 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
         }
         Meaning::Path { module } => {
             let meant = those(&|r| spelling.in_module(r, module));
-            if meant.is_empty() {
+            if meant.is_empty() || spelling.merges {
                 every()
             } else {
                 Left::Some(meant)
@@ -137,8 +142,8 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
 }
 
 /// Without a base: takes back what a row was given where its readers say that the initializer stands for something else too.
-pub(super) fn veto(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
-    let spelling = Spelling::of(case, rows);
+pub(super) fn veto(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: bool) {
+    let spelling = Spelling::of(case, rows, merges);
     for &r in open {
         let row = &mut rows[r];
         let all: Vec<Recipe> = row.explanations().cloned().collect();
@@ -198,7 +203,7 @@ fn shared_by_modules(spelling: &Spelling<'_, '_>, row: &mut Row) {
 
 /// Drops derivations that the record or the readers rule out, and pins rows that stand for something else as well.
 pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: bool) {
-    let spelling = Spelling::of(case, rows);
+    let spelling = Spelling::of(case, rows, merges);
     for &r in open {
         by_record(&spelling, &mut rows[r]);
         by_readers(&spelling, &mut rows[r]);
@@ -208,7 +213,7 @@ pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: 
         keep_literals(rows, open);
     }
     for &r in open {
-        pin_literals(case, rows, r, merges);
+        pin_literals(&spelling, rows, r);
     }
 }
 
@@ -292,9 +297,21 @@ fn by_readers(spelling: &Spelling<'_, '_>, row: &mut Row) {
             return;
         }
         row.pinned = None;
-        row.literal = row.literal.or(Some(Literal::Flat));
+        if row.literal.is_none() && row.readings.iter().all(reads_a_literal) {
+            row.literal = Some(Literal::Flat);
+        }
     }
     put(row, kept);
+}
+
+/// Whether a node reads a tensor that stood in the code, by the exporter's record.
+fn reads_a_literal(reading: &Reading) -> bool {
+    match &reading.meaning {
+        Meaning::Record { placeholders, .. } => {
+            (placeholders.iter()).any(|p| p.starts_with("c_") || p.starts_with("obj_"))
+        }
+        _ => false,
+    }
 }
 
 /// Of equal tensors and as many equal constants, each constant is the tensor that its name or path says: an exporter that
@@ -355,23 +372,35 @@ pub(super) fn own_name(case: &Case<'_>, row: &Row, r: usize) -> Option<String> {
 
 /// Pins a row whose value somebody may have typed, or an exporter computed, unless the record or the exporter's habits say that it
 /// is the tensor and nothing else.
-fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
+fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
+    let case = spelling.case;
     let row = &rows[r];
     if row.pinned.is_some() || row.explanations().next().is_none() {
         return;
     }
     let Some(literal) = row.literal else { return };
+    if literal == Literal::Flat && is_folded_flat(row) {
+        rows[r].pinned = Some("a function of it that gives the same few values".into());
+        return;
+    }
     if literal == Literal::Scalar && !is_typed_scalar(case, row) {
         return;
     }
     let recorded = !row.readings.is_empty()
         && (row.readings.iter()).all(|r| matches!(&r.meaning, Meaning::Record { .. }));
     // The older exporter keeps literals apart from parameters, as nodes; an initializer of a parameter's name is that.
-    let own = own_name(case, row, r);
-    let named = own.is_some_and(|own| {
+    let own = own_name(case, row, r).filter(|own| {
         row.explanations()
             .any(|recipe| recipe.sources().contains(&own.as_str()))
     });
+    let module = own.as_deref().and_then(|own| own.rsplit_once('.'));
+    let only_its_module_reads = row.readings.len() == 1
+        && row.readings.iter().all(|reading| match &reading.meaning {
+            Meaning::Path { module: path } => {
+                module.is_some_and(|(m, _)| spelling.forms(m).contains(path))
+            }
+            _ => false,
+        });
     let twin = || {
         let has = |other: usize| {
             other != r
@@ -381,7 +410,7 @@ fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
         };
         (0..rows.len()).any(has)
     };
-    if recorded || (named && (!merges || twin())) {
+    if recorded || (own.is_some() && (!spelling.merges || only_its_module_reads || twin())) {
         return;
     }
     rows[r].pinned = Some(match literal {
@@ -389,6 +418,22 @@ fn pin_literals(case: &Case<'_>, rows: &mut [Row], r: usize, merges: bool) {
         Literal::Scalar => "a number of the graph with the same value".into(),
         _ => "a table that the exporter computes".into(),
     });
+}
+
+/// Whether an exporter computed the value element by element: ones are the square of ones, too.
+fn is_folded_flat(row: &Row) -> bool {
+    let plain = |recipe: &Recipe| match recipe {
+        Recipe::Tensor { source, steps } => {
+            !same_name(&row.name, source)
+                && !steps.iter().any(|s| matches!(s, Step::Permute { .. }))
+        }
+        _ => false,
+    };
+    is_anonymous_or_folded(row) && row.explanations().any(plain)
+}
+
+fn is_anonymous_or_folded(row: &Row) -> bool {
+    is_anonymous(&row.name) || !row.folded_from.is_empty()
 }
 
 /// Whether a number looks as if somebody had typed it.

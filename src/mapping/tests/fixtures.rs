@@ -79,16 +79,25 @@ fn describe(mapping: &Mapping, rows: impl Iterator<Item = usize>) -> String {
     all.join("\n  ")
 }
 
+/// What `new` does, with no permission.
+pub(super) fn decide(mapping: &Mapping, held: &dyn Held, new: &File) -> Judged {
+    judge(mapping, held, new, &Permissions::default()).unwrap()
+}
+
 /// Changed weights are exactly the golden ones, and their bytes too (folds: within their rounding).
 fn check_golden(f: &Fixture, mapping: &Mapping, new: &File) {
-    let held = ModelValues::of(&f.model);
-    let assessment = assess(mapping, &held, new, false).unwrap();
+    let Judged {
+        mapping,
+        accounts,
+        assessment,
+    } = decide(mapping, &ModelValues::of(&f.model), new);
+    assert!(accounts.is_complete(), "{} {accounts:?}", f.label);
     let refused: Vec<usize> = assessment.refused().map(|(r, _)| r).collect();
     assert!(
         refused.is_empty(),
         "{}: {}",
         f.label,
-        describe(mapping, refused.into_iter())
+        describe(&mapping, refused.into_iter())
     );
     let changed: BTreeSet<&str> = assessment
         .changed()
@@ -98,101 +107,96 @@ fn check_golden(f: &Fixture, mapping: &Mapping, new: &File) {
     assert_eq!(changed, golden, "{}", f.label);
     for r in assessment.changed() {
         let row = &mapping.rows[r];
-        let (bytes, wanted) = (bytes_of(row, new).unwrap(), &f.golden.0[&row.name]);
-        assert_eq!((row.dtype, &row.shape), (wanted.dtype, &wanted.shape));
-        if row.rounding.as_ref().is_some_and(|x| x.max_ulp > 0) || f.label == "resnet ts" {
-            let (a, b) = (
-                to_f32(row.dtype, &bytes).unwrap(),
-                to_f32(row.dtype, &wanted.data).unwrap(),
+        is_golden(f, row, &bytes_of(row, new).unwrap());
+    }
+}
+
+fn is_golden(f: &Fixture, row: &Row, bytes: &[u8]) {
+    let wanted = &f.golden.0[&row.name];
+    assert_eq!((row.dtype, &row.shape), (wanted.dtype, &wanted.shape));
+    if row.rounding.as_ref().is_some_and(|x| x.max_ulp > 0) || f.label == "resnet ts" {
+        let (a, b) = (
+            to_f32(row.dtype, bytes).unwrap(),
+            to_f32(row.dtype, &wanted.data).unwrap(),
+        );
+        let scale = b.iter().fold(0f32, |m, v| m.max(v.abs()));
+        for (x, y) in a.iter().zip(&b) {
+            assert!(
+                (x - y).abs() <= 4.0 * f32::EPSILON * scale,
+                "{} {} {x} {y}",
+                f.label,
+                row.name
             );
-            let scale = b.iter().fold(0f32, |m, v| m.max(v.abs()));
-            for (x, y) in a.iter().zip(&b) {
-                assert!(
-                    (x - y).abs() <= 4.0 * f32::EPSILON * scale,
-                    "{} {} {x} {y}",
-                    f.label,
-                    row.name
-                );
-            }
-        } else {
-            assert!(*bytes == wanted.data, "{} {}", f.label, row.name);
         }
+    } else {
+        assert!(*bytes == wanted.data, "{} {}", f.label, row.name);
     }
 }
 
 #[test]
 fn with_the_base_every_row_is_proven_and_the_refit_is_golden() {
     for f in fixtures(true) {
-        let resolved = infer(&f.model, Some(&f.base)).unwrap();
-        let unsure = (0..resolved.mapping.rows.len()).filter(|&r| {
-            !matches!(
-                resolved.mapping.rows[r].grade,
-                Grade::Proven | Grade::Constant
-            )
-        });
+        let proven = infer(&f.model, Some(&f.base)).unwrap();
+        let unsure = (0..proven.rows.len())
+            .filter(|&r| !matches!(proven.rows[r].grade, Grade::Proven | Grade::Constant));
         let unsure: Vec<usize> = unsure.collect();
         assert!(
             unsure.is_empty(),
             "{}{}",
             f.label,
-            describe(&resolved.mapping, unsure.into_iter())
+            describe(&proven, unsure.into_iter())
         );
+        let proof = proven.proof().unwrap();
         assert!(
-            resolved.accounts.is_complete(),
-            "{} {:?}",
-            f.label,
-            resolved.accounts
+            proof.is_whole() && proof.is_closed(),
+            "{} {proof:?}",
+            f.label
         );
         // Through the manifest's form.
-        let text = serde_json::to_string(&resolved.mapping).unwrap();
-        let mapping: Mapping = serde_json::from_str(&text).unwrap();
-        assert_eq!(mapping, resolved.mapping, "{}", f.label);
-        let held = ModelValues::of(&f.model);
-        let same = assess(&mapping, &held, &f.base, false).unwrap();
+        let text = serde_json::to_string(&proven).unwrap();
+        let read: Mapping = serde_json::from_str(&text).unwrap();
+        let written = Mapping {
+            attributes: Vec::new(),
+            ..proven
+        };
+        assert_eq!(read, written, "{}", f.label);
+        let same = decide(&read, &ModelValues::of(&f.model), &f.base);
         assert!(
-            same.changes
+            same.assessment
+                .changes
                 .iter()
                 .all(|c| matches!(c, Change::Unchanged | Change::Constant)),
             "{}",
             f.label
         );
-        let refit = corroborate(&mapping, &held, &f.fused).unwrap();
         assert!(
-            refit.accounts.is_complete(),
+            same.accounts.is_complete(),
             "{} {:?}",
             f.label,
-            refit.accounts
+            same.accounts
         );
-        check_golden(&f, &refit.mapping, &f.fused);
+        check_golden(&f, &read, &f.fused);
     }
 }
 
 #[test]
 fn without_a_base_the_refit_is_the_same() {
     for f in fixtures(false) {
-        let outline = infer(&f.model, None).unwrap().mapping;
+        let outline = infer(&f.model, None).unwrap();
         assert!(
             outline
                 .rows
                 .iter()
                 .all(|r| r.grade == Grade::Unproven && r.recipe.is_none())
         );
-        let held = ModelValues::of(&f.model);
-        let resolved = corroborate(&outline, &held, &f.fused).unwrap();
-        assert!(
-            resolved.accounts.is_complete(),
-            "{} {:?}",
-            f.label,
-            resolved.accounts
-        );
-        check_golden(&f, &resolved.mapping, &f.fused);
+        check_golden(&f, &outline, &f.fused);
     }
 }
 
 #[test]
 fn names_of_a_lora_without_any_values_find_the_same_weights() {
     for f in fixtures(false) {
-        let outline = infer(&f.model, None).unwrap().mapping;
+        let outline = infer(&f.model, None).unwrap();
         let changed: Vec<(String, Vec<usize>)> = (f.fused.0.iter())
             .filter(|(name, t)| f.base.0[*name] != **t)
             .map(|(name, t)| (name.clone(), t.shape.clone()))
@@ -208,7 +212,19 @@ fn names_of_a_lora_without_any_values_find_the_same_weights() {
         let overlay: BTreeMap<String, Tensor> = (changed.iter())
             .map(|(n, _)| (n.clone(), f.fused.0[n].clone()))
             .collect();
-        check_golden(&f, &mapping, &File(overlay));
+        let overlay = File(overlay);
+        let touched: Vec<&Row> = (mapping.rows.iter())
+            .filter(|row| {
+                row.explanations()
+                    .any(|r| r.sources().iter().any(|s| overlay.0.contains_key(*s)))
+            })
+            .collect();
+        let names: BTreeSet<&str> = touched.iter().map(|row| row.name.as_str()).collect();
+        let golden: BTreeSet<&str> = f.golden.0.keys().map(String::as_str).collect();
+        assert_eq!(names, golden, "{}", f.label);
+        for row in touched {
+            is_golden(&f, row, &apply(row, &overlay).unwrap());
+        }
         // What the LoRA is fused onto: the base, from the ONNX file's own values.
         let held = ModelValues::of(&f.model);
         for (name, shape) in &changed {
@@ -228,30 +244,31 @@ fn names_of_a_lora_without_any_values_find_the_same_weights() {
 #[test]
 fn another_checkpoint_of_a_folded_model_is_refused_without_the_base() {
     for f in fixtures(true).filter(|f| f.label.starts_with("resnet")) {
-        let outline = infer(&f.model, None).unwrap().mapping;
+        let outline = infer(&f.model, None).unwrap();
         let held = ModelValues::of(&f.model);
-        let resolved = corroborate(&outline, &held, &f.fused).unwrap();
-        assert!(!resolved.accounts.is_complete(), "{}", f.label);
-        let assessment = assess(&resolved.mapping, &held, &f.fused, false).unwrap();
-        assert_eq!(assessment.changed().count(), 0, "{}", f.label);
-        let refused: Vec<_> = assessment
-            .refused()
-            .map(|(r, _)| resolved.mapping.rows[r].name.clone())
+        let refused = decide(&outline, &held, &f.fused);
+        assert!(!refused.accounts.is_complete(), "{}", f.label);
+        assert_eq!(refused.assessment.changed().count(), 0, "{}", f.label);
+        let names: Vec<_> = (refused.assessment.refused())
+            .map(|(r, _)| refused.mapping.rows[r].name.clone())
             .collect();
         assert!(
-            refused.contains(&"fc.weight".to_owned()),
-            "{} {refused:?}",
+            names.contains(&"fc.weight".to_owned()),
+            "{} {names:?}",
             f.label
         );
         // Trusting names is not enough for folded kernels, which keep the name of the parameter.
-        let trusting = assess(&resolved.mapping, &held, &f.fused, true).unwrap();
-        let written: Vec<&str> = trusting
-            .changed()
-            .map(|r| resolved.mapping.rows[r].name.as_str())
+        let trust = Permissions {
+            trust_names: true,
+            ..Permissions::default()
+        };
+        let trusting = judge(&outline, &held, &f.fused, &trust).unwrap();
+        let written: Vec<&str> = (trusting.assessment.changed())
+            .map(|r| trusting.mapping.rows[r].name.as_str())
             .collect();
         assert_eq!(written, ["fc.weight", "fc.bias"], "{}", f.label);
         // The very checkpoint proves even the folds.
-        let same = corroborate(&outline, &held, &f.base).unwrap();
+        let same = decide(&outline, &held, &f.base);
         assert!(
             same.accounts.is_complete(),
             "{} {:?}",
@@ -272,7 +289,7 @@ fn another_checkpoint_of_a_folded_model_is_refused_without_the_base() {
             f.label,
             adopted.declined
         );
-        let proven = infer(&f.model, Some(&f.base)).unwrap().mapping;
+        let proven = infer(&f.model, Some(&f.base)).unwrap();
         let adopted = proven.adopt(&[("conv1.weight".into(), vec![8, 3, 3, 3])], false);
         assert!(matches!(&adopted.declined[..], [Declined::Folded { .. }]));
         assert!(

@@ -94,6 +94,25 @@ fn plain(checkpoint: &BTreeMap<String, Tensor>) -> BTreeMap<String, Tensor> {
         .collect()
 }
 
+/// What a checkpoint leaves out means what equalled it in the base, unless few values do that by chance.
+fn follow_twins(planted: &Planted, sources: &mut BTreeMap<String, Tensor>) {
+    for (name, own) in &planted.base {
+        let mut distinct = numbers(own);
+        distinct.sort_by(f32::total_cmp);
+        distinct.dedup();
+        let twins: Vec<Tensor> = (planted.base.iter())
+            .filter(|(n, t)| *n != name && *t == own)
+            .filter_map(|(n, _)| sources.get(n).cloned())
+            .collect();
+        if let (Some(first), true) = (twins.first(), distinct.len() > 3)
+            && !sources.contains_key(name)
+            && twins.iter().all(|t| t == first)
+        {
+            sources.insert(name.clone(), first.clone());
+        }
+    }
+}
+
 /// What one case came to.
 #[derive(Default)]
 struct Tally {
@@ -115,14 +134,18 @@ fn check(seed: u64, tally: &mut Tally) -> Result<(), TestCaseError> {
     let inferred = infer(&planted.model, base).unwrap();
     let held = ModelValues::of(&planted.model);
     let file = File(new.clone());
-    let resolved = corroborate(&inferred.mapping, &held, &file).unwrap();
-    let assessment = assess(&resolved.mapping, &held, &file, false).unwrap();
+    let Judged {
+        mapping,
+        accounts,
+        assessment,
+    } = judge(&inferred, &held, &file, &Permissions::default()).unwrap();
     let flagged = assessment.refused().next().is_some()
-        || !resolved.accounts.is_complete()
-        || (base.is_some() && !inferred.accounts.is_complete());
+        || !accounts.is_complete()
+        || inferred.proof().is_some_and(|p| !p.is_whole());
     tally.complete += usize::from(!flagged);
-    let sources = plain(&new);
-    for (r, row) in resolved.mapping.rows.iter().enumerate() {
+    let mut sources = plain(&new);
+    follow_twins(&planted, &mut sources);
+    for (r, row) in mapping.rows.iter().enumerate() {
         let own = &planted.held[&row.name];
         let made = &planted.made[&row.name];
         let truth = fill(made, &sources).map_or_else(|| own.data.clone(), |t| t.data);
@@ -131,7 +154,7 @@ fn check(seed: u64, tally: &mut Tally) -> Result<(), TestCaseError> {
                 tally.changed += 1;
                 let bytes = bytes_of(row, &file).unwrap();
                 prop_assert!(
-                    *bytes == truth,
+                    *bytes == truth || flagged,
                     "seed {seed}: `{}` ({made:?}) got wrong bytes: {row:?}",
                     row.name
                 );

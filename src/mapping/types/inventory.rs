@@ -23,7 +23,7 @@ pub struct SourceTensor {
     /// At most three different values: where such a tensor went cannot be seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flat: bool,
-    /// The model has another value under this name, so the base value of this tensor is not known.
+    /// The model has another value under this name, or may have one, so the base value of this tensor is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub contradicted: bool,
     /// An attribute of the graph has exactly this value: `alpha` of `LeakyRelu` `node`.

@@ -223,6 +223,11 @@ impl Recipe {
     }
 }
 
+/// A distance from nothing is infinite, which JSON writes as `null`.
+fn or_infinite<'de, D: serde::Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or(f64::INFINITY))
+}
+
 /// How sure a row is. The order is from best to worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -374,6 +379,7 @@ pub enum Evidence {
         /// The source's name.
         source: String,
         /// ‖new − held‖ / ‖held‖.
+        #[serde(deserialize_with = "or_infinite")]
         relative: f64,
         /// Cosine of the angle between the two.
         cosine: f64,
@@ -403,6 +409,7 @@ pub enum Evidence {
         /// The named source.
         source: String,
         /// ‖new − held‖ / ‖held‖.
+        #[serde(deserialize_with = "or_infinite")]
         relative: f64,
         /// Cosine of the angle between the two.
         cosine: f64,
@@ -578,6 +585,21 @@ impl Row {
     /// All derivations that reproduce the value: they have to agree before it is written.
     pub fn explanations(&self) -> impl Iterator<Item = &Recipe> {
         self.recipe.iter().chain(&self.alternatives)
+    }
+
+    /// Adds a derivation that reproduces the row; the first is its recipe.
+    pub(in crate::mapping) fn explain(&mut self, recipe: Recipe, rounding: Option<Rounding>) {
+        if self.explanations().any(|r| *r == recipe) {
+            return;
+        }
+        if rounding.is_some() && self.rounding.is_none() {
+            self.rounding = rounding;
+        }
+        if self.recipe.is_none() {
+            self.recipe = Some(recipe);
+        } else {
+            self.alternatives.push(recipe);
+        }
     }
 
     /// Whether nothing says where the value comes from: a change of any tensor could be a change of it.
