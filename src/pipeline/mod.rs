@@ -18,6 +18,8 @@ mod environment;
 mod error;
 mod facts;
 mod feed;
+mod look;
+pub mod next;
 mod open;
 mod refit;
 mod run;
@@ -34,14 +36,15 @@ pub use build::{
 pub use compare::{CompareRequest, Compared, Measured, compare};
 pub use environment::Environment;
 pub use error::Error;
+pub use look::{ThingKind, is_model, kind_of};
 pub use open::{OpenPlan, open};
 pub use refit::{
     Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, prepare, refusal,
     source_model, source_model_at,
 };
-pub use run::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected, recompile};
+pub use run::{InputRequest, Inputs, PrefixedFile, TensorFile, gather_inputs, pick_expected, recompile};
 pub use verification::{Verification, Verified};
-pub use verify::{VerifyRequest, verify_outputs};
+pub use verify::{VerifyRequest, require_reference, verify_outputs};
 
 /// Bounds the threads that hashing and compiling use; without a bound all cores. Only the first call of a process counts.
 pub fn limit_threads(threads: Option<usize>) {

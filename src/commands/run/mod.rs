@@ -13,10 +13,9 @@ use crate::pipeline::{self, Environment, InputRequest, PrefixedFile, TensorFile}
 use crate::tensor::{NamedTensors, statistics};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
-use anyhow::Context;
 use report::{Latency, OutputLine, RunReport, TensorLine};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// Arguments of `trtmut run`.
@@ -113,61 +112,32 @@ enum OnRange {
     Widen,
 }
 
+impl Args {
+    fn options(&self) -> RunOptions {
+        RunOptions {
+            threads: self.threads.map(usize::from),
+            cuda_graph: self.cuda_graph,
+        }
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
-    let request = input_request(args)?;
-    if let Some(path) = &args.save {
-        arrays::check_name(path)?;
-        crate::fsx::check_output(path)?;
-    }
-    let (transitions, opened) = bring::weights(args, ui, environment)?;
-    let mut plan = match opened {
-        Some(plan) => plan,
-        None => pipeline::open(&args.plan, environment)?,
-    };
-    let range = match args.on_range {
-        OnRange::Error => plan.manifest.shapes.clone(),
-        OnRange::Recompile | OnRange::Widen => plan.manifest.shapes.unbounded(),
-    };
-    let context = || format!("the inputs do not fit `{}`", args.plan.display());
-    let inputs =
-        pipeline::gather_inputs(&request, &plan.manifest.inputs, &range).with_context(context)?;
-    if let Some(shapes) = bring::moved_range(args.on_range, &plan.manifest.shapes, &inputs.tensors)
-        .with_context(context)?
-    {
-        plan = bring::range(args, plan, &shapes, ui, environment)?;
-    }
-    let manifest = &plan.manifest;
-    if args.expect.is_some() && !inputs.random.is_empty() {
-        let drawn: Vec<&str> = inputs.random.iter().map(String::as_str).collect();
-        return Err(UsageError::new(
-            format!(
-                "--expect needs every input from a file; nothing gives {}",
-                drawn.join(", ")
-            ),
-            "add --inputs FILE or --input NAME=FILE",
-        )
-        .into());
-    }
-    let is_base = manifest.recipe.ingredients.is_empty();
-    let expected = match &args.expect {
-        Some(file) => Some(pipeline::pick_expected(file, &manifest.outputs, is_base)?),
-        None => None,
-    };
+    check_save(args)?;
+    let mut ready = bring::check(args, &args.plan, ui, environment)?;
+    let expected = ready.expected.take();
+    let inputs = std::mem::take(&mut ready.inputs);
+    let (transitions, mut plan) = ready.bring(&args.plan, ui, environment)?;
 
-    let options = RunOptions {
-        threads: args.threads.map(usize::from),
-        cuda_graph: args.cuda_graph,
-    };
     ui.event(Event::Begin {
         step: "loading",
         total: None,
     });
     let start = Instant::now();
-    plan.engine.prepare(&options)?;
+    plan.engine.prepare(&args.options())?;
     let prepare = start.elapsed();
     ui.event(Event::End);
     let (outputs, latency, gpu) = measure(plan.engine.as_mut(), &inputs.tensors, args, ui)?;
@@ -207,10 +177,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         plan: args.plan.clone(),
         backend: plan.manifest.backend.library.clone(),
         transitions,
-        dims: inputs.dims,
-        inputs: inputs
-            .tensors
-            .iter()
+        inputs: (inputs.tensors.iter())
             .map(|(name, t)| TensorLine {
                 name: name.clone(),
                 dtype: t.dtype,
@@ -218,8 +185,8 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
                 random: inputs.random.contains(name),
             })
             .collect(),
-        outputs: outputs
-            .iter()
+        dims: inputs.dims,
+        outputs: (outputs.iter())
             .map(|(name, t)| OutputLine {
                 name: name.clone(),
                 dtype: t.dtype,
@@ -236,6 +203,34 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     ui.result(&report)?;
     Ok(if equal { Exit::Done } else { Exit::Differs })
+}
+
+/// Whether the outputs can be saved, and are not put over what was given.
+fn check_save(args: &Args) -> anyhow::Result<()> {
+    let Some(path) = &args.save else {
+        return Ok(());
+    };
+    arrays::check_name(path)?;
+    crate::fsx::check_output(path)?;
+    let Ok(target) = std::fs::canonicalize(path) else {
+        // There is no file of this name, so none is lost.
+        return Ok(());
+    };
+    let overlay = &args.overlay;
+    let given = (args.inputs.iter().chain(&args.expect).map(|f| f.path.as_path()))
+        .chain(args.input.iter().map(|(_, file)| Path::new(file)))
+        .chain(args.weights.iter().chain(&overlay.base_weights).map(PathBuf::as_path))
+        .chain(overlay.lora.iter().map(|(file, _)| file.as_path()));
+    for file in given {
+        if std::fs::canonicalize(file).is_ok_and(|f| f == target) {
+            return Err(UsageError::new(
+                format!("--save would overwrite `{}`, which is read", file.display()),
+                "choose another name for the outputs",
+            )
+            .into());
+        }
+    }
+    Ok(())
 }
 
 fn measure(

@@ -3,5 +3,5 @@
 pub(super) mod inputs;
 mod recompile;
 
-pub use inputs::{InputRequest, PrefixedFile, TensorFile, gather_inputs, pick_expected};
+pub use inputs::{InputRequest, Inputs, PrefixedFile, TensorFile, gather_inputs, pick_expected};
 pub use recompile::recompile;
