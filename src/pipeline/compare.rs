@@ -3,6 +3,7 @@
 use super::build::key;
 use super::error::Error;
 use super::facts::{UNREAD, digests};
+use super::look::{Thing, look};
 use super::refit::{Overlay, OverlayRequest, source_model};
 use crate::diff::{
     self, Decision, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact,
@@ -61,28 +62,6 @@ pub struct Compared {
     pub rules: Vec<&'static str>,
 }
 
-/// What a file is, by what it holds.
-enum Thing {
-    Plan(Box<Manifest>),
-    Model(Box<Model>),
-    Weights,
-}
-
-fn look(path: &Path) -> Result<Thing, Error> {
-    if plan::manifest_path(path).exists() {
-        return Ok(Thing::Plan(Box::new(plan::open(path)?)));
-    }
-    let extension = path.extension().and_then(|e| e.to_str());
-    if path.is_dir() || matches!(extension, Some("safetensors" | "json")) {
-        return Ok(Thing::Weights);
-    }
-    if extension == Some("plan") {
-        // Says that the manifest is missing.
-        return Ok(Thing::Plan(Box::new(plan::open(path)?)));
-    }
-    Ok(Thing::Model(Box::new(Model::open(path)?)))
-}
-
 /// Compares.
 ///
 /// # Errors
@@ -127,6 +106,9 @@ fn compare_with(
             Ok(plain(diff::compare(&side, &new)))
         }
         (Thing::Plan(m), Some(Thing::Model(model))) => {
+            if model.structure_digest() == m.model.structure {
+                return plan_with_model(request, &m, &model, watch);
+            }
             let old = plan_side(&request.old, &m);
             let new = model_side(&model, request, watch)?;
             Ok(plain(diff::compare(&old, &new)))
@@ -298,13 +280,23 @@ fn plan_with(
         };
         reasons.extend(diff::compare(&side(manifest.shapes.clone()), &side(wanted)).reasons);
     }
-    let held = ModelValues::of(&overlay.model().model);
+    // The overlay of a whole model has no base values.
+    let base = match overlay.whole {
+        true => source_model(&request.old, manifest).ok(),
+        false => None,
+    };
+    let held = match (&base, overlay.whole) {
+        (Some(base), _) => Some(ModelValues::of(&base.model)),
+        (None, false) => Some(ModelValues::of(&overlay.model().model)),
+        (None, true) => None,
+    };
     let measure = |(name, source): &(String, Option<String>)| -> Result<Measured, Error> {
         let row = rows[name.as_str()];
         let mut change = None;
         // Only the base values are at hand; where the engine holds others, the distance from those is not known.
         if row.base.is_none()
-            && let (Some(old), Some(new)) = (mapping::Held::held(&held, name), overlay.bytes(name)?)
+            && let Some(held) = &held
+            && let (Some(old), Some(new)) = (mapping::Held::held(held, name), overlay.bytes(name)?)
         {
             change = measured(row.dtype, &row.shape, &old, &new);
         }
@@ -341,6 +333,26 @@ fn plan_with(
         blocks,
         rules: Vec::new(),
     })
+}
+
+/// A plan against a model of the same structure: what a refit with its weights does, and what else differs.
+fn plan_with_model(
+    request: &CompareRequest,
+    manifest: &Manifest,
+    model: &Model,
+    watch: &dyn Watch,
+) -> Result<Compared, Error> {
+    let mut compared = plan_with(request, manifest, request.new.clone(), watch)?;
+    let graph = |graph| Side {
+        graph: Some(graph),
+        ..Side::default()
+    };
+    if let Ok(source) = source_model(&request.old, manifest) {
+        let old = graph(Graph::of(&source.model));
+        let other = diff::compare(&old, &graph(Graph::of(model)));
+        compared.diff = compared.diff.and(other);
+    }
+    Ok(compared)
 }
 
 /// A model against a checkpoint, without a plan.

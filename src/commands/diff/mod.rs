@@ -1,5 +1,7 @@
 //! `trtmut diff`: what a change asks for, and why.
 
+mod next;
+
 use super::build::{ShapeArgs, read_spec};
 use super::overlay::OverlayArgs;
 use crate::diff::{Reason, TensorChange, Verdict};
@@ -63,6 +65,8 @@ struct DiffReport {
     blocks: Vec<Block>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<&'static str>,
+    /// Commands that do what the verdict asks for, in order; words in capitals stand for files that are not known.
+    next: Vec<String>,
     #[serde(skip)]
     top: usize,
 }
@@ -105,7 +109,14 @@ impl Report for DiffReport {
         )?;
         self.write_reasons(out)?;
         self.write_blocks(out)?;
-        self.write_changed(out)
+        self.write_changed(out)?;
+        if !self.next.is_empty() {
+            writeln!(out)?;
+        }
+        for command in &self.next {
+            writeln!(out, "next: {command}")?;
+        }
+        Ok(())
     }
 }
 
@@ -282,6 +293,10 @@ fn describe(reason: &Reason) -> (&'static str, String) {
                 list(names)
             ),
         ),
+        Reason::NothingFits => (
+            "another model",
+            "no tensor of the checkpoint belongs to a weight".into(),
+        ),
         Reason::NotInEngine { tensor, why } => (
             "tensors that feed no weight",
             format!("`{tensor}` feeds no weight ({})", leftover(why)),
@@ -395,6 +410,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         rules,
     } = pipeline::compare(&request, ui)?;
     let verdict = diff.verdict;
+    let next = next::commands(args, verdict, &diff.reasons);
     let report = DiffReport {
         old: args.old.clone(),
         new: args.new.clone(),
@@ -421,6 +437,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
             })
             .collect(),
         rules,
+        next,
         top: args.top,
     };
     ui.result(&report)?;
