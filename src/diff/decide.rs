@@ -87,9 +87,8 @@ impl Decision {
         let unchanged = compared - decision.changes.len();
         decision.diff = Diff::of(reasons, unchanged, compared);
         // A recompile never brings back a change that is lost, or a tensor that is not there.
-        let only_reshaped = decision.blocking().all(Reason::is_reshaped);
-        if !only_reshaped && decision.diff.verdict > Verdict::Unknown {
-            decision.diff.verdict = Verdict::Unknown;
+        if !decision.blocking().all(Reason::is_reshaped) {
+            decision.diff = decision.diff.blocked();
         }
         decision
     }

@@ -60,6 +60,32 @@ pub struct Compared {
     pub blocks: BTreeMap<String, (usize, usize)>,
     /// Rules that were used to bring names in line.
     pub rules: Vec<&'static str>,
+    /// What of a checkpoint reaches nothing, and what it does not give.
+    pub left: Left,
+}
+
+/// What of a checkpoint reaches nothing, and what it does not give.
+#[derive(Debug, Clone, Default)]
+pub struct Left {
+    /// Tensors that the model does not use.
+    pub unused: Vec<String>,
+    /// Tensors whose change would be lost.
+    pub lost: Vec<String>,
+    /// Tensors and weights that are let go.
+    pub ignored: Vec<String>,
+    /// Weights whose tensor is not given.
+    pub missing: Vec<String>,
+}
+
+impl Left {
+    fn of(decision: &Decision) -> Left {
+        Left {
+            unused: decision.unused.clone(),
+            lost: decision.lost.clone(),
+            ignored: decision.ignored.clone(),
+            missing: (decision.missing.iter()).map(|m| m.weight.clone()).collect(),
+        }
+    }
 }
 
 /// Compares.
@@ -148,6 +174,7 @@ fn plain(diff: Diff) -> Compared {
         changed: Vec::new(),
         blocks: BTreeMap::new(),
         rules: Vec::new(),
+        left: Left::default(),
     }
 }
 
@@ -272,13 +299,13 @@ fn plan_with(
             (w.name.clone(), first)
         })
         .collect();
-    let (unchanged, mut reasons) = (decision.diff.unchanged, decision.diff.reasons.clone());
+    let mut diff = decision.diff.clone();
     if let Some(wanted) = wanted_shapes(request, &manifest.inputs)? {
         let side = |shapes| Side {
             shapes: Some(shapes),
             ..Side::default()
         };
-        reasons.extend(diff::compare(&side(manifest.shapes.clone()), &side(wanted)).reasons);
+        diff = diff.and(diff::compare(&side(manifest.shapes.clone()), &side(wanted)));
     }
     // The overlay of a whole model has no base values.
     let base = match overlay.whole {
@@ -328,10 +355,11 @@ fn plan_with(
     });
     let blocks = blocks(all, &names);
     Ok(Compared {
-        diff: Diff::of(reasons, unchanged, manifest.weights.len()),
+        diff,
         changed: sorted(changed),
         blocks,
         rules: Vec::new(),
+        left: Left::of(&decision),
     })
 }
 
@@ -399,7 +427,11 @@ fn model_with(
             Some((view.dtype, view.shape.to_vec()))
         },
     });
-    Ok(plain(decision.diff))
+    let left = Left::of(&decision);
+    Ok(Compared {
+        left,
+        ..plain(decision.diff)
+    })
 }
 
 /// A checkpoint against another.
@@ -461,6 +493,7 @@ fn checkpoints(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, 
         changed: sorted(measured),
         blocks,
         rules: named.rules,
+        left: Left::default(),
     })
 }
 

@@ -212,7 +212,9 @@ impl Explain for Error {
             Error::Reshaped { .. } => vec![
                 "the architecture differs: export the model again from this checkpoint, and build a plan from that".into(),
             ],
-            Error::OtherStructure { plan, model } => vec![super::next::build(plan, model)],
+            Error::OtherStructure { plan, model } => {
+                vec![format!("`{}` builds a plan from it", super::next::build(plan, model))]
+            }
             Error::Unverified(_) => vec![
                 "the plan is as it was; build it again from the model with these weights (`refit --fallback rebuild`)".into(),
             ],

@@ -33,7 +33,7 @@ pub use build::{
     BuildRequest, Built, CacheRequest, CacheUse, MappingSource, build, build_cached, key_fields,
     with_checkpoint,
 };
-pub use compare::{CompareRequest, Compared, Measured, compare};
+pub use compare::{CompareRequest, Compared, Left, Measured, compare};
 pub use environment::Environment;
 pub use error::Error;
 pub use look::{ThingKind, is_model, kind_of};

@@ -1,10 +1,13 @@
 //! The real binary, from outside. Few cases per behaviour; depth is in the unit tests.
 
+mod agree;
 mod build;
 mod cache;
 mod diff;
+mod first_use;
 mod hostile;
 mod memo;
+mod onnx_weights;
 mod refit;
 mod run;
 mod scene;

@@ -62,6 +62,14 @@ struct DiffReport {
     counts: BTreeMap<String, usize>,
     reasons: Vec<Reason>,
     changed: Vec<Changed>,
+    /// Tensors that the model does not use.
+    unused: Vec<String>,
+    /// Tensors whose change would be lost.
+    lost: Vec<String>,
+    /// Tensors and weights that `--ignore` lets go.
+    ignored: Vec<String>,
+    /// Weights whose tensor is not given.
+    missing: Vec<String>,
     blocks: Vec<Block>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<&'static str>,
@@ -408,6 +416,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         changed,
         blocks,
         rules,
+        left,
     } = pipeline::compare(&request, ui)?;
     let verdict = diff.verdict;
     let next = next::commands(args, verdict, &diff.reasons);
@@ -438,6 +447,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
             .collect(),
         rules,
         next,
+        unused: left.unused,
+        lost: left.lost,
+        ignored: left.ignored,
+        missing: left.missing,
         top: args.top,
     };
     ui.result(&report)?;

@@ -2,14 +2,17 @@
 
 mod bring;
 mod compare;
+mod compile;
 mod report;
 
 use super::UsageError;
+use super::build::CacheArgs;
+use super::engine_args::EngineArgs;
 use super::overlay::OverlayArgs;
 use crate::arrays;
 use crate::engine::{Engine, RunOptions};
 use crate::exit::Exit;
-use crate::pipeline::{self, Environment, InputRequest, PrefixedFile, TensorFile};
+use crate::pipeline::{self, BackendChoice, Environment, InputRequest, PrefixedFile, TensorFile};
 use crate::tensor::{NamedTensors, statistics};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
@@ -29,11 +32,20 @@ use std::time::Instant;
     Examples:\n  \
     trtmut run engine.plan --inputs io.safetensors --expect io.safetensors\n  \
     trtmut run engine.plan --dim BATCH=2 --iters 50 --warmup 5\n  \
-    trtmut run engine.plan --input sample=x.npy --shape timestep=1 --save out.npz"
+    trtmut run engine.plan --input sample=x.npy --shape timestep=1 --save out.npz\n  \
+    trtmut run unet.onnx --shapes shapes.json --inputs io.safetensors"
 )]
 pub struct Args {
-    /// The plan
+    /// The plan; or an ONNX model, which is compiled first, and kept in the cache only
     plan: PathBuf,
+
+    /// Dynamic-shape spec (JSON) to compile a model for
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+
+    /// Who compiles a model
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    backend: BackendChoice,
 
     /// Inputs: a .safetensors or .npz file, with :PREFIX where names have one (repeatable)
     #[arg(long, value_name = "FILE[:PREFIX]")]
@@ -102,6 +114,12 @@ pub struct Args {
     /// Threads for CPU engines (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 /// `--on-range`.
@@ -127,10 +145,12 @@ impl Args {
 /// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     check_save(args)?;
-    let mut ready = bring::check(args, &args.plan, ui, environment)?;
+    let place = compile::place(args, ui, environment)?;
+    let mut ready = bring::check(args, &place.plan, ui, environment)?;
     let expected = ready.expected.take();
     let inputs = std::mem::take(&mut ready.inputs);
-    let (transitions, mut plan) = ready.bring(&args.plan, ui, environment)?;
+    let (brought, mut plan) = ready.bring(&place.plan, ui, environment)?;
+    let transitions = place.compiled.into_iter().chain(brought).collect();
 
     ui.event(Event::Begin {
         step: "loading",
@@ -162,7 +182,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     let verification: Option<compare::Verification> = if args.verify {
         let request = pipeline::VerifyRequest {
-            plan: &args.plan,
+            plan: &place.plan,
             manifest: &plan.manifest,
             inputs: &inputs.tensors,
             outputs: &outputs,

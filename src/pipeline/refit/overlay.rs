@@ -466,13 +466,11 @@ fn whole_model(
     let Some(path) = request.checkpoint.iter().find(|p| is_model(p)) else {
         return Ok(None);
     };
-    let permissions = &request.permissions;
     let alone = request.checkpoint.len() == 1
         && request.loras.is_empty()
         && request.base_weights.is_empty()
         && request.mapping.is_none()
-        && !permissions.partial
-        && permissions.ignore.is_empty();
+        && request.permissions.ignore.is_empty();
     if !alone {
         return Err(Error::Overlay {
             problems: vec![format!(
