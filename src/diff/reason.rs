@@ -262,9 +262,10 @@ impl Reason {
                 Refusal::Misfit { .. } => Verdict::NeedsRecompile,
                 _ => Verdict::Unknown,
             },
-            Reason::NothingFits | Reason::SourceMissing { .. } | Reason::GraphUnknown | Reason::ShapesUnknown => {
-                Verdict::Unknown
-            }
+            Reason::NothingFits
+            | Reason::SourceMissing { .. }
+            | Reason::GraphUnknown
+            | Reason::ShapesUnknown => Verdict::Unknown,
             Reason::BakedChanged { .. }
             | Reason::ShapeLikeChanged { .. }
             | Reason::FixedChanged { .. }

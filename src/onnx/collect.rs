@@ -281,7 +281,8 @@ pub(super) fn for_each_constant(proto: &mut ModelProto, f: &mut impl FnMut(&mut 
         for node in &mut g.node {
             let constant = node.op_type == "Constant" && is_default_domain(&node.domain);
             for attribute in &mut node.attribute {
-                if constant && let Some(tensor) = attribute.t.as_mut().filter(|t| holds_numbers(t)) {
+                if constant && let Some(tensor) = attribute.t.as_mut().filter(|t| holds_numbers(t))
+                {
                     f(tensor);
                 }
                 let inner = attribute.g.as_mut().into_iter();

@@ -83,7 +83,9 @@ impl Left {
             unused: decision.unused.clone(),
             lost: decision.lost.clone(),
             ignored: decision.ignored.clone(),
-            missing: (decision.missing.iter()).map(|m| m.weight.clone()).collect(),
+            missing: (decision.missing.iter())
+                .map(|m| m.weight.clone())
+                .collect(),
         }
     }
 }

@@ -42,7 +42,9 @@ pub use refit::{
     Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, prepare, refusal,
     source_model, source_model_at,
 };
-pub use run::{InputRequest, Inputs, PrefixedFile, TensorFile, gather_inputs, pick_expected, recompile};
+pub use run::{
+    InputRequest, Inputs, PrefixedFile, TensorFile, gather_inputs, pick_expected, recompile,
+};
 pub use verification::{Verification, Verified};
 pub use verify::{VerifyRequest, require_reference, verify_outputs};
 

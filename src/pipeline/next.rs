@@ -35,8 +35,13 @@ pub fn build_for(
         words.extend(flags(&manifest.options));
         let same =
             Model::open(model).is_ok_and(|m| m.structure_digest() == manifest.model.structure);
+        let base = manifest.base.iter().flat_map(|b| &b.files);
         if !same {
             words.push("--force".into());
+        } else if model_of(plan, manifest).canonicalize().ok() == model.canonicalize().ok() {
+            // What proved the mapping of this model proves it again.
+            let folder = plan.parent().unwrap_or(Path::new(""));
+            words.extend(base.flat_map(|f| ["--base-weights".into(), text(&folder.join(&f.path))]));
         }
     }
     words.extend(ranges.iter().cloned());

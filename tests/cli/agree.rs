@@ -23,14 +23,19 @@ impl Walk {
         }
         for (from, to) in [("model", "onnx"), ("shapes", "json")] {
             let from = format!("{fixture_name}/{from}.{exporter}.{to}");
-            let name = if to == "onnx" { "model.onnx" } else { "shapes.json" };
+            let name = if to == "onnx" {
+                "model.onnx"
+            } else {
+                "shapes.json"
+            };
             fs::copy(fixture(&from), scene.file(name)).unwrap();
         }
         let walk = Walk {
             name: format!("{fixture_name}/{exporter}"),
             scene,
         };
-        let args = "build model.onnx --shapes shapes.json --backend cpu --base-weights base.safetensors";
+        let args =
+            "build model.onnx --shapes shapes.json --backend cpu --base-weights base.safetensors";
         let args: Vec<&str> = args.split(' ').collect();
         walk.scene.run(&args).exits(0);
         walk
@@ -45,8 +50,8 @@ impl Walk {
     }
 
     fn save(&self, file: &str, tensors: &Tensors) {
-        let views = (tensors.iter())
-            .map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
+        let views =
+            (tensors.iter()).map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
         let bytes = safetensors::serialize(views, None).unwrap();
         self.scene.write(file, bytes);
     }
@@ -55,9 +60,15 @@ impl Walk {
     fn overlays(&self) -> Vec<&'static str> {
         let fused = self.tensors("fused.safetensors");
         let half = fused.iter().step_by(2);
-        self.save("half.safetensors", &half.map(|(n, t)| (n.clone(), t.clone())).collect());
+        self.save(
+            "half.safetensors",
+            &half.map(|(n, t)| (n.clone(), t.clone())).collect(),
+        );
         let mut more = fused.clone();
-        more.insert("extra.weight".into(), (Dtype::F32, vec![2], vec![1, 2, 3, 4, 5, 6, 7, 8]));
+        more.insert(
+            "extra.weight".into(),
+            (Dtype::F32, vec![2], vec![1, 2, 3, 4, 5, 6, 7, 8]),
+        );
         self.save("more.safetensors", &more);
         let narrow = |(n, (d, s, b)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| {
             if *d != Dtype::F32 {
@@ -73,9 +84,14 @@ impl Walk {
         let wrapped = |(n, t): (&String, &_)| (format!("model.{n}"), Clone::clone(t));
         self.save("wrapped.safetensors", &fused.iter().map(wrapped).collect());
         let numbered = |(i, (_, t)): (usize, (&String, &_))| (format!("t{i}"), Clone::clone(t));
-        self.save("renamed.safetensors", &fused.iter().enumerate().map(numbered).collect());
+        self.save(
+            "renamed.safetensors",
+            &fused.iter().enumerate().map(numbered).collect(),
+        );
         let mut reshaped = fused;
-        let big = reshaped.values_mut().max_by_key(|(_, s, b)| (s.len() > 1, b.len()));
+        let big = reshaped
+            .values_mut()
+            .max_by_key(|(_, s, b)| (s.len() > 1, b.len()));
         let (_, shape, bytes) = big.unwrap();
         shape[0] *= 2;
         *bytes = [bytes.clone(), bytes.clone()].concat();
@@ -102,25 +118,34 @@ impl Walk {
     fn ask(&self, overlay: &[&str], permissions: &[&str]) -> String {
         let what = format!("{} {overlay:?} {permissions:?}", self.name);
         let request = [overlay, permissions].concat();
-        let run = |head: &[&str], tail: &[&str]| {
-            self.scene.run(&[head, &request[..], tail].concat())
-        };
+        let run =
+            |head: &[&str], tail: &[&str]| self.scene.run(&[head, &request[..], tail].concat());
         let before = self.plan("engine.plan");
         let diff = run(&["diff", "engine.plan"], &["--json"]).exits(0).json();
         let verdict = diff["verdict"].as_str().unwrap().to_owned();
-        let reshaped = (diff["reasons"].as_array().unwrap().iter()).any(|r| {
-            r["reason"] == "unsure" && r["refusal"] == "misfit" || r["why"] == "misfit"
-        });
+        let reshaped = (diff["reasons"].as_array().unwrap().iter())
+            .any(|r| r["reason"] == "unsure" && r["refusal"] == "misfit" || r["why"] == "misfit");
         let code = match verdict.as_str() {
             "LIVE" | "NEEDS_REFIT" => 0,
             "NEEDS_RECOMPILE" => 20,
             _ => 1,
         };
         let dry = run(&["refit", "engine.plan"], &["--dry-run", "--json"]);
-        assert_eq!(dry.code, code, "{what}: {verdict}\n{}{}", dry.stdout, dry.stderr);
+        assert_eq!(
+            dry.code, code,
+            "{what}: {verdict}\n{}{}",
+            dry.stdout, dry.stderr
+        );
         let refit = run(&["refit", "engine.plan"], &["-o", "out.plan", "--json"]);
-        assert_eq!(refit.code, code, "{what}: {verdict}\n{}{}", refit.stdout, refit.stderr);
-        assert!(self.plan("engine.plan") == before, "{what}: the plan changed");
+        assert_eq!(
+            refit.code, code,
+            "{what}: {verdict}\n{}{}",
+            refit.stdout, refit.stderr
+        );
+        assert!(
+            self.plan("engine.plan") == before,
+            "{what}: the plan changed"
+        );
         for name in ["", ".json"] {
             let (from, to) = (format!("engine.plan{name}"), format!("run.plan{name}"));
             fs::copy(self.scene.file(&from), self.scene.file(&to)).unwrap();
@@ -130,7 +155,9 @@ impl Walk {
             [file, ..] => (vec!["--weights", file], permissions.to_vec()),
             [] => unreachable!(),
         };
-        let ran = self.scene.run(&[&["run", "run.plan", "--json"], &files[..], &options].concat());
+        let ran = self
+            .scene
+            .run(&[&["run", "run.plan", "--json"], &files[..], &options].concat());
         if code == 0 {
             let report = dry.json();
             for field in ["reasons", "unused", "ignored", "missing"] {
@@ -141,7 +168,10 @@ impl Walk {
             assert_eq!(changed(&diff), names(&report["changed"]), "{what}");
             let step = ran.exits(0).json()["transitions"][0].clone();
             assert_eq!(step["state"], diff["verdict"], "{what}");
-            assert!(self.plan("run.plan") == self.plan("out.plan"), "{what}: other plans");
+            assert!(
+                self.plan("run.plan") == self.plan("out.plan"),
+                "{what}: other plans"
+            );
             let again = [&["diff", "out.plan"], &request[..], &["--json"]].concat();
             let again = self.scene.run(&again).exits(0).json();
             assert_eq!(again["verdict"], "LIVE", "{what}: {again}");
@@ -149,9 +179,15 @@ impl Walk {
             let fixed = verdict == "NEEDS_RECOMPILE" && !reshaped && ran.code == 0;
             if !fixed {
                 assert_eq!(ran.code, code, "{what}\n{}{}", ran.stdout, ran.stderr);
-                assert!(self.plan("run.plan") == before, "{what}: run changed the plan");
+                assert!(
+                    self.plan("run.plan") == before,
+                    "{what}: run changed the plan"
+                );
             }
-            assert!(!self.scene.file("out.plan").exists(), "{what}: a plan was written");
+            assert!(
+                !self.scene.file("out.plan").exists(),
+                "{what}: a plan was written"
+            );
             let said = refit.json().to_string();
             let lost = names(&diff["lost"]);
             let missing = names(&diff["missing"]);
@@ -159,9 +195,14 @@ impl Walk {
                 if kind == "missing" && permissions.contains(&"--partial") {
                     continue;
                 }
-                let named = all.iter().filter(|n| said.contains(&format!("`{n}`"))).count();
-                assert!(named >= all.len().min(8) || said.contains("another model") || reshaped,
-                    "{what}: {kind} {all:?} are not named in {said}");
+                let named = all
+                    .iter()
+                    .filter(|n| said.contains(&format!("`{n}`")))
+                    .count();
+                assert!(
+                    named >= all.len().min(8) || said.contains("another model") || reshaped,
+                    "{what}: {kind} {all:?} are not named in {said}"
+                );
             }
         }
         for name in ["out.plan", "out.plan.json", "run.plan", "run.plan.json"] {
@@ -178,10 +219,16 @@ fn names(list: &Value) -> BTreeSet<String> {
 
 /// Weights that a comparison says would change.
 fn changed(diff: &Value) -> BTreeSet<String> {
-    let kinds = [json!("bytes-changed"), json!("derived-changed"), json!("fixed-changed")];
+    let kinds = [
+        json!("bytes-changed"),
+        json!("derived-changed"),
+        json!("fixed-changed"),
+    ];
     let reasons = diff["reasons"].as_array().unwrap().iter();
     let changed = reasons.filter(|r| kinds.contains(&r["reason"]));
-    changed.map(|r| r["weight"].as_str().unwrap().to_owned()).collect()
+    changed
+        .map(|r| r["weight"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 const PERMISSIONS: [&[&str]; 4] = [&[], &["--partial"], &["--ignore", "*"], &["--trust-names"]];
@@ -214,7 +261,10 @@ fn other_models_with_what_people_do_most() {
         fs::copy(lora, walk.scene.file("lora.safetensors")).unwrap();
         assert_eq!(walk.ask(&["base.safetensors"], &[]), "LIVE");
         assert_eq!(walk.ask(&["fused.safetensors"], &[]), "NEEDS_REFIT");
-        assert_eq!(walk.ask(&["--lora", "lora.safetensors"], &[]), "NEEDS_REFIT");
+        assert_eq!(
+            walk.ask(&["--lora", "lora.safetensors"], &[]),
+            "NEEDS_REFIT"
+        );
         walk.overlays();
         assert_eq!(walk.ask(&["half.safetensors"], &[]), "UNKNOWN");
         walk.ask(&["half.safetensors"], &["--partial"]);

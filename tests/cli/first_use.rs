@@ -33,7 +33,10 @@ fn a_model_is_compiled_once_and_then_taken_from_the_cache() {
     assert_eq!(first[0]["state"], "NEEDS_RECOMPILE");
     assert_eq!(first[0]["action"], "compile");
     let second = run(&["io0.safetensors:base."]);
-    assert_eq!((&second[0]["state"], &second[0]["action"]), (&"LIVE".into(), &"copy".into()));
+    assert_eq!(
+        (&second[0]["state"], &second[0]["action"]),
+        (&"LIVE".into(), &"copy".into())
+    );
     // Other weights are put into the temporary plan, and not into the cache.
     let fused = ["io0.safetensors:fused.", "--weights", "fused.safetensors"];
     let base = ["--base-weights", "base.safetensors"];
@@ -51,9 +54,15 @@ fn nothing_of_a_model_is_compiled_where_its_inputs_do_not_fit() {
         assert!(!scene.file(".cache").join("engines-v1").exists() || engines(&scene) == 0);
     };
     refuses(&["--shape", "nothing=1x2"], 1, &["no input `nothing`"]);
-    refuses(&["--dim", "B=4096"], 1, &["4096"]);
+    refuses(&["--dim", "B=4096"], 2, &["4096"]);
     scene.refuses(&["run", "model.ts.onnx"], 1, &["shape spec", "--shapes"]);
-    let built = ["build", "model.ts.onnx", "--shapes", "shapes.ts.json", "--no-cache"];
+    let built = [
+        "build",
+        "model.ts.onnx",
+        "--shapes",
+        "shapes.ts.json",
+        "--no-cache",
+    ];
     scene.run(&built).exits(0);
     // What a model is compiled like is settled in a plan.
     for option in [

@@ -59,7 +59,7 @@ fn scene(perm: &[i64]) -> Scene {
             sum + b[j]
         })
         .collect();
-    let io = Weights::from([("x".into(), x), ("y".into(), (vec![2, 8], want))]);
+    let io = Weights::from([("in.x".into(), x), ("out.y".into(), (vec![2, 8], want))]);
     scene
         .write("model.onnx", model(&old, &OLD).onnx(""))
         .write("new.onnx", model(&new, perm).onnx(""))
@@ -82,7 +82,9 @@ fn right(scene: &Scene) {
 /// The commands that a comparison names.
 fn next(done: &Done) -> Vec<String> {
     let list = done.json()["next"].as_array().unwrap().clone();
-    list.iter().map(|c| c.as_str().unwrap().to_owned()).collect()
+    list.iter()
+        .map(|c| c.as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Does what a comparison names, as a shell would.
@@ -105,7 +107,10 @@ fn weights_come_from_an_onnx_file_of_the_same_structure() {
         .prints("next: trtmut refit engine.plan new.onnx");
     let dry = ["refit", "engine.plan", "new.onnx", "--dry-run", "--json"];
     assert_eq!(scene.run(&dry).exits(0).json()["verdict"], "NEEDS_REFIT");
-    follow(&scene, &next(&scene.run(&[&diff[..], &["--json"]].concat())));
+    follow(
+        &scene,
+        &next(&scene.run(&[&diff[..], &["--json"]].concat())),
+    );
     right(&scene);
     scene.run(&diff).exits(0).prints("LIVE");
     // The same weights as the checkpoint has, whose change was recorded against the base.
@@ -124,7 +129,13 @@ fn weights_come_from_an_onnx_file_of_the_same_structure() {
     std::fs::rename(scene.file("model.onnx"), scene.file("moved.onnx")).unwrap();
     scene.run(&diff).exits(0).prints("LIVE");
     scene.refuses(
-        &["refit", "engine.plan", "new.onnx", "--lora", "l.safetensors"],
+        &[
+            "refit",
+            "engine.plan",
+            "new.onnx",
+            "--lora",
+            "l.safetensors",
+        ],
         1,
         &["ONNX model", "no other file"],
     );
@@ -140,7 +151,11 @@ fn an_onnx_file_of_another_structure_is_built_as_it_says() {
         scene.write("wider.onnx", wide.output("z", &["N", "8"]).onnx(""));
         let refit = ["refit", "engine.plan", file];
         scene.refuses(&refit, 20, &["another structure", "trtmut build"]);
-        scene.refuses(&["run", "engine.plan", "--weights", file], 20, &["trtmut build"]);
+        scene.refuses(
+            &["run", "engine.plan", "--weights", file],
+            20,
+            &["trtmut build"],
+        );
         let diff = ["diff", "engine.plan", file, "--exit-code", "--json"];
         let done = scene.run(&diff);
         follow(&scene, &next(done.exits(20)));
@@ -156,14 +171,26 @@ fn a_rebuild_takes_the_new_value_of_what_engines_fold_in() {
     let scene = scene(&NEW);
     let refit = ["refit", "engine.plan", "new.safetensors"];
     scene.refuses(&refit, 20, &["`perm` changes", "--fallback rebuild"]);
-    let diff = ["diff", "engine.plan", "new.safetensors", "--exit-code", "--json"];
+    let diff = [
+        "diff",
+        "engine.plan",
+        "new.safetensors",
+        "--exit-code",
+        "--json",
+    ];
     let done = scene.run(&diff);
     assert_eq!(done.exits(20).json()["verdict"], "NEEDS_RECOMPILE");
     follow(&scene, &next(&done));
     right(&scene);
     scene.run(&diff).exits(0);
     scene
-        .run(&["run", "engine.plan", "--inputs", "io.safetensors", "--verify"])
+        .run(&[
+            "run",
+            "engine.plan",
+            "--inputs",
+            "io.safetensors",
+            "--verify",
+        ])
         .exits(0);
     // And back again.
     scene.refuses(&["refit", "engine.plan", "--base"], 20, &["`perm`"]);
@@ -172,7 +199,13 @@ fn a_rebuild_takes_the_new_value_of_what_engines_fold_in() {
     let base = ["diff", "engine.plan", "base.safetensors", "--exit-code"];
     scene.run(&base).exits(0).prints("LIVE");
     // `run` does it by itself.
-    let run = ["run", "engine.plan", "--weights", "new.safetensors", "--json"];
+    let run = [
+        "run",
+        "engine.plan",
+        "--weights",
+        "new.safetensors",
+        "--json",
+    ];
     let step = scene.run(&run).exits(0).json()["transitions"][0].clone();
     assert_eq!(step["state"], "NEEDS_RECOMPILE");
     right(&scene);
@@ -190,9 +223,19 @@ fn no_recompile_follows_a_lost_change() {
     assert_eq!(report["verdict"], "UNKNOWN", "{report}");
     assert_eq!(report["lost"], serde_json::json!(["lin.lora_A"]));
     assert_eq!(report["next"], serde_json::json!([]));
-    let rebuild = ["refit", "engine.plan", "lost.safetensors", "--fallback", "rebuild"];
+    let rebuild = [
+        "refit",
+        "engine.plan",
+        "lost.safetensors",
+        "--fallback",
+        "rebuild",
+    ];
     scene.refuses(&rebuild, 1, &["lin.lora_A", "--ignore"]);
-    scene.refuses(&["run", "engine.plan", "--weights", "lost.safetensors"], 1, &["lin.lora_A"]);
+    scene.refuses(
+        &["run", "engine.plan", "--weights", "lost.safetensors"],
+        1,
+        &["lin.lora_A"],
+    );
     let let_go = [&rebuild[..], &["--ignore", "lin.lora_A"]].concat();
     scene.run(&let_go).exits(0);
     right(&scene);

@@ -67,8 +67,8 @@ fn for_shapes(args: &Args, asked: OverlayRequest) -> Vec<String> {
     let Ok(manifest) = plan::read_manifest(&args.old) else {
         return Vec::new();
     };
-    let model = (args.overlay.model.clone())
-        .unwrap_or_else(|| next::model_of(&args.old, &manifest));
+    let model =
+        (args.overlay.model.clone()).unwrap_or_else(|| next::model_of(&args.old, &manifest));
     let mut commands = vec![build(args, &model)];
     let weights = if asked.checkpoint.is_empty() && asked.loras.is_empty() {
         recipe(&args.old, &manifest)

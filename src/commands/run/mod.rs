@@ -237,10 +237,19 @@ fn check_save(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     };
     let overlay = &args.overlay;
-    let given = (args.inputs.iter().chain(&args.expect).map(|f| f.path.as_path()))
-        .chain(args.input.iter().map(|(_, file)| Path::new(file)))
-        .chain(args.weights.iter().chain(&overlay.base_weights).map(PathBuf::as_path))
-        .chain(overlay.lora.iter().map(|(file, _)| file.as_path()));
+    let given = (args
+        .inputs
+        .iter()
+        .chain(&args.expect)
+        .map(|f| f.path.as_path()))
+    .chain(args.input.iter().map(|(_, file)| Path::new(file)))
+    .chain(
+        args.weights
+            .iter()
+            .chain(&overlay.base_weights)
+            .map(PathBuf::as_path),
+    )
+    .chain(overlay.lora.iter().map(|(file, _)| file.as_path()));
     for file in given {
         if std::fs::canonicalize(file).is_ok_and(|f| f == target) {
             return Err(UsageError::new(

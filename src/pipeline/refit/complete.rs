@@ -71,7 +71,12 @@ pub(super) fn refuse_blocked(
             if missing.len() == 1 { "has" } else { "have" },
             some(&missing)
         ));
-        let given = judged.assessment.changes.iter().filter(|c| c.is_given()).count();
+        let given = judged
+            .assessment
+            .changes
+            .iter()
+            .filter(|c| c.is_given())
+            .count();
         if missing.len() > given {
             hints.push("the file may belong to another model".to_owned());
         } else {

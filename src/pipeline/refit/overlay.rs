@@ -5,7 +5,6 @@
 
 use super::request::OverlayRequest;
 use super::source_model::{SourceModel, source_model_at};
-use crate::pipeline::look::is_model;
 use crate::diff::{Decision, Request, WeightState};
 use crate::fsx::Map;
 use crate::mapping::{
@@ -15,6 +14,7 @@ use crate::mapping::{
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{digests, relative, require_proof};
+use crate::pipeline::look::is_model;
 use crate::plan::{FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
