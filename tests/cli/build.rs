@@ -28,7 +28,7 @@ fn a_build_leaves_a_plan_and_its_manifest() {
     assert!(report["weights"]["refittable"].as_u64().unwrap() >= 208);
     let manifest: serde_json::Value =
         serde_json::from_slice(&std::fs::read(scene.file("engine.plan.json")).unwrap()).unwrap();
-    assert_eq!(manifest["format"], "trtmut.manifest/1");
+    assert_eq!(manifest["format"], "trtmut.manifest/2");
     assert_eq!(manifest["model"]["path"], "model.ts.onnx");
     assert_eq!(manifest["plan"]["digest"], report["digest"]);
     let text = manifest.to_string();

@@ -249,7 +249,7 @@ fn a_plan_cut_short_or_of_another_manifest_is_refused() {
     let text = std::fs::read_to_string(scene.file("engine.plan.json")).unwrap();
     scene.write(
         "alone.plan.json",
-        text.replace("trtmut.manifest/1", "trtmut.manifest/9"),
+        text.replace("trtmut.manifest/2", "trtmut.manifest/9"),
     );
     scene.refuses(&["run", "alone.plan"], 1, &["trtmut.manifest/9"]);
 }
