@@ -56,10 +56,16 @@ pub fn refit(plan: &Path, request: &OverlayRequest, rebuild: bool) -> String {
     for (file, scale) in &request.loras {
         let file = text(file);
         // What follows the last colon of a name would be taken for a scale.
-        let ends_in_number =
-            (file.rsplit_once(':')).is_some_and(|(_, s)| s.parse::<f64>().is_ok());
+        let ends_in_number = (file.rsplit_once(':')).is_some_and(|(_, s)| s.parse::<f64>().is_ok());
         let scaled = *scale != 1.0 || ends_in_number;
-        option("--lora", if scaled { format!("{file}:{scale}") } else { file });
+        option(
+            "--lora",
+            if scaled {
+                format!("{file}:{scale}")
+            } else {
+                file
+            },
+        );
     }
     match request.fuse {
         Fuse::Exact => {}

@@ -7,6 +7,9 @@ mod diff;
 mod first_use;
 mod hostile;
 mod memo;
+#[path = "../support/net.rs"]
+#[allow(dead_code)]
+mod net;
 mod onnx_weights;
 mod refit;
 mod run;

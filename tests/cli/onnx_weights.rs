@@ -1,11 +1,7 @@
 //! Weights from an ONNX file, constants that engines fold in, and the commands that `diff` names.
 
-#[path = "../support/net.rs"]
-#[allow(dead_code)]
-mod net;
-
+use crate::net::{Net, Weights, random, safetensors};
 use crate::scene::{Done, Scene};
-use net::{Net, Weights, random, safetensors};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 

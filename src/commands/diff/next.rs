@@ -3,7 +3,7 @@
 use super::Args;
 use crate::diff::{Reason, Verdict};
 use crate::pipeline::{OverlayRequest, ThingKind, kind_of, next};
-use crate::plan::{self, Ingredient, Manifest};
+use crate::plan::{self, Ingredient, Manifest, WeightRow};
 use std::path::{Path, PathBuf};
 
 /// A plan that was built from what is compared, where none is.
@@ -88,7 +88,7 @@ fn from_plan(args: &Args, new: &Path, recompile: bool) -> Option<String> {
     if recompile {
         return Some(run);
     }
-    let bases = |m: &Manifest| -> Vec<_> { m.weights.iter().map(|w| w.base_digest()).collect() };
+    let bases = |m: &Manifest| -> Vec<_> { m.weights.iter().map(WeightRow::base_digest).collect() };
     let request = match recipe(new, &other) {
         None => OverlayRequest {
             checkpoint: vec![next::model_of(new, &other)],

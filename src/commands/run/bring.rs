@@ -27,7 +27,7 @@ pub(super) struct Ready {
 /// The plan as it was found.
 enum Held {
     /// No other weights are asked for.
-    Open(OpenPlan),
+    Open(Box<OpenPlan>),
     /// Other weights, resolved against it.
     Prepared(Box<Prepared>, Duration),
 }
@@ -59,7 +59,7 @@ pub(super) fn check(
 ) -> anyhow::Result<Ready> {
     let request = super::input_request(args)?;
     let mut held = if args.weights.is_empty() && args.overlay.lora.is_empty() {
-        Held::Open(pipeline::open(plan, environment)?)
+        Held::Open(Box::new(pipeline::open(plan, environment)?))
     } else {
         let start = Instant::now();
         let asked = args.overlay.request(args.weights.clone());
@@ -125,9 +125,9 @@ impl Ready {
             Held::Prepared(prepared, time) => (prepared, time),
             Held::Open(open) => {
                 let Some(shapes) = moved else {
-                    return Ok((Vec::new(), open));
+                    return Ok((Vec::new(), *open));
                 };
-                return Ok((Vec::new(), range(plan, open, &shapes, ui, environment)?));
+                return Ok((Vec::new(), range(plan, *open, &shapes, ui, environment)?));
             }
         };
         let start = Instant::now();
