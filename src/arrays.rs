@@ -147,6 +147,28 @@ pub fn refuse_foreign(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Whether [`write()`] can put values of these types into `path`.
+///
+/// # Errors
+/// [`Error::Kind`]; [`Error::Dtype`] for the first that the format has no type for.
+pub fn check_dtypes<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, Dtype)>,
+) -> Result<(), Error> {
+    let kind = kind(path)?;
+    for (name, dtype) in tensors {
+        let fits = match kind {
+            Kind::Safetensors => dtype.safetensors().is_some(),
+            Kind::Npz => npy_descr(dtype).is_some(),
+            Kind::Npy => return Err(Error::Kind(path.to_owned())),
+        };
+        if !fits {
+            return Err(no_counterpart(path, name, dtype));
+        }
+    }
+    Ok(())
+}
+
 /// Reads every tensor of `path`. An npy file has one tensor, whose name is empty.
 ///
 /// # Errors

@@ -82,9 +82,9 @@ pub struct Args {
 }
 
 /// How the engine cache is used.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Cache")]
-struct CacheArgs {
+pub(super) struct CacheArgs {
     /// Compile, whatever the cache has, and store nothing
     #[arg(long, conflicts_with_all = ["remote", "push"])]
     no_cache: bool,
@@ -110,7 +110,7 @@ struct CacheArgs {
 
 impl CacheArgs {
     /// The cache, unless it is not to be used, or cannot be. For the CPU backends it has to be asked for.
-    fn request(
+    pub(super) fn request(
         &self,
         backend: &dyn Backend,
         environment: &Environment,

@@ -1,7 +1,7 @@
 //! `trtmut refit`: give a plan other weights.
 
 use super::overlay::{OverlayArgs, check_asked};
-use crate::diff::{Verdict, WeightState};
+use crate::diff::{Reason, Verdict, WeightState};
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::fsx;
@@ -81,6 +81,8 @@ struct RefitReport {
     filled: bool,
     digest: Digest,
     weights: usize,
+    /// All that the verdict rests on, as `diff` gives it.
+    reasons: Vec<Reason>,
     changed: Vec<String>,
     /// Tensors of the file that the model does not use.
     unused: Vec<String>,
@@ -258,6 +260,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         filled: prepared.manifest.stripped,
         digest: prepared.manifest.plan.digest,
         weights: prepared.manifest.weights.len(),
+        reasons: prepared.decision.diff.reasons.clone(),
         changed: prepared
             .decision
             .changes

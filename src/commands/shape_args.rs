@@ -24,6 +24,12 @@ impl ShapeArgs {
         self.dim.is_empty() && self.opt.is_empty()
     }
 
+    /// As they were given.
+    pub fn words(&self) -> impl Iterator<Item = String> {
+        let dims = self.dim.iter().flat_map(|d| ["--dim".into(), d.clone()]);
+        dims.chain(self.opt.iter().flat_map(|o| ["--opt".into(), o.clone()]))
+    }
+
     /// Reads them.
     ///
     /// # Errors

@@ -86,6 +86,10 @@ impl Decision {
         }
         let unchanged = compared - decision.changes.len();
         decision.diff = Diff::of(reasons, unchanged, compared);
+        // A recompile never brings back a change that is lost, or a tensor that is not there.
+        if !decision.blocking().all(Reason::is_reshaped) {
+            decision.diff = decision.diff.blocked();
+        }
         decision
     }
 
@@ -101,6 +105,13 @@ impl Decision {
             accounts,
             assessment,
         } = judged;
+        let fits = |c: &Change| match c {
+            Change::Refused { why } => !matches!(why, Refusal::Misfit { .. }),
+            change => change.is_given(),
+        };
+        if !assessment.changes.iter().any(fits) {
+            reasons.push(Reason::NothingFits);
+        }
         for (row, change) in mapping.rows.iter().zip(&assessment.changes) {
             let weight = row.name.clone();
             match change {
@@ -155,13 +166,13 @@ impl Decision {
 
     /// What keeps anything from being written: without it the verdict would be another.
     pub fn blocking(&self) -> impl Iterator<Item = &Reason> {
-        let refused = |r: &&Reason| {
-            matches!(
-                r,
-                Reason::Unsure { .. } | Reason::SourceMissing { .. } | Reason::NotInEngine { .. }
-            )
-        };
-        (self.diff.reasons.iter()).filter(move |r| r.verdict() > Verdict::NeedsRefit && refused(r))
+        let refused = |r: &&Reason| r.verdict() == Verdict::Unknown || r.is_reshaped();
+        self.diff.reasons.iter().filter(refused)
+    }
+
+    /// Whether all that blocks is that tensors have other shapes: the checkpoint is one of another architecture.
+    pub fn is_reshaped(&self) -> bool {
+        self.blocking().next().is_some() && self.blocking().all(Reason::is_reshaped)
     }
 }
 

@@ -83,15 +83,30 @@ impl Diff {
         }
     }
 
-    /// Both together: `self` and what else was compared.
+    /// Both together: `self` and what else was compared. What is undecided although a recompile is sure stays so.
     #[must_use]
     pub fn and(mut self, other: Diff) -> Diff {
+        let blocked = [&self, &other].into_iter().any(Diff::is_blocked);
         self.reasons.extend(other.reasons);
-        Diff::of(
+        let both = Diff::of(
             self.reasons,
             self.unchanged + other.unchanged,
             self.compared + other.compared,
-        )
+        );
+        if blocked { both.blocked() } else { both }
+    }
+
+    /// Undecided, whatever else is sure: nothing that a recompile could cure.
+    #[must_use]
+    fn blocked(mut self) -> Diff {
+        self.verdict = Verdict::Unknown;
+        self
+    }
+
+    /// Whether something keeps a sure recompile from being right.
+    fn is_blocked(&self) -> bool {
+        let worst = self.reasons.first().map(Reason::verdict);
+        self.verdict == Verdict::Unknown && worst.is_some_and(|w| w > self.verdict)
     }
 
     /// How many reasons there are of each kind, by the kebab-case tag that JSON uses.

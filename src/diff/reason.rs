@@ -154,6 +154,8 @@ pub enum Reason {
         /// Names that were looked for.
         names: Vec<String>,
     },
+    /// No tensor of the checkpoint belongs to any weight.
+    NothingFits,
     /// A checkpoint tensor feeds no weight of the engine.
     NotInEngine {
         /// Its name.
@@ -260,9 +262,10 @@ impl Reason {
                 Refusal::Misfit { .. } => Verdict::NeedsRecompile,
                 _ => Verdict::Unknown,
             },
-            Reason::SourceMissing { .. } | Reason::GraphUnknown | Reason::ShapesUnknown => {
-                Verdict::Unknown
-            }
+            Reason::NothingFits
+            | Reason::SourceMissing { .. }
+            | Reason::GraphUnknown
+            | Reason::ShapesUnknown => Verdict::Unknown,
             Reason::BakedChanged { .. }
             | Reason::ShapeLikeChanged { .. }
             | Reason::FixedChanged { .. }
@@ -282,6 +285,12 @@ impl Reason {
             | Reason::LibraryChanged { .. }
             | Reason::DeviceChanged { .. } => Verdict::NeedsRecompile,
         }
+    }
+
+    /// Whether it is a tensor whose shape is not that of its weight.
+    pub fn is_reshaped(&self) -> bool {
+        let misfit = |why: &Refusal| matches!(why, Refusal::Misfit { .. });
+        matches!(self, Reason::Unsure { why, .. } if misfit(why))
     }
 
     /// The weight or tensor that it is about.

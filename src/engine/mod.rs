@@ -165,6 +165,14 @@ pub trait Engine {
     /// See [`Error`].
     fn serialize(&self, out: &mut dyn Write) -> Result<(), Error>;
 
+    /// Whether it can run with these options; said before anything is done for a run.
+    ///
+    /// # Errors
+    /// [`Error::Option`].
+    fn check_options(&self, _options: &RunOptions) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Makes ready to run (loads, allocates), so that the first [`Engine::run`] is not charged with it.
     ///
     /// # Errors

@@ -272,6 +272,36 @@ fn make_unique(constants: &mut [Constant]) {
     }
 }
 
+/// Calls `f` with every tensor that [`take_constants`] took, in its order. For a model that was assembled.
+pub(super) fn for_each_constant(proto: &mut ModelProto, f: &mut impl FnMut(&mut TensorProto)) {
+    fn graph(g: &mut GraphProto, f: &mut impl FnMut(&mut TensorProto)) {
+        for tensor in g.initializer.iter_mut().filter(|t| holds_numbers(t)) {
+            f(tensor);
+        }
+        for node in &mut g.node {
+            let constant = node.op_type == "Constant" && is_default_domain(&node.domain);
+            for attribute in &mut node.attribute {
+                if constant && let Some(tensor) = attribute.t.as_mut().filter(|t| holds_numbers(t))
+                {
+                    f(tensor);
+                }
+                let inner = attribute.g.as_mut().into_iter();
+                inner
+                    .chain(&mut attribute.graphs)
+                    .for_each(|inner| graph(inner, f));
+            }
+        }
+    }
+    if let Some(g) = proto.graph.as_mut() {
+        graph(g, f);
+    }
+}
+
+/// Strings are no constants of ours: they stay where they are.
+fn holds_numbers(tensor: &TensorProto) -> bool {
+    tensor.data_type != onnx_protobuf::tensor_proto::DataType::STRING as i32
+}
+
 /// Calls `f` with every marked tensor of the model and the value of its mark.
 pub(super) fn for_each_marked(proto: &mut ModelProto, f: &mut impl FnMut(&mut TensorProto, &str)) {
     fn graph(g: &mut GraphProto, f: &mut impl FnMut(&mut TensorProto, &str)) {

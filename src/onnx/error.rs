@@ -63,6 +63,12 @@ pub enum Error {
         /// Bytes given.
         found: usize,
     },
+    /// A value was given for a constant that is none of the graph's own.
+    #[error("`{name}` is no structural constant of the model")]
+    NotStructural {
+        /// The name.
+        name: String,
+    },
     /// A model in one file cannot be this big.
     #[error("the model takes {bytes} bytes; one protobuf file holds at most {limit}")]
     TooBig {
@@ -441,6 +447,7 @@ impl Explain for Error {
             }
             Error::Write(_) => "onnx-write",
             Error::WrittenLength { .. } => "onnx-written-length",
+            Error::NotStructural { .. } => "onnx-not-structural",
             Error::TooBig { .. } => "onnx-too-big",
         }
     }
@@ -453,7 +460,7 @@ impl Explain for Error {
             | Error::Protobuf { .. }
             | Error::Invalid { .. } => Class::Input,
             Error::Write(_) | Error::TooBig { .. } => Class::Environment,
-            Error::WrittenLength { .. } => Class::Bug,
+            Error::WrittenLength { .. } | Error::NotStructural { .. } => Class::Bug,
         }
     }
 
@@ -480,7 +487,9 @@ impl Explain for Error {
                 }
                 hints
             }
-            Error::Write(_) | Error::WrittenLength { .. } => Vec::new(),
+            Error::Write(_) | Error::WrittenLength { .. } | Error::NotStructural { .. } => {
+                Vec::new()
+            }
             Error::TooBig { .. } => vec!["write the weights into an external data file".into()],
         }
     }

@@ -3,12 +3,13 @@
 //! The message without weights is small and serialised first; walking it gives a list of pieces in which each elided tensor
 //! is the place where its bytes go, and the lengths of all messages around it. Then the pieces are written one by one.
 
-use super::collect::mark;
+use super::collect::{for_each_constant, mark};
 use super::wire::{Kind, field, put_varint};
 use super::{Error, INLINE_LIMIT, Model, Weight};
 use onnx_protobuf::tensor_proto::DataLocation;
 use onnx_protobuf::{Message, StringStringEntryProto, TensorProto};
 use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::io::Write;
 use std::ops::Range;
 
@@ -106,9 +107,7 @@ impl Model {
         out: &mut dyn Write,
         bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
-        let message = self.graph_bytes();
-        let rope = self.rope(&message, &mut None);
-        self.write_rope(&rope, &message, out, bytes_of)
+        self.write_graph(&self.graph_bytes(), out, None, bytes_of)
     }
 
     /// Writes the model as an ONNX file (`out`) and a data file (`data`, whose name beside the model is `data_name`), which
@@ -123,15 +122,32 @@ impl Model {
         data_name: &str,
         bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
-        let message = self.graph_bytes();
-        let mut file = Some(DataFile {
-            name: data_name,
+        self.write_graph(&self.graph_bytes(), out, Some((data, data_name)), bytes_of)
+    }
+
+    /// As [`Model::write_onnx`], or as [`Model::write_onnx_external`] where there is a data file, for `graph`: this model's, or
+    /// what [`Model::graph_with`] made of it.
+    ///
+    /// # Errors
+    /// As [`Model::write_onnx`].
+    pub fn write_graph<E: From<Error>>(
+        &self,
+        graph: &[u8],
+        out: &mut dyn Write,
+        data: Option<(&mut dyn Write, &str)>,
+        bytes_of: &BytesOf<'_, '_, E>,
+    ) -> Result<(), E> {
+        let mut file = data.as_ref().map(|(_, name)| DataFile {
+            name,
             placed: Vec::new(),
         });
-        let rope = self.rope(&message, &mut file);
-        self.write_rope(&rope, &message, out, bytes_of)?;
+        let rope = self.rope(graph, &mut file);
+        self.write_rope(&rope, graph, out, bytes_of)?;
+        let (Some(file), Some((data, _))) = (file, data) else {
+            return Ok(());
+        };
         let mut end = 0u64;
-        for (index, offset, length) in file.into_iter().flat_map(|f| f.placed) {
+        for (index, offset, length) in file.placed {
             let bytes = self.checked(index, bytes_of)?;
             let gap = vec![0u8; (offset - end) as usize];
             data.write_all(&gap).map_err(Error::Write)?;
@@ -139,6 +155,43 @@ impl Model {
             end = offset + length;
         }
         Ok(())
+    }
+
+    /// The graph as [`Model::graph_bytes`] gives it, with other values of structural constants, by [`Weight::name`]. What it
+    /// describes is another structure.
+    ///
+    /// # Errors
+    /// [`Error::WrittenLength`]; [`Error::NotStructural`] for a name that is none of theirs.
+    pub fn graph_with(&self, values: &HashMap<String, Vec<u8>>) -> Result<Vec<u8>, Error> {
+        if values.is_empty() {
+            return Ok(self.graph_bytes());
+        }
+        let mut proto = self.proto.clone();
+        let mut weights = self.weights.iter();
+        let mut left: HashSet<&str> = values.keys().map(String::as_str).collect();
+        let mut wrong = None;
+        for_each_constant(&mut proto, &mut |tensor| {
+            // The walk has the order in which they were collected.
+            let Some(weight) = weights.next() else { return };
+            let Some(bytes) = values.get(&weight.name).filter(|_| !weight.is_elided()) else {
+                return;
+            };
+            left.remove(weight.name.as_str());
+            if bytes.len() == weight.byte_length() {
+                tensor.raw_data.clone_from(bytes);
+            } else {
+                wrong = Some(Error::WrittenLength {
+                    name: weight.name.clone(),
+                    expected: weight.byte_length(),
+                    found: bytes.len(),
+                });
+            }
+        });
+        match (wrong, left.into_iter().next()) {
+            (Some(error), _) => Err(error),
+            (None, Some(name)) => Err(Error::NotStructural { name: name.into() }),
+            (None, None) => Ok(serialise(&proto)),
+        }
     }
 
     fn write_rope<E: From<Error>>(

@@ -3,6 +3,7 @@
 use super::build::key;
 use super::error::Error;
 use super::facts::{UNREAD, digests};
+use super::look::{Thing, look};
 use super::refit::{Overlay, OverlayRequest, source_model};
 use crate::diff::{
     self, Decision, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact,
@@ -59,28 +60,34 @@ pub struct Compared {
     pub blocks: BTreeMap<String, (usize, usize)>,
     /// Rules that were used to bring names in line.
     pub rules: Vec<&'static str>,
+    /// What of a checkpoint reaches nothing, and what it does not give.
+    pub left: Left,
 }
 
-/// What a file is, by what it holds.
-enum Thing {
-    Plan(Box<Manifest>),
-    Model(Box<Model>),
-    Weights,
+/// What of a checkpoint reaches nothing, and what it does not give.
+#[derive(Debug, Clone, Default)]
+pub struct Left {
+    /// Tensors that the model does not use.
+    pub unused: Vec<String>,
+    /// Tensors whose change would be lost.
+    pub lost: Vec<String>,
+    /// Tensors and weights that are let go.
+    pub ignored: Vec<String>,
+    /// Weights whose tensor is not given.
+    pub missing: Vec<String>,
 }
 
-fn look(path: &Path) -> Result<Thing, Error> {
-    if plan::manifest_path(path).exists() {
-        return Ok(Thing::Plan(Box::new(plan::open(path)?)));
+impl Left {
+    fn of(decision: &Decision) -> Left {
+        Left {
+            unused: decision.unused.clone(),
+            lost: decision.lost.clone(),
+            ignored: decision.ignored.clone(),
+            missing: (decision.missing.iter())
+                .map(|m| m.weight.clone())
+                .collect(),
+        }
     }
-    let extension = path.extension().and_then(|e| e.to_str());
-    if path.is_dir() || matches!(extension, Some("safetensors" | "json")) {
-        return Ok(Thing::Weights);
-    }
-    if extension == Some("plan") {
-        // Says that the manifest is missing.
-        return Ok(Thing::Plan(Box::new(plan::open(path)?)));
-    }
-    Ok(Thing::Model(Box::new(Model::open(path)?)))
 }
 
 /// Compares.
@@ -127,6 +134,9 @@ fn compare_with(
             Ok(plain(diff::compare(&side, &new)))
         }
         (Thing::Plan(m), Some(Thing::Model(model))) => {
+            if model.structure_digest() == m.model.structure {
+                return plan_with_model(request, &m, &model, watch);
+            }
             let old = plan_side(&request.old, &m);
             let new = model_side(&model, request, watch)?;
             Ok(plain(diff::compare(&old, &new)))
@@ -166,6 +176,7 @@ fn plain(diff: Diff) -> Compared {
         changed: Vec::new(),
         blocks: BTreeMap::new(),
         rules: Vec::new(),
+        left: Left::default(),
     }
 }
 
@@ -290,21 +301,31 @@ fn plan_with(
             (w.name.clone(), first)
         })
         .collect();
-    let (unchanged, mut reasons) = (decision.diff.unchanged, decision.diff.reasons.clone());
+    let mut diff = decision.diff.clone();
     if let Some(wanted) = wanted_shapes(request, &manifest.inputs)? {
         let side = |shapes| Side {
             shapes: Some(shapes),
             ..Side::default()
         };
-        reasons.extend(diff::compare(&side(manifest.shapes.clone()), &side(wanted)).reasons);
+        diff = diff.and(diff::compare(&side(manifest.shapes.clone()), &side(wanted)));
     }
-    let held = ModelValues::of(&overlay.model().model);
+    // The overlay of a whole model has no base values.
+    let base = match overlay.whole {
+        true => source_model(&request.old, manifest).ok(),
+        false => None,
+    };
+    let held = match (&base, overlay.whole) {
+        (Some(base), _) => Some(ModelValues::of(&base.model)),
+        (None, false) => Some(ModelValues::of(&overlay.model().model)),
+        (None, true) => None,
+    };
     let measure = |(name, source): &(String, Option<String>)| -> Result<Measured, Error> {
         let row = rows[name.as_str()];
         let mut change = None;
         // Only the base values are at hand; where the engine holds others, the distance from those is not known.
         if row.base.is_none()
-            && let (Some(old), Some(new)) = (mapping::Held::held(&held, name), overlay.bytes(name)?)
+            && let Some(held) = &held
+            && let (Some(old), Some(new)) = (mapping::Held::held(held, name), overlay.bytes(name)?)
         {
             change = measured(row.dtype, &row.shape, &old, &new);
         }
@@ -336,11 +357,32 @@ fn plan_with(
     });
     let blocks = blocks(all, &names);
     Ok(Compared {
-        diff: Diff::of(reasons, unchanged, manifest.weights.len()),
+        diff,
         changed: sorted(changed),
         blocks,
         rules: Vec::new(),
+        left: Left::of(&decision),
     })
+}
+
+/// A plan against a model of the same structure: what a refit with its weights does, and what else differs.
+fn plan_with_model(
+    request: &CompareRequest,
+    manifest: &Manifest,
+    model: &Model,
+    watch: &dyn Watch,
+) -> Result<Compared, Error> {
+    let mut compared = plan_with(request, manifest, request.new.clone(), watch)?;
+    let graph = |graph| Side {
+        graph: Some(graph),
+        ..Side::default()
+    };
+    if let Ok(source) = source_model(&request.old, manifest) {
+        let old = graph(Graph::of(&source.model));
+        let other = diff::compare(&old, &graph(Graph::of(model)));
+        compared.diff = compared.diff.and(other);
+    }
+    Ok(compared)
 }
 
 /// A model against a checkpoint, without a plan.
@@ -387,7 +429,11 @@ fn model_with(
             Some((view.dtype, view.shape.to_vec()))
         },
     });
-    Ok(plain(decision.diff))
+    let left = Left::of(&decision);
+    Ok(Compared {
+        left,
+        ..plain(decision.diff)
+    })
 }
 
 /// A checkpoint against another.
@@ -449,6 +495,7 @@ fn checkpoints(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, 
         changed: sorted(measured),
         blocks,
         rules: named.rules,
+        left: Left::default(),
     })
 }
 

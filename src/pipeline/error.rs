@@ -60,6 +60,14 @@ pub enum Error {
         /// What is the matter with it.
         reason: &'static str,
     },
+    /// An ONNX file whose weights a plan is to get is not the same model.
+    #[error("a refit is not enough: `{model}` has another structure than the model that `{plan}` was compiled from", plan = .plan.display(), model = .model.display())]
+    OtherStructure {
+        /// The plan.
+        plan: PathBuf,
+        /// The ONNX file.
+        model: PathBuf,
+    },
     /// The weights of a refitted plan are needed again, and cannot be had.
     #[error("the weights that `{plan}` was refitted with cannot be put together again: {reason}", plan = .plan.display())]
     Recipe {
@@ -159,6 +167,7 @@ impl Error {
             | Error::Inputs { .. }
             | Error::Overlay { .. }
             | Error::Reshaped { .. }
+            | Error::OtherStructure { .. }
             | Error::Unverified(_)
             | Error::Recipe { .. }
             | Error::Stripped { .. }
@@ -185,7 +194,7 @@ impl Explain for Error {
             Error::Occupied { .. } => "output-occupied",
             Error::Inputs { .. } => "inputs",
             Error::Overlay { .. } => "overlay-misfit",
-            Error::Reshaped { .. } => "needs-recompile",
+            Error::Reshaped { .. } | Error::OtherStructure { .. } => "needs-recompile",
             Error::Unverified(_) => "unverified",
             Error::Source { .. } => "model-gone",
             Error::Recipe { .. } => "recipe-gone",
@@ -199,7 +208,7 @@ impl Explain for Error {
     fn class(&self) -> Class {
         match self {
             Error::Unverified(_) => Class::Differs,
-            Error::Reshaped { .. } => Class::NeedsRecompile,
+            Error::Reshaped { .. } | Error::OtherStructure { .. } => Class::NeedsRecompile,
             _ => self.part().map_or(Class::Input, Explain::class),
         }
     }
@@ -213,6 +222,9 @@ impl Explain for Error {
             Error::Reshaped { .. } => vec![
                 "the architecture differs: export the model again from this checkpoint, and build a plan from that".into(),
             ],
+            Error::OtherStructure { plan, model } => {
+                vec![format!("`{}` builds a plan from it", super::next::build(plan, model))]
+            }
             Error::Unverified(_) => vec![
                 "the plan is as it was; build it again from the model with these weights (`refit --fallback rebuild`)".into(),
             ],

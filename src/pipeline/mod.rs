@@ -18,6 +18,8 @@ mod environment;
 mod error;
 mod facts;
 mod feed;
+mod look;
+pub mod next;
 mod open;
 mod refit;
 mod run;
@@ -31,19 +33,21 @@ pub use build::{
     BuildRequest, Built, CacheRequest, CacheUse, MappingSource, build, build_cached, key_fields,
     with_checkpoint,
 };
-pub use compare::{CompareRequest, Compared, Measured, compare};
+pub use compare::{CompareRequest, Compared, Left, Measured, compare};
 pub use environment::Environment;
 pub use error::Error;
+pub use look::{ThingKind, is_model, kind_of};
 pub use open::{OpenPlan, open};
 pub use refit::{
     Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, Stated, prepare, refusal,
     source_model, source_model_at,
 };
 pub use run::{
-    InputRequest, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected, recompile,
+    InputRequest, Inputs, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,
+    recompile,
 };
 pub use verification::{Verification, Verified};
-pub use verify::{VerifyRequest, verify_outputs};
+pub use verify::{VerifyRequest, require_reference, verify_outputs};
 
 /// Bounds the threads that hashing and compiling use; without a bound all cores. Only the first call of a process counts.
 pub fn limit_threads(threads: Option<usize>) {

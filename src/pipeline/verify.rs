@@ -3,7 +3,7 @@
 use super::backends::onnxruntime;
 use super::environment::Environment;
 use super::error::Error;
-use super::refit::{Overlay, OverlayRequest, write_model};
+use super::refit::{Overlay, OverlayRequest, source_model_at, write_model};
 use super::run::inputs;
 use super::verification::{Verification, Verified};
 use crate::engine::cpu::{self, Cpu};
@@ -142,6 +142,20 @@ fn against_reference(
         reference: reference.identity().library,
         outputs,
     })
+}
+
+/// Checks that there is a reference for the model of a plan, before anything is done that a verification shall follow.
+///
+/// # Errors
+/// [`Error::Source`] where the model cannot be had; [`crate::engine::Error::Refused`] where no reference runs it.
+pub fn require_reference(
+    plan: &Path,
+    manifest: &Manifest,
+    moved: Option<&Path>,
+    environment: &Environment,
+) -> Result<(), Error> {
+    let source = source_model_at(plan, manifest, moved)?;
+    reference(&source.model, environment).map(drop)
 }
 
 /// onnxruntime where it is installed, since it is the better witness; else the embedded engine.

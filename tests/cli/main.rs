@@ -1,12 +1,18 @@
 //! The real binary, from outside. Few cases per behaviour; depth is in the unit tests.
 
+mod agree;
 mod build;
 mod cache;
 mod diff;
 mod files;
+mod first_use;
 mod hostile;
 mod memo;
 mod names;
+#[path = "../support/net.rs"]
+#[allow(dead_code)]
+mod net;
+mod onnx_weights;
 mod reading;
 mod refit;
 mod rules;

@@ -4,12 +4,8 @@
 //! stopped at its very end, where it writes its report into a pipe that nobody empties, and asked for the most that was
 //! resident (`VmHWM`) and for what it read otherwise (`rchar`).
 
-#[path = "../support/net.rs"]
-#[allow(dead_code)]
-mod net;
-
+use crate::net::{Net, random};
 use crate::scene::Scene;
-use net::{Net, random};
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;

@@ -657,7 +657,7 @@ fn the_map_is_printed_with_grades() {
 
 #[test]
 fn rows_said_by_hand_are_taken_and_checked() {
-    let scene = built();
+    let scene = built_with(&["--base-weights", "base.safetensors"]);
     refit(&scene, &["fused.safetensors"]).exits(0);
     let whole = plan(&scene);
     // A name and values that nothing ties to the weight.

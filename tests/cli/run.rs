@@ -397,3 +397,87 @@ fn a_cuda_graph_needs_a_gpu() {
         &["cuda-graph", "computes on the CPU"],
     );
 }
+
+#[test]
+fn a_run_that_cannot_be_done_leaves_the_plan_as_it_was() {
+    let scene = built();
+    for file in [
+        "base.safetensors",
+        "fused.safetensors",
+        "lora_kohya.safetensors",
+    ] {
+        scene.bring(&format!("sd_unet/{file}"));
+    }
+    scene.write("junk.safetensors", b"\x10\0\0\0\0\0\0\0{\"a\":");
+    std::fs::copy(
+        fixture("dit/io0.safetensors"),
+        scene.file("dit.safetensors"),
+    )
+    .unwrap();
+    let weights = [
+        "run",
+        "engine.plan",
+        "--base-weights",
+        "base.safetensors",
+        "--weights",
+        "fused.safetensors",
+    ];
+    for (more, code, says) in [
+        (&["--input", "nosuch=io0.safetensors"][..], 1, "tensors"),
+        (&["--shape", "nosuch=1x2"], 1, "no input `nosuch`"),
+        (&["--shape", "sample=1x4"], 1, "2 axes"),
+        (&["--shape", "sample=1x5x8x8"], 1, "is fixed at 4"),
+        (&["--shape", "sample=1x4x64x64"], 1, "32"),
+        (&["--shape", "sample=wide"], 2, "not a shape"),
+        (&["--dim", "B=many"], 2, "not a size"),
+        (&["--dim", "B=99"], 2, "99"),
+        (&["--inputs", "dit.safetensors"], 1, "inputs"),
+        (&["--inputs", "junk.safetensors"], 1, "junk.safetensors"),
+        (&["--inputs", "gone.safetensors"], 1, "gone.safetensors"),
+        (&["--inputs", IO, "--inputs", IO], 1, "given twice"),
+        (&["--expect", IO], 2, "--inputs"),
+        (
+            &["--inputs", IO, "--expect", "base.safetensors"],
+            1,
+            "outputs",
+        ),
+        (
+            &["--inputs", IO, "--expect", "io0.safetensors:no."],
+            1,
+            "`no.`",
+        ),
+        (&["--inputs", IO, "--expect", "gone.npz"], 1, "gone.npz"),
+        (&["--inputs", IO, "--expect", "junk.safetensors"], 1, "junk"),
+        (&["--inputs", IO, "--save", "out.txt"], 1, "out.txt"),
+        (&["--inputs", IO, "--save", "no/out.npz"], 3, "no"),
+        (&["--inputs", IO, "--save", IO], 2, "overwrite"),
+        (
+            &["--inputs", IO, "--save", "fused.safetensors"],
+            2,
+            "overwrite",
+        ),
+        (&["--inputs", IO, "--lora", "gone.safetensors"], 1, "gone"),
+        (&["--inputs", IO, "--lora", "junk.safetensors"], 1, "junk"),
+        (
+            &["--inputs", IO, "--weights", "gone.safetensors"],
+            1,
+            "gone",
+        ),
+        (&["--inputs", IO, "--cuda-graph"], 1, "cuda-graph"),
+        (&["--inputs", IO, "--mapping", "gone.json"], 1, "gone.json"),
+    ] {
+        scene.refuses(&[&weights[..], more].concat(), code, &[says]);
+    }
+    // A range that moves and other weights are one step, which is not done by half.
+    let outside = ["--dim", "B=4", "--on-range", "widen", "--expect", IO];
+    scene.refuses(&[&weights[..], &outside].concat(), 2, &["--expect"]);
+    let outside = [&weights[..], &outside[..4], &["--verify", "--json"]].concat();
+    let report = scene.run(&outside).exits(0).json();
+    assert_eq!(report["transitions"][0]["action"], "recompile");
+    assert_eq!(report["transitions"].as_array().unwrap().len(), 1);
+    assert_eq!(report["verification"]["equal"], true);
+    scene
+        .run(&[&["run", "engine.plan"], FUSED].concat())
+        .exits(0)
+        .prints(":fused.");
+}

@@ -2,74 +2,182 @@
 
 use super::report::Transition;
 use super::{Args, OnRange};
-use crate::commands::refit;
-use crate::pipeline::{self, Environment, OpenPlan, Opening};
+use crate::arrays;
+use crate::commands::{UsageError, refit};
+use crate::diff::Verdict;
+use crate::pipeline::{self, Environment, Inputs, OpenPlan, Opening, Prepared};
+use crate::plan::Manifest;
 use crate::shapes::{self, InputShapes, Resolved};
 use crate::tensor::NamedTensors;
 use crate::ui::{self, Ui};
 use crate::watch::{Event, Watch};
+use anyhow::Context;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Brings the plan to the weights that are asked for: nothing, a refit, or a recompile where a refit is not enough or fails.
-/// The plan is handed out open where it was opened for that.
-pub(super) fn weights(
+/// A plan that everything was checked for, and that nothing was done to yet.
+pub(super) struct Ready {
+    held: Held,
+    pub(super) inputs: Inputs,
+    pub(super) expected: Option<(NamedTensors, String)>,
+    /// The range to recompile for, where the inputs are outside of the one that was built.
+    moved: Option<Resolved>,
+}
+
+/// The plan as it was found.
+enum Held {
+    /// No other weights are asked for.
+    Open(Box<OpenPlan>),
+    /// Other weights, resolved against it.
+    Prepared(Box<Prepared>, Duration),
+}
+
+impl Held {
+    fn manifest(&self) -> &Manifest {
+        match self {
+            Held::Open(plan) => &plan.manifest,
+            Held::Prepared(prepared, _) => &prepared.manifest,
+        }
+    }
+
+    /// Whether the plan will hold its base weights.
+    fn is_base(&self) -> bool {
+        match self {
+            Held::Open(plan) => plan.manifest.recipe.ingredients.is_empty(),
+            Held::Prepared(prepared, _) => prepared.gives_base(),
+        }
+    }
+}
+
+/// Resolves weights, inputs and expectation against the plan at `plan`. Nothing is written: whatever is wrong with what the
+/// user gave comes to light here, while the plan is as it was.
+pub(super) fn check(
     args: &Args,
+    plan: &Path,
     ui: &Ui,
     environment: &Environment,
-) -> anyhow::Result<(Vec<Transition>, Option<OpenPlan>)> {
-    let mut transitions = Vec::new();
-    if args.weights.is_empty() && args.overlay.lora.is_empty() {
-        return Ok((transitions, None));
-    }
-    let mut step = |state, action, reason: String, time: Duration| {
-        let shown = ui::duration(time);
-        ui.event(Event::Status(&format!(
-            "{state}: {action} in {shown} ({reason})"
-        )));
-        transitions.push(Transition {
-            state,
-            action,
-            reason,
-            ns: time.as_nanos() as u64,
-        });
-    };
-    let start = Instant::now();
-    let request = args.overlay.request(args.weights.clone());
-    let mut prepared =
-        pipeline::prepare(&args.plan, &request, Opening::Meanwhile, environment, ui)?;
-    let differ = format!(
-        "{} of {} differ",
-        prepared.decision.changes.len(),
-        ui::count(prepared.manifest.weights.len(), "weight")
-    );
-    if prepared.is_live() {
-        step(
-            "LIVE",
-            "run",
-            "the plan holds exactly these weights".into(),
-            start.elapsed(),
-        );
-        return Ok((transitions, Some(prepared.into_open(environment)?)));
-    }
-    let fixed: Vec<_> = prepared.fixed().cloned().collect();
-    let mut recompile = None;
-    if fixed.is_empty() {
-        match prepared.commit(&args.plan, false, environment, ui) {
-            Ok(_) => step("NEEDS_REFIT", "refit", differ, start.elapsed()),
-            Err(e) => recompile = Some(format!("the refit failed: {e}")),
-        }
+) -> anyhow::Result<Ready> {
+    let request = super::input_request(args)?;
+    let mut held = if args.weights.is_empty() && args.overlay.lora.is_empty() {
+        Held::Open(Box::new(pipeline::open(plan, environment)?))
     } else {
-        recompile = Some(refit::list(&fixed));
+        let start = Instant::now();
+        let asked = args.overlay.request(args.weights.clone());
+        let prepared = pipeline::prepare(plan, &asked, Opening::Meanwhile, environment, ui)?;
+        Held::Prepared(Box::new(prepared), start.elapsed())
+    };
+    match &mut held {
+        Held::Open(open) => open.engine.check_options(&args.options())?,
+        Held::Prepared(prepared, _) => prepared.check_options(&args.options(), environment)?,
     }
-    if let Some(reason) = recompile {
-        prepared.rebuild(&args.plan, environment, ui)?;
-        step("NEEDS_RECOMPILE", "recompile", reason, start.elapsed());
+    let manifest = held.manifest();
+    let context = || format!("the inputs do not fit `{}`", args.plan.display());
+    let range = allowed(args.on_range, &manifest.shapes);
+    let inputs = pipeline::gather_inputs(&request, &manifest.inputs, &manifest.outputs, &range)
+        .with_context(context)?;
+    let moved =
+        moved_range(args.on_range, &manifest.shapes, &inputs.tensors).with_context(context)?;
+    if args.expect.is_some() && !inputs.random.is_empty() {
+        let drawn: Vec<&str> = inputs.random.iter().map(String::as_str).collect();
+        return Err(UsageError::new(
+            format!(
+                "--expect needs every input from a file; nothing gives {}",
+                drawn.join(", ")
+            ),
+            "add --inputs FILE or --input NAME=FILE",
+        )
+        .into());
     }
-    Ok((transitions, Some(prepared.into_open(environment)?)))
+    let expected = match &args.expect {
+        Some(file) => Some(pipeline::pick_expected(
+            file,
+            &manifest.outputs,
+            held.is_base(),
+        )?),
+        None => None,
+    };
+    if let Some(path) = &args.save {
+        arrays::check_dtypes(path, manifest.outputs.iter().map(|o| (&*o.name, o.dtype)))?;
+    }
+    if args.verify {
+        let model = args.overlay.model.as_deref();
+        pipeline::require_reference(plan, manifest, model, environment)?;
+    }
+    Ok(Ready {
+        held,
+        inputs,
+        expected,
+        moved,
+    })
+}
+
+impl Ready {
+    /// Brings the plan to the weights and the range that are asked for: nothing, a refit, or a recompile where a refit is not
+    /// enough or fails. The plan is written once at most.
+    pub(super) fn bring(
+        self,
+        plan: &Path,
+        ui: &Ui,
+        environment: &Environment,
+    ) -> anyhow::Result<(Vec<Transition>, OpenPlan)> {
+        let Ready { held, moved, .. } = self;
+        let (mut prepared, resolved) = match held {
+            Held::Prepared(prepared, time) => (prepared, time),
+            Held::Open(open) => {
+                let Some(shapes) = moved else {
+                    return Ok((Vec::new(), *open));
+                };
+                return Ok((Vec::new(), range(plan, *open, &shapes, ui, environment)?));
+            }
+        };
+        let start = Instant::now();
+        let verdict = prepared.decision.diff.verdict;
+        let fixed: Vec<_> = prepared.fixed().cloned().collect();
+        let differ = format!(
+            "{} of {} differ",
+            prepared.decision.changes.len(),
+            ui::count(prepared.manifest.weights.len(), "weight")
+        );
+        let mut recompile = match (&moved, &fixed[..]) {
+            (Some(_), _) => Some("the inputs are outside of the range that was built".into()),
+            (None, []) => None,
+            (None, fixed) => Some(refit::list(fixed)),
+        };
+        let (mut state, mut action) = (verdict, "run");
+        let mut reason = "the plan holds exactly these weights".to_owned();
+        if recompile.is_none() && verdict != Verdict::Live {
+            match prepared.commit(plan, false, environment, ui) {
+                Ok(_) => (action, reason) = ("refit", differ),
+                Err(e) => recompile = Some(format!("the refit failed: {e}")),
+            }
+        }
+        if let Some(why) = recompile {
+            match &moved {
+                Some(shapes) => {
+                    let built = prepared.manifest.shapes.clone();
+                    let time = prepared.rebuild_for(plan, shapes.clone(), environment, ui)?;
+                    say_moved(plan, &built, shapes, time, ui);
+                }
+                None => drop(prepared.rebuild(plan, environment, ui)?),
+            }
+            (state, action, reason) = (Verdict::NeedsRecompile, "recompile", why);
+        }
+        let step = Transition::new(state, action, reason, resolved + start.elapsed());
+        ui.event(Event::Status(&step.to_string()));
+        Ok((vec![step], prepared.into_open(environment)?))
+    }
+}
+
+/// Sizes that inputs may have under `policy`, for a plan that was built for `built`.
+pub(super) fn allowed(policy: OnRange, built: &Resolved) -> Resolved {
+    match policy {
+        OnRange::Error => built.clone(),
+        OnRange::Recompile | OnRange::Widen => built.unbounded(),
+    }
 }
 
 /// The range to recompile for, where the inputs are outside of the one that was built.
-pub(super) fn moved_range(
+fn moved_range(
     policy: OnRange,
     built: &Resolved,
     inputs: &NamedTensors,
@@ -87,13 +195,22 @@ pub(super) fn moved_range(
 }
 
 /// Compiles the plan for other ranges, and opens it again.
-pub(super) fn range(
-    args: &Args,
+fn range(
+    path: &Path,
     plan: OpenPlan,
     shapes: &Resolved,
     ui: &Ui,
     environment: &Environment,
 ) -> anyhow::Result<OpenPlan> {
+    let OpenPlan { manifest, engine } = plan;
+    // Two engines of a large model at a time may not fit.
+    drop(engine);
+    let time = pipeline::recompile(path, &manifest, shapes, environment, ui)?;
+    say_moved(path, &manifest.shapes, shapes, time, ui);
+    Ok(pipeline::open(path, environment)?)
+}
+
+fn say_moved(plan: &Path, built: &Resolved, shapes: &Resolved, time: Duration, ui: &Ui) {
     let show = |r: &Resolved| {
         let dims: Vec<String> = r
             .dims()
@@ -105,16 +222,11 @@ pub(super) fn range(
             .collect();
         dims.join(", ")
     };
-    let OpenPlan { manifest, engine } = plan;
-    // Two engines of a large model at a time may not fit.
-    drop(engine);
-    let time = pipeline::recompile(&args.plan, &manifest, shapes, environment, ui)?;
     ui.event(Event::Warn(&format!(
         "recompiled `{}` for sizes outside of its range, in {}: it was built for {}, and is now for {}",
-        args.plan.display(),
+        plan.display(),
         ui::duration(time),
-        show(&manifest.shapes),
+        show(built),
         show(shapes)
     )));
-    Ok(pipeline::open(&args.plan, environment)?)
 }

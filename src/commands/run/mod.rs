@@ -2,20 +2,22 @@
 
 mod bring;
 mod compare;
+mod compile;
 mod report;
 
 use super::UsageError;
+use super::build::CacheArgs;
+use super::engine_args::EngineArgs;
 use super::overlay::OverlayArgs;
 use crate::arrays;
 use crate::engine::{Engine, RunOptions};
 use crate::exit::Exit;
 use crate::fsx;
-use crate::pipeline::{self, Environment, InputRequest, PrefixedFile, TensorFile};
+use crate::pipeline::{self, BackendChoice, Environment, InputRequest, PrefixedFile, TensorFile};
 use crate::plan;
 use crate::tensor::{NamedTensors, statistics};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
-use anyhow::Context;
 use report::{Latency, OutputLine, RunReport, TensorLine};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,11 +35,20 @@ use std::time::Instant;
     Examples:\n  \
     trtmut run engine.plan --inputs io.safetensors --expect io.safetensors\n  \
     trtmut run engine.plan --dim BATCH=2 --iters 50 --warmup 5\n  \
-    trtmut run engine.plan --input sample=x.npy --shape timestep=1 --save out.npz"
+    trtmut run engine.plan --input sample=x.npy --shape timestep=1 --save out.npz\n  \
+    trtmut run unet.onnx --shapes shapes.json --inputs io.safetensors"
 )]
 pub struct Args {
-    /// The plan
+    /// The plan; or an ONNX model, which is compiled first, and kept in the cache only
     plan: PathBuf,
+
+    /// Dynamic-shape spec (JSON) to compile a model for
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+
+    /// Who compiles a model
+    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    backend: BackendChoice,
 
     /// Inputs: a .safetensors or .npz file, with :PREFIX where names have one (repeatable)
     #[arg(long, value_name = "FILE[:PREFIX]")]
@@ -110,6 +121,12 @@ pub struct Args {
     /// Threads for CPU engines (default: all cores)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 /// `--on-range`.
@@ -120,66 +137,41 @@ enum OnRange {
     Widen,
 }
 
+impl Args {
+    fn options(&self) -> RunOptions {
+        RunOptions {
+            threads: self.threads.map(usize::from),
+            cuda_graph: self.cuda_graph,
+        }
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
 /// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
-    let request = input_request(args)?;
     if let Some(path) = &args.save {
         arrays::check_name(path)?;
         claim_save(args, path, ui)?;
     }
+    let place = compile::place(args, ui, environment)?;
     let changes_plan = !args.weights.is_empty()
         || !args.overlay.lora.is_empty()
         || args.on_range != OnRange::Error;
-    let _alone = changes_plan.then(|| super::lock_plan(&args.plan, ui));
-    let (transitions, opened) = bring::weights(args, ui, environment)?;
-    let mut plan = match opened {
-        Some(plan) => plan,
-        None => pipeline::open(&args.plan, environment)?,
-    };
-    let range = match args.on_range {
-        OnRange::Error => plan.manifest.shapes.clone(),
-        OnRange::Recompile | OnRange::Widen => plan.manifest.shapes.unbounded(),
-    };
-    let context = || format!("the inputs do not fit `{}`", args.plan.display());
-    let (declared, outputs) = (&plan.manifest.inputs, &plan.manifest.outputs);
-    let inputs =
-        pipeline::gather_inputs(&request, declared, outputs, &range).with_context(context)?;
-    if let Some(shapes) = bring::moved_range(args.on_range, &plan.manifest.shapes, &inputs.tensors)
-        .with_context(context)?
-    {
-        plan = bring::range(args, plan, &shapes, ui, environment)?;
-    }
-    let manifest = &plan.manifest;
-    if args.expect.is_some() && !inputs.random.is_empty() {
-        let drawn: Vec<&str> = inputs.random.iter().map(String::as_str).collect();
-        return Err(UsageError::new(
-            format!(
-                "--expect needs every input from a file; nothing gives {}",
-                drawn.join(", ")
-            ),
-            "add --inputs FILE or --input NAME=FILE",
-        )
-        .into());
-    }
-    let is_base = manifest.recipe.ingredients.is_empty();
-    let expected = match &args.expect {
-        Some(file) => Some(pipeline::pick_expected(file, &manifest.outputs, is_base)?),
-        None => None,
-    };
+    let _alone = changes_plan.then(|| super::lock_plan(&place.plan, ui));
+    let mut ready = bring::check(args, &place.plan, ui, environment)?;
+    let expected = ready.expected.take();
+    let inputs = std::mem::take(&mut ready.inputs);
+    let (brought, mut plan) = ready.bring(&place.plan, ui, environment)?;
+    let transitions = place.compiled.into_iter().chain(brought).collect();
 
-    let options = RunOptions {
-        threads: args.threads.map(usize::from),
-        cuda_graph: args.cuda_graph,
-    };
     ui.event(Event::Begin {
         step: "loading",
         total: None,
     });
     let start = Instant::now();
-    plan.engine.prepare(&options)?;
+    plan.engine.prepare(&args.options())?;
     let prepare = start.elapsed();
     ui.event(Event::End);
     let (outputs, latency, gpu) = measure(plan.engine.as_mut(), &inputs.tensors, args, ui)?;
@@ -204,7 +196,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     let verification: Option<compare::Verification> = if args.verify {
         let request = pipeline::VerifyRequest {
-            plan: &args.plan,
+            plan: &place.plan,
             manifest: &plan.manifest,
             inputs: &inputs.tensors,
             outputs: &outputs,
@@ -219,10 +211,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         plan: args.plan.clone(),
         backend: plan.manifest.backend.library.clone(),
         transitions,
-        dims: inputs.dims,
-        inputs: inputs
-            .tensors
-            .iter()
+        inputs: (inputs.tensors.iter())
             .map(|(name, t)| TensorLine {
                 name: name.clone(),
                 dtype: t.dtype,
@@ -230,8 +219,8 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
                 random: inputs.random.contains(name),
             })
             .collect(),
-        outputs: outputs
-            .iter()
+        dims: inputs.dims,
+        outputs: (outputs.iter())
             .map(|(name, t)| OutputLine {
                 name: name.clone(),
                 dtype: t.dtype,

@@ -1,10 +1,12 @@
 //! What `trtmut run` reports: outputs, latencies, and how the plan got to where it ran.
 
 use super::compare::{Comparison, Verification};
+use crate::diff::Verdict;
 use crate::tensor::{Dtype, Statistics, show_shape};
 use crate::ui::{self, Align, Report, Table};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -35,12 +37,30 @@ pub struct RunReport {
 /// One step of the state machine.
 #[derive(Debug, Serialize)]
 pub struct Transition {
-    /// `LIVE`, `NEEDS_REFIT`, `NEEDS_RECOMPILE`.
-    pub state: &'static str,
+    pub state: Verdict,
     /// `run`, `refit`, `recompile`.
     pub action: &'static str,
     pub reason: String,
     pub ns: u64,
+}
+
+impl Transition {
+    pub fn new(state: Verdict, action: &'static str, reason: String, time: Duration) -> Self {
+        Transition {
+            state,
+            action,
+            reason,
+            ns: time.as_nanos() as u64,
+        }
+    }
+}
+
+impl fmt::Display for Transition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = ui::duration(Duration::from_nanos(self.ns));
+        let (state, action, reason) = (self.state, self.action, &self.reason);
+        write!(f, "{state}: {action} in {shown} ({reason})")
+    }
 }
 
 #[derive(Debug, Serialize)]

@@ -162,7 +162,7 @@ impl Engine for PlanEngine {
         )
     }
 
-    fn prepare(&mut self, options: &RunOptions) -> Result<(), Error> {
+    fn check_options(&self, options: &RunOptions) -> Result<(), Error> {
         if options.cuda_graph {
             return Err(Error::Option {
                 backend: self.backend.into(),
@@ -170,6 +170,11 @@ impl Engine for PlanEngine {
                 reason: "it computes on the CPU".into(),
             });
         }
+        Ok(())
+    }
+
+    fn prepare(&mut self, options: &RunOptions) -> Result<(), Error> {
+        self.check_options(options)?;
         // The old session goes first: two at a time would hold the weights twice.
         self.session = None;
         self.options = options.clone();

@@ -85,6 +85,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether the checkpoint gives it a value, its own or another.
+    pub fn is_given(&self) -> bool {
+        matches!(
+            self,
+            Change::Unchanged | Change::UnchangedAfterCast | Change::Changed { .. }
+        )
+    }
+}
+
 /// What happens to every weight, in the order of [`Mapping::rows`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assessment {

@@ -3,7 +3,7 @@
 use super::overlay::Overlay;
 use super::request::OverlayRequest;
 use crate::diff::{Decision, Reason};
-use crate::mapping::{Change, Evidence, Mapping, Refusal};
+use crate::mapping::{Evidence, Mapping, Refusal};
 use crate::pipeline::error::Error;
 use crate::tensor::show_shape;
 
@@ -35,32 +35,22 @@ pub(super) fn refuse_blocked(
         }
     }
     let lost: Vec<&str> = decision.lost.iter().map(String::as_str).collect();
-    let fed = (judged.assessment.changes.iter())
-        .filter(|c| {
-            !matches!(
-                c,
-                Change::Constant | Change::NotGiven | Change::Refused { .. }
-            )
-        })
-        .count();
+    let nothing_fits = decision.diff.reasons.contains(&Reason::NothingFits);
     let mut problems = Vec::new();
     let mut hints = Vec::new();
     if looks_like_lora(&lost) {
         hints.push("it seems to hold a LoRA: give it with `--lora FILE`".to_owned());
     }
-    if fed + refused.len() == 0 {
+    let listed = listed(mapping, &refused);
+    if nothing_fits {
         problems.push(format!(
             "no tensor of `{file}` maps to a weight of the plan"
         ));
+        problems.extend(listed);
         hints.push("the file may belong to another model".to_owned());
         return Err(Error::Overlay { problems, hints });
     }
-    let misfits = refused
-        .iter()
-        .filter(|(_, why)| matches!(why, Refusal::Misfit { .. }))
-        .count();
-    let listed = listed(mapping, &refused);
-    if misfits > 0 && misfits == refused.len() && fed > 0 && missing.is_empty() && lost.is_empty() {
+    if decision.is_reshaped() {
         return Err(Error::Reshaped { problems: listed });
     }
     if !lost.is_empty() {
@@ -81,7 +71,13 @@ pub(super) fn refuse_blocked(
             if missing.len() == 1 { "has" } else { "have" },
             some(&missing)
         ));
-        if missing.len() > fed {
+        let given = judged
+            .assessment
+            .changes
+            .iter()
+            .filter(|c| c.is_given())
+            .count();
+        if missing.len() > given {
             hints.push("the file may belong to another model".to_owned());
         } else {
             hints.push("if the file is meant to hold only some of the weights, say `--partial`: the others then have their base values".into());

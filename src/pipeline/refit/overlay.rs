@@ -10,8 +10,10 @@ use crate::mapping::{
     self, Assessment, Change, Checkpoint, Held, Judged, Mapping, ModelValues, Override,
     Permissions, Recipe as How, Row,
 };
+use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{digests, relative, require_proof};
+use crate::pipeline::look::is_model;
 use crate::plan::{Asked, BaseSource, FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
@@ -57,19 +59,24 @@ pub struct Overlay {
     pub notes: Vec<String>,
     /// Names of fused tensors, where there are LoRAs.
     pub fused: Vec<String>,
+    /// Every weight comes from an ONNX file of the same structure; [`Overlay::model`] is that one, and not the base.
+    pub whole: bool,
 }
 
 impl Overlay {
     /// Resolves `request` against the plan at `plan`. What is missing or unsure is recorded, for [`Overlay::decide`].
     ///
     /// # Errors
-    /// What cannot be read; LoRAs that do not fit.
+    /// What cannot be read; LoRAs that do not fit; [`Error::OtherStructure`] for an ONNX file of another structure.
     pub fn survey(
         plan: &Path,
         manifest: &Manifest,
         request: &OverlayRequest,
         watch: &dyn Watch,
     ) -> Result<Overlay, Error> {
+        if let Some(model) = whole_model(plan, manifest, request)? {
+            return Ok(Overlay::of_model(plan, manifest, model, watch));
+        }
         let source = source_model_at(plan, manifest, request.model.as_deref())?;
         check_base(plan, manifest, &source, watch)?;
         let held = ModelValues::of(&source.model);
@@ -126,11 +133,54 @@ impl Overlay {
             },
             notes: Vec::new(),
             fused: Vec::new(),
+            whole: false,
         };
         overlay.notes = overlay.checkpoint.as_ref().map_or_else(Vec::new, notes_of);
         overlay.add_loras(request, watch)?;
         overlay.recipe.ingredients = overlay.ingredients(plan);
         Ok(overlay)
+    }
+
+    /// The weights of an ONNX file with the plan's structure, every one under its own name. Nothing of the base is left, so its
+    /// file is not needed.
+    fn of_model(
+        plan: &Path,
+        manifest: &Manifest,
+        source: SourceModel,
+        watch: &dyn Watch,
+    ) -> Overlay {
+        let found = digests(&source.model, watch);
+        let weights = manifest.weights.iter().filter_map(|w| {
+            let digest = *found.get(w.name.as_str())?;
+            Some((w.name.clone(), (usize::MAX, From::Base, digest)))
+        });
+        let weights = weights.collect();
+        let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
+        let file = FileRef {
+            path: relative(plan, &source.path),
+            digest: Digest::of(&source.model.files()[0]),
+        };
+        Overlay {
+            weights,
+            mapping: Mapping {
+                rows: rows.collect(),
+                ..Mapping::default()
+            },
+            source,
+            checkpoint: None,
+            base: None,
+            fusion: None,
+            kept: Mutex::default(),
+            judged: None,
+            recipe: Recipe {
+                ingredients: vec![Ingredient::Checkpoint { file }],
+                ..Recipe::default()
+            },
+            proven: None,
+            notes: Vec::new(),
+            fused: Vec::new(),
+            whole: true,
+        }
     }
 
     /// The overlay that a plan holds now, put together again from what its recipe names. Whether it is the same is told by the
@@ -497,6 +547,45 @@ fn open_lora(
     Lora::open_with(path, wrapped, options)
         .or(plain)
         .map_err(Into::into)
+}
+
+/// The ONNX file that gives all weights, where one is asked for.
+fn whole_model(
+    plan: &Path,
+    manifest: &Manifest,
+    request: &OverlayRequest,
+) -> Result<Option<SourceModel>, Error> {
+    let Some(path) = request.checkpoint.iter().find(|p| is_model(p)) else {
+        return Ok(None);
+    };
+    let alone = request.checkpoint.len() == 1
+        && request.loras.is_empty()
+        && request.base_weights.is_empty()
+        && request.mapping.is_none()
+        && request.permissions.ignore.is_empty();
+    if !alone {
+        return Err(Error::Overlay {
+            problems: vec![format!(
+                "`{}` is an ONNX model: it gives every weight under its own name, and goes with no other file and no option of \
+                 the mapping",
+                path.display()
+            )],
+            hints: vec![
+                "give it alone; or give the checkpoint that it was exported from instead".into(),
+            ],
+        });
+    }
+    let model = Model::open(path)?;
+    if model.structure_digest() != manifest.model.structure {
+        return Err(Error::OtherStructure {
+            plan: plan.to_owned(),
+            model: path.clone(),
+        });
+    }
+    Ok(Some(SourceModel {
+        model,
+        path: path.clone(),
+    }))
 }
 
 fn open_view(

@@ -5,7 +5,7 @@ use super::overlay::Overlay;
 use super::rebuild;
 use super::request::OverlayRequest;
 use crate::diff::{Decision, Verdict, WeightState};
-use crate::engine::{self, Engine, Feed, Fold, Slot};
+use crate::engine::{self, Engine, Feed, Fold, RunOptions, Slot};
 use crate::pipeline::backends::reopen;
 use crate::pipeline::environment::Environment;
 use crate::pipeline::error::Error;
@@ -14,7 +14,8 @@ use crate::pipeline::feed::{fold_of, slot_bytes};
 use crate::pipeline::open::OpenPlan;
 use crate::pipeline::verification::Verification;
 use crate::pipeline::verify;
-use crate::plan::{self, Manifest, Recipe};
+use crate::plan::{self, Manifest, Recipe, WeightRow};
+use crate::shapes::Resolved;
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use std::borrow::Cow;
@@ -129,9 +130,28 @@ impl Prepared {
         &self.overlay.overlay
     }
 
+    /// Whether the plan's engine can run with these options.
+    ///
+    /// # Errors
+    /// [`engine::Error::Option`]; where it has to be opened first and cannot be.
+    pub fn check_options(
+        &mut self,
+        options: &RunOptions,
+        environment: &Environment,
+    ) -> Result<(), Error> {
+        Ok(self.engine(environment)?.check_options(options)?)
+    }
+
     /// Whether the engine already holds exactly this.
     pub fn is_live(&self) -> bool {
         self.decision.diff.verdict == Verdict::Live
+    }
+
+    /// Whether the engine will hold the base weights, all of them.
+    pub fn gives_base(&self) -> bool {
+        let rows = self.manifest.weights.iter();
+        let base = |w: &WeightRow| self.overlay().digest(&w.name) == Some(w.base_digest());
+        rows.into_iter().all(base)
     }
 
     /// Changes that no refit can make.
@@ -291,9 +311,28 @@ impl Prepared {
         environment: &Environment,
         watch: &dyn Watch,
     ) -> Result<Duration, Error> {
+        let shapes = self.manifest.shapes.clone();
+        self.rebuild_for(output, shapes, environment, watch)
+    }
+
+    /// As [`Prepared::rebuild`], for another shape range.
+    ///
+    /// # Errors
+    /// As [`Prepared::rebuild`].
+    pub fn rebuild_for(
+        &mut self,
+        output: &Path,
+        shapes: Resolved,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<Duration, Error> {
         // Two engines of a large model at a time may not fit.
         self.engine = None;
-        let manifest = self.refitted_manifest();
+        let manifest = Manifest {
+            profile: shapes.profile(),
+            shapes,
+            ..self.refitted_manifest()
+        };
         let (manifest, time) =
             rebuild::compile(self.overlay(), manifest, output, environment, watch)?;
         output.clone_into(&mut self.plan);

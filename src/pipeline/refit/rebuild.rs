@@ -10,6 +10,7 @@ use crate::pipeline::error::Error;
 use crate::pipeline::facts::{marked, note_slots};
 use crate::plan::{self, Manifest};
 use crate::watch::{Event, Watch};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
@@ -38,14 +39,23 @@ pub(in crate::pipeline) fn write_model(overlay: &Overlay, beside: &Path) -> Resu
         let known = overlay.bytes(&w.name)?;
         Ok(known.expect("every weight of the model has a row in the manifest of its plan"))
     };
+    // Constants that engines fold in stand in the graph itself.
+    let mut folded = HashMap::new();
+    for weight in source.weights().iter().filter(|w| !w.is_elided()) {
+        let bytes = bytes_of(weight)?;
+        if bytes != source.bytes(weight) {
+            folded.insert(weight.name.clone(), bytes.into_owned());
+        }
+    }
+    let graph = source.graph_with(&folded)?;
     let mut out = create(&path)?;
     if source.onnx_size() <= INLINE_LIMIT {
-        source.write_onnx(&mut out, &bytes_of)?;
+        source.write_graph(&graph, &mut out, None, &bytes_of)?;
     } else {
         let name = "model.onnx.data";
         let data_path = folder.path().join(name);
         let mut data = create(&data_path)?;
-        source.write_onnx_external(&mut out, &mut data, name, &bytes_of)?;
+        source.write_graph(&graph, &mut out, Some((&mut data, name)), &bytes_of)?;
         data.into_inner()
             .map_err(|e| fsx::Error::write(&data_path, e.into_error()))?;
     }

@@ -76,7 +76,7 @@ pub struct InputRequest {
 }
 
 /// Inputs, and which of them were made up.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Inputs {
     /// One per declared input, in graph order.
     pub tensors: NamedTensors,

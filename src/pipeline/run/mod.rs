@@ -5,6 +5,6 @@ pub(super) mod inputs;
 mod recompile;
 
 pub use inputs::{
-    InputRequest, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,
+    InputRequest, Inputs, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,
 };
 pub use recompile::recompile;

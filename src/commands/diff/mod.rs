@@ -1,5 +1,7 @@
 //! `trtmut diff`: what a change asks for, and why.
 
+mod next;
+
 use super::overlay::OverlayArgs;
 use super::shape_args::{ShapeArgs, read_spec};
 use crate::diff::{Reason, TensorChange, Verdict};
@@ -60,9 +62,19 @@ struct DiffReport {
     counts: BTreeMap<String, usize>,
     reasons: Vec<Reason>,
     changed: Vec<Changed>,
+    /// Tensors that the model does not use.
+    unused: Vec<String>,
+    /// Tensors whose change would be lost.
+    lost: Vec<String>,
+    /// Tensors and weights that `--ignore` lets go.
+    ignored: Vec<String>,
+    /// Weights whose tensor is not given.
+    missing: Vec<String>,
     blocks: Vec<Block>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     rules: Vec<&'static str>,
+    /// Commands that do what the verdict asks for, in order; words in capitals stand for files that are not known.
+    next: Vec<String>,
     #[serde(skip)]
     top: usize,
 }
@@ -105,7 +117,14 @@ impl Report for DiffReport {
         )?;
         self.write_reasons(out)?;
         self.write_blocks(out)?;
-        self.write_changed(out)
+        self.write_changed(out)?;
+        if !self.next.is_empty() {
+            writeln!(out)?;
+        }
+        for command in &self.next {
+            writeln!(out, "next: {command}")?;
+        }
+        Ok(())
     }
 }
 
@@ -282,6 +301,10 @@ fn describe(reason: &Reason) -> (&'static str, String) {
                 list(names)
             ),
         ),
+        Reason::NothingFits => (
+            "another model",
+            "no tensor of the checkpoint belongs to a weight".into(),
+        ),
         Reason::NotInEngine { tensor, why } => (
             "tensors that feed no weight",
             format!("`{tensor}` feeds no weight ({})", leftover(why)),
@@ -393,8 +416,10 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         changed,
         blocks,
         rules,
+        left,
     } = pipeline::compare(&request, ui)?;
     let verdict = diff.verdict;
+    let next = next::commands(args, verdict, &diff.reasons);
     let report = DiffReport {
         old: args.old.clone(),
         new: args.new.clone(),
@@ -421,6 +446,11 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
             })
             .collect(),
         rules,
+        next,
+        unused: left.unused,
+        lost: left.lost,
+        ignored: left.ignored,
+        missing: left.missing,
         top: args.top,
     };
     ui.result(&report)?;

@@ -1,0 +1,133 @@
+//! A model instead of a plan: compiled on first use, through the cache, into a temporary place. Nothing is written beside it.
+
+use super::bring::allowed;
+use super::report::Transition;
+use super::{Args, input_request};
+use crate::commands::UsageError;
+use crate::commands::shape_args::{misfit, read_spec};
+use crate::diff::Verdict;
+use crate::fsx;
+use crate::onnx::Model;
+use crate::pipeline::{self, BackendChoice, BuildRequest, CacheUse, Environment, MappingSource};
+use crate::shapes::{Overrides, Resolved};
+use crate::ui::Ui;
+use crate::watch::{Event, Watch};
+use anyhow::Context;
+use std::path::PathBuf;
+
+/// Where the plan is that runs.
+pub(super) struct Place {
+    pub(super) plan: PathBuf,
+    /// What was done to have it.
+    pub(super) compiled: Option<Transition>,
+    _folder: Option<fsx::Scratch>,
+}
+
+/// The plan that was given, or one that was compiled from the model that was given.
+pub(super) fn place(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Place> {
+    if !pipeline::is_model(&args.plan) {
+        let given = [
+            (args.shapes.is_some(), "--shapes is"),
+            (args.backend != BackendChoice::Auto, "--backend is"),
+            (
+                !args.engine.options().is_empty(),
+                "options of the compilation are",
+            ),
+        ];
+        if let Some((_, what)) = given.iter().find(|(given, _)| *given) {
+            return Err(UsageError::new(
+                format!(
+                    "{what} for a model that is compiled first; `{}` is none",
+                    args.plan.display()
+                ),
+                "give sizes with --shape or --dim; a plan takes others than it was built for with --on-range",
+            )
+            .into());
+        }
+        return Ok(Place {
+            plan: args.plan.clone(),
+            compiled: None,
+            _folder: None,
+        });
+    }
+    let model = Model::open(&args.plan)?;
+    let resolved = read_spec(args.shapes.as_deref())?
+        .resolve(model.inputs(), &Overrides::default())
+        .with_context(|| match &args.shapes {
+            Some(spec) => misfit(spec, &args.plan),
+            None => format!("`{}` needs a shape spec (--shapes)", args.plan.display()),
+        })?;
+    // Compiling may take minutes; inputs that do not fit are known before.
+    let range = allowed(args.on_range, &resolved);
+    pipeline::gather_inputs(
+        &input_request(args)?,
+        model.inputs(),
+        model.outputs(),
+        &range,
+    )
+    .with_context(|| format!("the inputs do not fit `{}`", args.plan.display()))?;
+    compile(args, &model, &resolved, ui, environment)
+}
+
+fn compile(
+    args: &Args,
+    model: &Model,
+    shapes: &Resolved,
+    ui: &Ui,
+    environment: &Environment,
+) -> anyhow::Result<Place> {
+    let settings = args.engine.settings(args.threads.map(usize::from));
+    let mut backend = pipeline::choose(args.backend, model, &settings, environment, ui)?;
+    let cache = args.cache.request(backend.as_ref(), environment, ui)?;
+    if let Some(cache) = &cache {
+        pipeline::keep_timings(backend.as_mut(), &cache.store);
+    }
+    let folder = fsx::Scratch::beside(std::env::temp_dir().join("engine.plan"))?;
+    // In a folder of its own: that of the scratch is locked, and so is a plan's while it is replaced.
+    let inner = folder.path().join("plan");
+    std::fs::create_dir(&inner).map_err(|e| fsx::Error::write(&inner, e))?;
+    let plan = inner.join("engine.plan");
+    let built = pipeline::build_cached(
+        &BuildRequest {
+            model,
+            model_path: &args.plan,
+            shapes,
+            mapping: MappingSource::Infer {
+                files: &args.overlay.base_weights,
+                partial: args.overlay.partial,
+            },
+            options: &args.engine.options(),
+            backend: backend.as_ref(),
+            output: &plan,
+            force: false,
+        },
+        cache.as_ref(),
+        environment,
+        ui,
+    )?;
+    let (state, action, reason) = match built.cache {
+        CacheUse::Off => (
+            Verdict::NeedsRecompile,
+            "compile",
+            "into a temporary place; `trtmut build` keeps a plan",
+        ),
+        CacheUse::Miss => (
+            Verdict::NeedsRecompile,
+            "compile",
+            "the cache did not have it, and has it now",
+        ),
+        CacheUse::Hit => (Verdict::Live, "copy", "the cache had it"),
+        CacheUse::Refitted => (
+            Verdict::NeedsRefit,
+            "refit",
+            "the cache had it with other weights",
+        ),
+    };
+    let step = Transition::new(state, action, reason.into(), built.compile);
+    ui.event(Event::Status(&step.to_string()));
+    Ok(Place {
+        plan,
+        compiled: Some(step),
+        _folder: Some(folder),
+    })
+}

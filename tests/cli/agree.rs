@@ -1,0 +1,272 @@
+//! One decision: `diff`, `refit --dry-run`, `refit` and `run` say the same of the same request, and do what they say.
+
+use crate::scene::{Scene, fixture};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+/// A fixture with a plan that was built with its base.
+struct Walk {
+    scene: Scene,
+    name: String,
+}
+
+impl Walk {
+    fn of(fixture_name: &str, exporter: &str) -> Walk {
+        let scene = Scene::new();
+        for file in ["base.safetensors", "fused.safetensors"] {
+            scene.bring(&format!("{fixture_name}/{file}"));
+        }
+        for (from, to) in [("model", "onnx"), ("shapes", "json")] {
+            let from = format!("{fixture_name}/{from}.{exporter}.{to}");
+            let name = if to == "onnx" {
+                "model.onnx"
+            } else {
+                "shapes.json"
+            };
+            fs::copy(fixture(&from), scene.file(name)).unwrap();
+        }
+        let walk = Walk {
+            name: format!("{fixture_name}/{exporter}"),
+            scene,
+        };
+        let args =
+            "build model.onnx --shapes shapes.json --backend cpu --base-weights base.safetensors";
+        let args: Vec<&str> = args.split(' ').collect();
+        walk.scene.run(&args).exits(0);
+        walk
+    }
+
+    fn tensors(&self, file: &str) -> Tensors {
+        let bytes = fs::read(self.scene.file(file)).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        (file.tensors().into_iter())
+            .map(|(n, v)| (n, (v.dtype(), v.shape().to_vec(), v.data().to_vec())))
+            .collect()
+    }
+
+    fn save(&self, file: &str, tensors: &Tensors) {
+        let views =
+            (tensors.iter()).map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
+        let bytes = safetensors::serialize(views, None).unwrap();
+        self.scene.write(file, bytes);
+    }
+
+    /// The checkpoints that are tried, by file.
+    fn overlays(&self) -> Vec<&'static str> {
+        let fused = self.tensors("fused.safetensors");
+        let half = fused.iter().step_by(2);
+        self.save(
+            "half.safetensors",
+            &half.map(|(n, t)| (n.clone(), t.clone())).collect(),
+        );
+        let mut more = fused.clone();
+        more.insert(
+            "extra.weight".into(),
+            (Dtype::F32, vec![2], vec![1, 2, 3, 4, 5, 6, 7, 8]),
+        );
+        self.save("more.safetensors", &more);
+        let narrow = |(n, (d, s, b)): (&String, &(Dtype, Vec<usize>, Vec<u8>))| {
+            if *d != Dtype::F32 {
+                return (n.clone(), (*d, s.clone(), b.clone()));
+            }
+            let values: Vec<f32> = (b.chunks_exact(4))
+                .map(|c| f32::from_le_bytes(c.try_into().unwrap()))
+                .collect();
+            let half = trtmut::tensor::from_f32(trtmut::tensor::Dtype::F16, &values).unwrap();
+            (n.clone(), (Dtype::F16, s.clone(), half))
+        };
+        self.save("f16.safetensors", &fused.iter().map(narrow).collect());
+        let wrapped = |(n, t): (&String, &_)| (format!("model.{n}"), Clone::clone(t));
+        self.save("wrapped.safetensors", &fused.iter().map(wrapped).collect());
+        let numbered = |(i, (_, t)): (usize, (&String, &_))| (format!("t{i}"), Clone::clone(t));
+        self.save(
+            "renamed.safetensors",
+            &fused.iter().enumerate().map(numbered).collect(),
+        );
+        let mut reshaped = fused;
+        let big = reshaped
+            .values_mut()
+            .max_by_key(|(_, s, b)| (s.len() > 1, b.len()));
+        let (_, shape, bytes) = big.unwrap();
+        shape[0] *= 2;
+        *bytes = [bytes.clone(), bytes.clone()].concat();
+        self.save("reshaped.safetensors", &reshaped);
+        vec![
+            "base.safetensors",
+            "fused.safetensors",
+            "half.safetensors",
+            "more.safetensors",
+            "f16.safetensors",
+            "wrapped.safetensors",
+            "renamed.safetensors",
+            "reshaped.safetensors",
+        ]
+    }
+
+    fn plan(&self, name: &str) -> (Vec<u8>, Value) {
+        let read = |n: &str| fs::read(self.scene.file(n)).unwrap();
+        let manifest = read(&format!("{name}.json"));
+        (read(name), serde_json::from_slice(&manifest).unwrap())
+    }
+
+    /// Asks the same of all four, and returns the verdict.
+    fn ask(&self, overlay: &[&str], permissions: &[&str]) -> String {
+        let what = format!("{} {overlay:?} {permissions:?}", self.name);
+        let request = [overlay, permissions].concat();
+        let run =
+            |head: &[&str], tail: &[&str]| self.scene.run(&[head, &request[..], tail].concat());
+        let before = self.plan("engine.plan");
+        let diff = run(&["diff", "engine.plan"], &["--json"]).exits(0).json();
+        let verdict = diff["verdict"].as_str().unwrap().to_owned();
+        let reshaped = (diff["reasons"].as_array().unwrap().iter())
+            .any(|r| r["reason"] == "unsure" && r["refusal"] == "misfit" || r["why"] == "misfit");
+        let code = match verdict.as_str() {
+            "LIVE" | "NEEDS_REFIT" => 0,
+            "NEEDS_RECOMPILE" => 20,
+            _ => 1,
+        };
+        let dry = run(&["refit", "engine.plan"], &["--dry-run", "--json"]);
+        assert_eq!(
+            dry.code, code,
+            "{what}: {verdict}\n{}{}",
+            dry.stdout, dry.stderr
+        );
+        let refit = run(&["refit", "engine.plan"], &["-o", "out.plan", "--json"]);
+        assert_eq!(
+            refit.code, code,
+            "{what}: {verdict}\n{}{}",
+            refit.stdout, refit.stderr
+        );
+        assert!(
+            self.plan("engine.plan") == before,
+            "{what}: the plan changed"
+        );
+        for name in ["", ".json"] {
+            let (from, to) = (format!("engine.plan{name}"), format!("run.plan{name}"));
+            fs::copy(self.scene.file(&from), self.scene.file(&to)).unwrap();
+        }
+        let (files, options): (Vec<&str>, Vec<&str>) = match overlay {
+            [option, ..] if option.starts_with("--") => (Vec::new(), request.clone()),
+            [file, ..] => (vec!["--weights", file], permissions.to_vec()),
+            [] => unreachable!(),
+        };
+        let ran = self
+            .scene
+            .run(&[&["run", "run.plan", "--json"], &files[..], &options].concat());
+        if code == 0 {
+            let report = dry.json();
+            for field in ["reasons", "unused", "ignored", "missing"] {
+                assert_eq!(report[field], diff[field], "{what}: {field}");
+                assert_eq!(refit.json()[field], diff[field], "{what}: {field}");
+            }
+            assert_eq!(report["verdict"], diff["verdict"], "{what}");
+            assert_eq!(changed(&diff), names(&report["changed"]), "{what}");
+            let step = ran.exits(0).json()["transitions"][0].clone();
+            assert_eq!(step["state"], diff["verdict"], "{what}");
+            assert!(
+                self.plan("run.plan") == self.plan("out.plan"),
+                "{what}: other plans"
+            );
+            let again = [&["diff", "out.plan"], &request[..], &["--json"]].concat();
+            let again = self.scene.run(&again).exits(0).json();
+            assert_eq!(again["verdict"], "LIVE", "{what}: {again}");
+        } else {
+            let fixed = verdict == "NEEDS_RECOMPILE" && !reshaped && ran.code == 0;
+            if !fixed {
+                assert_eq!(ran.code, code, "{what}\n{}{}", ran.stdout, ran.stderr);
+                assert!(
+                    self.plan("run.plan") == before,
+                    "{what}: run changed the plan"
+                );
+            }
+            assert!(
+                !self.scene.file("out.plan").exists(),
+                "{what}: a plan was written"
+            );
+            let said = refit.json().to_string();
+            let lost = names(&diff["lost"]);
+            let missing = names(&diff["missing"]);
+            for (kind, all) in [("lost", lost), ("missing", missing)] {
+                if kind == "missing" && permissions.contains(&"--partial") {
+                    continue;
+                }
+                let named = all
+                    .iter()
+                    .filter(|n| said.contains(&format!("`{n}`")))
+                    .count();
+                assert!(
+                    named >= all.len().min(8) || said.contains("another model") || reshaped,
+                    "{what}: {kind} {all:?} are not named in {said}"
+                );
+            }
+        }
+        for name in ["out.plan", "out.plan.json", "run.plan", "run.plan.json"] {
+            let _ = fs::remove_file(self.scene.file(name));
+        }
+        verdict
+    }
+}
+
+fn names(list: &Value) -> BTreeSet<String> {
+    let list = list.as_array().into_iter().flatten();
+    list.map(|n| n.as_str().unwrap().to_owned()).collect()
+}
+
+/// Weights that a comparison says would change.
+fn changed(diff: &Value) -> BTreeSet<String> {
+    let kinds = [
+        json!("bytes-changed"),
+        json!("derived-changed"),
+        json!("fixed-changed"),
+    ];
+    let reasons = diff["reasons"].as_array().unwrap().iter();
+    let changed = reasons.filter(|r| kinds.contains(&r["reason"]));
+    changed
+        .map(|r| r["weight"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+const PERMISSIONS: [&[&str]; 4] = [&[], &["--partial"], &["--ignore", "*"], &["--trust-names"]];
+
+#[test]
+fn a_small_model_with_every_overlay_and_permission() {
+    let walk = Walk::of("resnet", "ts");
+    let overlays = walk.overlays();
+    let mut verdicts = BTreeMap::new();
+    for overlay in overlays {
+        for permissions in PERMISSIONS {
+            let verdict = walk.ask(&[overlay], permissions);
+            verdicts.insert((overlay, permissions.first().copied()), verdict);
+        }
+    }
+    let of = |overlay, permission| verdicts[&(overlay, permission)].as_str();
+    assert_eq!(of("base.safetensors", None), "LIVE");
+    assert_eq!(of("fused.safetensors", None), "NEEDS_REFIT");
+    assert_eq!(of("half.safetensors", None), "UNKNOWN");
+    assert_eq!(of("wrapped.safetensors", None), "NEEDS_REFIT");
+    assert_eq!(of("renamed.safetensors", None), "UNKNOWN");
+    assert_eq!(of("reshaped.safetensors", None), "NEEDS_RECOMPILE");
+}
+
+#[test]
+fn other_models_with_what_people_do_most() {
+    for (name, exporter) in [("dit", "ts"), ("dit", "dynamo"), ("clip_text", "dynamo")] {
+        let walk = Walk::of(name, exporter);
+        let lora = fixture(&format!("{name}/pytorch_lora_weights.safetensors"));
+        fs::copy(lora, walk.scene.file("lora.safetensors")).unwrap();
+        assert_eq!(walk.ask(&["base.safetensors"], &[]), "LIVE");
+        assert_eq!(walk.ask(&["fused.safetensors"], &[]), "NEEDS_REFIT");
+        assert_eq!(
+            walk.ask(&["--lora", "lora.safetensors"], &[]),
+            "NEEDS_REFIT"
+        );
+        walk.overlays();
+        assert_eq!(walk.ask(&["half.safetensors"], &[]), "UNKNOWN");
+        walk.ask(&["half.safetensors"], &["--partial"]);
+    }
+}
