@@ -108,6 +108,19 @@ impl UsageError {
             hint: hint.into(),
         }
     }
+
+    /// From what clap says of a command line that it refuses: the error, then its tips and the usage.
+    pub fn refused(text: &str) -> Self {
+        let mut parts = text.trim().splitn(2, "\n\n");
+        let first = parts.next().unwrap_or_default();
+        let rest = parts.next().unwrap_or_default();
+        let hints = (rest.lines().map(str::trim))
+            .filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+        Self {
+            message: first.trim_start_matches("error: ").to_owned(),
+            hint: hints.collect::<Vec<_>>().join("; "),
+        }
+    }
 }
 
 impl Explain for UsageError {

@@ -4,7 +4,7 @@
 //! stopped at its very end, where it writes its report into a pipe that nobody empties, and asked for the most that was
 //! resident (`VmHWM`) and for what it read otherwise (`rchar`).
 
-use crate::net::{Net, random};
+use crate::net::{self, Net, random};
 use crate::scene::Scene;
 use std::fs::{self, File};
 use std::io::{Read, Write};

@@ -368,7 +368,7 @@ mod tests {
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dit");
         let model = Model::open(fixture.join("model.ts.onnx")).unwrap();
         let base = Source::open_all(&[fixture.join("base.safetensors")]).unwrap();
-        let rows = mapping::infer(&model, Some(&base)).unwrap().mapping.rows;
+        let rows = mapping::infer(&model, Some(&base)).unwrap().rows;
         let options = |refit: &str| Options::from([("refit".to_owned(), refit.to_owned())]);
         assert_eq!(marked(&options("full"), true, &rows), None);
         assert_eq!(marked(&options("individual"), false, &rows), None);
