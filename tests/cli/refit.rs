@@ -691,7 +691,7 @@ fn rows_said_by_hand_are_taken_and_checked() {
     scene.refuses(&by_hand("w18"), 1, &["w18"]);
     scene.refuses(
         &by_hand("pos_embed.proj.weight"),
-        20,
+        1,
         &["pos_embed.proj.weight"],
     );
     let args = by_hand("w17");
