@@ -151,6 +151,41 @@ fn other_bytes_can_be_written() {
     }
 }
 
+#[test]
+fn structural_constants_can_be_given_other_values() {
+    let mut seen = 0;
+    for model in everything() {
+        let other = |w: &Weight| {
+            let mut bytes = model.bytes(w).into_owned();
+            bytes.iter_mut().take(1).for_each(|b| *b ^= 1);
+            bytes
+        };
+        let structural = model.weights().iter().filter(|w| !w.is_elided());
+        let values: HashMap<String, Vec<u8>> =
+            structural.map(|w| (w.name.clone(), other(w))).collect();
+        seen += values.len();
+        let graph = model.graph_with(&values).unwrap();
+        let mut out = Vec::new();
+        model
+            .write_graph::<Error>(&graph, &mut out, None, &|w| Ok(model.bytes(w)))
+            .unwrap();
+        let written = open_bytes(&out).unwrap();
+        assert_eq!(written.weights().len(), model.weights().len());
+        for w in written.weights() {
+            let want = values.get(&w.name).cloned();
+            let want = want.unwrap_or_else(|| model.bytes(&w.clone()).into_owned());
+            assert!(*written.bytes(w) == want[..], "{}", w.name);
+        }
+        let elided = model.weights().iter().find(|w| w.is_elided()).unwrap();
+        let wrong = HashMap::from([(elided.name.clone(), other(elided))]);
+        assert!(matches!(
+            model.graph_with(&wrong),
+            Err(Error::NotStructural { .. })
+        ));
+    }
+    assert!(seen > 100);
+}
+
 /// A disk without space.
 struct Full;
 impl std::io::Write for Full {
