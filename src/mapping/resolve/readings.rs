@@ -394,7 +394,10 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
     if literal == Literal::Scalar && !is_typed_scalar(case, row) {
         return;
     }
-    let recorded = !row.readings.is_empty()
+    // One call may have read the tensor and another what it computed from it, where both have the same few values.
+    let one_reader = row.readings.len() == 1 || literal != Literal::Flat;
+    let recorded = one_reader
+        && !row.readings.is_empty()
         && (row.readings.iter())
             .all(|r| matches!(&r.meaning, Meaning::Record { complete: true, .. }));
     // The older exporter keeps literals apart from parameters, as nodes; an initializer of a parameter's name is that.
