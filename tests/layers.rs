@@ -1,6 +1,6 @@
 //! Imports point down, the map shows every module, unsafe code has its homes, and only `ui` prints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -237,4 +237,210 @@ fn the_import_finder_finds_groups_and_paths() {
     let text = "use crate::{a::B, c, d::{e, f}};\nlet x = crate::g::h();\n// crate::not_me\n";
     let names: Vec<String> = imports(text).into_iter().map(|(_, n)| n).collect();
     assert_eq!(names, ["a", "c", "d", "g"]);
+}
+
+/// The files of the folder `room` that each of its files imports from, tests apart. Where a name comes through a `mod.rs` that hands it
+/// on, the file that defines it counts.
+fn arrows(room: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files: BTreeMap<String, (bool, String)> = BTreeMap::new();
+    for (path, text) in sources() {
+        let name = path.strip_prefix(&root).unwrap().with_extension("");
+        let name = name.to_str().unwrap().replace('/', "::");
+        let is_test = name
+            .split("::")
+            .any(|p| p == "tests" || p.ends_with("_test"));
+        if !is_test && (name == room || name.starts_with(&format!("{room}::"))) {
+            let shipped = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code: String = (shipped.lines())
+                .filter(|l| !l.trim_start().starts_with("//"))
+                .fold(String::new(), |all, l| all + l + "\n");
+            let (name, facade) = match name.strip_suffix("::mod") {
+                Some(folder) => (folder.to_owned(), true),
+                None => (name, false),
+            };
+            files.insert(name, (facade, code));
+        }
+    }
+    let handed_on: BTreeMap<String, String> = (files.iter().filter(|(_, (facade, _))| *facade))
+        .flat_map(|(name, (_, code))| {
+            let all = uses(code).into_iter().filter(|(public, _)| *public);
+            all.map(move |(_, path)| {
+                let last = path.rsplit("::").next().unwrap_or_default();
+                (format!("{name}::{last}"), format!("{name}::{path}"))
+            })
+        })
+        .collect();
+    let mut found = BTreeMap::new();
+    for (name, (facade, code)) in &files {
+        let targets = uses(code)
+            .into_iter()
+            .map(|(_, path)| absolute(name, &path));
+        let owners = targets.filter_map(|path| defined_in(path, &files, &handed_on));
+        let own =
+            |other: &String| other == name || (*facade && other.starts_with(&format!("{name}::")));
+        found.insert(name.clone(), owners.filter(|o| !own(o)).collect());
+    }
+    found
+}
+
+/// Every path of the `use` items of `code`, groups taken apart, and whether it is public; and paths in the code itself.
+fn uses(code: &str) -> Vec<(bool, String)> {
+    fn expand(prefix: &str, text: &str, found: &mut Vec<String>) {
+        let text = text.trim();
+        let Some(open) = text.find('{') else {
+            let path = format!("{prefix}{}", text.split(" as ").next().unwrap_or(text));
+            found.push(path.trim_end_matches("::self").to_owned());
+            return;
+        };
+        let prefix = format!("{prefix}{}", &text[..open]);
+        let (mut depth, mut from) = (0, open + 1);
+        for (i, c) in text.char_indices().skip(open + 1) {
+            match c {
+                '{' => depth += 1,
+                '}' if depth == 0 => {
+                    expand(&prefix, &text[from..i], found);
+                    break;
+                }
+                '}' => depth -= 1,
+                ',' if depth == 0 => {
+                    expand(&prefix, &text[from..i], found);
+                    from = i + 1;
+                }
+                _ => {}
+            }
+        }
+    }
+    let item = regex::Regex::new(r"(?m)^\s*(pub(?:\([^)]*\))? )?use ([^;]+);").unwrap();
+    let mut found = Vec::new();
+    for parts in item.captures_iter(code) {
+        let mut paths = Vec::new();
+        expand(
+            "",
+            &parts[2].split_whitespace().collect::<Vec<_>>().join(" "),
+            &mut paths,
+        );
+        paths.retain(|p| !p.is_empty());
+        found.extend(paths.into_iter().map(|p| (parts.get(1).is_some(), p)));
+    }
+    let inline = regex::Regex::new(r"\b(?:super|crate)(?:::\w+)+").unwrap();
+    let rest = item.replace_all(code, "");
+    let rest = regex::Regex::new(r"pub\(in [^)]*\)")
+        .unwrap()
+        .replace_all(&rest, "")
+        .into_owned();
+    found.extend(
+        inline
+            .find_iter(&rest)
+            .map(|m| (false, m.as_str().to_owned())),
+    );
+    found
+}
+
+/// A path as seen from the file `name`, from the root of the crate.
+fn absolute(name: &str, path: &str) -> String {
+    if let Some(rest) = path.strip_prefix("crate::") {
+        return rest.to_owned();
+    }
+    let (mut at, mut rest) = (name.to_owned(), path);
+    let mut climbed = false;
+    while let Some(up) = rest.strip_prefix("super::") {
+        at = at
+            .rsplit_once("::")
+            .map_or(String::new(), |(p, _)| p.to_owned());
+        (rest, climbed) = (up, true);
+    }
+    if climbed || !at.is_empty() {
+        format!("{at}::{rest}")
+    } else {
+        rest.to_owned()
+    }
+}
+
+/// The file that defines what `path` names; none outside of the room.
+fn defined_in(
+    mut path: String,
+    files: &BTreeMap<String, (bool, String)>,
+    handed_on: &BTreeMap<String, String>,
+) -> Option<String> {
+    for _ in 0..4 {
+        let parts: Vec<&str> = path.split("::").collect();
+        let known = (1..=parts.len()).rev().map(|n| (n, parts[..n].join("::")));
+        let (n, file) = known.into_iter().find(|(_, f)| files.contains_key(f))?;
+        let next = parts.get(n).map(|p| format!("{file}::{p}"));
+        match next.and_then(|key| handed_on.get(&key)) {
+            Some(other) if *other != path => path.clone_from(other),
+            _ => return Some(file),
+        }
+    }
+    None
+}
+
+/// One file of a circle of imports and the way around.
+fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
+    fn visit(
+        at: &str,
+        arrows: &BTreeMap<String, BTreeSet<String>>,
+        path: &mut Vec<String>,
+        done: &mut BTreeSet<String>,
+    ) -> bool {
+        if path.iter().any(|p| p == at) {
+            path.push(at.to_owned());
+            return true;
+        }
+        if !done.insert(at.to_owned()) {
+            return false;
+        }
+        path.push(at.to_owned());
+        if arrows
+            .get(at)
+            .into_iter()
+            .flatten()
+            .any(|next| visit(next, arrows, path, done))
+        {
+            return true;
+        }
+        path.pop();
+        false
+    }
+    let mut done = BTreeSet::new();
+    arrows.keys().find_map(|file| {
+        let mut path = Vec::new();
+        visit(file, arrows, &mut path, &mut done).then_some(path)
+    })
+}
+
+#[test]
+fn files_of_a_room_import_in_no_circle() {
+    for room in ["mapping", "pipeline"] {
+        let arrows = arrows(room);
+        assert!(arrows.len() > 20, "the files of `{room}` were not found");
+        assert!(
+            arrows.values().map(BTreeSet::len).sum::<usize>() > 40,
+            "the imports of `{room}` were not found"
+        );
+        assert_eq!(circle(&arrows), None, "`{room}`");
+    }
+}
+
+#[test]
+fn a_circle_of_imports_is_found() {
+    let to = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+    let mut arrows = BTreeMap::from([("a".to_owned(), to(&["b"])), ("b".to_owned(), to(&["c"]))]);
+    assert_eq!(circle(&arrows), None);
+    arrows.insert("c".to_owned(), to(&["b"]));
+    assert!(circle(&arrows).is_some());
+    let code =
+        "use super::a::{B, c::{D, self}};\npub(super) use e::F as G;\nlet x = crate::g::h();\n";
+    let paths: Vec<String> = uses(code).into_iter().map(|(_, p)| p).collect();
+    assert_eq!(
+        paths,
+        [
+            "super::a::B",
+            "super::a::c::D",
+            "super::a::c",
+            "e::F",
+            "crate::g::h"
+        ]
+    );
 }

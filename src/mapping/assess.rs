@@ -6,8 +6,8 @@ use super::hints::same_name;
 use super::ledger;
 use super::resolve::corroborate;
 use super::types::{
-    Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Judged, Mapping, Permissions,
-    Recipe, Refusal, Resolved, Row, Step, Why, held_bytes,
+    Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Judged, Literal, Mapping,
+    Permissions, Recipe, Refusal, Resolved, Row, Step, Why, held_bytes,
 };
 use crate::tensor::{Digest, TensorView, to_f32};
 
@@ -134,7 +134,9 @@ fn assess(
 ) -> Result<Assessment, Error> {
     let cost = |row: &Row| 8 * row.count();
     let changes = batched(&mapping.rows, cost, |row| {
-        of_row(row, held, new, trust_names)
+        // An initializer of few values may stand for a literal as well.
+        let may_be_merged = mapping.merges && row.literal == Some(Literal::Flat);
+        of_row(row, held, new, trust_names, may_be_merged)
     })?;
     Ok(Assessment { changes })
 }
@@ -144,6 +146,7 @@ fn of_row(
     held: &dyn Held,
     new: &dyn Checkpoint,
     trust_names: bool,
+    may_be_merged: bool,
 ) -> Result<Change, Error> {
     if row.grade == Grade::Constant {
         return Ok(Change::Constant);
@@ -197,7 +200,7 @@ fn of_row(
         (_, Some(Recipe::Tensor { source, steps }))
             if !is_contradicted(row) && may_be_plain(row, source, steps) =>
         {
-            if trust_names && is_of_like_size(row, recipes[0], held, new)? {
+            if trust_names && !may_be_merged && is_of_like_size(row, recipes[0], held, new)? {
                 return Ok(first);
             }
             if trust_names {
@@ -233,7 +236,10 @@ fn is_of_like_size(
         energy(&apply_recipe(row, recipe, new)?),
     );
     let ratio = (now / old).sqrt();
-    Ok(row.count() < FEW || old == 0.0 || (1.0 / UNLIKE..=UNLIKE).contains(&ratio))
+    if old == 0.0 {
+        return Ok(recipe.sources().iter().any(|s| same_name(&row.name, s)));
+    }
+    Ok(row.count() < FEW || (1.0 / UNLIKE..=UNLIKE).contains(&ratio))
 }
 
 /// Whether a name may be trusted to mean the tensor itself. Exporters keep a parameter's name where they keep its value; under a

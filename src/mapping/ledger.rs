@@ -442,7 +442,7 @@ struct Unused<'b> {
     closed: bool,
     /// No table of integers lacks one.
     closed_integers: bool,
-    /// Modules of tensors whose few values may have been absorbed.
+    /// Modules of tensors that another constant or tensor of the same value may stand for.
     absorbed: HashSet<&'b str>,
     /// What constants are called.
     rows: Vec<&'b str>,
@@ -463,6 +463,9 @@ impl<'b> Unused<'b> {
         let modules = used
             .iter()
             .map(|n| n.rsplit_once('.').map_or("", |(m, _)| m));
+        let tied: HashSet<&Digest> = (used.iter())
+            .filter_map(|name| Some(&books.inventory.get(name)?.digest))
+            .collect();
         let given = used.par_iter().filter_map(|name| {
             let tensor = books.inventory.get(name)?;
             let view = books.new.get(name)?;
@@ -476,7 +479,8 @@ impl<'b> Unused<'b> {
                 .any(|r| r.is_unsourced() && !books.permissions.ignores(&r.name)),
             closed_integers: mapping.unsourced_integers.is_empty(),
             absorbed: (books.inventory.tensors.iter())
-                .filter(|t| t.flat && !used.contains(t.name.as_str()) && !is_counter(&t.name))
+                .filter(|t| !used.contains(t.name.as_str()) && !is_counter(&t.name))
+                .filter(|t| t.flat || tied.contains(&t.digest))
                 .map(|t| t.name.rsplit_once('.').map_or("", |(m, _)| m))
                 .collect(),
             rows: mapping.rows.iter().map(|r| r.name.as_str()).collect(),

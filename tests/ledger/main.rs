@@ -87,7 +87,8 @@ fn changed(e: &Exported, rng: &mut ChaCha8Rng) -> Changed {
         0 => {
             what += &format!(", without {some}");
             file.remove(&some);
-            let twin = e.tied.iter().any(|(a, b)| *a == some || *b == some);
+            let twin =
+                e.tied.iter().any(|(a, b)| *a == some || *b == some) && !is_flat(&e.base[&some]);
             if !twin {
                 meaning.insert(some.clone(), e.base[&some].clone());
                 left_out.insert(some);
@@ -105,7 +106,7 @@ fn changed(e: &Exported, rng: &mut ChaCha8Rng) -> Changed {
                 meaning.insert(name.clone(), e.base[&name].clone());
                 left_out.insert(name);
             }
-            for (a, b) in &e.tied {
+            for (a, b) in e.tied.iter().filter(|(a, _)| !is_flat(&e.base[a])) {
                 match (left_out.contains(a), left_out.contains(b)) {
                     (true, false) => {
                         meaning.insert(a.clone(), file[b].clone());
@@ -183,6 +184,13 @@ fn changed(e: &Exported, rng: &mut ChaCha8Rng) -> Changed {
     }
 }
 
+/// Whether equality with another tensor may be chance.
+fn is_flat(t: &Tensor) -> bool {
+    let values = numbers(t);
+    let distinct: BTreeSet<u32> = values.iter().map(|v| v.to_bits()).collect();
+    distinct.len() <= if values.len() >= 8 { 3 } else { 1 }
+}
+
 /// What is left out is taken for tied with what equalled it in the base, unless few values do that by chance.
 fn follow_equal(
     e: &Exported,
@@ -192,15 +200,13 @@ fn follow_equal(
 ) {
     for name in left_out.clone() {
         let own = &e.base[&name];
-        let distinct: BTreeSet<u32> = numbers(own).iter().map(|v| v.to_bits()).collect();
-        let is_flat = distinct.len() <= if numbers(own).len() >= 8 { 3 } else { 1 };
         let twins: Vec<&Tensor> = e
             .base
             .iter()
             .filter(|(n, t)| **n != name && *t == own)
             .filter_map(|(n, _)| file.get(n))
             .collect();
-        if let (Some(first), false) = (twins.first(), is_flat)
+        if let (Some(first), false) = (twins.first(), is_flat(own))
             && twins.iter().all(|t| t == first)
         {
             meaning.insert(name.clone(), (*first).clone());

@@ -9,7 +9,7 @@ use super::context::Case;
 use super::named::hint_prefixes;
 use crate::mapping::derive::{is_typed, squeezed};
 use crate::mapping::hints::{is_anonymous, same_name};
-use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row, Step};
+use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row};
 use crate::tensor::to_f32;
 use std::collections::{HashMap, HashSet};
 
@@ -276,6 +276,10 @@ fn by_readers(spelling: &Spelling<'_, '_>, row: &mut Row) {
         match left(spelling, row, &all, reading) {
             Left::Some(which) => which.into_iter().for_each(|i| meant[i] = true),
             Left::Nothing => {
+                // Which of the equal tensors the merged node read is not known.
+                if reading.meaning == Meaning::MergedAway {
+                    meant.fill(true);
+                }
                 row.pinned
                     .get_or_insert_with(|| format!("what node `{}` reads", reading.node));
             }
@@ -336,7 +340,11 @@ fn one_each(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
         groups.entry(sources).or_default().push(r);
     }
     for (sources, members) in groups {
-        if sources.len() != members.len() {
+        let alike = |r: &usize| {
+            let (row, first) = (&rows[*r], &rows[members[0]]);
+            (row.dtype, &row.shape) == (first.dtype, &first.shape)
+        };
+        if sources.len() != members.len() || !members.iter().all(alike) {
             continue;
         }
         let own: Vec<Option<String>> = (members.iter())
@@ -386,8 +394,12 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
     if literal == Literal::Scalar && !is_typed_scalar(case, row) {
         return;
     }
-    let recorded = !row.readings.is_empty()
-        && (row.readings.iter()).all(|r| matches!(&r.meaning, Meaning::Record { .. }));
+    // One call may have read the tensor and another what it computed from it, where both have the same few values.
+    let one_reader = row.readings.len() == 1 || literal != Literal::Flat;
+    let recorded = one_reader
+        && !row.readings.is_empty()
+        && (row.readings.iter())
+            .all(|r| matches!(&r.meaning, Meaning::Record { complete: true, .. }));
     // The older exporter keeps literals apart from parameters, as nodes; an initializer of a parameter's name is that.
     let own = own_name(case, row, r).filter(|own| {
         row.explanations()
@@ -423,10 +435,7 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
 /// Whether an exporter computed the value element by element: ones are the square of ones, too.
 fn is_folded_flat(row: &Row) -> bool {
     let plain = |recipe: &Recipe| match recipe {
-        Recipe::Tensor { source, steps } => {
-            !same_name(&row.name, source)
-                && !steps.iter().any(|s| matches!(s, Step::Permute { .. }))
-        }
+        Recipe::Tensor { source, .. } => !same_name(&row.name, source),
         _ => false,
     };
     is_anonymous_or_folded(row) && row.explanations().any(plain)
