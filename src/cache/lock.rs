@@ -273,7 +273,8 @@ mod tests {
         let lock = store
             .lock(&KeyFields::new().with("a", "1"), &Silent)
             .unwrap();
-        let dead = store.folder.locks().join("dead");
+        let other = KeyFields::new().with("a", "2").key();
+        let dead = store.folder.locks().join(other.to_string());
         std::fs::write(&dead, b"not an owner").unwrap();
         let held = store.folder.sweep_locks().unwrap();
         assert_eq!(held.len(), 1);

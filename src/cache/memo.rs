@@ -311,7 +311,7 @@ mod tests {
     fn the_oldest_are_forgotten() {
         let s = Scene::remembered();
         for n in 1..MOST {
-            fs::write(s.memo.folder.join(n.to_string()), b"").unwrap();
+            fs::write(s.memo.folder.join(format!("{n:064x}")), b"").unwrap();
         }
         let place = s.memo.place(&s.later(0).states, "p");
         let file = fs::File::options().write(true).open(place).unwrap();
@@ -334,7 +334,7 @@ mod tests {
         let s = Scene::remembered();
         let long = vec![b' '; LONGEST as usize];
         for n in 0..8 {
-            fs::write(s.memo.folder.join(n.to_string()), &long).unwrap();
+            fs::write(s.memo.folder.join(format!("{n:064x}")), &long).unwrap();
         }
         assert!(s.memo.remember(&s.later(20), "q", "v").unwrap());
         let left = children(&s.memo.folder).unwrap();

@@ -304,7 +304,7 @@ mod tests {
         std::fs::remove_file(dir.path().join("m/data")).unwrap();
         std::fs::create_dir(dir.path().join("m/data")).unwrap();
         let e = Model::open(path).err().unwrap();
-        assert!(e.to_string().contains("not a regular file"), "{e}");
+        assert!(e.to_string().contains("is a directory"), "{e}");
     }
 
     #[test]
