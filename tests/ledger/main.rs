@@ -507,7 +507,7 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
                 .or_default() += 1;
             tally.refittable += usize::from(counts);
             if show {
-                println!("build stops: {proof:?}")
+                println!("build stops: {proof:?}");
             }
             return;
         }
