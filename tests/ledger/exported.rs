@@ -336,7 +336,7 @@ impl Gen {
         let params: Vec<&str> = std::iter::once(w).chain(b).collect();
         self.op_of("MatMul", module, vec![x, turned], &params, call.clone());
         if let Some(b) = b {
-            let inputs = vec![self.x(), self.parameter(b)];
+            let shift = self.parameter(b);
             // One call of the traced graph became both nodes.
             let first = self.ops.last_mut().unwrap();
             let args = first.call.1.clone();
@@ -346,7 +346,7 @@ impl Gen {
             self.op_of(
                 "Add",
                 module,
-                vec![In::Value(inner), inputs[1].clone()],
+                vec![In::Value(inner), shift],
                 &params,
                 call.clone(),
             );

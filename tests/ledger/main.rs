@@ -1,6 +1,9 @@
 //! Random exported models and changed checkpoints: after a decision, either nothing is written or every constant is what the true
 //! derivations give for the changed checkpoint.
 
+#![allow(clippy::print_stdout, reason = "a tally is what the long run is for")]
+#![allow(clippy::format_push_string)]
+
 mod exported;
 mod made;
 
@@ -496,7 +499,7 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
                 })
                 .next();
             if std::env::var_os("LEDGER_LIST").is_some() && why.is_some() {
-                println!("seed {seed} build stops {why:?}")
+                println!("seed {seed} build stops {why:?}");
             }
             *tally
                 .refused
@@ -504,7 +507,7 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
                 .or_default() += 1;
             tally.refittable += usize::from(counts);
             if show {
-                println!("build stops: {proof:?}")
+                println!("build stops: {proof:?}");
             }
             return;
         }
@@ -532,7 +535,7 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
             tally.refittable += 1;
             if plain.refused {
                 if std::env::var_os("LEDGER_LIST").is_some() {
-                    println!("seed {seed} refused {}", reason_kinds(&plain))
+                    println!("seed {seed} refused {}", reason_kinds(&plain));
                 }
                 *tally.refused.entry(reason_kinds(&plain)).or_default() += 1;
             } else {

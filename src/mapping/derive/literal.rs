@@ -146,7 +146,7 @@ fn is_arithmetic(values: &[f64], tolerance: f64) -> bool {
 }
 
 fn is_geometric(values: &[f64], tolerance: f64) -> bool {
-    if values.iter().any(|v| *v == 0.0) {
+    if values.contains(&0.0) {
         return false;
     }
     let last = values.len() - 1;

@@ -170,10 +170,8 @@ impl<'a> Record<'a> {
                 continue;
             }
             match self.owner(nodes, input) {
-                None if nodes.producer(input).is_none() => {
-                    if !inputs.contains(&input.as_str()) {
-                        inputs.push(input);
-                    }
+                None if nodes.producer(input).is_none() && !inputs.contains(&input.as_str()) => {
+                    inputs.push(input);
                 }
                 None => {}
                 Some(owner) => {
@@ -183,11 +181,12 @@ impl<'a> Record<'a> {
                             > call.args.iter().filter(|a| **a == owner).count()
                     };
                     if own {
-                    } else if call.args.contains(&owner) {
-                        if call.nodes.iter().any(twice) && !repeated.contains(&owner) {
-                            repeated.push(owner);
-                        }
-                    } else if !owners.contains(&owner) {
+                        continue;
+                    }
+                    let named = call.args.contains(&owner);
+                    if named && call.nodes.iter().any(twice) && !repeated.contains(&owner) {
+                        repeated.push(owner);
+                    } else if !named && !owners.contains(&owner) {
                         owners.push(owner);
                     }
                 }
