@@ -243,7 +243,7 @@ fn a_proven_mapping_is_remembered_with_its_checkpoint() {
     let turned = (0..64 * 64).map(|i| values[i % 64 * 64 + i / 64]).collect();
     let checkpoint = |values: Vec<f32>| {
         let all = [("p.weight".to_owned(), (shape.clone(), values))].into();
-        safetensors(&all)
+        net::safetensors(&all)
     };
     scene.write("base.safetensors", checkpoint(turned));
     std::thread::sleep(SETTLED);
