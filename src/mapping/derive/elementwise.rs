@@ -1,6 +1,6 @@
 //! Constants that are one tensor after a function of each element: scaled, shifted by one, the exponential of it.
 
-use super::literal::{is_closed, is_typed};
+use super::literal::is_typed;
 use super::value::{Relation, squeezed};
 use crate::mapping::types::{Factor, Step};
 use crate::tensor::{Dtype, TensorView, from_f32, permute, to_f32};
@@ -123,10 +123,7 @@ fn factors(guess: f32, dtype: Dtype) -> Vec<f32> {
     let digits = match dtype {
         Dtype::F16 => 3,
         Dtype::Bf16 => 2,
-        _ => {
-            let near = (-2i32..=2).map(|d| f32::from_bits(guess.to_bits().wrapping_add_signed(d)));
-            return near.filter(|f| is_closed(*f)).collect();
-        }
+        _ => return single_factors(guess),
     };
     let g = f64::from(guess);
     let short = (0..digits).filter_map(|d| format!("{g:.d$e}").parse().ok());
@@ -135,6 +132,25 @@ fn factors(guess: f32, dtype: Dtype) -> Vec<f32> {
     let closed = [root, inverse].into_iter().map(|f| f as f32);
     let mut all: Vec<f32> = short.chain(closed).collect();
     all.retain(|f| f.is_finite() && *f != 0.0 && *f != 1.0);
+    all
+}
+
+/// As [`factors`], in single precision: a typed number, or a root, a quotient or a fourth root of a small whole number, as
+/// attention scales by them. There are so few of these that a norm is hardly ever one by chance.
+fn single_factors(guess: f32) -> Vec<f32> {
+    const LARGEST: f64 = 4096.0;
+    let near = (-2i32..=2).map(|d| f32::from_bits(guess.to_bits().wrapping_add_signed(d)));
+    let mut all: Vec<f32> = near.filter(|f| is_typed(*f)).collect();
+    let g = f64::from(guess.abs());
+    for power in [0.5, -0.5, 1.0, -1.0, 0.25, -0.25] {
+        let whole = g.powf(1.0 / power).round();
+        if (2.0..=LARGEST).contains(&whole) {
+            let factor = whole.powf(power) as f32 * guess.signum();
+            if factor.to_bits().abs_diff(guess.to_bits()) <= 2 && !all.contains(&factor) {
+                all.push(factor);
+            }
+        }
+    }
     all
 }
 

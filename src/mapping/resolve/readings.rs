@@ -239,6 +239,10 @@ fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
     if kept.is_empty() && !any_known {
         return;
     }
+    if kept.is_empty() {
+        // Made from a tensor in a way that is not known: no literal, however few values it has.
+        row.literal = None;
+    }
     put(row, kept);
 }
 
