@@ -256,7 +256,8 @@ pub(super) mod named {
     /// A timing cache, a cache of a runtime, or the temporary form of one: a regular file.
     pub fn timing(path: &Path) -> bool {
         let name = text(path);
-        let named = name.ends_with(".timing") || name.ends_with(".cache") || temporary(path);
+        let ours = [".timing", ".cache"].iter().any(|end| name.ends_with(end));
+        let named = ours || temporary(path);
         named && path.symlink_metadata().is_ok_and(|m| m.is_file())
     }
 

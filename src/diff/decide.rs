@@ -20,6 +20,9 @@ pub struct WeightState {
     pub recipe: Option<Recipe>,
 }
 
+/// Type and shape of a tensor by name.
+pub type Describe<'a> = dyn Fn(&str) -> Option<(Dtype, Vec<usize>)> + 'a;
+
 /// What is asked of an engine.
 pub struct Request<'a> {
     /// Its constant tensors.
@@ -31,7 +34,7 @@ pub struct Request<'a> {
     /// What the user allows.
     pub permissions: &'a Permissions,
     /// Type and shape of a tensor of the new checkpoint.
-    pub tensor: &'a dyn Fn(&str) -> Option<(Dtype, Vec<usize>)>,
+    pub tensor: &'a Describe<'a>,
 }
 
 /// What is decided, with everything that it rests on.
@@ -97,7 +100,7 @@ impl Decision {
         &mut self,
         judged: &Judged,
         permissions: &Permissions,
-        tensor: &dyn Fn(&str) -> Option<(Dtype, Vec<usize>)>,
+        tensor: &Describe<'_>,
         reasons: &mut Vec<Reason>,
     ) {
         let Judged {
@@ -198,7 +201,7 @@ fn changed(state: &WeightState) -> Reason {
 fn reshaped(
     accounts: &Accounts,
     rows: &[Row],
-    tensor: &dyn Fn(&str) -> Option<(Dtype, Vec<usize>)>,
+    tensor: &Describe<'_>,
 ) -> HashMap<String, (String, Dtype, Vec<usize>)> {
     let by_name: HashMap<&str, &Row> = rows.iter().map(|r| (r.name.as_str(), r)).collect();
     let mut apart = HashMap::new();

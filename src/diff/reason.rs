@@ -249,12 +249,12 @@ impl Reason {
     /// What it asks for.
     pub fn verdict(&self) -> Verdict {
         match self {
+            Reason::NotInEngine { why, .. } if why.is_lost() => Verdict::Unknown,
             Reason::UnchangedAfterCast { .. }
             | Reason::WeightRenamed { .. }
+            | Reason::NotInEngine { .. }
             | Reason::MetadataChanged
             | Reason::ShapesInside => Verdict::Live,
-            Reason::NotInEngine { why, .. } if why.is_lost() => Verdict::Unknown,
-            Reason::NotInEngine { .. } => Verdict::Live,
             Reason::BytesChanged { .. } | Reason::DerivedChanged { .. } | Reason::Stripped => {
                 Verdict::NeedsRefit
             }

@@ -84,7 +84,7 @@ impl ShapeSpec {
         for (input, place) in resolved.inputs.iter_mut().zip(&assigned.places) {
             input.argument = place
                 .as_ref()
-                .and_then(|p| p.argument())
+                .and_then(super::leaves::Place::argument)
                 .filter(|argument| *argument != input.name);
         }
         Ok((resolved, work))

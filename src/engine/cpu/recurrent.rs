@@ -121,7 +121,7 @@ pub fn recurrent(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten)
             remove(&mut plain, name);
         }
         plain.input = inputs[..5 + states].to_vec();
-        plain.output = results.clone();
+        plain.output.clone_from(&results);
         out.nodes.push(plain);
     } else {
         let hidden = hidden_size(original, site.facts).unwrap_or(0);
@@ -263,7 +263,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
         for (i, (parts, result)) in parts.iter().zip(results).enumerate() {
             let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
             let mut concat = node("Concat", &parts, &[result]);
-            set_int(&mut concat, "axis", if i == 0 { 1 } else { 0 });
+            set_int(&mut concat, "axis", i64::from(i == 0));
             self.push(concat);
         }
     }
@@ -392,7 +392,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
             .collect();
         let outputs: Vec<&str> = last.iter().chain([&all]).map(String::as_str).collect();
         let mut over_time = node("Loop", &inputs, &outputs);
-        over_time.name = self.original.name.clone();
+        over_time.name.clone_from(&self.original.name);
         set_graph(&mut over_time, "body", body);
         self.push(over_time);
         let mut all = all;

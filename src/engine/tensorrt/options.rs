@@ -156,10 +156,10 @@ impl Choices {
                         )?;
                         match c.refit {
                             Refit::Identical => {
-                                since(&TABLE.flag.refit_identical, "identical refit")?
+                                since(&TABLE.flag.refit_identical, "identical refit")?;
                             }
                             Refit::Individual => {
-                                since(&TABLE.flag.refit_individual, "refit of single weights")?
+                                since(&TABLE.flag.refit_individual, "refit of single weights")?;
                             }
                             Refit::Full | Refit::None => {}
                         }

@@ -88,7 +88,7 @@ impl TensorRtEngine {
             threads: settings.threads.unwrap_or_else(default_threads),
             cuda_graph: false,
             device_time: None,
-            plan_size: plan_size,
+            plan_size,
         })
     }
 

@@ -80,7 +80,7 @@ pub fn prepare(
         Opening::WhenNeeded => (None, resolve()?),
         // An engine stays on the thread that opened it.
         Opening::Meanwhile => std::thread::scope(|scope| {
-            let Ok(resolving) = std::thread::Builder::new().spawn_scoped(scope, &resolve) else {
+            let Ok(resolving) = std::thread::Builder::new().spawn_scoped(scope, resolve) else {
                 // Where there can be no second thread, one after the other.
                 let overlay = resolve()?;
                 let engine = reopen(&manifest, environment)?.open(plan)?;
