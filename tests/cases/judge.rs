@@ -55,12 +55,12 @@ pub fn ranges(document: Option<&Value>, want: &BTreeMap<String, Value>) -> Resul
     let inputs = document.and_then(|d| d["inputs"].as_array());
     for (name, axes) in want {
         let input = inputs.and_then(|all| all.iter().rfind(|i| i["name"] == name.as_str()));
-        let got: Option<Value> = input.and_then(|i| {
-            let axes = i["axes"].as_array()?.iter();
-            Some(axes.map(|a| json!([a["min"], a["max"]])).collect())
-        });
-        if got.as_ref() != Some(axes) {
-            return Err(format!("`{name}` has the ranges {got:?}, should be {axes}"));
+        let got: Value = input
+            .and_then(|i| i["axes"].as_array())
+            .map(|axes| axes.iter().map(|a| json!([a["min"], a["max"]])).collect())
+            .unwrap_or_default();
+        if got != *axes {
+            return Err(format!("`{name}` has the ranges {got}, should be {axes}"));
         }
     }
     Ok(())

@@ -12,10 +12,7 @@ pub fn prepare(step: &[String]) {
     let done = match words[..] {
         ["@copy", from, to] => in_folder(to).and_then(|()| copy(from.as_ref(), to.as_ref())),
         ["@write", to, text] => in_folder(to).and_then(|()| fs::write(to, text)),
-        ["@old", path] => age(
-            path.as_ref(),
-            SystemTime::now() - Duration::from_secs(60 * 60),
-        ),
+        ["@old", path] => age(path.as_ref(), SystemTime::now() - Duration::from_hours(1)),
         ["@chmod", mode, path] => fs::set_permissions(path, Permissions::from_mode(octal(mode))),
         ["@mkdir", path] => fs::create_dir_all(path),
         ["@remove", path] if Path::new(path).is_dir() => fs::remove_dir_all(path),
