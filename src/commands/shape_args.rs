@@ -76,7 +76,10 @@ impl CallArgs {
 
 /// A profile in trtexec's words, instead of a spec.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[allow(clippy::struct_field_names, reason = "they are called as trtexec calls them")]
+#[allow(
+    clippy::struct_field_names,
+    reason = "they are called as trtexec calls them"
+)]
 pub(super) struct ProfileArgs {
     /// Least shapes, as trtexec takes them: NAME:1x4x64x64, several with commas (repeatable)
     #[arg(

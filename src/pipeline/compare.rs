@@ -310,7 +310,11 @@ fn plan_with(
         diff = diff.and(diff::compare(&side(manifest.shapes.clone()), &side(wanted)));
     }
     // The overlay of a whole model has no base values.
-    let base = if overlay.whole { source_model(&request.old, manifest).ok() } else { None };
+    let base = if overlay.whole {
+        source_model(&request.old, manifest).ok()
+    } else {
+        None
+    };
     let held = match (&base, overlay.whole) {
         (Some(base), _) => Some(ModelValues::of(&base.model)),
         (None, false) => Some(ModelValues::of(&overlay.model().model)),

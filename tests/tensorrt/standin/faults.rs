@@ -298,10 +298,9 @@ fn version_only(file: &str, number: i32) -> tempfile::TempDir {
         "createInferRuntime_INTERNAL",
         "createInferRefitter_INTERNAL",
     ];
-    let functions: String = functions
-        .iter()
-        .map(|f| format!("void *{f}(void) {{ return 0; }}\n"))
-        .collect();
+    let functions = functions
+        .map(|f| format!("void *{f}(void) {{ return 0; }}"))
+        .join("\n");
     std::fs::write(
         &source,
         format!("int getInferLibVersion(void) {{ return {number}; }}\n{functions}"),
