@@ -22,7 +22,7 @@ fn main() -> ExitCode {
 
 /// Help and the version go to stdout and are no errors; a wrong command line is one JSON document where JSON was asked for.
 fn usage(refused: &clap::Error) -> ExitCode {
-    if refused.use_stderr() && asks_for_json() {
+    if refused.exit_code() != 0 && asks_for_json() {
         let error = commands::UsageError::refused(&refused.render().to_string());
         let failure = commands::explain(&error.into());
         Ui::new(true, Verbosity::Normal, false).failure(&failure);

@@ -353,7 +353,7 @@ fn same_at_storage_type(
     }
 }
 
-/// The new bytes of a row that [`assess`] found changed: by the first of its recipes whose sources are there, since all of
+/// The new bytes of a row that [`judge`] found changed: by the first of its recipes whose sources are there, since all of
 /// those were found to agree.
 ///
 /// # Errors

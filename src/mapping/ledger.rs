@@ -417,6 +417,9 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
             Why::Duplicate { of }
         } else if !view.dtype.is_float() && literal(view).is_some() {
             Why::NotFloat
+        } else if unused.shared.contains(&extents(view.shape)) {
+            // The base may have saved a tied tensor under one of its names; this may be the other, untied.
+            Why::Unreached
         } else {
             let module = name.rsplit_once('.').map_or("", |(m, _)| m);
             unused.judge(name, view.dtype, !unused.absorbed.contains(module))
@@ -448,6 +451,8 @@ struct Unused<'b> {
     rows: Vec<&'b str>,
     /// Digests of the used tensors in the new file.
     given: HashMap<Digest, String>,
+    /// Extents, sorted, of tensors that several constants or readers share.
+    shared: HashSet<Vec<usize>>,
     root: &'b str,
 }
 
@@ -485,6 +490,7 @@ impl<'b> Unused<'b> {
                 .collect(),
             rows: mapping.rows.iter().map(|r| r.name.as_str()).collect(),
             given: given.collect(),
+            shared: shared(books, mapping),
             root,
         }
     }
@@ -519,6 +525,31 @@ impl<'b> Unused<'b> {
             module = module.rsplit_once('.').map_or("", |(m, _)| m);
         }
     }
+}
+
+fn extents(shape: &[usize]) -> Vec<usize> {
+    let mut extents: Vec<usize> = shape.iter().copied().filter(|&d| d != 1).collect();
+    extents.sort_unstable();
+    extents
+}
+
+/// Extents of the tensors that more than one constant is made of, or more than one kind of node reads.
+fn shared(books: &Books<'_>, mapping: &Mapping) -> HashSet<Vec<usize>> {
+    let mut uses: HashMap<&str, usize> = HashMap::new();
+    for row in &mapping.rows {
+        let readers = row.operators.len().max(1);
+        let mut sources: Vec<&str> = row.explanations().flat_map(Recipe::sources).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        for source in sources {
+            *uses.entry(source).or_default() += readers;
+        }
+    }
+    (uses.into_iter())
+        .filter(|(_, n)| *n > 1)
+        .filter_map(|(source, _)| Some(extents(&books.inventory.get(source)?.shape)))
+        .filter(|extents| extents.len() > 1)
+        .collect()
 }
 
 /// The leading components that all names share.

@@ -13,7 +13,7 @@ pub(super) enum Thing {
     Weights,
 }
 
-/// As [`Thing`], without what is in it.
+/// What a file is, without what is in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ThingKind {
     /// A plan with its manifest.

@@ -430,7 +430,7 @@ fn a_run_that_cannot_be_done_leaves_the_plan_as_it_was() {
         (&["--shape", "sample=1x4x64x64"], 1, "32"),
         (&["--shape", "sample=wide"], 2, "not a shape"),
         (&["--dim", "B=many"], 2, "not a size"),
-        (&["--dim", "B=99"], 2, "99"),
+        (&["--dim", "B=99"], 1, "99"),
         (&["--inputs", "dit.safetensors"], 1, "inputs"),
         (&["--inputs", "junk.safetensors"], 1, "junk.safetensors"),
         (&["--inputs", "gone.safetensors"], 1, "gone.safetensors"),

@@ -161,7 +161,7 @@ fn is_geometric(values: &[f64], tolerance: f64) -> bool {
     })
 }
 
-/// Whether `at(0)`, `at(1)`, … are sin or cos of a multiple of the index: x[i+1] + x[i-1] = 2·cos(ω)·x[i].
+/// Whether `at(0)`, `at(1)`, … are sin or cos of a multiple of the index: `x[i+1] + x[i-1] = 2·cos(ω)·x[i]`.
 fn is_wave(count: usize, tolerance: f64, at: impl Fn(usize) -> f64) -> bool {
     // The first value tells sine from cosine; the frequency follows from the second.
     let omega = if at(0).abs() <= tolerance {

@@ -95,7 +95,7 @@ impl Change {
     }
 }
 
-/// What happens to every weight, in the order of [`Mapping::rows`].
+/// What happens to every weight, in the order of [`super::Mapping::rows`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assessment {
     /// By row.

@@ -15,7 +15,7 @@ use std::time::Duration;
 /// among them. Tells how long the compiling took.
 ///
 /// # Errors
-/// As [`source_model`] and [`crate::pipeline::build`]; [`Error::Recipe`] where the weights cannot be had again. The old plan is then
+/// As [`source_model`] and [`crate::pipeline::build()`]; [`Error::Recipe`] where the weights cannot be had again. The old plan is then
 /// untouched.
 pub fn recompile(
     plan: &Path,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `{i}` | any number, the same wherever `i` is written in a row |
 //! | `{3b+l+1}` | a number that `b` and `l` give; two unknowns are quotient and remainder of the first's factor |
-//! | `{N-i}` | as above; an upper-case letter is a property of the model ([`super::table::Parameter`]) |
+//! | `{N-i}` | as above; an upper-case letter is a property of the model (see the tables) |
 //! | `*` | `weight` or `bias`, at the end |
 //! | `**` | whatever follows, at the end |
 
