@@ -1,7 +1,9 @@
 //! The one place where it is decided what new weights ask of an engine. `diff` prints it; `refit`, `run` and `--dry-run` act on it.
 
 use super::{Diff, Reason, Verdict};
-use crate::mapping::{Accounts, Change, Judged, Missing, Permissions, Recipe, Refusal, Row};
+use crate::mapping::{
+    Accounts, Change, Judged, Missing, Permissions, Recipe, Refusal, Row, same_name,
+};
 use crate::tensor::{Digest, Dtype};
 use std::collections::{HashMap, HashSet};
 
@@ -220,13 +222,4 @@ fn reshaped(
         }
     }
     apart
-}
-
-/// Whether two names are one, but for what wraps the module.
-fn same_name(a: &str, b: &str) -> bool {
-    let ends = |long: &str, short: &str| {
-        long.strip_suffix(short)
-            .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    };
-    ends(a, b) || ends(b, a)
 }

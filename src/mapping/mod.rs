@@ -27,6 +27,7 @@ mod tests;
 pub use apply::{apply, apply_recipe, inverse};
 pub use assess::{bytes_of, judge};
 pub use derive::{LARGEST_RANK, effective_rank};
+pub(crate) use hints::same_name;
 pub use lora_targets::Adopted;
 pub use overrides::{Override, SCHEMA};
 pub use resolve::{infer, prove};

@@ -7,4 +7,5 @@ mod nodes;
 mod record;
 
 pub(super) use graph::{is_anonymous, outline};
-pub(super) use names::{Prefixes, align, same_name, wrapper};
+pub(crate) use names::same_name;
+pub(super) use names::{Prefixes, align, wrapper};

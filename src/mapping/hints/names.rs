@@ -93,7 +93,7 @@ pub(in crate::mapping) fn wrapper<'a>(names: impl Iterator<Item = &'a str>) -> S
 }
 
 /// Whether two names are one, but for what wraps the module.
-pub(in crate::mapping) fn same_name(a: &str, b: &str) -> bool {
+pub(crate) fn same_name(a: &str, b: &str) -> bool {
     let ends = |long: &str, short: &str| {
         long.strip_suffix(short)
             .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
