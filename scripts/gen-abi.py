@@ -36,7 +36,7 @@ CLASSES = {
     "serialization_config": ("VSerializationConfig", "setFlag clearFlag"),
     "inspector": ("VEngineInspector", "getEngineInformation"),
     "context": ("VExecutionContext", """setInputShape getTensorShape setTensorAddress inferShapes setOutputAllocator
-        enqueueV3"""),
+        enqueueV3 setOptimizationProfileAsync"""),
     "refitter": ("VRefitter", """refitCudaEngine setNamedWeights getMissingWeights getAllWeights setMaxThreads
         getWeightsPrototype"""),
     "parser": ("IParser", "parse parseFromFile getNbErrors getError setFlag setRefitObserver ~deleting_dtor"),

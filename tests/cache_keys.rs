@@ -267,7 +267,7 @@ fn exports_of_the_fixtures() {
     // Only the models differ.
     let key = |path: &Path| {
         let model = Model::open(path).unwrap();
-        let profile = trtmut::shapes::Profile { inputs: Vec::new() };
+        let profile = trtmut::shapes::Profile::default();
         let backend = start().backend();
         let none = Options::new();
         pipeline::key_fields(&model, &profile, &none, &backend, None, &Silent).key()
@@ -478,7 +478,7 @@ fn libraries_and_machines() {
 fn what_a_checkpoint_marks() {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/dit");
     let model = Model::open(fixture.join("model.ts.onnx")).unwrap();
-    let profile = trtmut::shapes::Profile { inputs: Vec::new() };
+    let profile = trtmut::shapes::Profile::default();
     let key = |option: (&str, &str), files: &[PathBuf]| {
         let options: Options = [(option.0.into(), option.1.into())].into();
         let backend = start().backend();

@@ -235,32 +235,49 @@ impl Report for BuildReport {
             writeln!(out, "  note      {note}")?;
         }
         writeln!(out)?;
-        let mut table = Table::new(&[
-            ("input", Align::Left),
-            ("type", Align::Left),
-            ("min", Align::Left),
-            ("opt", Align::Left),
-            ("max", Align::Left),
-        ]);
-        for input in &self.profile.inputs {
-            let side = |f: &dyn Fn(&shapes::AxisRange) -> String| {
-                let cells: Vec<String> = input.axes.iter().map(f).collect();
-                if cells.is_empty() {
-                    "scalar".into()
-                } else {
-                    cells.join("x")
-                }
-            };
-            table.row([
-                input.name.clone(),
-                input.dtype.to_string(),
-                side(&|a| a.min.to_string()),
-                side(&|a| a.opt.to_string()),
-                side(&|a| a.max.map_or("any".into(), |m| m.to_string())),
-            ]);
+        if self.profile.several.is_empty() {
+            return profile_table(&self.profile.inputs).write(out, 2);
         }
-        table.write(out, 2)
+        for (i, inputs) in self.profile.several.iter().enumerate() {
+            writeln!(
+                out,
+                "{}  optimization profile {}",
+                ["\n", ""][usize::from(i == 0)],
+                i + 1
+            )?;
+            profile_table(inputs).write(out, 2)?;
+        }
+        Ok(())
     }
+}
+
+/// The range of each input, one row an input.
+fn profile_table(inputs: &[shapes::ProfileInput]) -> Table {
+    let mut table = Table::new(&[
+        ("input", Align::Left),
+        ("type", Align::Left),
+        ("min", Align::Left),
+        ("opt", Align::Left),
+        ("max", Align::Left),
+    ]);
+    for input in inputs {
+        let side = |f: &dyn Fn(&shapes::AxisRange) -> String| {
+            let cells: Vec<String> = input.axes.iter().map(f).collect();
+            if cells.is_empty() {
+                "scalar".into()
+            } else {
+                cells.join("x")
+            }
+        };
+        table.row([
+            input.name.clone(),
+            input.dtype.to_string(),
+            side(&|a| a.min.to_string()),
+            side(&|a| a.opt.to_string()),
+            side(&|a| a.max.map_or("any".into(), |m| m.to_string())),
+        ]);
+    }
+    table
 }
 
 /// Runs the command.

@@ -101,6 +101,11 @@ impl Report for InspectReport {
         for (name, value) in &m.options {
             writeln!(out, "  option     {name} = {value}")?;
         }
+        if m.shapes.profile_count() > 1 {
+            for (i, range) in m.shapes.show_profiles().iter().enumerate() {
+                writeln!(out, "  profile {}  {range}", i + 1)?;
+            }
+        }
         writeln!(out)?;
         tensors(out, &m.inputs, &m.outputs)?;
         if self.list_weights {

@@ -123,7 +123,12 @@ struct CheckReport {
     model: PathBuf,
     dims: BTreeMap<String, Root>,
     inputs: Vec<CheckedInput>,
+    /// Each of several optimization profiles, by dims; `dims` and `inputs` are what holds them all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    profiles: Vec<BTreeMap<String, Root>>,
     warnings: Vec<String>,
+    #[serde(skip)]
+    shown: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -164,7 +169,14 @@ impl CheckReport {
                     axes: axes(&input.axes, ranges),
                 })
                 .collect(),
+            profiles: match resolved.profile_count() {
+                1 => Vec::new(),
+                _ => (resolved.each_profile().iter())
+                    .map(|one| one.dims().clone())
+                    .collect(),
+            },
             warnings: resolved.warnings().to_vec(),
+            shown: resolved.show_profiles(),
         }
     }
 }
@@ -199,6 +211,20 @@ impl Report for CheckReport {
             }
         }
         table.write(out, 0)?;
+        if !self.profiles.is_empty() {
+            writeln!(
+                out,
+                "\n{} optimization profiles in a TensorRT engine that is built with `--refit none`:",
+                self.profiles.len()
+            )?;
+            for (i, ranges) in self.shown.iter().enumerate() {
+                writeln!(out, "  profile {}: {ranges}", i + 1)?;
+            }
+            writeln!(
+                out,
+                "every other engine holds them all in one range, which is the table's"
+            )?;
+        }
         let open = self.dims.iter().filter(|(_, root)| root.max.is_none());
         let open: Vec<String> = open.map(|(name, _)| format!("`{name}`")).collect();
         if !open.is_empty() {

@@ -2,7 +2,7 @@
 
 use super::build::key;
 use super::error::Error;
-use super::facts::{UNREAD, digests};
+use super::facts::{UNREAD, digests, shapes_of_engine};
 use super::look::{Thing, look};
 use super::refit::{Overlay, OverlayRequest, source_model};
 use crate::diff::{
@@ -123,7 +123,7 @@ fn compare_with(
         (Thing::Plan(m), None) => {
             let side = plan_side(&request.old, &m);
             let new = Side {
-                shapes: wanted_shapes(request, &m.inputs)?,
+                shapes: wanted_of_engine(request, &m, &m.inputs)?,
                 ..Side::default()
             };
             // Only the shapes are asked about: the weights are their own.
@@ -138,7 +138,8 @@ fn compare_with(
                 return plan_with_model(request, &m, &model, watch);
             }
             let old = plan_side(&request.old, &m);
-            let new = model_side(&model, request, watch)?;
+            let mut new = model_side(&model, request, watch)?;
+            new.shapes = wanted_of_engine(request, &m, model.inputs())?;
             Ok(plain(diff::compare(&old, &new)))
         }
         (Thing::Plan(a), Some(Thing::Plan(b))) => {
@@ -274,6 +275,17 @@ fn wanted_shapes(
     }
 }
 
+/// The shapes that are wanted of the engine that `manifest` describes.
+fn wanted_of_engine(
+    request: &CompareRequest,
+    manifest: &Manifest,
+    inputs: &[crate::tensor::TensorDecl],
+) -> Result<Option<Resolved>, Error> {
+    let wanted = wanted_shapes(request, inputs)?;
+    Ok(wanted
+        .map(|shapes| shapes_of_engine(&manifest.backend.backend, &manifest.options, &shapes).0))
+}
+
 /// A plan against checkpoints and LoRAs.
 fn plan_with(
     request: &CompareRequest,
@@ -302,7 +314,7 @@ fn plan_with(
         })
         .collect();
     let mut diff = decision.diff.clone();
-    if let Some(wanted) = wanted_shapes(request, &manifest.inputs)? {
+    if let Some(wanted) = wanted_of_engine(request, manifest, &manifest.inputs)? {
         let side = |shapes| Side {
             shapes: Some(shapes),
             ..Side::default()

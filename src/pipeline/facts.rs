@@ -5,11 +5,36 @@ use crate::engine::{Options, Slot};
 use crate::mapping::{Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
 use crate::plan::Manifest;
+use crate::shapes::Resolved;
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Component, Path, PathBuf};
+
+/// The shapes that an engine of this backend, built with these options, is made for: TensorRT allows several optimization profiles in an
+/// engine that is not refittable, and elsewhere one range has to hold them all. What was joined, for a warning.
+pub fn shapes_of_engine(
+    backend: &str,
+    options: &Options,
+    shapes: &Resolved,
+) -> (Resolved, Option<String>) {
+    let is = |name: &str, value: &str| options.get(name).is_some_and(|v| v == value);
+    let tensorrt = backend.starts_with("tensorrt");
+    if shapes.profile_count() == 1 || tensorrt && is("refit", "none") && !is("strip", "true") {
+        return (shapes.clone(), None);
+    }
+    let why = if tensorrt {
+        "an engine that can be refitted has one optimization profile (`--refit none` allows several)"
+    } else {
+        "engines of this backend have no optimization profiles"
+    };
+    let said = format!(
+        "{why}, so the {} profiles of the spec are joined into the smallest range that holds all",
+        shapes.profile_count()
+    );
+    (shapes.joined(), Some(said))
+}
 
 /// What stays replaceable with `refit=individual`: what the base checkpoint maps to, where there is one.
 pub(super) fn marked<'r>(

@@ -36,6 +36,7 @@ pub use build::{
 pub use compare::{CompareRequest, Compared, Left, Measured, compare};
 pub use environment::Environment;
 pub use error::Error;
+pub use facts::shapes_of_engine;
 pub use look::{ThingKind, is_model, kind_of};
 pub use open::{OpenPlan, open};
 pub use refit::{

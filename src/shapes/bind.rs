@@ -31,7 +31,24 @@ impl Resolved {
     /// # Errors
     /// All conflicts together, with the nearest sizes that fit.
     pub fn bind(&self, shapes: &InputShapes) -> Result<BTreeMap<String, u64>, Error> {
-        self.solve(self.sized(shapes))
+        let bound = self.solve(self.sized(shapes));
+        if self.profiles.is_empty() {
+            return bound;
+        }
+        match bound {
+            Ok(values) if self.profile_of(&values).is_some() => return Ok(values),
+            // No range would hold these.
+            Err(Error::Sizes(conflicts))
+                if !(conflicts.iter()).all(|c| matches!(c, Conflict::Outside { .. })) =>
+            {
+                return Err(Error::Sizes(conflicts));
+            }
+            _ => {}
+        }
+        Err(Error::NoProfile {
+            conflicts: self.nearest_profile(shapes).1,
+            profiles: self.show_profiles(),
+        })
     }
 
     /// As [`Resolved::bind`], for shapes of some of the inputs: the roots that these determine.
@@ -65,7 +82,11 @@ impl Resolved {
         overrides: &Overrides,
     ) -> Result<Resolved, Error> {
         let mut optimised = self.clone();
-        for (name, opt) in self.sizes_of_call(call)? {
+        let sizes = self.sizes_of_call(call)?;
+        if !self.profiles.is_empty() && self.profile_of(&sizes).is_none() {
+            return Err(Error::Call(self.nearest_profile(call).1));
+        }
+        for (name, opt) in sizes {
             let ranged = || {
                 overrides
                     .dims
@@ -73,8 +94,14 @@ impl Resolved {
                     .and_then(|range| parse_dim(range).ok())
             };
             if !overrides.opt.contains_key(&name) && ranged().is_none_or(|d| d.opt.is_none()) {
-                let root = optimised.dims.get_mut(&name);
-                root.expect("bind gives the roots of this range").opt = opt;
+                let profiles = optimised.profiles.iter_mut();
+                for dims in profiles.chain([&mut optimised.dims]) {
+                    let root = dims.get_mut(&name);
+                    let root = root.expect("bind gives the roots of this range");
+                    if root.holds(opt) {
+                        root.opt = opt;
+                    }
+                }
             }
         }
         Ok(optimised)
@@ -221,11 +248,13 @@ impl Resolved {
         if faults.is_empty() && !outside.is_empty() {
             return Err(Error::Sizes(outside));
         }
+        // Of several profiles, one that holds what is given.
+        let ranges = self.profile_of(dims).unwrap_or(&self.dims);
         let size = |axis: &Axis| match axis {
             Axis::Fixed(n) => Some(*n),
             // Only a value beyond any size overflows, and only where its dim is unbounded.
             Axis::Dim(e) => {
-                let value = dims.get(&e.root).copied().unwrap_or(self.dims[&e.root].opt);
+                let value = dims.get(&e.root).copied().unwrap_or(ranges[&e.root].opt);
                 e.eval(value).map(|n| n as usize)
             }
         };
@@ -248,7 +277,8 @@ impl Resolved {
         }
     }
 
-    /// The smallest range that covers this one and `shapes`: every root reaches as far as the shapes ask. `opt` stays.
+    /// The smallest range that covers this one and `shapes`: every root reaches as far as the shapes ask. `opt` stays. Of
+    /// several profiles, the nearest one becomes wider.
     ///
     /// # Errors
     /// What no range of the same dims can cover: another rank, a fixed axis, a size between the steps of a derived dim,
@@ -262,7 +292,7 @@ impl Resolved {
     }
 
     /// This range with every root that `shapes` are outside of moved to exactly the value that they ask for. The others
-    /// keep their ranges.
+    /// keep their ranges, and so do all profiles but the nearest one.
     ///
     /// # Errors
     /// As [`Resolved::widen`].
@@ -277,7 +307,7 @@ impl Resolved {
     /// This range with every root free to take any value: what ties axes together is kept.
     #[must_use]
     pub fn unbounded(&self) -> Resolved {
-        let mut free = self.clone();
+        let mut free = self.joined();
         for root in free.dims.values_mut() {
             root.min = 0;
             root.max = None;
@@ -291,6 +321,11 @@ impl Resolved {
         shapes: &InputShapes,
         change: impl Fn(Root, u64) -> Root,
     ) -> Result<Resolved, Error> {
+        if !self.profiles.is_empty() {
+            let (at, _) = self.nearest_profile(shapes);
+            let one = self.each_profile().swap_remove(at);
+            return Ok(self.with_profile(at, one.reach(shapes, change)?.dims));
+        }
         let (axes, mut conflicts) = self.sized(shapes);
         let free = self.unbounded();
         for a in &axes {

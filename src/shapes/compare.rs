@@ -22,10 +22,27 @@ pub enum Relation {
 impl Resolved {
     /// How `self`, the range that is asked for, stands to `built`.
     pub fn compare(&self, built: &Resolved) -> Relation {
-        let reasons = self.outside_of(built);
+        let (wanted, had) = (self.each_profile(), built.each_profile());
+        let mut reasons = Vec::new();
+        for (at, one) in wanted.iter().enumerate() {
+            // One profile runs at a time, so one has to hold all that is asked of one.
+            let outside = had.iter().map(|h| one.outside_of(h));
+            let nearest = outside.min_by_key(Vec::len).unwrap_or_default();
+            let several = wanted.len() > 1;
+            reasons.extend(nearest.into_iter().map(|reason| {
+                if several {
+                    format!("in profile {}, {reason}", at + 1)
+                } else {
+                    reason
+                }
+            }));
+        }
+        let equal = |(a, b): (&Resolved, &Resolved)| {
+            a.profile() == b.profile() && b.outside_of(a).is_empty()
+        };
         if !reasons.is_empty() {
             Relation::Outside { reasons }
-        } else if self.profile() == built.profile() && built.outside_of(self).is_empty() {
+        } else if wanted.len() == had.len() && wanted.iter().zip(&had).all(equal) {
             Relation::Equal
         } else {
             Relation::Inside

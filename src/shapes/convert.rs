@@ -77,9 +77,13 @@ impl ShapeSpec {
         let means_the_same = |text: &String| {
             let again = ShapeSpec::parse(text, "converted")
                 .and_then(|s| s.resolve(inputs, &Overrides::default()));
+            let whole = match form {
+                Form::Torch => resolved.joined(),
+                Form::Args | Form::Inputs => resolved.clone(),
+            };
             again.is_ok_and(|again| {
                 let differs = |r: Relation| matches!(r, Relation::Outside { .. });
-                !differs(again.compare(&resolved)) && !differs(resolved.compare(&again))
+                !differs(again.compare(&whole)) && !differs(whole.compare(&again))
             })
         };
         match candidates.into_iter().find(means_the_same) {
@@ -114,7 +118,7 @@ impl Writer<'_> {
         let inputs: Map<String, Value> = (self.inputs.iter().enumerate())
             .map(|(i, decl)| (decl.name.clone(), self.full(i)))
             .collect();
-        pretty(&json!({ "dims": self.dims(), "inputs": inputs }))
+        self.text(json!({ "dims": self.dims(), "inputs": inputs }))
     }
 
     fn by_argument(&self) -> String {
@@ -135,13 +139,28 @@ impl Writer<'_> {
             let named: Map<String, Value> = (self.inputs.iter().enumerate())
                 .map(|(i, d)| (d.name.clone(), leaf(i)))
                 .collect();
-            return pretty(&json!({ "dims": dims, "kwargs": named }));
+            return self.text(json!({ "dims": dims, "kwargs": named }));
         };
         let mut trees = self.rewrite(leaf).into_iter();
         let args: Vec<Value> = trees.by_ref().take(args.len()).collect();
         let kwargs: Map<String, Value> =
             (kwargs.iter().map(|(name, _)| name.clone()).zip(trees)).collect();
-        pretty(&json!({ "dims": dims, "args": args, "kwargs": kwargs }))
+        self.text(json!({ "dims": dims, "args": args, "kwargs": kwargs }))
+    }
+
+    /// A spec with the profiles that this one has.
+    fn text(&self, mut spec: Value) -> String {
+        let written = self.dims();
+        let profiles = self.resolved.profiles.iter().map(|dims| {
+            let dims = dims.iter().filter(|(name, _)| written.contains_key(*name));
+            let dims = dims.map(|(name, r)| (name.clone(), dim_json(r.min, r.max, Some(r.opt))));
+            Value::Object(dims.collect())
+        });
+        let profiles: Vec<Value> = profiles.collect();
+        if !profiles.is_empty() {
+            spec["profiles"] = profiles.into();
+        }
+        pretty(&spec)
     }
 
     /// As torch dumps it, with everything positional; and with names, where nothing is positional.
@@ -275,8 +294,11 @@ impl Writer<'_> {
     /// What the form cannot say.
     fn lost(&self) -> Vec<String> {
         let mut lost = Vec::new();
-        if self.spec.profiles > 1 {
-            lost.push("the profiles of the spec are joined into one range".to_owned());
+        if self.form == Form::Torch && self.resolved.profile_count() > 1 {
+            lost.push(
+                "torch's dump has one range for each dim: the profiles are joined into one"
+                    .to_owned(),
+            );
         }
         lost.extend(
             self.left_out

@@ -51,6 +51,22 @@ pub enum Error {
     /// Concrete shapes that the range does not hold.
     #[error("{}", list(.0))]
     Sizes(Vec<Conflict>),
+    /// Concrete shapes that none of several optimization profiles holds.
+    #[error("no optimization profile holds these sizes: {}{}", list(.conflicts), listed(.profiles))]
+    NoProfile {
+        /// What the nearest profile says of them.
+        conflicts: Vec<Conflict>,
+        /// The ranges of each.
+        profiles: Vec<String>,
+    },
+    /// A profile of a spec that cannot be in one engine with the others.
+    #[error("profile {at} of the shape spec does not fit the others: {reason}")]
+    Profile {
+        /// Which, from 1.
+        at: usize,
+        /// Why, in one fragment.
+        reason: String,
+    },
     /// Example inputs that the range does not hold.
     #[error("the example inputs do not fit: {}", list(.0))]
     Call(Vec<Conflict>),
@@ -135,6 +151,15 @@ fn list<T: fmt::Display>(items: &[T]) -> String {
     lines(shown.collect(), items.len().saturating_sub(SHOWN))
 }
 
+/// Every profile on a line of its own.
+fn listed(ranges: &[String]) -> String {
+    let mut out = String::new();
+    for (i, range) in ranges.iter().enumerate() {
+        let _ = write!(out, "\n  profile {} has {range}", i + 1);
+    }
+    out
+}
+
 fn dims(names: &[String]) -> String {
     let names: Vec<String> = names.iter().map(|n| format!("`{n}`")).collect();
     names.join(", ")
@@ -160,7 +185,8 @@ impl Explain for Error {
             Error::Spec { .. } => "shapes-invalid",
             Error::Model { .. } => "shapes-model-mismatch",
             Error::Arguments(_) => "shapes-argument",
-            Error::Sizes(_) => "shape-out-of-range",
+            Error::Sizes(_) | Error::NoProfile { .. } => "shape-out-of-range",
+            Error::Profile { .. } => "shapes-profile",
             Error::Call(_) => "shapes-example",
             Error::Unbounded(_) => "shapes-unbounded",
             Error::Record(_) => "shapes-record",
@@ -188,6 +214,9 @@ impl Explain for Error {
                 let name = names.first().map_or("NAME", String::as_str);
                 vec![format!("give it one: `--dim {name}=min:opt:max`, or `max` in the spec's `dims`")]
             }
+            Error::NoProfile { .. } => vec![
+                "`run --on-range widen` recompiles with the nearest profile made wide enough".into(),
+            ],
             Error::Sizes(conflicts) if conflicts.iter().any(is_beyond) => vec![
                 "`run --on-range widen` recompiles with the smallest range that covers the old sizes and these".into(),
             ],

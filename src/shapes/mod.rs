@@ -16,6 +16,7 @@
 //! | `unify` | which dims the model's symbols make equal |
 //! | `draft`, `resolve`, `names` | a spec tied to a model: axis by axis, then as a whole |
 //! | `resolved` | the result, its JSON and its profile |
+//! | `profiles` | several optimization profiles: each by itself, all joined |
 //! | `bind` | concrete shapes against it, and wider ranges |
 //! | `compare` | one range against another |
 //! | `write`, `convert` | templates; one form written as another |
@@ -36,6 +37,7 @@ mod json;
 mod leaves;
 mod matching;
 mod names;
+mod profiles;
 mod resolve;
 mod resolved;
 mod spec;

@@ -7,6 +7,7 @@ use super::expr::Affine;
 use super::faults::{ArgumentFault, ModelFault, nearest};
 use super::leaves::assign;
 use super::names::{default_opt, identifier, model_symbol};
+use super::profiles;
 use super::resolved::{Axis, Input, Resolved, Root};
 use super::spec::{ANY, DimDecl, MAX_SIZE, ShapeSpec};
 use super::unify::System;
@@ -23,14 +24,30 @@ impl ShapeSpec {
     /// All conflicts together; see [`Error`].
     pub fn resolve(&self, inputs: &[TensorDecl], overrides: &Overrides) -> Result<Resolved, Error> {
         let dims = self.with_overrides(overrides)?;
-        match self.tie_to(inputs, overrides, dims) {
-            Ok((resolved, work)) => work.check_overrides(&resolved).map(|()| resolved),
-            Err(problems) => Err(Error::Model {
+        let (mut resolved, work) =
+            (self.tie_to(inputs, overrides, dims)).map_err(|problems| Error::Model {
                 origin: (!self.is_none()).then(|| self.origin.clone()),
                 problems,
                 suggestion: write::suggestion(self, inputs),
-            }),
+            })?;
+        work.check_overrides(&resolved)?;
+        for (at, dims) in self.profiles.iter().enumerate() {
+            let (dims, overrides) = profiles::overridden(dims, overrides);
+            let tied = self.tie_to(inputs, &overrides, dims);
+            let (one, _) = tied.map_err(|problems| Error::Model {
+                origin: Some(format!("{}, profile {}", self.origin, at + 1)),
+                problems,
+                suggestion: write::suggestion(self, inputs),
+            })?;
+            let ranges = profiles::ranges(&resolved, &one)
+                .map_err(|reason| Error::Profile { at: at + 1, reason })?;
+            resolved.profiles.push(ranges);
         }
+        resolved.profiles.dedup();
+        if resolved.profiles.len() == 1 {
+            resolved.profiles.clear();
+        }
+        Ok(resolved)
     }
 
     /// Whether the spec alone can be tied to a model's inputs.
@@ -74,12 +91,6 @@ impl ShapeSpec {
             .map(|n| format!("nothing uses the dim `{n}` of the spec"))
             .collect();
         work.warnings.extend(told);
-        if self.profiles > 1 {
-            work.warnings.push(format!(
-                "an engine has one optimization profile here, so the {} profiles of the spec are joined into the smallest range that holds all",
-                self.profiles
-            ));
-        }
         let mut resolved = work.assemble(axes);
         for (input, place) in resolved.inputs.iter_mut().zip(&assigned.places) {
             input.argument = place
@@ -357,6 +368,7 @@ impl Work<'_> {
         let dims = dims.collect();
         Resolved {
             dims,
+            profiles: Vec::new(),
             inputs,
             warnings: std::mem::take(&mut self.warnings),
         }

@@ -3,7 +3,8 @@
 //! As JSON: `{"format": "trtmut.shapes/1", "dims": {"_H": {"min": 16, "max": 32, "opt": 24}}, "inputs": [{"name": "sample",
 //! "dtype": "F16", "axes": [2, 4, "4*_H", 64]}], "warnings": [...]}`. `dims` are the root dims in use, `max` null is
 //! unbounded, `axes` are sizes and expressions, outermost first, an input has an `argument` where `forward` calls it otherwise, and
-//! `warnings` may be missing. What is read back is
+//! `warnings` may be missing; where there are several
+//! optimization profiles, `profiles` has the ranges of all dims in each, and `dims` what holds them all. What is read back is
 //! checked, so that every value of this type has a size for every axis everywhere in its range.
 
 use super::error::Error;
@@ -19,7 +20,10 @@ const FORMAT: &str = "trtmut.shapes/1";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Record", into = "Record")]
 pub struct Resolved {
+    /// With several optimization profiles, the smallest ranges that hold those of all.
     pub(super) dims: BTreeMap<String, Root>,
+    /// The ranges of each of several optimization profiles; empty where there is one.
+    pub(super) profiles: Vec<BTreeMap<String, Root>>,
     pub(super) inputs: Vec<Input>,
     pub(super) warnings: Vec<String>,
 }
@@ -34,6 +38,19 @@ pub struct Root {
     pub max: Option<u64>,
     /// Value to optimise for.
     pub opt: u64,
+}
+
+impl Root {
+    /// Whether `value` is in the range.
+    pub fn holds(self, value: u64) -> bool {
+        value >= self.min && self.max.is_none_or(|max| value <= max)
+    }
+
+    /// Whether all of `other` is in the range.
+    pub(super) fn holds_range(self, other: Root) -> bool {
+        other.min >= self.min
+            && (self.max).is_none_or(|max| other.max.is_some_and(|other| other <= max))
+    }
 }
 
 /// One input of the model. Equal where the ranges are, whatever `forward` calls it.
@@ -111,6 +128,8 @@ impl TryFrom<AxisRecord> for Axis {
 struct Record {
     format: String,
     dims: BTreeMap<String, Root>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    profiles: Vec<BTreeMap<String, Root>>,
     inputs: Vec<Input>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
@@ -120,12 +139,14 @@ impl From<Resolved> for Record {
     fn from(resolved: Resolved) -> Record {
         let Resolved {
             dims,
+            profiles,
             inputs,
             warnings,
         } = resolved;
         Record {
             format: FORMAT.into(),
             dims,
+            profiles,
             inputs,
             warnings,
         }
@@ -142,6 +163,18 @@ impl TryFrom<Record> for Resolved {
                 "its format is `{}`, this version reads `{FORMAT}`",
                 record.format
             ));
+        }
+        if record.profiles.len() == 1 {
+            return damaged("one profile is not several".into());
+        }
+        for profile in &record.profiles {
+            let inside = |(name, r): (&String, &Root)| {
+                let whole = record.dims.get(name);
+                whole.is_some_and(|whole| whole.holds_range(*r) && r.holds(r.opt))
+            };
+            if profile.len() != record.dims.len() || !profile.iter().all(inside) {
+                return damaged("a profile is not within the ranges of the dims".into());
+            }
         }
         for (name, r) in &record.dims {
             if r.opt < r.min || r.max.is_some_and(|max| r.opt > max) {
@@ -177,6 +210,7 @@ impl TryFrom<Record> for Resolved {
         }
         Ok(Resolved {
             dims: record.dims,
+            profiles: record.profiles,
             inputs: record.inputs,
             warnings: record.warnings,
         })
@@ -205,11 +239,15 @@ pub struct ProfileInput {
     pub axes: Vec<AxisRange>,
 }
 
-/// An optimization profile: one range per axis of every input, in graph order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What an engine is built for: one range per axis of every input, in graph order; several such where the engine has several
+/// optimization profiles.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    /// Inputs in graph order.
+    /// Inputs in graph order, with the smallest ranges that hold those of all profiles.
     pub inputs: Vec<ProfileInput>,
+    /// The inputs in each of several optimization profiles; empty where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub several: Vec<Vec<ProfileInput>>,
 }
 
 impl Profile {
@@ -228,15 +266,22 @@ impl Profile {
 }
 
 impl Resolved {
-    /// The optimization profile.
+    /// The optimization profiles.
     pub fn profile(&self) -> Profile {
-        let inputs = self.inputs.iter().map(|input| ProfileInput {
-            name: input.name.clone(),
-            dtype: input.dtype,
-            axes: input.axes.iter().map(|a| self.range(a)).collect(),
-        });
+        let ranges = |of: &Resolved| {
+            let inputs = of.inputs.iter().map(|input| ProfileInput {
+                name: input.name.clone(),
+                dtype: input.dtype,
+                axes: input.axes.iter().map(|a| of.range(a)).collect(),
+            });
+            inputs.collect()
+        };
         Profile {
-            inputs: inputs.collect(),
+            inputs: ranges(self),
+            several: match self.profiles[..] {
+                [] => Vec::new(),
+                _ => self.each_profile().iter().map(ranges).collect(),
+            },
         }
     }
 

@@ -31,8 +31,8 @@ pub struct ShapeSpec {
     pub(super) origin: String,
     /// Root dims; with `profiles`, the smallest ranges that hold those of all.
     pub(super) dims: BTreeMap<String, DimDecl>,
-    /// How many `profiles` were joined.
-    pub(super) profiles: usize,
+    /// The dims of each of several `profiles`; empty where there is one.
+    pub(super) profiles: Vec<BTreeMap<String, DimDecl>>,
     pub(super) body: Body,
 }
 
@@ -159,7 +159,7 @@ impl ShapeSpec {
         ShapeSpec {
             origin: String::new(),
             dims: BTreeMap::new(),
-            profiles: 0,
+            profiles: Vec::new(),
             body: Body::Nothing,
         }
     }

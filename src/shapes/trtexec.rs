@@ -76,7 +76,7 @@ impl ShapeSpec {
         Ok(ShapeSpec {
             origin: "--minShapes, --optShapes, --maxShapes".into(),
             dims: reading.dims,
-            profiles: 0,
+            profiles: Vec::new(),
             body: Body::Inputs(named),
         })
     }

@@ -34,6 +34,9 @@ struct Reader<'p> {
     torch: bool,
 }
 
+/// Most profiles that a spec has: each is tuned by itself, and real engines have a handful.
+const MOST_PROFILES: usize = 64;
+
 /// What an axis entry may be, for messages.
 const ENTRY: &str = "a dim, an expression like `4*H`, a size, a hint or null";
 
@@ -56,7 +59,7 @@ impl Reader<'_> {
         if let Some(dims) = find("dims") {
             self.dims(dims);
         }
-        let profiles = find("profiles").map_or(0, |profiles| self.profiles(profiles));
+        let profiles = find("profiles").map_or_else(Vec::new, |profiles| self.profiles(profiles));
         let (inputs, args, kwargs, torch) = (
             find("inputs"),
             find("args"),
@@ -230,13 +233,19 @@ impl Reader<'_> {
     }
 
     /// Reads `profiles`, each of which gives some dims other ranges, and makes `dims` the smallest that hold all; the size
-    /// to optimise for is the first one's. Returns how many there are.
-    fn profiles(&mut self, node: &Node) -> usize {
+    /// to optimise for is the first one's. Returns the dims of each, where there are several.
+    fn profiles(&mut self, node: &Node) -> Vec<BTreeMap<String, DimDecl>> {
         let Value::List(items) = &node.value else {
             return self
                 .wrong(node, "`profiles`", "a list of objects")
-                .unwrap_or(0);
+                .unwrap_or_default();
         };
+        if items.len() > MOST_PROFILES {
+            return self
+                .wrong(node, "`profiles`", "a list of 64 objects or less")
+                .unwrap_or_default();
+        }
+        let mut all: Vec<BTreeMap<String, DimDecl>> = Vec::new();
         let mut joined: Option<BTreeMap<String, DimDecl>> = None;
         for item in items {
             let Some(fields) = self.object_of(item, "a profile") else {
@@ -253,6 +262,7 @@ impl Reader<'_> {
                     dims.insert(key.name.clone(), decl);
                 }
             }
+            all.push(dims.clone());
             joined = Some(match joined {
                 None => dims,
                 Some(before) => (before.into_iter())
@@ -272,7 +282,7 @@ impl Reader<'_> {
         if let Some(joined) = joined {
             self.dims = joined;
         }
-        items.len()
+        if all.len() < 2 { Vec::new() } else { all }
     }
 
     /// The range of a dim, whose fields are those of `base` where they are not given.

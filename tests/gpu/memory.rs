@@ -126,6 +126,7 @@ pub fn build_cycles(table: &Table) -> Result<(), Failed> {
             dtype: Dtype::F32,
             axes: vec![axis(1, 8), axis(64, 64)],
         }],
+        several: Vec::new(),
     };
     let options = BTreeMap::from([("opt-level".to_owned(), "0".to_owned())]);
     let mut backend = tensorrt()?.settings(Settings {

@@ -41,7 +41,7 @@ impl Compiled {
             std::io::BufWriter::new(std::fs::File::create(folder.path().join("p.plan"))?);
         let job = BuildJob {
             model,
-            profile: &Profile { inputs: Vec::new() },
+            profile: &Profile::default(),
             options: &BTreeMap::new(),
             mark: None,
         };

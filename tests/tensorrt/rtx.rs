@@ -28,6 +28,7 @@ const TESTS: &[(&str, Test)] = &[
         "dynamo_export_becomes_a_plan_for_two_gpus",
         dynamo_export_becomes_a_plan_for_two_gpus,
     ),
+    ("several_profiles_are_built", several_profiles),
     (
         "without_a_gpu_a_refittable_build_is_refused_before_it_starts",
         refittable_needs_a_gpu,
@@ -122,6 +123,34 @@ fn build(
     let mut plan = Vec::new();
     let notes = build_with(&backend(), &model, &profile, options, &mut plan, &Silent)?;
     Ok((plan, notes))
+}
+
+fn several_profiles() -> Result<(), Failed> {
+    let (model, mut profile) = model("clip_text", "ts");
+    let size = |profile: &Profile| {
+        let mut plan = Vec::new();
+        build_with(
+            &backend(),
+            &model,
+            profile,
+            AHEAD_OF_TIME,
+            &mut plan,
+            &Silent,
+        )?;
+        Ok::<_, Failed>(plan.len())
+    };
+    let one = size(&profile)?;
+    let (mut small, mut large) = (profile.inputs.clone(), profile.inputs.clone());
+    for axis in small.iter_mut().flat_map(|i| &mut i.axes) {
+        axis.max = Some(axis.opt);
+    }
+    for axis in large.iter_mut().flat_map(|i| &mut i.axes) {
+        (axis.min, axis.opt) = (axis.opt, axis.max.expect("the spec has bounds"));
+    }
+    profile.several = vec![small, large];
+    let two = size(&profile)?;
+    assert!(two > one, "{two} bytes with two profiles, {one} with one");
+    Ok(())
 }
 
 fn has_gpu() -> bool {

@@ -253,7 +253,7 @@ impl Feed for ByName {
 fn compile(model: &Model, path: &Path) -> Option<()> {
     let job = BuildJob {
         model,
-        profile: &Profile { inputs: Vec::new() },
+        profile: &Profile::default(),
         options: &Options::new(),
         mark: None,
     };

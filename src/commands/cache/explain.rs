@@ -92,12 +92,14 @@ pub(super) fn explain(
     let resolved = spec.resolve(model.inputs(), &asked.ranges.overrides()?)?;
     let settings = asked.engine.settings(None);
     let backend = pipeline::choose(asked.backend, &model, &settings, environment, ui)?;
+    let identity = backend.identity();
     let (options, memo) = (asked.engine.options(), store.memo().rehash(asked.rehash));
+    let (shapes, _) = pipeline::shapes_of_engine(&identity.backend, &options, &resolved);
     let fields = pipeline::key_fields(
         &model,
-        &resolved.profile(),
+        &shapes.profile(),
         &options,
-        &backend.identity(),
+        &identity,
         Some(&memo),
         ui,
     );

@@ -211,17 +211,7 @@ fn range(
 }
 
 fn say_moved(plan: &Path, built: &Resolved, shapes: &Resolved, time: Duration, ui: &Ui) {
-    let show = |r: &Resolved| {
-        let dims: Vec<String> = r
-            .dims()
-            .iter()
-            .map(|(name, d)| {
-                let max = d.max.map_or("any".into(), |m| m.to_string());
-                format!("{name} {} to {max}", d.min)
-            })
-            .collect();
-        dims.join(", ")
-    };
+    let show = |r: &Resolved| r.show_profiles().join("; or ");
     ui.event(Event::Warn(&format!(
         "recompiled `{}` for sizes outside of its range, in {}: it was built for {}, and is now for {}",
         plan.display(),

@@ -33,26 +33,7 @@ pub(super) fn build(
     if choices.compute_capabilities.is_none() && loaded.product == Product::Rtx {
         choices.compute_capabilities = Some(vec![own_capability(gpu)?]);
     }
-    let keeps_refit = choices.refit != Refit::None || choices.strip;
-    match gpu {
-        Err(reason) if loaded.product == Product::TensorRt => {
-            return Err(no_gpu(loaded, "building", reason));
-        }
-        Err(reason) if keeps_refit => {
-            return Err(Error::Unavailable {
-                backend: loaded.product.backend().into(),
-                reason: format!(
-                    "building a refittable engine with {} needs a CUDA device, and {reason}",
-                    loaded.title()
-                ),
-                hints: vec!["pass `--refit none`, or build where there is a GPU".into()],
-            });
-        }
-        Err(_) => {}
-        Ok(gpu) => {
-            gpu.context().map_err(super::run::cuda)?;
-        }
-    }
+    require_gpu(core, gpu, &choices)?;
     let path = job.model.path().ok_or_else(|| Error::Option {
         backend: loaded.product.backend().into(),
         option: "model".into(),
@@ -64,12 +45,10 @@ pub(super) fn build(
     let mut notes = Vec::new();
     let builder = Builder::new(core)?;
     builder.set_max_threads(settings.threads.unwrap_or_else(default_threads))?;
-    let typing = if choices.weak.is_some() {
-        NetworkTyping::Weak
-    } else {
-        NetworkTyping::Strong
-    };
-    let network = builder.network(typing)?;
+    let network = builder.network(match choices.weak {
+        Some(_) => NetworkTyping::Weak,
+        None => NetworkTyping::Strong,
+    })?;
     let parser = Parser::new(&network)?;
     watch.event(Event::Begin {
         step: "parsing the model",
@@ -82,46 +61,21 @@ pub(super) fn build(
     tell(core, watch);
 
     let config = builder.config()?;
-    if set_flags(&config, &choices, job.model, &mut notes)? == Reduced::Allowed {
-        let pinned = pinned::pin(&network, job.model, &choices.f32_layers)?;
-        if pinned > 0 {
-            config.set(Flag::PreferPrecisionConstraints, true)?;
-            notes.push(format!("{pinned} layers stay in f32"));
-        }
-    } else if !choices.f32_layers.is_empty() {
-        // TensorRT 8 looks at the model's tensors, and none of them is shorter.
-        return Err(Error::Option {
-            backend: loaded.product.backend().into(),
-            option: "f32-layers".into(),
-            reason: NOTHING_REDUCED.into(),
-        });
-    }
+    set_precision(&network, &config, &choices, job.model, &mut notes)?;
     set_limits(&config, &choices)?;
-    set_profile(&builder, &config, &network.inputs()?, job.profile)?;
+    set_profiles(&builder, &config, &network.inputs()?, job.profile)?;
     if choices.refit == Refit::Individual {
         mark(&network, job, &mut notes)?;
     }
-    let cache_file = settings.timing_cache.as_deref();
-    let cache = match cache_file
-        .map(|p| timing_cache(&config, p, watch))
-        .transpose()
-    {
-        Ok(cache) => cache.flatten(),
-        Err(e) => {
-            watch.event(Event::Warn(&format!(
-                "building without a timing cache: {e}"
-            )));
-            None
-        }
-    };
+    let timings = Timings::of(&config, settings.timing_cache.as_deref(), watch);
     drop(core.take_messages());
 
-    let slots = if keeps_refit || !builder.can_stream() {
+    let slots = if choices.keeps_refit() || !builder.can_stream() {
         let plan = builder.build(&network, &config, watch)?;
         tell(core, watch);
         out.write_all(plan.bytes())?;
         match gpu {
-            Ok(gpu) if keeps_refit => {
+            Ok(gpu) if choices.keeps_refit() => {
                 // What the library made a moment ago may bring its own code.
                 let open = |gpu| deserialize(core, gpu, plan.bytes(), choices.version_compatible);
                 listed(open(gpu), &network, job.model, &mut notes)?
@@ -133,13 +87,7 @@ pub(super) fn build(
         tell(core, watch);
         of_model(job.model, |_| Ok(false))?
     };
-    if let (Some(cache), Some(path)) = (cache, cache_file)
-        && let Err(e) = cache
-            .serialize()
-            .and_then(|bytes| save(path, bytes.bytes()))
-    {
-        watch.event(Event::Warn(&format!("the timing cache was not kept: {e}")));
-    }
+    timings.keep(watch);
     let folds = folds(job.model, &records.unwrap_or_default(), &slots);
     Ok(BuildNotes {
         notes,
@@ -147,6 +95,54 @@ pub(super) fn build(
         folds,
         stripped: choices.strip,
     })
+}
+
+/// TensorRT measures on the GPU that it builds for; TensorRT-RTX needs one only to say what of the engine can be refitted.
+fn require_gpu(core: &Core, gpu: Result<&Gpu, &str>, choices: &Choices) -> Result<(), Error> {
+    let loaded = core.loaded();
+    match gpu {
+        Ok(gpu) => {
+            gpu.context().map_err(super::run::cuda)?;
+            Ok(())
+        }
+        Err(reason) if loaded.product == Product::TensorRt => {
+            Err(no_gpu(loaded, "building", reason))
+        }
+        Err(reason) if choices.keeps_refit() => Err(Error::Unavailable {
+            backend: loaded.product.backend().into(),
+            reason: format!(
+                "building a refittable engine with {} needs a CUDA device, and {reason}",
+                loaded.title()
+            ),
+            hints: vec!["pass `--refit none`, or build where there is a GPU".into()],
+        }),
+        Err(_) => Ok(()),
+    }
+}
+
+/// What layers may compute in, and what stays in f32.
+fn set_precision(
+    network: &Network,
+    config: &Config,
+    choices: &Choices,
+    model: &Model,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    if set_flags(config, choices, model, notes)? == Reduced::Allowed {
+        let pinned = pinned::pin(network, model, &choices.f32_layers)?;
+        if pinned > 0 {
+            config.set(Flag::PreferPrecisionConstraints, true)?;
+            notes.push(format!("{pinned} layers stay in f32"));
+        }
+    } else if !choices.f32_layers.is_empty() {
+        // TensorRT 8 looks at the model's tensors, and none of them is shorter.
+        return Err(Error::Option {
+            backend: network.core().loaded().product.backend().into(),
+            option: "f32-layers".into(),
+            reason: NOTHING_REDUCED.into(),
+        });
+    }
+    Ok(())
 }
 
 /// Compute capability × 10 of the GPU here, for TensorRT-RTX.
@@ -288,17 +284,13 @@ fn set_limits(config: &Config, choices: &Choices) -> Result<(), Error> {
     Ok(())
 }
 
-/// One profile for all dynamic inputs; a network without any needs none.
-fn set_profile(
+/// The profiles, of all dynamic inputs; a network without any needs none.
+fn set_profiles(
     builder: &Rc<Builder>,
     config: &Config,
     inputs: &[NetworkInput],
     ranges: &Profile,
 ) -> Result<(), Error> {
-    let dynamic: Vec<_> = inputs
-        .iter()
-        .filter(|i| i.dims.as_ref().is_none_or(|d| d.iter().any(|&e| e < 0)))
-        .collect();
     if let Some(input) = inputs.iter().find(|i| i.shape_tensor) {
         return Err(Error::Input {
             name: input.name.clone(),
@@ -308,32 +300,40 @@ fn set_profile(
                     .into(),
         });
     }
+    let dynamic = |i: &&NetworkInput| (i.dims.as_ref()).is_none_or(|d| d.iter().any(|&e| e < 0));
+    let dynamic: Vec<&NetworkInput> = inputs.iter().filter(dynamic).collect();
     if dynamic.is_empty() {
         return Ok(());
     }
+    if ranges.several.is_empty() {
+        return set_profile(builder, config, &dynamic, &ranges.inputs);
+    }
+    let mut each = ranges.several.iter();
+    each.try_for_each(|ranges| set_profile(builder, config, &dynamic, ranges))
+}
+
+fn set_profile(
+    builder: &Rc<Builder>,
+    config: &Config,
+    inputs: &[&NetworkInput],
+    ranges: &[ProfileInput],
+) -> Result<(), Error> {
     let profile = builder.profile()?;
-    for input in dynamic {
-        let range = ranges
-            .inputs
-            .iter()
-            .find(|r| r.name == input.name)
-            .ok_or_else(|| Error::Input {
-                name: input.name.clone(),
-                reason: "the shape profile does not have it".into(),
-            })?;
+    for input in inputs {
+        let range = ranges.iter().find(|r| r.name == input.name);
+        let range = range.ok_or_else(|| Error::Input {
+            name: input.name.clone(),
+            reason: "the shape profile does not have it".into(),
+        })?;
         check_range(input, range)?;
         for selector in Selector::ALL {
-            let shape: Vec<usize> = range
-                .axes
-                .iter()
-                .map(|a| match selector {
-                    Selector::Min => a.min,
-                    Selector::Opt => a.opt,
-                    // `check_range` found every axis bounded.
-                    Selector::Max => a.max.unwrap_or(a.opt),
-                })
-                .collect();
-            profile.set(&input.name, selector, &shape)?;
+            let axes = range.axes.iter().map(|a| match selector {
+                Selector::Min => a.min,
+                Selector::Opt => a.opt,
+                // `check_range` found every axis bounded.
+                Selector::Max => a.max.unwrap_or(a.opt),
+            });
+            profile.set(&input.name, selector, &axes.collect::<Vec<_>>())?;
         }
     }
     config.add_profile(&profile)
@@ -407,28 +407,55 @@ fn mark(network: &Network, job: &BuildJob<'_>, notes: &mut Vec<String>) -> Resul
 /// Timing caches have a few MiB; no longer file is taken for one. In bytes.
 const LONGEST_TIMINGS: u64 = 1 << 30;
 
-/// The timing cache of `path`, or an empty one where there is none yet or it is of another library or GPU. What is said of it is
-/// said now and not noted in the manifest, which has no absolute paths.
-fn timing_cache<'c>(
-    config: &'c Config,
-    path: &Path,
-    watch: &dyn Watch,
-) -> Result<Option<super::api::TimingCache<'c>>, Error> {
-    if let Ok(bytes) = fsx::read_bounded(path, LONGEST_TIMINGS) {
-        if let Some(cache) = config.set_timing_cache(&bytes)? {
-            return Ok(Some(cache));
-        }
-        watch.event(Event::Warn(&format!(
-            "`{}` is a timing cache of another library or GPU; starting afresh",
-            path.display()
-        )));
-    }
-    config.set_timing_cache(&[])
-}
+/// The timing cache of a build, and the file that it is kept in. Without either, nothing is kept.
+struct Timings<'c>(Option<(super::api::TimingCache<'c>, &'c Path)>);
 
-/// By rename: of several builds at the same time, the last one's is kept, and what the others measured is measured again.
-fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    fsx::write_atomic(path, |out| out.write_all(bytes).map_err(Error::Write))
+impl<'c> Timings<'c> {
+    /// A build goes on without what cannot be had.
+    fn of(config: &'c Config, path: Option<&'c Path>, watch: &dyn Watch) -> Timings<'c> {
+        let cache = path.map(|path| Timings::open(config, path, watch));
+        Timings(match cache.transpose() {
+            Ok(cache) => cache.flatten().zip(path),
+            Err(e) => {
+                watch.event(Event::Warn(&format!(
+                    "building without a timing cache: {e}"
+                )));
+                None
+            }
+        })
+    }
+
+    /// The timing cache of `path`, or an empty one where there is none yet or it is of another library or GPU. What is said of it
+    /// is said now and not noted in the manifest, which has no absolute paths.
+    fn open(
+        config: &'c Config,
+        path: &Path,
+        watch: &dyn Watch,
+    ) -> Result<Option<super::api::TimingCache<'c>>, Error> {
+        if let Ok(bytes) = fsx::read_bounded(path, LONGEST_TIMINGS) {
+            if let Some(cache) = config.set_timing_cache(&bytes)? {
+                return Ok(Some(cache));
+            }
+            watch.event(Event::Warn(&format!(
+                "`{}` is a timing cache of another library or GPU; starting afresh",
+                path.display()
+            )));
+        }
+        config.set_timing_cache(&[])
+    }
+
+    /// By rename: of several builds at the same time, the last one's is kept, and what the others measured is measured again.
+    fn keep(self, watch: &dyn Watch) {
+        let Some((cache, path)) = self.0 else { return };
+        let kept = cache.serialize().and_then(|bytes| {
+            fsx::write_atomic(path, |out| {
+                out.write_all(bytes.bytes()).map_err(Error::Write)
+            })
+        });
+        if let Err(e) = kept {
+            watch.event(Event::Warn(&format!("the timing cache was not kept: {e}")));
+        }
+    }
 }
 
 /// The slots of a plan that was just built, by opening it.

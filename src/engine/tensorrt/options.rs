@@ -89,6 +89,54 @@ impl Precisions {
 /// Compute capabilities × 10 that some TensorRT-RTX compiles for.
 const RTX_CAPABILITIES: &[u32] = &[75, 80, 86, 89, 120, 121];
 
+/// A library, as far as options depend on it.
+#[derive(Clone, Copy)]
+struct Library {
+    product: Product,
+    version: Version,
+    release: Release,
+}
+
+impl Library {
+    fn title(self) -> String {
+        format!("{} {}", self.product.title(), self.version)
+    }
+
+    fn has(self, entry: &Entry) -> bool {
+        entry.get(self.release).is_some()
+    }
+
+    /// That the library has something, or which one does.
+    fn needs(self, entry: &Entry, what: &str) -> Result<(), String> {
+        if self.has(entry) {
+            return Ok(());
+        }
+        let came = match (entry.since(self.product), self.release.basis) {
+            (Some(first), Basis::Between(low, high)) if first <= self.version => {
+                format!(
+                    "; what is known of it, from {low} and {high}, does not say how to ask for it"
+                )
+            }
+            (Some(first), _) if first > self.version => {
+                let (major, minor, _) = first.parts();
+                format!("; it came with {major}.{minor}")
+            }
+            (Some(_), _) => "; earlier releases had it".into(),
+            (None, _) => String::new(),
+        };
+        Err(format!("{} has no {what}{came}", self.title()))
+    }
+
+    fn strongly_typed(self) -> bool {
+        self.has(&TABLE.network_flag.strongly_typed)
+    }
+
+    /// TensorRT-RTX had the flags at first, and computed in the model's own types all the same.
+    fn weakly_typed(self) -> bool {
+        self.product == Product::TensorRt && self.has(&TABLE.flag.fp16)
+    }
+}
+
 impl Choices {
     /// Reads `options` for a library.
     ///
@@ -100,15 +148,15 @@ impl Choices {
         release: Release,
         options: &Options,
     ) -> Result<Choices, Error> {
-        let title = format!("{} {version}", product.title());
-        let has = |entry: &Entry| entry.get(release).is_some();
-        let strongly_typed = has(&TABLE.network_flag.strongly_typed);
-        // TensorRT-RTX had the flags at first, and computed in the model's own types all the same.
-        let weakly_typed = product == Product::TensorRt && has(&TABLE.flag.fp16);
+        let library = Library {
+            product,
+            version,
+            release,
+        };
         let mut c = Choices {
             refit: Refit::Full,
             strip: false,
-            weak: (!strongly_typed).then(|| Precisions {
+            weak: (!library.strongly_typed()).then(|| Precisions {
                 by_model: true,
                 ..Precisions::default()
             }),
@@ -122,139 +170,9 @@ impl Choices {
             compute_capabilities: None,
             verbosity: None,
         };
-        let since = |entry: &Entry, what: &str| -> Result<(), String> {
-            if has(entry) {
-                return Ok(());
-            }
-            let came = match (entry.since(product), release.basis) {
-                (Some(first), Basis::Between(low, high)) if first <= version => {
-                    format!(
-                        "; what is known of it, from {low} and {high}, does not say how to ask for it"
-                    )
-                }
-                (Some(first), _) if first > version => {
-                    let (major, minor, _) = first.parts();
-                    format!("; it came with {major}.{minor}")
-                }
-                (Some(_), _) => "; earlier releases had it".into(),
-                (None, _) => String::new(),
-            };
-            Err(format!("{title} has no {what}{came}"))
-        };
         for (name, value) in options {
-            let result = (|| -> Result<(), String> {
-                match name.as_str() {
-                    "refit" => {
-                        c.refit = one_of(
-                            value,
-                            &[
-                                ("full", Refit::Full),
-                                ("identical", Refit::Identical),
-                                ("individual", Refit::Individual),
-                                ("none", Refit::None),
-                            ],
-                        )?;
-                        match c.refit {
-                            Refit::Identical => {
-                                since(&TABLE.flag.refit_identical, "identical refit")?;
-                            }
-                            Refit::Individual => {
-                                since(&TABLE.flag.refit_individual, "refit of single weights")?;
-                            }
-                            Refit::Full | Refit::None => {}
-                        }
-                    }
-                    "strip" => {
-                        c.strip = boolean(value)?;
-                        if c.strip {
-                            since(&TABLE.flag.strip_plan, "stripped plans")?;
-                        }
-                    }
-                    "precision" if value == "model" => {
-                        since(
-                            &TABLE.network_flag.strongly_typed,
-                            "strongly typed networks",
-                        )?;
-                    }
-                    "precision" => {
-                        if !weakly_typed {
-                            return Err(format!(
-                                "{title} computes in the model's own types; convert the model, or pass `model`"
-                            ));
-                        }
-                        let p = precisions(value)?;
-                        if p.bf16 {
-                            since(&TABLE.flag.bf16, "bf16")?;
-                        }
-                        c.weak = Some(p);
-                    }
-                    "f32-layers" => c.f32_layers = patterns(value)?,
-                    "tf32" => c.tf32 = boolean(value)?,
-                    "opt-level" => {
-                        since(
-                            &TABLE.config.set_builder_optimization_level,
-                            "optimization level",
-                        )?;
-                        let level: i32 = value.parse().unwrap_or(-1);
-                        if !(0..=5).contains(&level) {
-                            return Err("it is a number from 0 to 5".into());
-                        }
-                        c.opt_level = Some(level);
-                    }
-                    "workspace" => c.workspace = Some(bytes(value)?),
-                    "hardware-compat" => {
-                        c.hardware = one_of(
-                            value,
-                            &[
-                                ("none", None),
-                                ("ampere-plus", Some(HardwareLevel::AmperePlus)),
-                                (
-                                    "same-compute-capability",
-                                    Some(HardwareLevel::SameComputeCapability),
-                                ),
-                            ],
-                        )?;
-                        match c.hardware {
-                            Some(HardwareLevel::AmperePlus) => {
-                                since(&TABLE.hardware.ampere_plus, "hardware compatibility")?;
-                            }
-                            Some(HardwareLevel::SameComputeCapability) => {
-                                since(
-                                    &TABLE.hardware.same_compute_capability,
-                                    "compatibility within a compute capability",
-                                )?;
-                            }
-                            None => {}
-                        }
-                    }
-                    "version-compatible" => {
-                        c.version_compatible = boolean(value)?;
-                        if c.version_compatible {
-                            since(&TABLE.flag.version_compatible, "version compatibility")?;
-                        }
-                    }
-                    "sparsity" => c.sparsity = boolean(value)?,
-                    "compute-capability" => {
-                        if product != Product::Rtx {
-                            return Err(format!("{title} compiles for the GPU that it runs on"));
-                        }
-                        c.compute_capabilities = Some(capabilities(value)?);
-                    }
-                    "profiling-verbosity" => {
-                        c.verbosity = Some(one_of(
-                            value,
-                            &[
-                                ("none", Verbosity::None),
-                                ("layer-names", Verbosity::LayerNames),
-                                ("detailed", Verbosity::Detailed),
-                            ],
-                        )?);
-                    }
-                    _ => return Err("there is no such option".into()),
-                }
-                Ok(())
-            })();
-            result.map_err(|reason| refuse(product, name, value, reason))?;
+            c.set(library, name, value)
+                .map_err(|reason| refuse(product, name, value, reason))?;
         }
         c.consistent(product, version, options)
             .map_err(|(name, reason)| {
@@ -266,6 +184,64 @@ impl Choices {
                 )
             })?;
         Ok(c)
+    }
+
+    /// Whether some weights of the engine can be replaced.
+    pub fn keeps_refit(&self) -> bool {
+        self.refit != Refit::None || self.strip
+    }
+
+    /// Takes one option.
+    fn set(&mut self, library: Library, name: &str, value: &str) -> Result<(), String> {
+        match name {
+            "refit" => self.refit = refit(library, value)?,
+            "strip" => {
+                self.strip = boolean(value)?;
+                if self.strip {
+                    library.needs(&TABLE.flag.strip_plan, "stripped plans")?;
+                }
+            }
+            "precision" if value == "model" => {
+                library.needs(
+                    &TABLE.network_flag.strongly_typed,
+                    "strongly typed networks",
+                )?;
+            }
+            "precision" => self.weak = Some(weak(library, value)?),
+            "f32-layers" => self.f32_layers = patterns(value)?,
+            "tf32" => self.tf32 = boolean(value)?,
+            "opt-level" => self.opt_level = Some(opt_level(library, value)?),
+            "workspace" => self.workspace = Some(bytes(value)?),
+            "hardware-compat" => self.hardware = hardware(library, value)?,
+            "version-compatible" => {
+                self.version_compatible = boolean(value)?;
+                if self.version_compatible {
+                    library.needs(&TABLE.flag.version_compatible, "version compatibility")?;
+                }
+            }
+            "sparsity" => self.sparsity = boolean(value)?,
+            "compute-capability" => {
+                if library.product != Product::Rtx {
+                    return Err(format!(
+                        "{} compiles for the GPU that it runs on",
+                        library.title()
+                    ));
+                }
+                self.compute_capabilities = Some(capabilities(value)?);
+            }
+            "profiling-verbosity" => {
+                self.verbosity = Some(one_of(
+                    value,
+                    &[
+                        ("none", Verbosity::None),
+                        ("layer-names", Verbosity::LayerNames),
+                        ("detailed", Verbosity::Detailed),
+                    ],
+                )?);
+            }
+            _ => return Err("there is no such option".into()),
+        }
+        Ok(())
     }
 
     /// Choices that exclude each other.
@@ -337,6 +313,75 @@ fn one_of<T: Copy>(value: &str, all: &[(&str, T)]) -> Result<T, String> {
                     .join(", ")
             )
         })
+}
+
+fn refit(library: Library, value: &str) -> Result<Refit, String> {
+    let refit = one_of(
+        value,
+        &[
+            ("full", Refit::Full),
+            ("identical", Refit::Identical),
+            ("individual", Refit::Individual),
+            ("none", Refit::None),
+        ],
+    )?;
+    match refit {
+        Refit::Identical => library.needs(&TABLE.flag.refit_identical, "identical refit")?,
+        Refit::Individual => {
+            library.needs(&TABLE.flag.refit_individual, "refit of single weights")?;
+        }
+        Refit::Full | Refit::None => {}
+    }
+    Ok(refit)
+}
+
+fn weak(library: Library, value: &str) -> Result<Precisions, String> {
+    if !library.weakly_typed() {
+        return Err(format!(
+            "{} computes in the model's own types; convert the model, or pass `model`",
+            library.title()
+        ));
+    }
+    let p = precisions(value)?;
+    if p.bf16 {
+        library.needs(&TABLE.flag.bf16, "bf16")?;
+    }
+    Ok(p)
+}
+
+fn opt_level(library: Library, value: &str) -> Result<i32, String> {
+    library.needs(
+        &TABLE.config.set_builder_optimization_level,
+        "optimization level",
+    )?;
+    let level = value.parse().ok().filter(|level| (0..=5).contains(level));
+    level.ok_or_else(|| "it is a number from 0 to 5".into())
+}
+
+fn hardware(library: Library, value: &str) -> Result<Option<HardwareLevel>, String> {
+    let level = one_of(
+        value,
+        &[
+            ("none", None),
+            ("ampere-plus", Some(HardwareLevel::AmperePlus)),
+            (
+                "same-compute-capability",
+                Some(HardwareLevel::SameComputeCapability),
+            ),
+        ],
+    )?;
+    let table = &TABLE.hardware;
+    match level {
+        Some(HardwareLevel::AmperePlus) => {
+            library.needs(&table.ampere_plus, "hardware compatibility")?;
+        }
+        Some(HardwareLevel::SameComputeCapability) => library.needs(
+            &table.same_compute_capability,
+            "compatibility within a compute capability",
+        )?,
+        None => {}
+    }
+    Ok(level)
 }
 
 fn boolean(value: &str) -> Result<bool, String> {

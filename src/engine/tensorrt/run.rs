@@ -37,10 +37,11 @@ pub struct TensorRtEngine {
     plan_size: usize,
 }
 
-/// What running takes. One execution context, on the plan's only profile.
+/// What running takes. One execution context, on one of the plan's profiles at a time.
 struct Ready {
     graph: Option<Recorded>,
     context: Context,
+    profile: i32,
     buffers: HashMap<String, CudaSlice<u8>>,
     /// Memory of outputs whose shape depends on values.
     growing: HashMap<String, Box<OutputAllocator<Growing>>>,
@@ -116,22 +117,77 @@ impl TensorRtEngine {
         self.engine.layers()
     }
 
-    /// The range of an input's sizes, for messages: `1x4x8x8 to 3x4x32x32`.
-    fn range(&self, input: &str) -> String {
-        let show = |selector| {
-            let shape = self.engine.profile_shape(input, 0, selector).ok()??;
-            Some(show_shape(
-                &shape
-                    .iter()
-                    .map(|&e| usize::try_from(e).unwrap_or(0))
-                    .collect::<Vec<_>>(),
-            ))
+    /// Number of optimization profiles; 1 or more.
+    ///
+    /// # Errors
+    /// Never for supported versions.
+    pub fn profiles(&self) -> Result<i32, Error> {
+        // An engine without dynamic inputs may have none.
+        Ok(i32::try_from(self.engine.profiles()?).unwrap_or(1).max(1))
+    }
+
+    /// The ends of an input's range in a profile; `None` where the engine does not say.
+    fn ends(&self, input: &str, profile: i32) -> Option<[Vec<usize>; 2]> {
+        let end = |selector| {
+            let shape = self.engine.profile_shape(input, profile, selector).ok()??;
+            let sizes = shape.iter().map(|&e| usize::try_from(e).ok());
+            sizes.collect::<Option<Vec<_>>>()
         };
-        match (show(Selector::Min), show(Selector::Max)) {
-            (Some(min), Some(max)) if min == max => min,
-            (Some(min), Some(max)) => format!("{min} to {max}"),
-            _ => "unknown".into(),
+        Some([end(Selector::Min)?, end(Selector::Max)?])
+    }
+
+    /// The range of an input's sizes in all profiles, for messages: `1x4x8x8 to 3x4x32x32`.
+    fn range(&self, input: &str) -> String {
+        let show = |profile| match self.ends(input, profile) {
+            Some([min, max]) if min == max => show_shape(&min),
+            Some([min, max]) => format!("{} to {}", show_shape(&min), show_shape(&max)),
+            None => "unknown".into(),
+        };
+        let all: Vec<String> = (0..self.profiles().unwrap_or(1)).map(show).collect();
+        match &all[..] {
+            [one] => one.clone(),
+            all => {
+                let each = all.iter().enumerate();
+                let each = each.map(|(i, range)| format!("profile {}: {range}", i + 1));
+                each.collect::<Vec<_>>().join("; ")
+            }
         }
+    }
+
+    /// The first profile that holds the inputs.
+    fn profile_for(&self, given: &[Given<'_>]) -> Result<i32, Error> {
+        let inputs = || self.io.iter().filter(|t| t.is_input).zip(given);
+        let holds = |profile: i32, io: &IoTensor, shape: &[usize]| {
+            let Some([min, max]) = self.ends(&io.name, profile) else {
+                return true;
+            };
+            let mut axes = shape.iter().zip(min.iter().zip(&max));
+            shape.len() == min.len() && axes.all(|(n, (min, max))| (min..=max).contains(&n))
+        };
+        let all = 0..self.profiles()?;
+        let found = all
+            .clone()
+            .find(|&p| inputs().all(|(io, (tensor, _))| holds(p, io, &tensor.shape)));
+        if let Some(profile) = found {
+            return Ok(profile);
+        }
+        // The input that no profile holds, or else the first that varies: each is held, and never together.
+        let outside = inputs().find(|(io, (t, _))| !all.clone().any(|p| holds(p, io, &t.shape)));
+        let Some((io, (tensor, _))) = outside.or_else(|| inputs().next()) else {
+            return Ok(0);
+        };
+        let together = match outside {
+            None => ", together with the other inputs,",
+            Some(_) => "",
+        };
+        Err(Error::Input {
+            name: io.name.clone(),
+            reason: format!(
+                "{}{together} is outside what the engine was built for ({})",
+                show_shape(&tensor.shape),
+                self.range(&io.name)
+            ),
+        })
     }
 
     /// Inputs in the engine's order and types.
@@ -184,6 +240,7 @@ impl TensorRtEngine {
             self.ready = Some(Ready {
                 graph: None,
                 context: self.engine.context()?,
+                profile: 0,
                 buffers: HashMap::new(),
                 growing: HashMap::new(),
                 pinned: HashMap::new(),
@@ -308,6 +365,7 @@ impl TensorRtEngine {
         self.gpu.context().map_err(cuda)?;
         // Old messages would be taken for the reasons of new failures.
         drop(self.engine.core().take_messages());
+        ready.choose(self.profile_for(given)?)?;
         let inputs = || self.io.iter().filter(|t| t.is_input).zip(given);
         for (io, (tensor, bytes)) in inputs() {
             if !ready.context.set_input_shape(&io.name, &tensor.shape)? {
@@ -403,6 +461,22 @@ impl OutputMemory for Growing {
 }
 
 impl Ready {
+    /// Runs on this profile from now on.
+    #[allow(unsafe_code)]
+    fn choose(&mut self, profile: i32) -> Result<(), Error> {
+        if self.profile == profile {
+            return Ok(());
+        }
+        self.graph = None;
+        // SAFETY: the stream is alive and of the engine's device, and a run is waited for before the next one.
+        unsafe {
+            self.context
+                .set_profile(profile, self.stream.cu_stream().cast())?;
+        }
+        self.profile = profile;
+        Ok(())
+    }
+
     /// Has the engine ask for an output's memory when it knows its size.
     #[allow(unsafe_code)]
     fn let_grow(&mut self, core: &Core, io: &IoTensor) -> Result<(), Error> {

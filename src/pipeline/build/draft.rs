@@ -7,7 +7,7 @@ use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
-use crate::pipeline::facts::{marked, note_slots, relative, require_proof};
+use crate::pipeline::facts::{marked, note_slots, relative, require_proof, shapes_of_engine};
 use crate::plan::{
     self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
 };
@@ -91,6 +91,8 @@ pub fn build(request: &BuildRequest<'_>, watch: &dyn Watch) -> Result<Built, Err
 pub(super) struct Draft<'a> {
     pub(super) request: &'a BuildRequest<'a>,
     pub(super) structure: Digest,
+    /// What the engine is made for.
+    shapes: Resolved,
     pub(super) profile: Profile,
     /// Digest of every constant tensor of the model.
     pub(super) digests: HashMap<&'a str, Digest>,
@@ -114,6 +116,18 @@ impl<'a> Draft<'a> {
         if request.backend.needs_bounds() {
             request.shapes.require_bounded()?;
         }
+        let (shapes, joined) = match request.shapes.profile_count() {
+            // Asking a backend who it is may start its library.
+            1 => (request.shapes.clone(), None),
+            _ => shapes_of_engine(
+                &request.backend.identity().backend,
+                request.options,
+                request.shapes,
+            ),
+        };
+        if let Some(said) = joined {
+            watch.event(Event::Warn(&said));
+        }
         let structure = request.model.structure_digest();
         if !request.force {
             refuse_foreign(request.output, structure)?;
@@ -127,7 +141,8 @@ impl<'a> Draft<'a> {
         Ok(Draft {
             request,
             structure,
-            profile: request.shapes.profile(),
+            profile: shapes.profile(),
+            shapes,
             digests: past::weights(request.model, memo, watch),
             mark: marked(request.options, base.is_some(), &mapping.rows),
             file,
@@ -211,7 +226,7 @@ impl<'a> Draft<'a> {
                 structure: self.structure,
                 content: Manifest::content_digest(self.structure, &weights),
             },
-            shapes: self.request.shapes.clone(),
+            shapes: self.shapes.clone(),
             profile: self.profile.clone(),
             options: self.request.options.clone(),
             inputs: model.inputs().to_vec(),

@@ -96,6 +96,10 @@ fn fields<'a>(
         let range = serde_json::to_string(input).expect("names and numbers are JSON");
         fields = fields.with(format!("profile of input {at}"), range);
     }
+    for (number, inputs) in profile.several.iter().enumerate() {
+        let ranges = serde_json::to_string(inputs).expect("names and numbers are JSON");
+        fields = fields.with(format!("profile {}", number + 1), ranges);
+    }
     for (name, value) in options {
         fields = fields.with(format!("option {name}"), value);
     }

@@ -6,6 +6,7 @@ mod forms;
 mod hostile;
 mod models;
 mod oracle;
+mod profiles;
 mod trees;
 
 use super::*;

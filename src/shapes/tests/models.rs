@@ -417,42 +417,6 @@ fn templates_are_valid_for_their_models() {
 }
 
 #[test]
-fn profiles_are_joined_into_the_smallest_range_that_holds_all() {
-    let x = [decl("x", "? ? ?")];
-    let text = r#"{"dims": {"B": {"min": 1, "max": 4, "opt": 2}, "H": {"min": 8, "max": 64}, "W": {"min": 3, "max": 9}},
-        "profiles": [{"B": {"max": 1}, "H": {"min": 16, "opt": 20}}, {"B": {"min": 3, "max": 8}, "H": {"max": 32}}],
-        "inputs": {"x": ["B", "4*H", "W"]}}"#;
-    let resolved = resolve(text, &x).unwrap();
-    assert_eq!(table(&resolved), "x 1:1:8 32:80:256 3:6:9");
-    assert!(resolved.warnings()[0].contains("the 2 profiles of the spec are joined"));
-    let converted = spec(text)
-        .convert(&x, &Overrides::default(), Form::Inputs)
-        .unwrap();
-    assert_eq!(
-        converted.lost,
-        ["the profiles of the spec are joined into one range"]
-    );
-    for (profiles, says) in [
-        (r#"[{"C": {}}]"#, "`dims` does not list `C`"),
-        (
-            r#"[{"B": {"min": 9}}]"#,
-            "`B` has max 4, which is less than its min 9",
-        ),
-        ("{}", "`profiles` must be a list of objects"),
-        (
-            r#"[{"B": {"mn": 1}}]"#,
-            "unknown key `mn` in `B` of a profile",
-        ),
-    ] {
-        let text = format!(
-            r#"{{"dims": {{"B": {{"min": 1, "max": 4}}}}, "profiles": {profiles}, "inputs": {{}}}}"#
-        );
-        let error = ShapeSpec::parse(&text, "s").unwrap_err().to_string();
-        assert!(error.contains(says), "{error}");
-    }
-}
-
-#[test]
 fn hints_have_bounds_and_axes_may_count_from_the_end() {
     let inputs = [decl("x", "B 4 ? 2*s+1"), decl("y", "B s 4")];
     let text = r#"{"dims": {"N": {"min": 1, "max": 9}}, "inputs": {

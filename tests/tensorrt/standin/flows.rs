@@ -215,6 +215,7 @@ pub const FLOWS: &[(&str, Flow)] = &[
     ("data-dependent outputs", data_dependent),
     ("shape inputs", shape_inputs),
     ("half precision", half_precision),
+    ("several profiles", several_profiles),
     ("failures", failures),
 ];
 
@@ -524,6 +525,132 @@ fn half_precision(w: &World) {
         "{calls:?}"
     );
     w.computes("e.plan", "base", &[]);
+}
+
+fn several_profiles(w: &World) {
+    const SPEC: &str = r#"{"dims": {"B": {"min": 1, "max": 8}},
+        "profiles": [{"B": {"max": 3, "opt": 2}}, {"B": {"min": 6}}], "inputs": {"x": ["B", 8]}}"#;
+    w.scene.write("profiles.json", SPEC);
+    let x = |rows: usize| safetensors(&[("x".to_owned(), random(9, &[rows, 8]))].into());
+    for rows in [5, 7] {
+        w.scene.write(&format!("{rows}.safetensors"), x(rows));
+    }
+    let model = [
+        "build",
+        "model.onnx",
+        "--shapes",
+        "profiles.json",
+        "--no-cache",
+    ];
+    let build = |plan: &str, backend: &str, more: &[&str]| {
+        let rest = ["--backend", backend, "-o", plan];
+        w.run(&[&model[..], &rest, more].concat())
+    };
+    let joined = build("cpu.plan", "cpu", &[]);
+    joined.exits(0);
+    assert!(
+        joined.stderr.contains("no optimization profiles"),
+        "{}",
+        joined.stderr
+    );
+    let seven = [
+        "run",
+        "cpu.plan",
+        "--inputs",
+        "7.safetensors",
+        "--save",
+        "7.out.safetensors",
+    ];
+    w.run(&seven).exits(0);
+
+    build("p.plan", w.backend(), &["--refit", "none"])
+        .exits(0)
+        .prints("optimization profile 2");
+    assert!(w.calls().contains("VBuilderConfig::addOptimizationProfile"));
+    w.computes("p.plan", "base", &["--iters", "2"]);
+    let seven = [
+        "run",
+        "p.plan",
+        "--inputs",
+        "7.safetensors",
+        "--expect",
+        "7.out.safetensors",
+    ];
+    w.run(&[&seven[..], &["--iters", "2"]].concat()).exits(0);
+    w.run(&[&seven[..], &["--cuda-graph", "--iters", "3"]].concat())
+        .exits(0);
+    assert!(
+        w.calls()
+            .contains("VExecutionContext::setOptimizationProfileAsync")
+    );
+    let done = w.run_with(&seven, &[("STANDIN_FAULT", "choose profile")]);
+    assert!(
+        done.code == 3 && done.stderr.contains("no such optimization profile"),
+        "{}",
+        done.stderr
+    );
+    w.refuses(
+        &["run", "p.plan", "--inputs", "5.safetensors"],
+        1,
+        &[
+            "no optimization profile holds",
+            "profile 1 has B 1 to 3",
+            "profile 2 has B 6 to 8",
+        ],
+    );
+    w.run(&["inspect", "p.plan"])
+        .exits(0)
+        .prints("profile 2  B 6 to 8");
+    w.run(&["diff", "p.plan", "--shapes", "profiles.json", "--exit-code"])
+        .exits(0);
+    w.run(&["diff", "p.plan", "--shapes", "shapes.json", "--exit-code"])
+        .exits(20)
+        .prints("axis 0 of `x`");
+    // The hint of the refusal is followed: the nearest profile becomes wide enough, the other stays.
+    let five = ["run", "p.plan", "--inputs", "5.safetensors"];
+    w.run(&[&five[..], &["--on-range", "widen"]].concat())
+        .exits(0);
+    w.run(&five).exits(0);
+    w.run(&seven).exits(0);
+    w.run(&["inspect", "p.plan"])
+        .exits(0)
+        .prints("profile 1  B 1 to 5");
+
+    let done = build("e.plan", w.backend(), &[]);
+    done.exits(0);
+    assert!(
+        done.stderr.contains("`--refit none` allows several"),
+        "{}",
+        done.stderr
+    );
+    w.run(&["run", "e.plan", "--inputs", "5.safetensors"])
+        .exits(0);
+    w.run(&["diff", "e.plan", "--shapes", "profiles.json", "--exit-code"])
+        .exits(0);
+    // The cache does not take one for the other.
+    let cached = |spec: &str| {
+        let args = [
+            "build",
+            "model.onnx",
+            "--shapes",
+            spec,
+            "--refit",
+            "none",
+            "--backend",
+            w.backend(),
+            "--json",
+            "-o",
+            "c.plan",
+            "--force",
+            "--cache-dir",
+            "kept",
+        ];
+        let done = w.run(&args);
+        done.exits(0);
+        done.json()["cache"].to_string()
+    };
+    let uses = ["shapes.json", "profiles.json", "profiles.json"].map(cached);
+    assert_eq!(uses, [r#""miss""#, r#""miss""#, r#""hit""#]);
 }
 
 fn failures(w: &World) {

@@ -1,5 +1,6 @@
 // What the stand-in's network, plan and engine are made of, how a plan is written and read, and how a graph is computed.
 #pragma once
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -31,7 +32,7 @@ struct Port {
     std::string name;
     int32_t type = 0;
     Shape shape; // -1 where dynamic
-    Shape range[3]; // min, opt, max; of inputs
+    std::vector<std::array<Shape, 3>> ranges; // min, opt, max in each profile; of inputs
     bool host = false;
     bool decides_shapes = false;
 };
@@ -98,13 +99,15 @@ struct In {
 
 inline void write_port(Out &o, const Port &p) {
     o.s(p.name); o.n(p.type); o.shape(p.shape);
-    for (const Shape &r : p.range) o.shape(r);
+    o.n((int64_t)p.ranges.size());
+    for (auto &range : p.ranges) for (const Shape &r : range) o.shape(r);
     o.n(p.host);
 }
 inline Port read_port(In &i) {
     Port p;
     p.name = i.s(); p.type = (int32_t)i.n(); p.shape = i.shape();
-    for (Shape &r : p.range) r = i.shape();
+    p.ranges.resize((size_t)std::max<int64_t>(0, std::min<int64_t>(i.n(), 64)));
+    for (auto &range : p.ranges) for (Shape &r : range) r = i.shape();
     p.host = i.n();
     return p;
 }

@@ -212,7 +212,7 @@ struct Cache : Object, ITimingCache, VTimingCache {
 
 struct Config : Object, IBuilderConfig, VBuilderConfig {
     std::set<int> flags{(int)BuilderFlag::kTF32};
-    Profile *profile = nullptr;
+    std::vector<Profile *> profiles;
     std::vector<int> capabilities;
     int verbosity = 0;
 #ifdef HAS_VBuilderConfig_setProgressMonitor
@@ -224,8 +224,8 @@ struct Config : Object, IBuilderConfig, VBuilderConfig {
     void clearFlag(BuilderFlag f) override { CALL(VBuilderConfig); flags.erase((int)f); }
     int32_t addOptimizationProfile(const IOptimizationProfile *p) override {
         CALL(VBuilderConfig);
-        profile = (Profile *)p;
-        return 0;
+        profiles.push_back((Profile *)p);
+        return (int32_t)profiles.size() - 1;
     }
     void setProfilingVerbosity(ProfilingVerbosity v) override { CALL(VBuilderConfig); verbosity = (int)v; }
     ITimingCache *createTimingCache(const void *data, std::size_t n) const override {
@@ -329,6 +329,7 @@ struct Builder : Object, IBuilder, VBuilder {
         g.stripped = config.strip();
         g.version_compatible = config.version_compatible();
         if (g.refit < 0) { say(logger, 1, "refit flags exclude each other"); return false; }
+        if (g.refit && config.profiles.size() > 1) { say(logger, 1, "a refittable engine has one optimization profile"); return false; }
         if (g.version_compatible && g.refit && MAJOR < 10 && !RTX) { say(logger, 1, "REFIT and VERSION_COMPATIBLE exclude each other"); return false; }
         if (network.strong && config.has((int)BuilderFlag::kTF32) && fault("no tf32")) broken("TF32 was to be off");
         for (Weight &w : g.weights)
@@ -336,11 +337,14 @@ struct Builder : Object, IBuilder, VBuilder {
         for (Port &p : g.inputs) {
             bool dynamic = false;
             for (int64_t d : p.shape) dynamic = dynamic || d < 0;
-            for (int i = 0; i < 3; i++) {
-                p.range[i] = p.shape;
-                if (!dynamic) continue;
-                if (!config.profile || !config.profile->ranges[i].count(p.name)) { say(logger, 1, "no profile for " + p.name); return false; }
-                p.range[i] = config.profile->ranges[i][p.name];
+            if (dynamic && config.profiles.empty()) { say(logger, 1, "no profile for " + p.name); return false; }
+            p.ranges.clear();
+            for (size_t k = 0; k < std::max<size_t>(config.profiles.size(), 1); k++) {
+                p.ranges.push_back({p.shape, p.shape, p.shape});
+                for (int i = 0; dynamic && i < 3; i++) {
+                    if (!config.profiles[k]->ranges[i].count(p.name)) { say(logger, 1, "no profile for " + p.name); return false; }
+                    p.ranges[k][i] = config.profiles[k]->ranges[i][p.name];
+                }
             }
         }
 #ifdef HAS_VBuilderConfig_setProgressMonitor
@@ -449,7 +453,8 @@ struct Engine : Object, ICudaEngine, VCudaEngine {
     IExecutionContext *createExecutionContext() override { CALL(VCudaEngine); return context(); }
 #endif
     bool isRefittable() const override { CALL(VCudaEngine); return g.refit != NONE && !fault("not refittable"); }
-    int32_t getNbOptimizationProfiles() const override { CALL(VCudaEngine); return 1; }
+    int32_t getNbOptimizationProfiles() const override { CALL(VCudaEngine); return profiles(); }
+    int32_t profiles() const { return g.inputs.empty() ? 1 : (int32_t)g.inputs[0].ranges.size(); }
     IEngineInspector *createEngineInspector() const override { CALL(VCudaEngine); return new Inspector((Object *)this); }
     Dims getTensorShape(const char *n) const override { CALL(VCudaEngine); return fault("no shape") ? no_dims() : dims_of(known(n).shape); }
     DataType getTensorDataType(const char *n) const override { CALL(VCudaEngine); return (DataType)(fault("odd type") ? 99 : known(n).type); }
@@ -464,7 +469,8 @@ struct Engine : Object, ICudaEngine, VCudaEngine {
     }
     Dims getProfileShape(const char *n, int32_t p, OptProfileSelector s) const override {
         CALL(VCudaEngine);
-        return p ? no_dims() : dims_of(known(n).range[(int)s]);
+        const Port &port = known(n);
+        return p < 0 || p >= (int32_t)port.ranges.size() ? no_dims() : dims_of(port.ranges[p][(int)s]);
     }
     int32_t getNbIOTensors() const override { CALL(VCudaEngine); return (int32_t)(g.inputs.size() + g.outputs.size()); }
     const char *getIOTensorName(int32_t i) const override {
@@ -519,16 +525,27 @@ static int on_device(const void *p) {
 struct Context : Object, IExecutionContext, VExecutionContext {
     Engine *engine;
     int generation;
+    int32_t profile = 0;
     std::map<std::string, Shape> shapes;
     std::map<std::string, void *> addresses;
     std::map<std::string, IOutputAllocator *> allocators;
+    // Shapes and addresses are of a profile, so another one has none.
+    bool setOptimizationProfileAsync(int32_t k, cudaStream_t) override {
+        CALL(VExecutionContext);
+        if (fault("choose profile") || k < 0 || k >= engine->profiles()) { say(logger, 1, "there is no such optimization profile"); return false; }
+        profile = k;
+        shapes.clear();
+        addresses.clear();
+        return true;
+    }
     explicit Context(Engine *e) : Object("context", e, e->logger), engine(e), generation(e->generation) { mImpl = this; }
     bool setInputShape(const char *name, const Dims &d) override {
         CALL(VExecutionContext);
         const Port &p = engine->known(name);
         Shape s = shape_of(d);
         if (s.size() != p.shape.size()) return false;
-        for (size_t i = 0; i < s.size(); i++) if (s[i] < p.range[0][i] || s[i] > p.range[2][i]) return false;
+        auto &range = p.ranges.at(profile);
+        for (size_t i = 0; i < s.size(); i++) if (s[i] < range[0][i] || s[i] > range[2][i]) return false;
         shapes[name] = s;
         return true;
     }

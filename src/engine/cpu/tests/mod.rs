@@ -140,7 +140,7 @@ fn plan(model: &Model) -> Result<(Vec<u8>, BuildNotes), Error> {
     let mut bytes = Vec::new();
     let job = BuildJob {
         model,
-        profile: &Profile { inputs: Vec::new() },
+        profile: &Profile::default(),
         options: &std::collections::BTreeMap::new(),
         mark: None,
     };

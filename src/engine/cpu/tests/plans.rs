@@ -165,7 +165,7 @@ fn options_are_refused_by_name() {
     let options = [("precision".to_string(), "fp16".to_string())].into();
     let job = BuildJob {
         model: &scaled(),
-        profile: &Profile { inputs: Vec::new() },
+        profile: &Profile::default(),
         options: &options,
         mark: None,
     };

@@ -301,6 +301,7 @@ table! {
         infer_shapes = "inferShapes",
         set_output_allocator = "setOutputAllocator",
         enqueue_v3 = "enqueueV3",
+        set_optimization_profile_async = "setOptimizationProfileAsync",
     }
     slots refitter: RefitterSlots = "VRefitter" {
         refit_cuda_engine = "refitCudaEngine",

@@ -194,7 +194,8 @@ pub struct NetworkInput {
 }
 
 impl Network {
-    pub(super) fn core(&self) -> &Arc<Core> {
+    /// The core that it belongs to.
+    pub fn core(&self) -> &Arc<Core> {
         &self.owned.core
     }
 

@@ -277,6 +277,24 @@ impl Context {
         &self.owned.core
     }
 
+    /// Chooses an optimization profile. Shapes and addresses of inputs are set anew afterwards.
+    ///
+    /// # Safety
+    /// `stream` is a live stream of the engine's device, and nothing that this context enqueued is running.
+    ///
+    /// # Errors
+    /// With TensorRT's own words.
+    #[allow(unsafe_code)]
+    pub unsafe fn set_profile(&self, profile: i32, stream: *mut c_void) -> Result<(), Error> {
+        let core = self.core();
+        let ok = call!(core, self.owned.this(), context.set_optimization_profile_async as
+            fn(profile => i32, stream => *mut c_void) -> bool)?;
+        core.check(
+            ok,
+            format_args!("setOptimizationProfileAsync({profile}) failed"),
+        )
+    }
+
     /// Says how large an input is. `false`: outside the profile's range.
     ///
     /// # Errors
