@@ -11,29 +11,22 @@
 //! It never takes a name alone for proof, never lets a value decide between equal candidates, and refuses what stays
 //! ambiguous. `docs/mapping.md` says how it decides.
 
-mod apply;
-mod assess;
 mod derive;
 mod hints;
-mod ledger;
-mod lora_targets;
-mod overrides;
+mod judge;
 mod resolve;
 mod types;
 
 #[cfg(test)]
 mod tests;
 
-pub use apply::{apply, apply_recipe, inverse};
-pub use assess::{bytes_of, judge};
-pub use derive::{LARGEST_RANK, effective_rank};
+pub use derive::{LARGEST_RANK, apply, apply_recipe, effective_rank, inverse};
 pub(crate) use hints::same_name;
-pub use lora_targets::Adopted;
-pub use overrides::{Override, SCHEMA};
+pub use judge::{Adopted, bytes_of, judge};
 pub use resolve::{infer, prove};
 pub use types::{
     Accounts, Assessment, AttentionRole, Change, Checkpoint, Clue, Declined, Error, Evidence,
     Factor, FoldSign, Grade, Held, Hint, Inventory, Judged, Layout, Leftover, Literal, Mapping,
-    Meaning, Missing, ModelValues, Norm, Part, Permissions, Proof, Reading, Recipe, Refusal,
-    Resolved, Rounding, Row, Run, SourceTensor, Step, Target, Why,
+    Meaning, Missing, ModelValues, Norm, Override, Part, Permissions, Proof, Reading, Recipe,
+    Refusal, Resolved, Rounding, Row, Run, SCHEMA, SourceTensor, Step, Target, Why,
 };

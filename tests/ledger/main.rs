@@ -30,6 +30,7 @@ impl mapping::Checkpoint for File {
 }
 
 /// A changed checkpoint, and what it means under the base's names.
+#[derive(Clone)]
 struct Changed {
     file: Checkpoint,
     /// Values by the base's names, with those that the file leaves out as they were.
@@ -177,7 +178,6 @@ fn changed(e: &Exported, rng: &mut ChaCha8Rng) -> Changed {
         }
         _ => {}
     }
-    follow_equal(e, &file, &mut meaning, &mut left_out);
     Changed {
         file,
         meaning,
@@ -436,7 +436,10 @@ enum Base {
 fn check(seed: u64, tally: &mut Tally, show: bool) {
     let e = exported(seed);
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed_1ed6);
-    let c = changed(&e, &mut rng);
+    let mut c = changed(&e, &mut rng);
+    // Without a base nobody knows whether what is left out equalled something: both are right then, and `unfollowed` is the other one.
+    let unfollowed = c.clone();
+    follow_equal(&e, &c.file, &mut c.meaning, &mut c.left_out);
     let kind = [
         Base::None,
         Base::None,
@@ -519,8 +522,10 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
         e.exporter, c.what
     );
     let judge_wrong = |done: &Done, flags: &str, tally: &mut Tally| {
+        let near = matches!(kind, Base::Near(_));
         if !done.refused
-            && let Some(why) = wrong(&e, &c, done, matches!(kind, Base::Near(_)))
+            && let Some(why) = wrong(&e, &c, done, near)
+            && (kind != Base::None || wrong(&e, &unfollowed, done, near).is_some())
         {
             tally
                 .wrong
@@ -666,6 +671,23 @@ fn every_change_is_made_right_or_refused() {
         "{}",
         report(&tally)
     );
+}
+
+/// Kinds that were wrong once, by seed: a module's constant equals an unrelated tensor and the base has another value under the module's
+/// own name; a literal's node is merged into that of a flat parameter by an optimizer that left no `Constant` node; graph and file have
+/// different wrappers, and a value that was folded from a changed tensor is not derived; two equal modules are merged into one as the last
+/// of a graph; a constant stands for slices of two equal tensors; a tensor over its own norm in bfloat16 looks like a root of a whole
+/// number; a file leaves out what equalled another tensor and there is no base.
+#[test]
+fn kinds_that_were_wrong_once_are_right_or_refused() {
+    let mut tally = Tally::default();
+    let seeds = [
+        8_002_098, 8_012_083, 9_008_026, 9_008_716, 9_012_721, 9_010_702, 9_014_712, 9_016_072,
+    ];
+    for seed in seeds {
+        check(seed, &mut tally, false);
+    }
+    assert!(tally.wrong.is_empty(), "{}", report(&tally));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Constants that are one tensor after a function of each element: scaled, shifted by one, the exponential of it.
 
 use super::literal::is_typed;
-use super::value::{Relation, squeezed};
-use crate::mapping::types::{Factor, Step};
+use super::value::Relation;
+use crate::mapping::types::{Factor, Step, squeezed};
 use crate::tensor::{Dtype, TensorView, from_f32, permute, to_f32};
 
 /// Elements by which a function is ruled out before all are compared.
@@ -42,8 +42,39 @@ pub(in crate::mapping) fn functions(
             Some(Found { steps, max_ulp })
         })
         .collect();
+    found.retain(|f| !is_own_norm(&f.steps, &values, dtype));
     one_factor(&mut found);
     found
+}
+
+/// Whether a factor is one over a norm of the tensor itself: then it moves with the tensor, however simple the number looks. In a half
+/// type every number is near a simple one.
+fn is_own_norm(steps: &[Step], values: &[f32], dtype: Dtype) -> bool {
+    let [Step::Scale { factor }] = steps else {
+        return false;
+    };
+    let tolerance = match dtype {
+        Dtype::F16 => 1e-3,
+        Dtype::Bf16 => 8e-3,
+        _ => 1e-5,
+    };
+    let n = values.len() as f64;
+    let sum = |f: &dyn Fn(f64) -> f64| values.iter().map(|&v| f(f64::from(v))).sum::<f64>();
+    let (absolute, squares, mean) = (sum(&f64::abs), sum(&|v| v * v), sum(&|v| v) / n);
+    let largest = values.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
+    let spread = (squares / n - mean * mean).max(0.0).sqrt();
+    let norms = [
+        squares.sqrt(),
+        (squares / n).sqrt(),
+        spread,
+        absolute,
+        absolute / n,
+        largest,
+    ];
+    let k = f64::from(factor.get().abs());
+    norms
+        .into_iter()
+        .any(|norm| (k * norm - 1.0).abs() <= tolerance)
 }
 
 /// Of neighbouring factors, which differ by roundings, keeps the nearest, and of those the one that somebody typed.
@@ -257,6 +288,12 @@ mod tests {
         }
         assert!(of(&w, &by(|v| v * v)).is_empty());
         assert!(of(&w, &by(|v| v / 3.712_648_1)).is_empty());
+        // A simple number that is the tensor's own norm is a function of it.
+        let unit: Vec<f32> = (0u8..64)
+            .map(|i| if i % 2 == 0 { 0.5 } else { -0.5 })
+            .collect();
+        let turned: Vec<f32> = unit.iter().map(|v| v / 4.0).collect();
+        assert!(of(&unit, &turned).is_empty());
         assert_eq!(of(&w, &by(|v| v * 768f32.sqrt())).len(), 1);
     }
 }

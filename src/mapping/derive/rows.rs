@@ -4,8 +4,8 @@
 //! Every tensor is seen as a matrix of rows; a table of hashes of all rows of one width gives, for each row of a constant, the
 //! tensors and places where it stands, and runs of neighbouring rows become one piece.
 
-use super::value::{as_type, common, squeezed};
-use crate::mapping::types::{Recipe, Run};
+use super::value::{as_type, common};
+use crate::mapping::types::{Recipe, Run, squeezed};
 use crate::tensor::{Dtype, TensorView, transpose};
 use std::borrow::Cow;
 use std::collections::HashMap;

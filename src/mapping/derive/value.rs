@@ -1,7 +1,7 @@
 //! Comparing tensors by value: fingerprints that find equal ones in linear time, and the orders of axes under which a
 //! source equals a weight.
 
-use crate::mapping::types::{Layout, Row, Step};
+use crate::mapping::types::{Layout, Row, Step, squeezed};
 use crate::tensor::{ConvertError, Digest, Dtype, TensorView, cast, permute};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -97,11 +97,6 @@ pub(in crate::mapping) fn as_type(
         return Ok(data);
     }
     Ok(Cow::Owned(cast(from, to, &data)?))
-}
-
-/// A shape without its extents of one.
-pub(in crate::mapping) fn squeezed(shape: &[usize]) -> Vec<usize> {
-    shape.iter().copied().filter(|&d| d != 1).collect()
 }
 
 /// Whether a shape is a square matrix once extents of one are dropped: its orientation cannot be read off.

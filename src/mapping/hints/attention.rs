@@ -1,7 +1,7 @@
 //! Which matrix is query, key or value: read from the dataflow softmax(q·kᵀ)·v, for exports that name neither node nor
 //! weight. The output projection behind it must be named; its module gives the scope.
 
-use super::nodes::Nodes;
+use super::record::Nodes;
 use crate::mapping::types::{AttentionRole, Clue, Row, push_hint};
 use onnx_protobuf::NodeProto;
 use std::collections::HashMap;

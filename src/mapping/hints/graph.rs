@@ -5,8 +5,7 @@
 //! keeps parameter names, calls folded constants `val_167`, and names nodes after operators (`node_linear_3`).
 
 use super::attention;
-use super::nodes::{Nodes, Use, int};
-use super::record::{Exporter, Record};
+use super::record::{Exporter, Nodes, Record, Use, int};
 use crate::mapping::types::{
     Clue, FoldSign, Grade, Hint, Layout, Mapping, Meaning, Reading, Row, push_hint,
 };
@@ -207,50 +206,51 @@ fn row(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Row {
         push_hint(&mut row, Clue::FoldedFrom, vec![source]);
     }
     let uses = nodes.uses(name);
-    let mut layouts = HashSet::new();
-    for one in &uses {
-        let operator = one.node.op_type.as_str();
-        if !row.operators.iter().any(|o| o == operator) {
-            row.operators.push(operator.to_owned());
-        }
-        layouts.insert(orientation(name, *one));
-        let pairs = matches!(operator, "Conv" | "ConvTranspose" | "Gemm");
-        if let (true, 1 | 2) = (pairs, one.input) {
-            let other = one.node.input.get(3 - one.input);
-            row.partner = other.filter(|o| nodes.is_constant(o)).cloned();
-        }
-        if matches!(one.input, 1 | 2) {
-            for sign in fold_signs(one.node) {
-                if !row.fold_signs.contains(&sign) {
-                    row.fold_signs.push(sign);
-                }
-            }
-        }
-        let by_path = module_path(&one.node.name).zip(leaf(operator, one.input));
-        if let Some((module, leaf)) = by_path {
-            push_hint(
-                &mut row,
-                Clue::NodePath {
-                    node: one.node.name.clone(),
-                },
-                vec![format!("{module}.{leaf}")],
-            );
-        }
-        let columns = weight.shape.get(1).and_then(|&c| i64::try_from(c).ok());
-        if let (true, 1, Some(columns)) = (
-            operator == "MatMul" && weight.shape.len() == 2,
-            one.input,
-            columns,
-        ) && let Some((bias, source)) = bias_partner(nodes, one.node, columns)
-        {
-            push_hint(&mut row, Clue::BiasPartner { bias }, vec![source]);
-        }
+    let layouts: HashSet<Layout> = uses.iter().map(|one| orientation(name, *one)).collect();
+    for one in uses {
+        note_use(nodes, &mut row, one);
     }
     row.layout = match (layouts.len(), layouts.into_iter().next()) {
         (1, Some(layout)) => layout,
         _ => Layout::Unknown,
     };
     row
+}
+
+/// What one use says of a row: its operator, the other constant beside it, signs of a fold, and presumed names.
+fn note_use(nodes: &Nodes<'_>, row: &mut Row, one: Use<'_>) {
+    let operator = one.node.op_type.as_str();
+    if !row.operators.iter().any(|o| o == operator) {
+        row.operators.push(operator.to_owned());
+    }
+    let pairs = matches!(operator, "Conv" | "ConvTranspose" | "Gemm");
+    if let (true, 1 | 2) = (pairs, one.input) {
+        let other = one.node.input.get(3 - one.input);
+        row.partner = other.filter(|o| nodes.is_constant(o)).cloned();
+    }
+    if matches!(one.input, 1 | 2) {
+        for sign in fold_signs(one.node) {
+            if !row.fold_signs.contains(&sign) {
+                row.fold_signs.push(sign);
+            }
+        }
+    }
+    let by_path = module_path(&one.node.name).zip(leaf(operator, one.input));
+    if let Some((module, leaf)) = by_path {
+        let clue = Clue::NodePath {
+            node: one.node.name.clone(),
+        };
+        push_hint(row, clue, vec![format!("{module}.{leaf}")]);
+    }
+    let columns = row.shape.get(1).and_then(|&c| i64::try_from(c).ok());
+    if let (true, 1, Some(columns)) = (
+        operator == "MatMul" && row.shape.len() == 2,
+        one.input,
+        columns,
+    ) && let Some((bias, source)) = bias_partner(nodes, one.node, columns)
+    {
+        push_hint(row, Clue::BiasPartner { bias }, vec![source]);
+    }
 }
 
 /// Floating-point attributes of all nodes: a value that was a parameter may stand in one.

@@ -3,7 +3,6 @@
 mod attention;
 mod graph;
 mod names;
-mod nodes;
 mod record;
 
 pub(super) use graph::{is_anonymous, outline};

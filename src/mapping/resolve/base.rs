@@ -3,18 +3,15 @@
 //! Nothing here is a guess: a derivation counts where it gives the bytes (or differs from them by a stated rounding), and all
 //! that do are kept, since they have to agree before a refit writes. What readers say narrows them down (`readings`).
 
-use super::context::{Case, Sources};
-use super::equal::{Source, equalities};
-use super::named::presume;
+use super::case::{Case, Source, Sources, literal_of};
 use super::{folds, readings};
-use crate::mapping::apply::apply_recipe;
 use crate::mapping::derive::{
-    Relation, RowIndex, Stack, as_type, batched, common, functions, is_flat, is_square, is_typed,
-    literal, presumed_relations,
+    Relation, RowIndex, Stack, apply_recipe, as_type, batched, common, functions, is_flat,
+    is_square, is_typed, presumed_relations,
 };
 use crate::mapping::hints::same_name;
 use crate::mapping::types::{
-    Checkpoint, Error, Evidence, Grade, Held, Inventory, Layout, Literal, Mapping, Recipe,
+    Checkpoint, Clue, Error, Evidence, Grade, Held, Inventory, Layout, Literal, Mapping, Recipe,
     Rounding, Row, SourceTensor, held_bytes,
 };
 use crate::tensor::{Digest, Dtype, TensorView, to_f32};
@@ -38,26 +35,7 @@ pub(super) fn resolve(
     checkpoint: &dyn Checkpoint,
 ) -> Result<Mapping, Error> {
     let mut rows = mapping.rows.clone();
-    let mut names = checkpoint.names();
-    names.sort_unstable();
-    let sources: Vec<Source<'_>> = (names.into_iter())
-        .filter_map(|name| checkpoint.get(name).map(|view| Source { name, view }))
-        .collect();
-    let open: Vec<usize> = (0..rows.len())
-        .filter(|&r| rows[r].grade != Grade::Given)
-        .collect();
-    for &r in &open {
-        forget(&mut rows[r]);
-    }
-    let (named, _) = presume(&rows, &sources);
-    let equal = equalities(&rows, &open, &sources, held)?;
-    let case = Case {
-        sources: &sources,
-        held,
-        named,
-        equal,
-        owned: HashSet::new(),
-    };
+    let (case, open) = Case::open(&mut rows, checkpoint, held)?;
     for &r in &open {
         whole_tensors(&case, &mut rows, r);
     }
@@ -118,16 +96,6 @@ fn is_lacking(row: &Row) -> bool {
         && row.explanations().next().is_none()
         && row.is_parameter()
         && !row.inline
-}
-
-pub(super) fn forget(row: &mut Row) {
-    row.grade = Grade::Unproven;
-    row.recipe = None;
-    row.rounding = None;
-    row.alternatives.clear();
-    row.evidence.clear();
-    row.literal = None;
-    row.pinned = None;
 }
 
 /// Tensors that the row is, as they are or with their axes in another order; the one that a name or path points to first.
@@ -280,15 +248,6 @@ fn clamped(
     ))
 }
 
-pub(super) fn literal_of(held: &dyn Held, row: &Row) -> Result<Option<Literal>, Error> {
-    let bytes = held_bytes(row, held)?;
-    Ok(literal(TensorView {
-        dtype: row.dtype,
-        shape: &row.shape,
-        data: &bytes,
-    }))
-}
-
 /// Rows that are put together from rows of tensors; only where nothing simpler explains them.
 fn from_rows(
     case: &Case<'_>,
@@ -364,24 +323,44 @@ fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
         .map(|(i, t)| (t.name.clone(), i))
         .collect();
     for &r in open {
-        if let Some(name) = readings::own_name(case, &rows[r], r) {
-            let given = rows[r]
-                .explanations()
-                .any(|recipe| recipe.sources().contains(&name.as_str()));
-            if !given {
-                tensors[at[&name]].contradicted = true;
-                rows[r].evidence.push(Evidence::NotClose {
-                    source: name,
-                    relative: f64::INFINITY,
-                    cosine: 0.0,
-                });
-            }
+        let own = readings::own_name(case, &rows[r], r).filter(|name| {
+            !(rows[r].explanations()).any(|recipe| recipe.sources().contains(&name.as_str()))
+        });
+        for name in own.into_iter().chain(strangers(case, &mut rows[r], r)) {
+            tensors[at[&name]].contradicted = true;
+            rows[r].evidence.push(Evidence::NotClose {
+                source: name,
+                relative: f64::INFINITY,
+                cosine: 0.0,
+            });
         }
     }
     for i in counterparts(rows, open, &tensors) {
         tensors[i].contradicted = true;
     }
     Inventory { tensors }
+}
+
+/// The tensors of a module that reads a row by its path, where the row is none of them and equals a tensor of another module by
+/// chance: what equals it is then no explanation, and the base is not that of the export.
+fn strangers(case: &Case<'_>, row: &mut Row, r: usize) -> Vec<String> {
+    let presumed: Vec<&str> = (case.named[r].iter())
+        .filter(|n| n.clue != Clue::Name)
+        .map(|n| case.sources[n.source].name)
+        .collect();
+    let module = |name: &str| name.rsplit_once('.').map_or("", |(m, _)| m).to_owned();
+    let modules: HashSet<String> = presumed.iter().map(|n| module(n)).collect();
+    let elsewhere = (row.explanations().flat_map(Recipe::sources))
+        .all(|source| !presumed.contains(&source) && !modules.contains(&module(source)));
+    if row.explanations().next().is_none() || !elsewhere {
+        return Vec::new();
+    }
+    let presumed: Vec<String> = presumed.into_iter().map(ToOwned::to_owned).collect();
+    if !presumed.is_empty() {
+        row.recipe = None;
+        row.alternatives.clear();
+    }
+    presumed
 }
 
 /// Tensors that no constant gives, of as many elements as a parameter that no tensor gives: each may be another training of it, so
@@ -413,7 +392,7 @@ fn in_attributes(
     }
     for tensor in &mut inventory.tensors {
         let count: usize = tensor.shape.iter().product();
-        let Ok(at) = case.sources.binary_search_by(|s| s.name.cmp(&tensor.name)) else {
+        let Some(at) = case.find(&tensor.name) else {
             continue;
         };
         let view = case.sources[at].view;

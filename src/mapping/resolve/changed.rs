@@ -1,14 +1,12 @@
 //! Rows that equal nothing in a new checkpoint: is the source that name or path presumes the changed successor of what the
 //! ONNX file holds, and is no other candidate nearer, the transposed one included?
 
-use super::context::{Case, Sources, add_fold_evidence, names_of};
-use super::norms::{channel_axis, norms};
-use crate::mapping::apply::apply;
+use super::case::{Case, Sources, add_fold_evidence, channel_axis, names_of, norms};
 use crate::mapping::derive::{
-    CLEARLY, FEWEST, LEAD, Measure, Relation, batched, cosine, is_square, orders,
-    presumed_relations, sample, squeezed,
+    CLEARLY, FEWEST, LEAD, Measure, Relation, apply, batched, cosine, is_square, orders,
+    presumed_relations, sample,
 };
-use crate::mapping::types::{Error, Evidence, Grade, Layout, Recipe, Row, held_bytes};
+use crate::mapping::types::{Error, Evidence, Grade, Layout, Recipe, Row, held_bytes, squeezed};
 use crate::tensor::{TensorView, to_f32};
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
@@ -37,12 +35,7 @@ fn compared_orders(from: &[usize], to: &[usize]) -> Vec<Vec<usize>> {
 }
 
 /// Resolves `pending` rows by closeness.
-pub(super) fn resolve(
-    case: &Case<'_>,
-    rows: &mut [Row],
-    pending: &[usize],
-    absent: &[Vec<String>],
-) -> Result<(), Error> {
+pub(super) fn resolve(case: &Case<'_>, rows: &mut [Row], pending: &[usize]) -> Result<(), Error> {
     let taken: HashSet<&str> = rows.iter().flat_map(names_of).collect();
     let free: Vec<usize> = (0..case.sources.len())
         .filter(|&s| case.sources[s].view.dtype.is_float())
@@ -87,7 +80,7 @@ pub(super) fn resolve(
     let decisions = batched(pending, cost, |&r| {
         let mut row = rows[r].clone();
         if case.named[r].is_empty() {
-            unnamed(case, &mut row, r, &judged, &presumed, &absent[r])?;
+            unnamed(case, &mut row, r, &judged, &presumed, &case.absent[r])?;
         } else {
             by_name(case, &mut row, r, &judged[&r], &unaccounted)?;
         }
@@ -178,50 +171,66 @@ fn by_name(
         .iter()
         .find(|n| n.source == first)
         .map(|n| n.clue.clone());
-    let name = case.sources[first].name;
     row.evidence.extend(clue.map(|clue| Evidence::Hinted {
-        source: name.to_owned(),
+        source: case.name(first),
         clue,
     }));
-    let mut against = Vec::new();
-    let channels = channel_axis(row).and_then(|a| row.shape.get(a)).copied();
-    let columns = row.shape.last().copied();
-    for (module, of) in unaccounted {
-        let product = row.operators.iter().any(|o| o == "MatMul") && columns == Some(*of);
-        if channels == Some(*of) || product {
-            against.push(Evidence::NormUnaccounted {
-                module: module.clone(),
-            });
-        }
-    }
+    let against = unaccounted_in(row, unaccounted);
     add_fold_evidence(row);
-    let shape = case.sources[first].view.shape;
     let Some(own) = own else {
-        let mut presumed = presumed_relations(row, shape);
-        if !row.dtype.is_float() && shape == row.shape {
-            presumed.truncate(1);
-        }
-        if let ([one], true) = (
-            &presumed[..],
-            row.fold_signs.is_empty()
-                && against.is_empty()
-                && row.dtype.is_float() == case.sources[first].view.dtype.is_float(),
-        ) {
-            // Scalars and types without a plain float: nothing to be close to.
-            row.recipe = Some(case.recipe(row, first, one));
-        } else if presumed.is_empty() {
-            row.evidence.push(Evidence::ShapeMisfit {
-                source: name.to_owned(),
-                shape: shape.to_vec(),
-            });
-        }
-        row.evidence.extend(against);
+        without_measure(case, row, first, against);
         return Ok(());
     };
     let others = candidates
         .iter()
         .filter(|c| c.source != own.source || c.relation != own.relation);
     let runner_up = others.max_by(|a, b| a.cosine.total_cmp(&b.cosine));
+    measured(case, row, own, runner_up, against)
+}
+
+/// Normalisations that nothing accounts for, and that may be folded into `row`.
+fn unaccounted_in(row: &Row, unaccounted: &[(String, usize)]) -> Vec<Evidence> {
+    let channels = channel_axis(row).and_then(|a| row.shape.get(a)).copied();
+    let columns = row.shape.last().copied();
+    let product = row.operators.iter().any(|o| o == "MatMul");
+    (unaccounted.iter())
+        .filter(|(_, of)| channels == Some(*of) || (product && columns == Some(*of)))
+        .map(|(module, _)| Evidence::NormUnaccounted {
+            module: module.clone(),
+        })
+        .collect()
+}
+
+/// A presumed source that there is nothing to measure of: scalars and types without a plain float, or another shape.
+fn without_measure(case: &Case<'_>, row: &mut Row, first: usize, against: Vec<Evidence>) {
+    let view = case.sources[first].view;
+    let mut presumed = presumed_relations(row, view.shape);
+    if !row.dtype.is_float() && view.shape == row.shape {
+        presumed.truncate(1);
+    }
+    let plain = row.fold_signs.is_empty()
+        && against.is_empty()
+        && row.dtype.is_float() == view.dtype.is_float();
+    if let ([one], true) = (&presumed[..], plain) {
+        row.recipe = Some(case.recipe(row, first, one));
+    } else if presumed.is_empty() {
+        row.evidence.push(Evidence::ShapeMisfit {
+            source: case.name(first),
+            shape: view.shape.to_vec(),
+        });
+    }
+    row.evidence.extend(against);
+}
+
+/// Judges a row by how far its presumed source is from it, and how far the next best candidate.
+fn measured(
+    case: &Case<'_>,
+    row: &mut Row,
+    own: &Candidate,
+    runner_up: Option<&Candidate>,
+    mut against: Vec<Evidence>,
+) -> Result<(), Error> {
+    let name = case.sources[own.source].name;
     if let Some(other) = runner_up.filter(|o| o.cosine > own.cosine + CLEARLY && row.count() > 8) {
         against.push(Evidence::OtherCloser {
             source: case.sources[other.source].name.to_owned(),
@@ -256,7 +265,7 @@ fn by_name(
     row.evidence.extend(against);
     if clear && !oriented {
         row.grade = Grade::Ambiguous;
-        for relation in presumed_relations(row, shape) {
+        for relation in presumed_relations(row, case.sources[own.source].view.shape) {
             row.alternatives
                 .push(case.recipe(row, own.source, &relation));
         }
@@ -365,8 +374,7 @@ fn turned_by_mistake(case: &Case<'_>, row: &Row) -> Result<Option<Evidence>, Err
     let Some(Recipe::Tensor { source, .. }) = &row.recipe else {
         return Ok(None);
     };
-    let known = case.sources.binary_search_by(|s| s.name.cmp(source));
-    let (Ok(at), true) = (known, is_square(&row.shape)) else {
+    let (Some(at), true) = (case.find(source), is_square(&row.shape)) else {
         return Ok(None);
     };
     if case.sources[at].count() != row.count() {

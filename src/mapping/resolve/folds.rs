@@ -1,7 +1,6 @@
 //! Recognising folds by value: a normalisation folded into a convolution, a scale folded into a weight.
 
-use super::context::Case;
-use super::norms::{NormModule, channel_axis, norms};
+use super::case::{Case, NormModule, channel_axis, norms};
 use crate::mapping::derive::fold::{self, Affine, EPSILONS};
 use crate::mapping::derive::{batched, is_flat};
 use crate::mapping::types::{
@@ -11,7 +10,7 @@ use crate::tensor::{Digest, Dtype, from_f32, to_f32};
 use std::collections::{HashMap, HashSet};
 
 fn numbers(case: &Case<'_>, row: &Row, name: &str) -> Result<Option<Vec<f32>>, Error> {
-    let Ok(at) = case.sources.binary_search_by(|s| s.name.cmp(name)) else {
+    let Some(at) = case.find(name) else {
         return Ok(None);
     };
     let view = case.sources[at].view;

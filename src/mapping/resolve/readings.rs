@@ -5,16 +5,15 @@
 //! record, or by the module path in its name. A derivation that no reader means is dropped; those that some reader means must
 //! all agree; a reader that means none of them pins the value.
 
-use super::context::Case;
-use super::named::hint_prefixes;
-use crate::mapping::derive::{is_typed, squeezed};
+use super::case::{Case, hint_prefixes};
+use crate::mapping::derive::is_typed;
 use crate::mapping::hints::{is_anonymous, same_name};
-use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row};
+use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row, held_bytes, squeezed};
 use crate::tensor::to_f32;
 use std::collections::{HashMap, HashSet};
 
 /// The spelling of a parameter's name in the exporter's record.
-pub(in crate::mapping) fn sanitized(name: &str) -> String {
+fn sanitized(name: &str) -> String {
     name.replace('.', "_").to_lowercase()
 }
 
@@ -38,7 +37,7 @@ struct Spelling<'c, 'a> {
 
 impl<'c, 'a> Spelling<'c, 'a> {
     fn of(case: &'c Case<'a>, rows: &[Row], merges: bool) -> Self {
-        let prefixes = hint_prefixes(rows, case.sources);
+        let prefixes = hint_prefixes(rows, &case.sources);
         let mut spelling = Spelling {
             case,
             graph: prefixes.graph,
@@ -410,7 +409,7 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
             .any(|recipe| recipe.sources().contains(&own.as_str()))
     });
     let module = own.as_deref().and_then(|own| own.rsplit_once('.'));
-    let only_its_module_reads = row.readings.len() == 1
+    let only_its_module_reads = is_one_node(rows, row)
         && row.readings.iter().all(|reading| match &reading.meaning {
             Meaning::Path { module: path } => {
                 module.is_some_and(|(m, _)| spelling.forms(m).contains(path))
@@ -436,6 +435,16 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
     });
 }
 
+/// Whether the one node that reads `row` is that of one call: an optimizer merges nodes whose constants are all equal, and another
+/// constant of many values beside this one is another call's only if both calls had the same parameters.
+fn is_one_node(rows: &[Row], row: &Row) -> bool {
+    let beside = (row.partner.as_deref())
+        .and_then(|partner| rows.iter().find(|other| other.name == partner));
+    row.readings.len() == 1
+        && beside
+            .is_some_and(|other| other.literal.is_none() && other.explanations().next().is_some())
+}
+
 /// Whether an exporter computed the value element by element: ones are the square of ones, too.
 fn is_folded_flat(row: &Row) -> bool {
     let plain = |recipe: &Recipe| match recipe {
@@ -451,7 +460,7 @@ fn is_anonymous_or_folded(row: &Row) -> bool {
 
 /// Whether a number looks as if somebody had typed it.
 fn is_typed_scalar(case: &Case<'_>, row: &Row) -> bool {
-    let value = crate::mapping::types::held_bytes(row, case.held)
+    let value = held_bytes(row, case.held)
         .ok()
         .and_then(|b| to_f32(row.dtype, &b).ok())
         .and_then(|v| v.first().copied());

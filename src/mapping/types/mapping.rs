@@ -1,9 +1,10 @@
-//! All rows of a model, and what resolving them gives.
+//! All rows of a model, the base that they were proven against, and rows that were stated by hand.
 
-use super::coverage::Accounts;
-use super::inventory::Inventory;
-use super::row::{Grade, Recipe, Row};
+use super::error::Error;
+use super::row::{Evidence, Grade, Layout, Recipe, Row};
+use crate::tensor::{Digest, Dtype, TensorView, cast};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Every `Role::Weight` tensor of a model with its sources.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -27,15 +28,6 @@ pub struct Mapping {
     /// The checkpoint that the rows were proven against, where there was one.
     #[serde(default)]
     pub inventory: Option<Inventory>,
-}
-
-/// A mapping resolved against a checkpoint, and what of the two did not meet.
-#[derive(Debug, Clone)]
-pub struct Resolved {
-    /// The rows, with source names as this checkpoint spells them.
-    pub mapping: Mapping,
-    /// Checkpoint tensors that feed nothing, weights whose source is not there.
-    pub accounts: Accounts,
 }
 
 impl Mapping {
@@ -67,7 +59,7 @@ impl Mapping {
 
     /// How many rows have each grade, best first.
     pub fn grades(&self) -> Vec<(Grade, usize)> {
-        let mut counts = std::collections::BTreeMap::new();
+        let mut counts = BTreeMap::new();
         for row in &self.rows {
             *counts.entry(row.grade).or_default() += 1;
         }
@@ -125,5 +117,174 @@ impl Mapping {
         let contradicted = inventory.tensors.iter().filter(|t| t.contradicted);
         proof.contradicted = contradicted.map(|t| t.name.clone()).collect();
         Some(proof)
+    }
+}
+
+/// A weight that a LoRA may name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The source's name: of the checkpoint where one was seen, else as the graph presumes it without the wrapper.
+    pub name: String,
+    /// Other spellings.
+    pub aliases: Vec<String>,
+    /// Shape as torch holds it, where it is known: extents of one may be missing, and a matrix whose orientation is not
+    /// known stands as in the ONNX file.
+    pub shape: Vec<usize>,
+    /// Element type in the ONNX file.
+    pub dtype: Dtype,
+    /// Index of the row.
+    pub row: usize,
+    /// Whether it is computed from several tensors, so that a change of this one needs the others too.
+    pub folded: bool,
+}
+
+/// One tensor of the base checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceTensor {
+    /// Its name in the base checkpoint.
+    pub name: String,
+    /// Element type.
+    pub dtype: Dtype,
+    /// Extents, outermost first.
+    pub shape: Vec<usize>,
+    /// Digest of its bytes.
+    pub digest: Digest,
+    /// Digests of its values rounded once to each narrower float type, by type: a copy in that type is known to be the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rounded: BTreeMap<String, Digest>,
+    /// At most three different values: where such a tensor went cannot be seen.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flat: bool,
+    /// The model has another value under this name, or may have one, so the base value of this tensor is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub contradicted: bool,
+    /// An attribute of the graph has exactly this value: `alpha` of `LeakyRelu` `node`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attribute: Option<String>,
+}
+
+/// All tensors of the base checkpoint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Inventory {
+    /// In order of names.
+    pub tensors: Vec<SourceTensor>,
+}
+
+/// Narrower float types that copies of a checkpoint are made in, for each type.
+fn narrower(dtype: Dtype) -> &'static [Dtype] {
+    match dtype {
+        Dtype::F64 => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
+        Dtype::F32 => &[Dtype::F16, Dtype::Bf16],
+        _ => &[],
+    }
+}
+
+impl SourceTensor {
+    /// Records `view`, a tensor of the base called `name`.
+    pub fn of(name: &str, view: TensorView<'_>, flat: bool) -> SourceTensor {
+        let rounded = narrower(view.dtype).iter().filter_map(|&to| {
+            let bytes = cast(view.dtype, to, view.data).ok()?;
+            Some((to.to_string(), Digest::of(&bytes)))
+        });
+        SourceTensor {
+            name: name.to_owned(),
+            dtype: view.dtype,
+            shape: view.shape.to_vec(),
+            digest: Digest::of(view.data),
+            rounded: rounded.collect(),
+            flat,
+            contradicted: false,
+            attribute: None,
+        }
+    }
+
+    /// Whether `view` is this tensor, or a copy of it in another float type.
+    pub fn is_same(&self, view: TensorView<'_>) -> bool {
+        if view.shape != self.shape {
+            return false;
+        }
+        if view.dtype == self.dtype {
+            return Digest::of(view.data) == self.digest;
+        }
+        if let Some(rounded) = self.rounded.get(&view.dtype.to_string()) {
+            return Digest::of(view.data) == *rounded;
+        }
+        // A wider copy is the same only if nothing is lost on the way back.
+        if !narrower(view.dtype).contains(&self.dtype) {
+            return false;
+        }
+        let back = cast(view.dtype, self.dtype, view.data).ok();
+        back.is_some_and(|b| {
+            Digest::of(&b) == self.digest
+                && cast(self.dtype, view.dtype, &b).is_ok_and(|again| again == view.data)
+        })
+    }
+}
+
+impl Inventory {
+    /// The tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<&SourceTensor> {
+        let at = self.tensors.binary_search_by(|t| t.name.as_str().cmp(name));
+        at.ok().map(|i| &self.tensors[i])
+    }
+}
+
+/// Format of the document.
+pub const SCHEMA: &str = "trtmut.mapping-override/1";
+
+/// Rows said by hand: `{"schema": "trtmut.mapping-override/1", "weights": {"onnx::MatMul_12": {"kind": "tensor", "source":
+/// "a.weight", "steps": [{"step": "permute", "order": [1, 0]}]}, "val_7": null}}`. A recipe is used as it stands, without
+/// asking the evidence; null says that no checkpoint tensor feeds the weight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// By ONNX name.
+    pub weights: BTreeMap<String, Option<Recipe>>,
+}
+
+impl Override {
+    /// Reads the document.
+    ///
+    /// # Errors
+    /// [`Error::Document`], [`Error::Schema`].
+    pub fn parse(text: &str) -> Result<Override, Error> {
+        let document: Override = serde_json::from_str(text).map_err(Error::Document)?;
+        if document.schema != SCHEMA {
+            return Err(Error::Schema {
+                found: document.schema,
+                expected: SCHEMA,
+            });
+        }
+        Ok(document)
+    }
+}
+
+impl Mapping {
+    /// Puts rows said by hand over the inferred ones; they get [`Grade::Given`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownWeights`] with every name that the model does not have.
+    pub fn override_with(&mut self, by_hand: &Override) -> Result<(), Error> {
+        let unknown: Vec<String> = (by_hand.weights.keys())
+            .filter(|name| self.row(name).is_none())
+            .map(|name| format!("`{name}`"))
+            .collect();
+        if !unknown.is_empty() {
+            return Err(Error::UnknownWeights { weights: unknown });
+        }
+        for row in &mut self.rows {
+            if let Some(recipe) = by_hand.weights.get(&row.name) {
+                row.grade = Grade::Given;
+                row.recipe.clone_from(recipe);
+                row.alternatives.clear();
+                row.rounding = None;
+                row.layout = Layout::Unknown;
+                row.evidence = Vec::<Evidence>::new();
+            }
+        }
+        Ok(())
     }
 }

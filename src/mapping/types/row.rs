@@ -645,3 +645,8 @@ pub(in crate::mapping) fn push_hint(row: &mut Row, clue: Clue, names: Vec<String
         row.hints.push(Hint { clue, names });
     }
 }
+
+/// A shape without its extents of one.
+pub(in crate::mapping) fn squeezed(shape: &[usize]) -> Vec<usize> {
+    shape.iter().copied().filter(|&d| d != 1).collect()
+}

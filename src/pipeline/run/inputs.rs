@@ -86,6 +86,79 @@ pub struct Inputs {
     pub dims: BTreeMap<String, u64>,
 }
 
+/// The tensors that files give, by the model's names.
+fn read_given(
+    request: &InputRequest,
+    names: &Names,
+    outputs: &[TensorDecl],
+    problems: &mut Vec<String>,
+) -> Result<BTreeMap<String, Tensor>, Error> {
+    let mut given: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut add = |name: String, tensor: Tensor, problems: &mut Vec<String>| {
+        if given.contains_key(&name) {
+            problems.push(format!("input `{name}` is given twice"));
+        }
+        given.insert(name, tensor);
+    };
+    for file in &request.files {
+        for (name, tensor) in take(file, names, outputs)? {
+            add(names.of_model(name), tensor, problems);
+        }
+    }
+    for one in &request.single {
+        let mut all = arrays::read(&one.path)?;
+        if all.len() == 1 {
+            let name = names.of_model(one.name.clone());
+            add(name, all.remove(0).1, problems);
+        } else {
+            problems.push(format!(
+                "`{}` holds {} tensors, so it cannot be taken for `{}`",
+                one.path.display(),
+                all.len(),
+                one.name
+            ));
+        }
+    }
+    Ok(given)
+}
+
+/// One tensor for each declared input, those that are not `given` drawn from `seed`; and the names of the drawn ones. Shapes are
+/// those that are `known`, else those of `all`.
+fn drawn(
+    seed: u64,
+    declared: &[TensorDecl],
+    mut given: BTreeMap<String, Tensor>,
+    known: &InputShapes,
+    all: &InputShapes,
+    problems: &mut Vec<String>,
+) -> (NamedTensors, BTreeSet<String>) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut random = BTreeSet::new();
+    let mut tensors = NamedTensors::new();
+    for decl in declared {
+        let tensor = if let Some(t) = given.remove(&decl.name) {
+            t
+        } else {
+            let asked = known.iter().find(|(n, _)| *n == decl.name);
+            let shape = asked
+                .or_else(|| all.iter().find(|(n, _)| *n == decl.name))
+                .map(|(_, s)| s.clone())
+                .unwrap_or_default();
+            problems.extend(check(decl, decl.dtype, &shape));
+            random.insert(decl.name.clone());
+            match draw(decl.dtype, &shape, &mut rng) {
+                Ok(t) => t,
+                Err(why) => {
+                    problems.push(format!("input `{}`: {why}", decl.name));
+                    continue;
+                }
+            }
+        };
+        tensors.push((decl.name.clone(), tensor));
+    }
+    (tensors, random)
+}
+
 /// Puts together one tensor for every declared input and checks it against the declaration and the spec.
 ///
 /// # Errors
@@ -97,33 +170,8 @@ pub fn gather_inputs(
     shapes: &Resolved,
 ) -> Result<Inputs, Error> {
     let names = Names::new(declared, shapes);
-    let mut given: BTreeMap<String, Tensor> = BTreeMap::new();
     let mut problems = Vec::new();
-    let mut add = |name: String, tensor: Tensor, problems: &mut Vec<String>| {
-        if given.contains_key(&name) {
-            problems.push(format!("input `{name}` is given twice"));
-        }
-        given.insert(name, tensor);
-    };
-    for file in &request.files {
-        for (name, tensor) in take(file, &names, outputs)? {
-            add(names.of_model(name), tensor, &mut problems);
-        }
-    }
-    for one in &request.single {
-        let mut all = arrays::read(&one.path)?;
-        if all.len() == 1 {
-            let name = names.of_model(one.name.clone());
-            add(name, all.remove(0).1, &mut problems);
-        } else {
-            problems.push(format!(
-                "`{}` holds {} tensors, so it cannot be taken for `{}`",
-                one.path.display(),
-                all.len(),
-                one.name
-            ));
-        }
-    }
+    let mut given = read_given(request, &names, outputs, &mut problems)?;
     let asked: Vec<(String, Vec<usize>)> = request
         .shapes
         .iter()
@@ -164,31 +212,14 @@ pub fn gather_inputs(
     }
     fail(&problems, shapes)?;
 
-    let all = shapes.shapes_for(&dims)?;
-    let mut rng = ChaCha8Rng::seed_from_u64(request.seed);
-    let mut random = BTreeSet::new();
-    let mut tensors = NamedTensors::new();
-    for decl in declared {
-        let tensor = if let Some(t) = given.remove(&decl.name) {
-            t
-        } else {
-            let asked = known.iter().find(|(n, _)| *n == decl.name);
-            let shape = asked
-                .or_else(|| all.iter().find(|(n, _)| *n == decl.name))
-                .map(|(_, s)| s.clone())
-                .unwrap_or_default();
-            problems.extend(check(decl, decl.dtype, &shape));
-            random.insert(decl.name.clone());
-            match draw(decl.dtype, &shape, &mut rng) {
-                Ok(t) => t,
-                Err(why) => {
-                    problems.push(format!("input `{}`: {why}", decl.name));
-                    continue;
-                }
-            }
-        };
-        tensors.push((decl.name.clone(), tensor));
-    }
+    let (tensors, random) = drawn(
+        request.seed,
+        declared,
+        given,
+        &known,
+        &shapes.shapes_for(&dims)?,
+        &mut problems,
+    );
     fail(&problems, shapes)?;
     let dims = shapes.bind(
         &tensors

@@ -1,11 +1,12 @@
-//! What a refit from a checkpoint would do to every weight, decided before anything is written.
+//! A new checkpoint where there is no base: names, values and closeness decide, and what they leave open is refused.
 
-use super::apply::apply_recipe;
-use super::derive::{as_type, batched, functions, is_equal, presumed_relations};
-use super::hints::same_name;
-use super::ledger;
-use super::resolve::corroborate;
-use super::types::{
+use super::base::unexplained;
+use crate::mapping::derive::{
+    apply_recipe, as_type, batched, functions, is_equal, presumed_relations,
+};
+use crate::mapping::hints::same_name;
+use crate::mapping::resolve::corroborate;
+use crate::mapping::types::{
     Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Judged, Literal, Mapping,
     Permissions, Recipe, Refusal, Resolved, Row, Step, Why, held_bytes,
 };
@@ -16,20 +17,16 @@ const FEW: usize = 8;
 /// Root mean squares of one weight in two checkpoints seldom differ by such a factor.
 const UNLIKE: f64 = 1.7;
 
-/// Decides what `new` does to every row of `mapping`, and what becomes of every tensor of it: against the base that was
-/// accepted, where there is one; else by names, values and closeness.
+/// Decides for every row, and for every tensor of the new file, what `new` does.
 ///
 /// # Errors
 /// [`Error::NotHeld`]; everything about sources is a [`Refusal`].
-pub fn judge(
+pub(super) fn judge(
     mapping: &Mapping,
     held: &dyn Held,
     new: &dyn Checkpoint,
     permissions: &Permissions,
 ) -> Result<Judged, Error> {
-    if let Some(inventory) = &mapping.inventory {
-        return ledger::judge(mapping, inventory, held, new, permissions);
-    }
     let Resolved {
         mapping,
         mut accounts,
@@ -42,7 +39,7 @@ pub fn judge(
         } else if row.is_unsourced()
             && (*change == Change::Constant || !row.dtype.is_float() || row.hints.is_empty())
         {
-            *change = ledger::unexplained(row, changed.iter().map(String::as_str));
+            *change = unexplained(row, changed.iter().map(String::as_str));
         }
     }
     for (r, why) in tied(&mapping, held, &assessment)? {
@@ -350,25 +347,5 @@ fn same_at_storage_type(
     match (narrow(own), narrow(bytes)) {
         (Some(a), Some(b)) => a == b,
         _ => false,
-    }
-}
-
-/// The new bytes of a row that [`judge`] found changed: by the first of its recipes whose sources are there, since all of
-/// those were found to agree.
-///
-/// # Errors
-/// As [`super::apply()`].
-pub fn bytes_of<'a>(
-    row: &Row,
-    new: &'a dyn Checkpoint,
-) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
-    let given = |r: &&Recipe| r.sources().iter().all(|n| new.get(n).is_some());
-    let mut recipes = row.recipe.iter().chain(&row.alternatives);
-    match recipes.find(given).or(row.recipe.as_ref()) {
-        Some(recipe) => apply_recipe(row, recipe, new),
-        None => Err(Error::NoRecipe {
-            weight: row.name.clone(),
-            grade: row.grade,
-        }),
     }
 }

@@ -1,8 +1,8 @@
 //! Computing the bytes of an ONNX weight from its sources, and a source's bytes from the weight.
 
-use super::derive::fold::{self, Affine};
-use super::derive::step_value;
-use super::types::{Checkpoint, Error, Part, Recipe, Row, Run, Step};
+use super::elementwise::step as step_value;
+use super::fold::{self, Affine};
+use crate::mapping::types::{Checkpoint, Error, Part, Recipe, Row, Run, Step};
 use crate::tensor::{Dtype, Tensor, TensorView, cast, element_count, from_f32, permute, to_f32};
 use std::borrow::Cow;
 

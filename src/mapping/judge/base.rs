@@ -4,12 +4,11 @@
 //! ones; a constant without an explanation stops every change that may be in it; a changed tensor that is in no explanation
 //! stops unless the model is known not to hold it.
 
-use super::apply::apply_recipe;
-use super::derive::{batched, literal};
-use super::hints::{align, same_name};
-use super::types::{
+use crate::mapping::derive::{apply_recipe, batched, literal};
+use crate::mapping::hints::{align, same_name};
+use crate::mapping::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Mapping,
-    Missing, Permissions, Recipe, Refusal, Row, Why, held_bytes,
+    Missing, Permissions, Recipe, Refusal, Row, SourceTensor, Why, held_bytes,
 };
 use crate::tensor::{Digest, Dtype, TensorView};
 use rayon::prelude::*;
@@ -310,11 +309,18 @@ pub(super) fn unexplained<'a>(row: &Row, changed: impl Iterator<Item = &'a str>)
 
 /// Whether the tensor `name` may be in an unsourced constant: by the exporter's record, where there is one.
 fn may_hold(row: &Row, name: &str) -> bool {
-    use super::types::Meaning;
+    use crate::mapping::types::Meaning;
+    // The graph and the file may each have a wrapper's name in front.
+    let inner = |name: &str| {
+        let rest = name.split_once('.').map_or(name, |(_, rest)| rest);
+        rest.to_owned()
+    };
     if !row.folded_from.is_empty() {
-        return row.folded_from.iter().any(|f| same_name(f, name));
+        let alike = |f: &String| same_name(f, name) || inner(f) == inner(name);
+        return row.folded_from.iter().any(alike);
     }
-    let bare = name.replace('.', "_").to_lowercase();
+    let spelled = |name: &str| name.replace('.', "_").to_lowercase();
+    let (bare, inner) = (spelled(name), spelled(&inner(name)));
     let mut recorded = row.readings.iter().peekable();
     if recorded.peek().is_none() {
         return true;
@@ -327,7 +333,7 @@ fn may_hold(row: &Row, name: &str) -> bool {
             ..
         } if !values.contains(&row.name) => placeholders
             .iter()
-            .any(|p| p.ends_with(&bare) || bare.ends_with(p.split_once('_').map_or("", |x| x.1))),
+            .any(|p| p.ends_with(&inner) || bare.ends_with(p.split_once('_').map_or("", |x| x.1))),
         _ => true,
     })
 }
@@ -389,6 +395,8 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
             None
         } else if is_counter(&tensor.name) {
             Some(Why::Counter)
+        } else if let Some(parted) = unused.twin(books, tensor) {
+            Some(parted)
         } else if state == State::Same {
             Some(Why::Unchanged)
         } else {
@@ -451,6 +459,8 @@ struct Unused<'b> {
     rows: Vec<&'b str>,
     /// Digests of the used tensors in the new file.
     given: HashMap<Digest, String>,
+    /// Used tensors by their digest in the base, but for flat ones.
+    tied: HashMap<&'b Digest, Vec<&'b str>>,
     /// Extents, sorted, of tensors that several constants or readers share.
     shared: HashSet<Vec<usize>>,
     root: &'b str,
@@ -468,9 +478,12 @@ impl<'b> Unused<'b> {
         let modules = used
             .iter()
             .map(|n| n.rsplit_once('.').map_or("", |(m, _)| m));
-        let tied: HashSet<&Digest> = (used.iter())
-            .filter_map(|name| Some(&books.inventory.get(name)?.digest))
-            .collect();
+        let mut tied: HashMap<&Digest, Vec<&str>> = HashMap::new();
+        for tensor in used.iter().filter_map(|name| books.inventory.get(name)) {
+            if !tensor.flat {
+                tied.entry(&tensor.digest).or_default().push(&tensor.name);
+            }
+        }
         let given = used.par_iter().filter_map(|name| {
             let tensor = books.inventory.get(name)?;
             let view = books.new.get(name)?;
@@ -485,14 +498,36 @@ impl<'b> Unused<'b> {
             closed_integers: mapping.unsourced_integers.is_empty(),
             absorbed: (books.inventory.tensors.iter())
                 .filter(|t| !used.contains(t.name.as_str()) && !is_counter(&t.name))
-                .filter(|t| t.flat || tied.contains(&t.digest))
+                .filter(|t| t.flat || tied.contains_key(&t.digest))
                 .map(|t| t.name.rsplit_once('.').map_or("", |(m, _)| m))
                 .collect(),
             rows: mapping.rows.iter().map(|r| r.name.as_str()).collect(),
             given: given.collect(),
+            tied,
             shared: shared(books, mapping),
             root,
         }
+    }
+
+    /// What becomes of a tensor that a used one equalled in the base: the same parameter under another name, or one that the exporter
+    /// merged with it. Either way the two have to stay equal. None where nothing equalled it.
+    fn twin(&self, books: &Books<'_>, tensor: &SourceTensor) -> Option<Why> {
+        let twins = self.tied.get(&tensor.digest).filter(|_| !tensor.flat)?;
+        let own = books.new.get(&tensor.name)?;
+        let follows = |twin: &&str| {
+            let (state, own_state) = (books.state(twin), books.state(&tensor.name));
+            // What the file leaves out keeps its base value.
+            let kept = |s: State| matches!(s, State::Same | State::Missing);
+            (kept(state) && kept(own_state))
+                || (books.new.get(twin)).is_some_and(|v| (v.dtype, v.data) == (own.dtype, own.data))
+        };
+        Some(match twins.iter().all(follows) {
+            true if books.state(&tensor.name) == State::Same => Why::Unchanged,
+            true => Why::Duplicate {
+                of: twins[0].to_owned(),
+            },
+            false => Why::Unreached,
+        })
     }
 
     fn duplicate_of(&self, view: TensorView<'_>) -> Option<String> {

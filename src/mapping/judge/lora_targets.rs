@@ -4,12 +4,12 @@
 //! Without values the graph's structure has to carry the proof: the name or path of the module, the operator that reads the
 //! weight, its orientation and shape, and no sign of a fold. What lacks one of these is refused.
 
-use super::derive::{cosine, is_square, orders, presumed_relations, sample, squeezed};
-use super::hints::{Prefixes, align, wrapper};
-use super::ledger;
-use super::types::{
+use super::base::unexplained;
+use crate::mapping::derive::{cosine, is_square, orders, presumed_relations, sample};
+use crate::mapping::hints::{Prefixes, align, wrapper};
+use crate::mapping::types::{
     Change, Declined, Error, Evidence, Grade, Held, Layout, Mapping, Part, Recipe, Refusal, Row,
-    Step, Target, held_bytes,
+    Step, Target, held_bytes, squeezed,
 };
 use crate::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
@@ -121,7 +121,7 @@ impl Mapping {
             if !self.against_base && !row.hints.is_empty() {
                 continue;
             }
-            let refused = ledger::unexplained(row, changed.iter().map(String::as_str));
+            let refused = unexplained(row, changed.iter().map(String::as_str));
             let Change::Refused {
                 why: Refusal::Unsourced { changed: may },
             } = refused
@@ -233,7 +233,14 @@ impl Mapping {
                         weight: row.name.clone(),
                         grade: Grade::Ambiguous,
                     }),
-                    _ => tie(row, &known, name, shape, base),
+                    _ => {
+                        let named = Named {
+                            name,
+                            known: &known,
+                            shape,
+                        };
+                        tie(row, named, base)
+                    }
                 };
                 match outcome {
                     Ok(new) => {
@@ -272,69 +279,79 @@ fn known_names(row: &Row) -> Vec<&str> {
     names
 }
 
-/// Ties one row to `name`, known to the mapping as `known`.
-fn tie(row: &Row, known: &str, name: &str, shape: &[usize], base: bool) -> Result<Row, Declined> {
-    let weight = row.name.clone();
-    let name = name.to_owned();
-    let misfit = || Declined::Misfit {
-        name: name.clone(),
-        shape: shape.to_vec(),
-        weight: weight.clone(),
-        expected: row.shape.clone(),
-    };
-    if row.pinned.is_some() {
-        return Err(Declined::Unsure {
-            name,
-            weight,
-            grade: Grade::Ambiguous,
-        });
-    }
-    let mut new = row.clone();
-    let rename = |source: &str| {
-        if source == known {
-            name.clone()
-        } else {
-            source.to_owned()
+/// A name that a LoRA targets, and its shape as torch holds it.
+#[derive(Clone, Copy)]
+struct Named<'n> {
+    name: &'n str,
+    /// As the mapping knows it.
+    known: &'n str,
+    shape: &'n [usize],
+}
+
+impl Named<'_> {
+    fn misfit(self, row: &Row) -> Declined {
+        Declined::Misfit {
+            name: self.name.to_owned(),
+            shape: self.shape.to_vec(),
+            weight: row.name.clone(),
+            expected: row.shape.clone(),
         }
-    };
-    if let Some(recipe) = &row.recipe {
-        if !row.grade.is_writable() {
-            let grade = row.grade;
-            return Err(Declined::Unsure {
-                name,
-                weight,
-                grade,
+    }
+
+    fn unsure(self, row: &Row, grade: Grade) -> Declined {
+        Declined::Unsure {
+            name: self.name.to_owned(),
+            weight: row.name.clone(),
+            grade,
+        }
+    }
+}
+
+/// Ties one row to a name.
+fn tie(row: &Row, named: Named<'_>, base: bool) -> Result<Row, Declined> {
+    if row.pinned.is_some() {
+        return Err(named.unsure(row, Grade::Ambiguous));
+    }
+    match &row.recipe {
+        Some(recipe) => tie_known(row, recipe, named, base),
+        None => tie_by_graph(row, named),
+    }
+}
+
+/// Ties a row whose derivation is known.
+fn tie_known(row: &Row, recipe: &Recipe, named: Named<'_>, base: bool) -> Result<Row, Declined> {
+    if !row.grade.is_writable() {
+        return Err(named.unsure(row, row.grade));
+    }
+    match recipe {
+        Recipe::BatchNorm { .. } | Recipe::Rows { .. } if !base => {
+            let sources = recipe.sources().into_iter().map(ToOwned::to_owned);
+            return Err(Declined::Folded {
+                name: named.name.to_owned(),
+                weight: row.name.clone(),
+                sources: sources.collect(),
             });
         }
-        match recipe {
-            Recipe::BatchNorm { .. } | Recipe::Rows { .. } if !base => {
-                let sources = recipe
-                    .sources()
-                    .into_iter()
-                    .map(ToOwned::to_owned)
-                    .collect();
-                return Err(Declined::Folded {
-                    name,
-                    weight,
-                    sources,
-                });
-            }
-            Recipe::Tensor { .. } if squeezed(&row.source_shape()) != squeezed(shape) => {
-                return Err(misfit());
-            }
-            _ => {}
+        Recipe::Tensor { .. } if squeezed(&row.source_shape()) != squeezed(named.shape) => {
+            return Err(named.misfit(row));
         }
-        new.recipe = Some(recipe.renamed(rename));
-        new.alternatives = row.alternatives.iter().map(|a| a.renamed(rename)).collect();
-        return Ok(new);
+        _ => {}
     }
+    let rename = |source: &str| {
+        let own = source == named.known;
+        if own { named.name } else { source }.to_owned()
+    };
+    let mut new = row.clone();
+    new.recipe = Some(recipe.renamed(rename));
+    new.alternatives = row.alternatives.iter().map(|a| a.renamed(rename)).collect();
+    Ok(new)
+}
+
+/// Ties a row of which only the graph says anything.
+fn tie_by_graph(row: &Row, named: Named<'_>) -> Result<Row, Declined> {
+    let (name, weight) = (named.name.to_owned(), row.name.clone());
     if !row.alternatives.is_empty() {
-        let grade = row.grade;
-        return Err(Declined::Unsure {
-            name,
-            weight,
-            grade,
-        });
+        return Err(named.unsure(row, row.grade));
     }
     if !row.fold_signs.is_empty() {
         let signs = row.fold_signs.clone();
@@ -344,21 +361,22 @@ fn tie(row: &Row, known: &str, name: &str, shape: &[usize], base: bool) -> Resul
             signs,
         });
     }
-    if shape.iter().product::<usize>() != row.count() {
-        return Err(misfit());
+    if named.shape.iter().product::<usize>() != row.count() {
+        return Err(named.misfit(row));
     }
-    let relations = presumed_relations(row, shape);
+    let relations = presumed_relations(row, named.shape);
     let relation = match &relations[..] {
         [one] => one,
-        [] => return Err(misfit()),
+        [] => return Err(named.misfit(row)),
         _ => return Err(Declined::Orientation { name, weight }),
     };
-    if is_square(shape) && row.layout == Layout::Unknown {
+    if is_square(named.shape) && row.layout == Layout::Unknown {
         return Err(Declined::Orientation { name, weight });
     }
     let clue = (row.hints.iter())
-        .find(|h| h.names.iter().any(|n| n == known))
+        .find(|h| h.names.iter().any(|n| n == named.known))
         .map(|h| h.clue.clone());
+    let mut new = row.clone();
     new.evidence = clue
         .map(|clue| Evidence::Hinted {
             source: name.clone(),
@@ -371,7 +389,7 @@ fn tie(row: &Row, known: &str, name: &str, shape: &[usize], base: bool) -> Resul
     new.grade = Grade::Corroborated;
     new.recipe = Some(Recipe::Tensor {
         source: name,
-        steps: relation.steps(shape, row),
+        steps: relation.steps(named.shape, row),
     });
     Ok(new)
 }

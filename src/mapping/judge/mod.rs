@@ -1,0 +1,47 @@
+//! What a refit from a checkpoint would do to every weight, decided before anything is written.
+
+mod base;
+mod lora_targets;
+mod unproven;
+
+pub use lora_targets::Adopted;
+
+use super::derive::apply_recipe;
+use super::types::{Checkpoint, Error, Held, Judged, Mapping, Permissions, Recipe, Row};
+
+/// Decides what `new` does to every row of `mapping`, and what becomes of every tensor of it: against the base that was
+/// accepted, where there is one; else by names, values and closeness.
+///
+/// # Errors
+/// [`Error::NotHeld`]; everything about sources is a [`super::Refusal`].
+pub fn judge(
+    mapping: &Mapping,
+    held: &dyn Held,
+    new: &dyn Checkpoint,
+    permissions: &Permissions,
+) -> Result<Judged, Error> {
+    match &mapping.inventory {
+        Some(inventory) => base::judge(mapping, inventory, held, new, permissions),
+        None => unproven::judge(mapping, held, new, permissions),
+    }
+}
+
+/// The new bytes of a row that [`judge`] found changed: by the first of its recipes whose sources are there, since all of
+/// those were found to agree.
+///
+/// # Errors
+/// As [`super::apply()`].
+pub fn bytes_of<'a>(
+    row: &Row,
+    new: &'a dyn Checkpoint,
+) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
+    let given = |r: &&Recipe| r.sources().iter().all(|n| new.get(n).is_some());
+    let mut recipes = row.recipe.iter().chain(&row.alternatives);
+    match recipes.find(given).or(row.recipe.as_ref()) {
+        Some(recipe) => apply_recipe(row, recipe, new),
+        None => Err(Error::NoRecipe {
+            weight: row.name.clone(),
+            grade: row.grade,
+        }),
+    }
+}
