@@ -23,6 +23,10 @@ pub trait Explain {
     fn code(&self) -> &'static str;
     /// Who has to act.
     fn class(&self) -> Class;
+    /// What else a program may want to know, as one JSON value (the decision that stops a refit); none for most.
+    fn details(&self) -> Option<serde_json::Value> {
+        None
+    }
     /// How to fix it: whole sentences without a final period, most useful first.
     fn hints(&self) -> Vec<String> {
         Vec::new()

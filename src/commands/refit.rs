@@ -1,7 +1,7 @@
 //! `trtmut refit`: give a plan other weights.
 
 use super::overlay::{OverlayArgs, check_asked};
-use crate::diff::{Reason, Verdict, WeightState};
+use crate::diff::{Reason, Told, Verdict, WeightState};
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::fsx;
@@ -181,6 +181,7 @@ impl RefitReport {
 #[error("a refit is not enough: {}", list(.fixed))]
 pub struct NotEnough {
     fixed: Vec<WeightState>,
+    decision: Box<Told>,
 }
 
 /// The changes that a refit cannot make, for a message.
@@ -208,6 +209,10 @@ impl Explain for NotEnough {
 
     fn class(&self) -> Class {
         Class::NeedsRecompile
+    }
+
+    fn details(&self) -> Option<serde_json::Value> {
+        serde_json::to_value(&self.decision).ok()
     }
 
     fn hints(&self) -> Vec<String> {
@@ -281,7 +286,8 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     let rebuild_allowed = args.fallback == Fallback::Rebuild;
     if !fixed.is_empty() && !rebuild_allowed {
-        return Err(NotEnough { fixed }.into());
+        let decision = Box::new(prepared.decision.told());
+        return Err(NotEnough { fixed, decision }.into());
     }
     // A plan that already holds these weights is left alone, unless it is wanted under another name.
     if args.dry_run || (live && args.output.is_none()) {

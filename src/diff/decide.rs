@@ -5,6 +5,7 @@ use crate::mapping::{
     Accounts, Change, Judged, Missing, Permissions, Recipe, Refusal, Row, same_name,
 };
 use crate::tensor::{Digest, Dtype};
+use serde::Serialize;
 use std::collections::{HashMap, HashSet};
 
 /// One constant tensor of an engine: what it holds and what is asked of it.
@@ -56,7 +57,36 @@ pub struct Decision {
     pub missing: Vec<Missing>,
 }
 
+/// What a program reads of a decision: the same fields for `diff`, `refit` and for an error that a decision is the reason of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Told {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// All that it rests on.
+    pub reasons: Vec<Reason>,
+    /// Tensors that the model does not use.
+    pub unused: Vec<String>,
+    /// Tensors whose change would be lost.
+    pub lost: Vec<String>,
+    /// Tensors and weights that the user lets go.
+    pub ignored: Vec<String>,
+    /// Weights whose tensor is not given.
+    pub missing: Vec<String>,
+}
+
 impl Decision {
+    /// For a program.
+    pub fn told(&self) -> Told {
+        Told {
+            verdict: self.diff.verdict,
+            reasons: self.diff.reasons.clone(),
+            unused: self.unused.clone(),
+            lost: self.lost.clone(),
+            ignored: self.ignored.clone(),
+            missing: self.missing.iter().map(|m| m.weight.clone()).collect(),
+        }
+    }
+
     /// Decides.
     pub fn of(request: Request<'_>) -> Decision {
         let Request {

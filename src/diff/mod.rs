@@ -21,7 +21,7 @@ mod table_test;
 mod weights;
 
 pub use change::{TensorChange, block, change};
-pub use decide::{Decision, Request, WeightState};
+pub use decide::{Decision, Request, Told, WeightState};
 pub use reason::{Port, Reason, Verdict};
 pub use summary::{Graph, Kind, NodeFact, Summary, WeightFact, weight_facts};
 pub use weights::compare_weights;

@@ -2,7 +2,7 @@
 
 use super::build::key;
 use super::error::Error;
-use super::facts::{UNREAD, digests, shapes_of_engine};
+use super::facts::{digests, shapes_of_engine};
 use super::look::{Thing, look};
 use super::refit::{Overlay, OverlayRequest, source_model};
 use crate::diff::{
@@ -244,9 +244,9 @@ fn fact(row: &plan::WeightRow) -> WeightFact {
         shape: row.shape.clone(),
         digest: row.digest,
         kind: match &row.fixed {
-            None => Kind::Weight,
             // Models have it as unused too, and it counts on neither side.
-            Some(why) if why == UNREAD => Kind::Unused,
+            _ if row.unread => Kind::Unused,
+            None => Kind::Weight,
             Some(why) => Kind::Fixed { why: why.clone() },
         },
         uses: None,
@@ -298,11 +298,6 @@ fn plan_with(
         ..request.overlay.clone()
     };
     let overlay = Overlay::survey(&request.old, manifest, &asked, watch)?;
-    let rows: BTreeMap<&str, &plan::WeightRow> = manifest
-        .weights
-        .iter()
-        .map(|w| (w.name.as_str(), w))
-        .collect();
     let decision = overlay.decide(manifest, &asked.permissions);
     let names: Vec<(String, Option<String>)> = (decision.changes.iter())
         .map(|w| {
@@ -321,6 +316,37 @@ fn plan_with(
         };
         diff = diff.and(diff::compare(&side(manifest.shapes.clone()), &side(wanted)));
     }
+    let changed = measure_all(request, manifest, &overlay, &names, watch)?;
+    let all = manifest.weights.iter().filter_map(|w| {
+        let recipe = overlay.mapping().row(&w.name)?.recipe.as_ref()?;
+        Some((
+            w.name.clone(),
+            recipe.sources().first().map(|s| (*s).to_owned()),
+        ))
+    });
+    let blocks = blocks(all, &names);
+    Ok(Compared {
+        diff,
+        changed: sorted(changed),
+        blocks,
+        rules: Vec::new(),
+        left: Left::of(&decision),
+    })
+}
+
+/// How far each of `names` (a weight, and the tensor that it comes from) moves, as many as are asked for.
+fn measure_all(
+    request: &CompareRequest,
+    manifest: &Manifest,
+    overlay: &Overlay,
+    names: &[(String, Option<String>)],
+    watch: &dyn Watch,
+) -> Result<Vec<Measured>, Error> {
+    let rows: BTreeMap<&str, &plan::WeightRow> = manifest
+        .weights
+        .iter()
+        .map(|w| (w.name.as_str(), w))
+        .collect();
     // The overlay of a whole model has no base values.
     let base = if overlay.whole {
         source_model(&request.old, manifest).ok()
@@ -361,21 +387,7 @@ fn plan_with(
         .map(measure)
         .collect::<Result<Vec<_>, _>>()?;
     watch.event(Event::End);
-    let all = manifest.weights.iter().filter_map(|w| {
-        let recipe = overlay.mapping().row(&w.name)?.recipe.as_ref()?;
-        Some((
-            w.name.clone(),
-            recipe.sources().first().map(|s| (*s).to_owned()),
-        ))
-    });
-    let blocks = blocks(all, &names);
-    Ok(Compared {
-        diff,
-        changed: sorted(changed),
-        blocks,
-        rules: Vec::new(),
-        left: Left::of(&decision),
-    })
+    Ok(changed)
 }
 
 /// A plan against a model of the same structure: what a refit with its weights does, and what else differs.

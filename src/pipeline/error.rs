@@ -1,6 +1,7 @@
 //! What can go wrong between the parts.
 
 use super::verification::Verification;
+use crate::diff::Told;
 use crate::fault::{Class, Explain};
 use crate::{arrays, engine, fsx, mapping, onnx, plan, shapes, weights};
 use std::path::PathBuf;
@@ -32,11 +33,23 @@ pub enum Error {
         /// How to fix them.
         hints: Vec<String>,
     },
+    /// What is decided of a checkpoint lets nothing be written; every problem is listed.
+    #[error("{}", .problems.join("\n       "))]
+    Blocked {
+        /// One sentence each.
+        problems: Vec<String>,
+        /// How to fix them.
+        hints: Vec<String>,
+        /// The decision.
+        decision: Box<Told>,
+    },
     /// Tensors of a checkpoint have other shapes than the model; every one is listed.
     #[error("a refit is not enough: {}", .problems.join("\n       "))]
     Reshaped {
         /// One sentence each.
         problems: Vec<String>,
+        /// The decision.
+        decision: Box<Told>,
     },
     /// A refitted engine computes something else than the reference; it was not written.
     #[error("the refitted engine differs from {}: {}", .0.reference, differing(.0))]
@@ -166,6 +179,7 @@ impl Error {
             Error::Occupied { .. }
             | Error::Inputs { .. }
             | Error::Overlay { .. }
+            | Error::Blocked { .. }
             | Error::Reshaped { .. }
             | Error::OtherStructure { .. }
             | Error::Unverified(_)
@@ -193,7 +207,7 @@ impl Explain for Error {
         match self {
             Error::Occupied { .. } => "output-occupied",
             Error::Inputs { .. } => "inputs",
-            Error::Overlay { .. } => "overlay-misfit",
+            Error::Overlay { .. } | Error::Blocked { .. } => "overlay-misfit",
             Error::Reshaped { .. } | Error::OtherStructure { .. } => "needs-recompile",
             Error::Unverified(_) => "unverified",
             Error::Source { .. } => "model-gone",
@@ -213,12 +227,23 @@ impl Explain for Error {
         }
     }
 
+    fn details(&self) -> Option<serde_json::Value> {
+        match self {
+            Error::Blocked { decision, .. } | Error::Reshaped { decision, .. } => {
+                serde_json::to_value(decision).ok()
+            }
+            _ => self.part().and_then(Explain::details),
+        }
+    }
+
     fn hints(&self) -> Vec<String> {
         match self {
             Error::Occupied { .. } => {
                 vec!["choose another name with -o, or overwrite it with --force".into()]
             }
-            Error::Inputs { hints, .. } | Error::Overlay { hints, .. } => hints.clone(),
+            Error::Inputs { hints, .. }
+            | Error::Overlay { hints, .. }
+            | Error::Blocked { hints, .. } => hints.clone(),
             Error::Reshaped { .. } => vec![
                 "the architecture differs: export the model again from this checkpoint, and build a plan from that".into(),
             ],

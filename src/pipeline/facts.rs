@@ -4,7 +4,7 @@ use super::error::Error;
 use crate::engine::{Options, Slot};
 use crate::mapping::{Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
-use crate::plan::Manifest;
+use crate::plan::{Manifest, WeightRow};
 use crate::shapes::Resolved;
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
@@ -72,6 +72,7 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
                 .any(|f| f.sources().contains(&row.name.as_str()))
         };
         let listed = refittable.get(row.name.as_str()).copied();
+        row.unread = weight.role == Role::Unused;
         row.fixed = match fixed(weight, listed.map(|can| can || folded())) {
             None if identical => Some(
                 "an engine built with `--refit identical` takes back only its own values".into(),
@@ -111,15 +112,12 @@ pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a st
     all
 }
 
-/// What a manifest says of a constant that is in the graph and means nothing.
-pub(super) const UNREAD: &str = "no node reads it";
-
 fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
     match (&weight.role, refittable) {
         (Role::Structural { operator, why, .. }, _) => {
             Some(format!("{why}, folded into {operator}"))
         }
-        (Role::Unused, _) => Some(UNREAD.into()),
+        (Role::Unused, _) => Some(WeightRow::UNREAD.into()),
         (Role::Weight, Some(true)) => None,
         (Role::Weight, Some(false)) => Some("the engine does not let it be refitted".into()),
         (Role::Weight, None) => Some("not in the engine".into()),

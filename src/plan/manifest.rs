@@ -98,12 +98,18 @@ pub struct WeightRow {
     /// Why a refit cannot change it; absent where it can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fixed: Option<String>,
+    /// No node reads it: other bytes change nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
     /// Which checkpoint tensor it comes from, and how that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mapping: Option<Row>,
 }
 
 impl WeightRow {
+    /// What [`WeightRow::fixed`] says of a constant that no node reads.
+    pub const UNREAD: &str = "no node reads it";
+
     /// Digest of the bytes in the ONNX file.
     pub fn base_digest(&self) -> Digest {
         self.base.unwrap_or(self.digest)
@@ -205,6 +211,13 @@ impl Manifest {
             h.field(&row.name, &row.base_digest().0);
         }
         h.finish()
+    }
+
+    /// Marks what no node reads in a manifest that was written when only the text said so.
+    pub(super) fn mark_unread(&mut self) {
+        for row in &mut self.weights {
+            row.unread |= row.fixed.as_deref() == Some(WeightRow::UNREAD);
+        }
     }
 
     /// The row of the weight called `name`.

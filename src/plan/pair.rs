@@ -131,6 +131,7 @@ pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
             row.mapping = None;
         }
     }
+    manifest.mark_unread();
     Ok(manifest)
 }
 

@@ -24,6 +24,9 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// How to fix it.
     pub hints: Vec<String>,
+    /// What was decided, where a decision stops the command: as `diff` gives it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub decision: Option<serde_json::Value>,
     #[serde(skip)]
     class: Class,
 }
@@ -52,6 +55,7 @@ impl Failure {
             message,
             causes: lines,
             hints,
+            decision: explain.and_then(Explain::details),
             class,
         }
     }

@@ -1,6 +1,6 @@
 //! One decision: `diff`, `refit --dry-run`, `refit` and `run` say the same of the same request, and do what they say.
 
-use crate::scene::{Scene, fixture};
+use crate::scene::{Done, Scene, fixture};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -188,6 +188,16 @@ impl Walk {
                 !self.scene.file("out.plan").exists(),
                 "{what}: a plan was written"
             );
+            for command in [&dry, &refit, &ran] {
+                if command.code == 0 {
+                    continue;
+                }
+                let decision = command.json()["decision"].clone();
+                let fields = ["verdict", "reasons", "unused", "lost", "ignored", "missing"];
+                for field in fields {
+                    assert_eq!(decision[field], diff[field], "{what}: {field}");
+                }
+            }
             let said = refit.json().to_string();
             let lost = names(&diff["lost"]);
             let missing = names(&diff["missing"]);
@@ -269,4 +279,82 @@ fn other_models_with_what_people_do_most() {
         assert_eq!(walk.ask(&["half.safetensors"], &[]), "UNKNOWN");
         walk.ask(&["half.safetensors"], &["--partial"]);
     }
+}
+
+/// What the hints of a refusal say to let go or to keep, as far as they say it.
+fn hinted(done: &Done) -> Vec<String> {
+    let report = done.json();
+    let hints = report["hints"].to_string();
+    let mut flags = Vec::new();
+    if hints.contains("--partial") {
+        flags.push("--partial".to_owned());
+    }
+    if hints.contains("--ignore") {
+        for name in names(&report["decision"]["lost"]) {
+            flags.extend(["--ignore".to_owned(), name]);
+        }
+    }
+    flags
+}
+
+#[test]
+fn hints_mix_no_other_model_in() {
+    let walk = Walk::of("dit", "ts");
+    let own = walk.tensors("fused.safetensors");
+    let other = fs::read(fixture("sd_unet/fused.safetensors")).unwrap();
+    walk.scene.write("other.safetensors", other);
+    let foreign = walk.tensors("other.safetensors");
+    let some = |share: usize| -> Tensors {
+        let picked = own.iter().enumerate().filter(|(i, _)| i % 10 < share);
+        picked.map(|(_, (n, t))| (n.clone(), t.clone())).collect()
+    };
+    let refit = |flags: &[String]| {
+        let head = [
+            "refit",
+            "engine.plan",
+            "mixed.safetensors",
+            "-o",
+            "out.plan",
+            "--json",
+        ];
+        let tail = flags.iter().map(String::as_str);
+        walk.scene
+            .run(&head.into_iter().chain(tail).collect::<Vec<_>>())
+    };
+    let mut accepted = 0;
+    for share in [1, 3, 7, 8] {
+        let mut mixed = foreign.clone();
+        mixed.extend(some(share));
+        walk.save("mixed.safetensors", &mixed);
+        let mut done = refit(&[]);
+        done.exits(1);
+        let flags = hinted(&done);
+        if share < 5 {
+            assert!(flags.is_empty(), "{share}: {flags:?}");
+            assert!(done.json()["hints"].to_string().contains("another model"));
+            continue;
+        }
+        assert!(!flags.is_empty(), "{share}");
+        done = refit(&flags);
+        // Where it is taken, the plan holds what the model's own part alone gives.
+        if done.code == 0 {
+            accepted += 1;
+            walk.save("part.safetensors", &some(share));
+            let args = ["refit", "engine.plan", "part.safetensors", "--partial"];
+            let part = [&args[..], &["-o", "part.plan"]].concat();
+            walk.scene.run(&part).exits(0);
+            let digests = |plan: &str| {
+                let rows = walk.plan(plan).1["weights"].clone();
+                let rows = rows.as_array().unwrap().clone();
+                rows.into_iter()
+                    .map(|r| r["digest"].clone())
+                    .collect::<Vec<_>>()
+            };
+            assert_eq!(digests("out.plan"), digests("part.plan"), "{share}");
+        }
+        for name in ["out.plan", "out.plan.json", "part.plan", "part.plan.json"] {
+            let _ = fs::remove_file(walk.scene.file(name));
+        }
+    }
+    assert!(accepted > 0);
 }

@@ -251,3 +251,36 @@ fn what_changes_the_shapes_is_built_and_keeps_the_weights() {
     assert_eq!(scene.run(&diff).exits(0).json()["verdict"], "LIVE");
     right(&scene);
 }
+
+#[test]
+fn what_no_node_reads_changes_nothing() {
+    let (scene, values) = (Scene::new(), weights(1));
+    let with = |spare: u64| {
+        let net = model(&values, &OLD).weight("spare", &random(spare, &[4]));
+        net.onnx("")
+    };
+    scene
+        .write("model.onnx", with(2))
+        .write("other.onnx", with(9));
+    let args = "build model.onnx --backend cpu --dim N=1:2:4";
+    let args: Vec<&str> = args.split(' ').collect();
+    scene.run(&args).exits(0);
+    let is_live = || {
+        let args = ["diff", "engine.plan", "other.onnx", "--json"];
+        assert_eq!(scene.run(&args).exits(0).json()["verdict"], "LIVE");
+        let args = ["refit", "engine.plan", "other.onnx", "--dry-run", "--json"];
+        assert_eq!(scene.run(&args).exits(0).json()["verdict"], "LIVE");
+    };
+    is_live();
+    // Earlier manifests said it in words only.
+    let path = scene.file("engine.plan.json");
+    let text = std::fs::read(&path).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    let rows = manifest["weights"].as_array_mut().unwrap();
+    let spare = rows.iter_mut().find(|r| r["name"] == "spare").unwrap();
+    let kind = spare.as_object_mut().unwrap().remove("unread");
+    assert_eq!(kind, Some(true.into()));
+    assert_eq!(spare["fixed"], "no node reads it");
+    scene.write("engine.plan.json", manifest.to_string());
+    is_live();
+}

@@ -212,6 +212,7 @@ impl<'a> Draft<'a> {
                 digest: self.digests[w.name.as_str()],
                 base: None,
                 fixed: None,
+                unread: false,
                 mapping: mapped.get(w.name.as_str()).map(|&r| r.clone()),
             })
             .collect();

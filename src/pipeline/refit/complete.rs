@@ -3,7 +3,7 @@
 use super::overlay::Overlay;
 use super::request::OverlayRequest;
 use crate::diff::{Decision, Reason};
-use crate::mapping::{Evidence, Mapping, Refusal};
+use crate::mapping::{Evidence, Judged, Mapping, Refusal};
 use crate::pipeline::error::Error;
 use crate::tensor::show_shape;
 
@@ -16,81 +16,120 @@ pub(super) fn refuse_blocked(
     let Some(judged) = &overlay.judged else {
         return Ok(());
     };
-    let mapping = &judged.mapping;
-    let file = request
-        .checkpoint
-        .iter()
-        .map(|p| p.display().to_string())
-        .collect::<Vec<_>>()
-        .join(", ");
-    let (mut refused, mut missing) = (Vec::new(), Vec::new());
-    for reason in decision.blocking() {
-        match reason {
-            Reason::Unsure { weight, why } => refused.push((weight.as_str(), why)),
-            Reason::SourceMissing { weight, names } => missing.push(match names.first() {
-                Some(name) if name != weight => format!("`{weight}` (from `{name}`)"),
-                _ => format!("`{weight}`"),
-            }),
-            _ => {}
-        }
+    let files = request.checkpoint.iter().map(|p| p.display().to_string());
+    let blocked = Blocked::of(files.collect::<Vec<_>>().join(", "), judged, decision);
+    let listed = listed(&judged.mapping, &blocked.refused);
+    let decided = Box::new(decision.told());
+    if decision.is_reshaped() && !blocked.nothing_fits {
+        return Err(Error::Reshaped {
+            problems: listed,
+            decision: decided,
+        });
     }
-    let lost: Vec<&str> = decision.lost.iter().map(String::as_str).collect();
-    let nothing_fits = decision.diff.reasons.contains(&Reason::NothingFits);
-    let mut problems = Vec::new();
-    let mut hints = Vec::new();
-    if looks_like_lora(&lost) {
-        hints.push("it seems to hold a LoRA: give it with `--lora FILE`".to_owned());
-    }
-    let listed = listed(mapping, &refused);
-    if nothing_fits {
-        problems.push(format!(
-            "no tensor of `{file}` maps to a weight of the plan"
-        ));
-        problems.extend(listed);
-        hints.push("the file may belong to another model".to_owned());
-        return Err(Error::Overlay { problems, hints });
-    }
-    if decision.is_reshaped() {
-        return Err(Error::Reshaped { problems: listed });
-    }
-    if !lost.is_empty() {
-        problems.push(format!(
-            "{} of `{file}` {} to no weight: {}",
-            counted(lost.len(), "tensor"),
-            if lost.len() == 1 { "maps" } else { "map" },
-            some(&quoted(&lost))
-        ));
-        hints.push(
-            "a change of such a tensor would be lost; `--ignore PATTERN` lets those go that the model does not need".into(),
-        );
-    }
-    if !missing.is_empty() {
-        problems.push(format!(
-            "{} of the plan {} no tensor in `{file}`: {}",
-            counted(missing.len(), "weight"),
-            if missing.len() == 1 { "has" } else { "have" },
-            some(&missing)
-        ));
-        let given = judged
-            .assessment
-            .changes
-            .iter()
-            .filter(|c| c.is_given())
-            .count();
-        if missing.len() > given {
-            hints.push("the file may belong to another model".to_owned());
-        } else {
-            hints.push("if the file is meant to hold only some of the weights, say `--partial`: the others then have their base values".into());
-        }
-    }
+    let (mut problems, mut hints) = blocked.said();
     problems.extend(listed);
-    hints.extend(ways_out(&refused));
+    if !blocked.nothing_fits {
+        hints.extend(ways_out(&blocked.refused));
+    }
     if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(Error::Overlay { problems, hints })
+        return Ok(());
+    }
+    Err(Error::Blocked {
+        problems,
+        hints,
+        decision: decided,
+    })
+}
+
+/// What of a decision blocks, by kind.
+struct Blocked<'d> {
+    file: String,
+    refused: Vec<(&'d str, &'d Refusal)>,
+    /// Weights without their tensor, with its name.
+    missing: Vec<String>,
+    lost: Vec<&'d str>,
+    nothing_fits: bool,
+    /// Weights that the file gives.
+    given: usize,
+}
+
+impl<'d> Blocked<'d> {
+    fn of(file: String, judged: &Judged, decision: &'d Decision) -> Blocked<'d> {
+        let given = judged.assessment.changes.iter().filter(|c| c.is_given());
+        let mut blocked = Blocked {
+            file,
+            refused: Vec::new(),
+            missing: Vec::new(),
+            lost: decision.lost.iter().map(String::as_str).collect(),
+            nothing_fits: decision.diff.reasons.contains(&Reason::NothingFits),
+            given: given.count(),
+        };
+        for reason in decision.blocking() {
+            match reason {
+                Reason::Unsure { weight, why } => blocked.refused.push((weight.as_str(), why)),
+                Reason::SourceMissing { weight, names } => {
+                    blocked.missing.push(match names.first() {
+                        Some(name) if name != weight => format!("`{weight}` (from `{name}`)"),
+                        _ => format!("`{weight}`"),
+                    });
+                }
+                _ => {}
+            }
+        }
+        blocked
+    }
+
+    /// Problems but for refusals, and what helps against them.
+    fn said(&self) -> (Vec<String>, Vec<String>) {
+        let (mut problems, mut hints) = (Vec::new(), Vec::new());
+        if looks_like_lora(&self.lost) {
+            hints.push("it seems to hold a LoRA: give it with `--lora FILE`".to_owned());
+        }
+        let file = &self.file;
+        if self.nothing_fits {
+            problems.push(format!(
+                "no tensor of `{file}` maps to a weight of the plan"
+            ));
+            hints.push(FOREIGN.to_owned());
+            return (problems, hints);
+        }
+        // Letting go what another model has, and keeping what it lacks, would leave a mixture of two models.
+        let foreign = self.missing.len() > self.given;
+        if !self.lost.is_empty() {
+            problems.push(format!(
+                "{} of `{file}` {} to no weight: {}",
+                counted(self.lost.len(), "tensor"),
+                if self.lost.len() == 1 { "maps" } else { "map" },
+                some(&quoted(&self.lost))
+            ));
+            if !foreign {
+                hints.push(
+                    "a change of such a tensor would be lost; `--ignore PATTERN` lets those go that the model does not need".into(),
+                );
+            }
+        }
+        if !self.missing.is_empty() {
+            problems.push(format!(
+                "{} of the plan {} no tensor in `{file}`: {}",
+                counted(self.missing.len(), "weight"),
+                if self.missing.len() == 1 {
+                    "has"
+                } else {
+                    "have"
+                },
+                some(&self.missing)
+            ));
+            hints.push(if foreign {
+                FOREIGN.to_owned()
+            } else {
+                "if the file is meant to hold only some of the weights, say `--partial`: the others then have their base values".into()
+            });
+        }
+        (problems, hints)
     }
 }
+
+const FOREIGN: &str = "the file may belong to another model";
 
 /// What helps against refusals of each kind, and does not make the result wrong.
 fn ways_out(refused: &[(&str, &Refusal)]) -> Vec<String> {

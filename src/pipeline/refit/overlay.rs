@@ -12,7 +12,7 @@ use crate::mapping::{
 };
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
-use crate::pipeline::facts::{UNREAD, digests, relative, require_proof};
+use crate::pipeline::facts::{digests, relative, require_proof};
 use crate::pipeline::look::is_model;
 use crate::plan::{Asked, BaseSource, FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
@@ -252,11 +252,8 @@ impl Overlay {
         let weights = manifest.weights.iter().map(|w| WeightState {
             name: w.name.clone(),
             holds: w.digest,
-            wanted: match &w.fixed {
-                // No output depends on it: other bytes change nothing.
-                Some(why) if why == UNREAD => w.digest,
-                _ => self.digest(&w.name).unwrap_or(w.digest),
-            },
+            // No output depends on what no node reads: other bytes change nothing.
+            wanted: (self.digest(&w.name).filter(|_| !w.unread)).unwrap_or(w.digest),
             fixed: w.fixed.clone(),
             recipe: rows
                 .get(w.name.as_str())
