@@ -1,5 +1,9 @@
-//! Every console block of the README and of the documentation runs, and prints what it shows.
+//! Every console block of the README and of the documentation runs, and prints what it shows; what is not read is a short list with
+//! reasons, and the layouts that are read are all named.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Read;
 use std::path::Path;
 
 #[test]
@@ -15,4 +19,84 @@ fn console_blocks_do_what_they_show() {
         .case(root.join("README.md"))
         .case(root.join("docs/*.md"))
         .run();
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+/// The rows of the table under a heading: their cells.
+fn table(text: &str, heading: &str) -> Vec<Vec<String>> {
+    let from = text
+        .find(&format!("\n## {heading}\n"))
+        .expect("the heading is there");
+    let section = text[from + 1..].split("\n## ").next().unwrap();
+    let rows = section.lines().filter(|l| l.starts_with('|'));
+    rows.skip(2)
+        .map(|row| {
+            row.trim_matches('|')
+                .split('|')
+                .map(|c| c.trim().to_owned())
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn what_is_not_read_is_a_short_list_with_reasons() {
+    let rows: Vec<Vec<String>> = ["docs/lora.md", "docs/checkpoints.md"]
+        .iter()
+        .flat_map(|page| table(&text(page), "Not read"))
+        .collect();
+    assert!(
+        (1..=6).contains(&rows.len()),
+        "{} rows: {rows:?}",
+        rows.len()
+    );
+    for row in rows {
+        let [layout, why] = &row[..] else {
+            panic!("two columns: {row:?}")
+        };
+        assert!(!layout.is_empty() && why.len() > 20, "no reason: {row:?}");
+    }
+}
+
+/// `src/weights` holds the tables against the records row by row; here, that the page names all that there is.
+#[test]
+fn every_table_and_every_record_is_in_the_documentation() {
+    let page = text("docs/checkpoints.md");
+    let named: BTreeSet<String> = (table(&page, "Names").iter())
+        .flat_map(|row| row[0].split(','))
+        .map(|name| name.trim().trim_matches('`').to_owned())
+        .collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tables: BTreeSet<String> = fs::read_dir(root.join("src/weights/layouts/data"))
+        .unwrap()
+        .map(|e| {
+            e.unwrap()
+                .path()
+                .file_stem()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(named, tables);
+    let recorded = fs::File::open(root.join("fixtures/names/recorded.zip")).unwrap();
+    let mut recorded = zip::ZipArchive::new(recorded).unwrap();
+    for (file, page, says) in [
+        ("models.txt", "docs/checkpoints.md", "files, 33,939 rows"),
+        ("loras.txt", "docs/lora.md", "layouts (25,514 tensors"),
+    ] {
+        let mut sections = String::new();
+        recorded
+            .by_name(file)
+            .unwrap()
+            .read_to_string(&mut sections)
+            .unwrap();
+        let count = sections.lines().filter(|l| l.starts_with("## ")).count();
+        let says = format!("{count} {says}");
+        assert!(text(page).contains(&says), "`{says}` is not in {page}");
+    }
 }

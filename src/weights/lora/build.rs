@@ -6,6 +6,7 @@ use super::config::Config;
 use super::error::Problem;
 use super::keys::Role;
 use super::kinds::{is_readable, wide};
+use super::multiply::{Multiplier, Side, block_size};
 
 /// Builds the changes of `module`. `config` and the module's path inside it, where there is a configuration; `alpha` of the user, for
 /// a file that states none.
@@ -25,6 +26,20 @@ pub(super) fn build(
     }
     .build()
 }
+
+/// Tensors of adapters that multiply the weight.
+const MULTIPLIERS: &[Role] = &[
+    Role::A1,
+    Role::A2,
+    Role::B1,
+    Role::B2,
+    Role::OftBlocks,
+    Role::Rescale,
+    Role::OftVectors,
+    Role::BoftBlocks,
+    Role::BoftScale,
+    Role::Ia3,
+];
 
 struct Builder<'a> {
     source: &'a Source,
@@ -49,7 +64,7 @@ impl Builder<'_> {
                 ));
             }
         }
-        let families: [(&[Role], &'static str); 5] = [
+        let families: [(&[Role], &'static str); 6] = [
             (
                 &[Role::Down, Role::Up, Role::Mid, Role::UpBias],
                 "low-rank factors",
@@ -79,6 +94,7 @@ impl Builder<'_> {
                 "LoKr factors",
             ),
             (&[Role::Difference], "a difference"),
+            (MULTIPLIERS, "what multiplies the weight"),
         ];
         let present: Vec<usize> = (0..families.len())
             .filter(|&f| families[f].0.iter().any(|r| self.parts.contains_key(r)))
@@ -96,7 +112,8 @@ impl Builder<'_> {
             Some(1) => changes.weight.push(self.embedding()?),
             Some(2) => changes.weight.push(self.hadamard()?),
             Some(3) => changes.weight.push(self.kronecker()?),
-            Some(_) => changes.weight.push(self.full(Role::Difference)?),
+            Some(4) => changes.weight.push(self.full(Role::Difference)?),
+            Some(_) => return self.product(),
             None => {}
         }
         let scaled = matches!(present.first(), Some(0..=3));
@@ -118,6 +135,140 @@ impl Builder<'_> {
             }
         }
         Ok(changes)
+    }
+
+    /// OFT, BOFT, IA³ and GLoRA: alone in their module.
+    fn product(&self) -> Result<Changes, Problem> {
+        let other = |r: &&Role| !MULTIPLIERS.contains(r) && **r != Role::Alpha;
+        if let Some(role) = self.parts.keys().find(other) {
+            return Err(self.incomplete(format!(
+                "multiplies the weight and has {} as well",
+                role.name()
+            )));
+        }
+        if self.config.is_some_and(|(c, _)| c.fan_in_fan_out) {
+            return Err(self.incomplete("multiplies the weight, with `fan_in_fan_out` set".into()));
+        }
+        let has = |r: Role| self.parts.contains_key(&r);
+        let (multiplier, biased) = if has(Role::Ia3) {
+            let key = self.key(Role::Ia3)?;
+            let axis = match self.shape(&key) {
+                [_, 1] => Side::Rows,
+                [1, _] => Side::Columns,
+                _ => return Err(self.factors(&[Role::Ia3])),
+            };
+            (Multiplier::Scale { key, axis }, axis == Side::Rows)
+        } else if has(Role::OftVectors) {
+            (self.peft_oft()?, false)
+        } else if has(Role::BoftBlocks) || has(Role::BoftScale) {
+            let multiplier = Multiplier::ColumnButterfly {
+                blocks: self.key(Role::BoftBlocks)?,
+                scale: self.key(Role::BoftScale)?,
+            };
+            (multiplier, false)
+        } else if has(Role::OftBlocks) || has(Role::Rescale) {
+            (self.lycoris_oft()?, false)
+        } else {
+            return self.glora();
+        };
+        let change = |multiplier: &Multiplier| Change {
+            module: self.module.to_owned(),
+            kind: Kind::Product(multiplier.clone()),
+            scaling: 1.0,
+            rank: None,
+            alpha: None,
+            dora: None,
+            shape: Vec::new(),
+            embedding: false,
+        };
+        Ok(Changes {
+            bias: (biased.then(|| change(&multiplier))).into_iter().collect(),
+            weight: vec![change(&multiplier)],
+        })
+    }
+
+    /// Only the configuration says how PEFT's vectors become rotations.
+    fn peft_oft(&self) -> Result<Multiplier, Problem> {
+        let vectors = self.key(Role::OftVectors)?;
+        let Some(turning) = self.config.and_then(|(c, _)| c.turning) else {
+            return Err(
+                self.incomplete("is OFT of PEFT, and has no configuration of that kind".into())
+            );
+        };
+        let [blocks, elements] = *self.shape(&vectors) else {
+            return Err(self.factors(&[Role::OftVectors]));
+        };
+        let n = block_size(elements);
+        if n * (n - 1) / 2 != elements || (turning.shared && blocks != 1) {
+            return Err(self.factors(&[Role::OftVectors]));
+        }
+        Ok(Multiplier::ColumnBlocks { vectors, turning })
+    }
+
+    /// An alpha is here the largest norm of all blocks together: of the file's number for `ComfyUI`, of that times the outputs for
+    /// `LyCORIS` and kohya. Below the smaller of the two nothing is constrained.
+    fn lycoris_oft(&self) -> Result<Multiplier, Problem> {
+        let blocks = self.key(Role::OftBlocks)?;
+        let rescale = self.parts.get(&Role::Rescale).cloned();
+        let shape = self.shape(&blocks);
+        let n = shape.last().copied().unwrap_or(0);
+        if let Some(key) = self.parts.get(&Role::Alpha) {
+            let limit = match self.values(key).as_slice() {
+                [v] if v.is_finite() => *v,
+                _ => return Err(value(key, "is not one finite number".into())),
+            };
+            let values = self.values(&blocks);
+            let squares = values.chunks((n * n).max(1)).flat_map(|block| {
+                (0..n * n).map(move |at| (block[at] - block[at % n * n + at / n]).powi(2))
+            });
+            if shape.len() >= 3 && shape[shape.len() - 2] == n && limit > 0.0 {
+                let norm = squares.sum::<f64>().sqrt();
+                if norm > limit {
+                    return Err(value(
+                        key,
+                        format!(
+                            "constrains blocks of norm {norm:.3} to {limit}, which ComfyUI and LyCORIS do in different ways"
+                        ),
+                    ));
+                }
+            }
+        }
+        match *shape {
+            [_, a, b] if a == b => Ok(Multiplier::RowBlocks { blocks, rescale }),
+            [_, _, a, b] if a == b => Ok(Multiplier::RowButterfly { blocks, rescale }),
+            _ => Err(self.factors(&[Role::OftBlocks])),
+        }
+    }
+
+    fn glora(&self) -> Result<Changes, Problem> {
+        let roles = [Role::A1, Role::A2, Role::B1, Role::B2];
+        let [a1, a2, b1, b2] = roles.map(|r| self.key(r));
+        let (a1, a2, b1, b2) = (a1?, a2?, b1?, b2?);
+        let sides = |key: &str| -> (usize, usize) {
+            let shape = self.shape(key);
+            let rows = shape.first().copied().unwrap_or(0);
+            (rows, shape.iter().skip(1).product())
+        };
+        let (sa1, sa2, sb1, sb2) = (sides(&a1), sides(&a2), sides(&b1), sides(&b2));
+        // The rank is outside in the one and inside in the other.
+        let new = [sa2.0, sb1.1, sb2.0].iter().all(|r| *r == sa1.1);
+        let old = [sa2.1, sb1.0, sb2.1].iter().all(|r| *r == sa1.0);
+        let (a, b, flat, rank) = match (new, old) {
+            (true, false) => ([a1, a2], [b1, b2], false, sa1.1),
+            (false, true) => ([a2, a1], [b2, b1], true, sa1.0),
+            (true, true) => {
+                return Err(self.incomplete(
+                    "is GLoRA of full rank, which may be of the old form or of the new one".into(),
+                ));
+            }
+            (false, false) => return Err(self.factors(&roles)),
+        };
+        let kind = Kind::Product(Multiplier::Glora { a, b, flat });
+        let change = self.scaled(kind, Some(rank), Vec::new(), None)?;
+        Ok(Changes {
+            weight: vec![change],
+            bias: Vec::new(),
+        })
     }
 
     fn low_rank(&self) -> Result<Change, Problem> {

@@ -3,6 +3,7 @@
 use super::super::Source;
 use super::keys::Role;
 use super::kinds::{Delta, Matrix, Step, tucker, wide};
+use super::multiply::Multiplier;
 use std::collections::BTreeMap;
 
 /// The tensors of one module, by what they are.
@@ -48,6 +49,7 @@ pub(super) enum Kind {
     },
     Difference(String),
     Replacement(String),
+    Product(Multiplier),
 }
 
 /// A matrix, whole or as a product.
@@ -102,6 +104,7 @@ impl Kind {
                 all
             }
             Kind::Difference(k) | Kind::Replacement(k) => vec![k],
+            Kind::Product(multiplier) => multiplier.keys(),
         }
     }
 }
@@ -109,7 +112,9 @@ impl Kind {
 impl Change {
     /// Whether it leaves every weight as it is.
     pub(super) fn is_nothing(&self) -> bool {
-        self.scaling == 0.0 && self.dora.is_none() && !self.replaces()
+        let added = !self.replaces()
+            && !matches!(&self.kind, Kind::Product(m) if !matches!(m, Multiplier::Glora { .. }));
+        self.scaling == 0.0 && self.dora.is_none() && added
     }
 
     /// Whether `other` says the same, tensor by tensor.
@@ -125,7 +130,13 @@ impl Change {
         };
         let (a, b) = (all(self), all(other));
         let same = |(a, b): (&String, &String)| source.get(a) == source.get(b);
-        std::mem::discriminant(&self.kind) == std::mem::discriminant(&other.kind)
+        let alike = match (&self.kind, &other.kind) {
+            (Kind::Product(a), Kind::Product(b)) => {
+                std::mem::discriminant(a) == std::mem::discriminant(b)
+            }
+            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        };
+        alike
             && self.scaling == other.scaling
             && self.shape == other.shape
             && self.dora.as_ref().map(|d| d.axis) == other.dora.as_ref().map(|d| d.axis)
@@ -180,6 +191,12 @@ impl Change {
                     w2: whole(w2, core.as_ref()),
                 }
             }
+            // It is computed of the weight: `Change::product`.
+            Kind::Product(_) => Delta::Computed(Matrix {
+                rows: 0,
+                columns: 0,
+                data: Vec::new(),
+            }),
             Kind::Difference(key) | Kind::Replacement(key) => {
                 let v = view(key);
                 Delta::Full {
@@ -189,6 +206,15 @@ impl Change {
                 }
             }
         }
+    }
+
+    /// What a multiplier makes of the weight `own`, of this shape.
+    pub(super) fn product(&self, source: &Source, own: Matrix) -> Option<Matrix> {
+        let Kind::Product(multiplier) = &self.kind else {
+            return None;
+        };
+        let width = self.shape.get(1).copied().unwrap_or(1);
+        Some(multiplier.apply(source, own, width, self.scaling))
     }
 
     /// The magnitudes of a DoRA, if it is one.

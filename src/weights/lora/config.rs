@@ -2,6 +2,7 @@
 //! into the file (`diffusers/loaders/lora_base.py`, `LORA_ADAPTER_METADATA_KEY`).
 
 use super::error::Error;
+use super::multiply::Turning;
 use regex::Regex;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -21,6 +22,8 @@ pub(super) struct Config {
     /// Whether biases of the model were trained and saved (`bias` other than `none`).
     pub bias: bool,
     pub saved: Vec<String>,
+    /// How the vectors of an OFT become rotations.
+    pub turning: Option<Turning>,
     ranks: Patterns,
     alphas: Patterns,
 }
@@ -114,9 +117,11 @@ impl Config {
             Some(v) => v.as_bool().ok_or_else(|| k.to_owned()),
         };
         let kind = get("peft_type").and_then(Value::as_str).unwrap_or("LORA");
-        if !matches!(kind, "LORA" | "LOHA" | "LOKR") {
+        if !matches!(kind, "LORA" | "LOHA" | "LOKR" | "OFT" | "BOFT" | "IA3") {
             return Err("peft_type".into());
         }
+        // These have neither a rank nor an alpha that the result depends on.
+        let multiplies = matches!(kind, "OFT" | "BOFT" | "IA3");
         // These change the base weights when they are set up, or make the result depend on the input.
         for field in [
             "use_qalora",
@@ -143,15 +148,16 @@ impl Config {
             return Err("init_lora_weights".into());
         }
         let number = |k: &str| (get(k).and_then(Value::as_f64)).ok_or_else(|| k.to_owned());
-        let rank = number("r")?;
+        let rank = if multiplies { 1.0 } else { number("r")? };
         if rank <= 0.0 {
             return Err("r".into());
         }
-        let alpha = number(if kind == "LORA" {
-            "lora_alpha"
-        } else {
-            "alpha"
-        })?;
+        let alpha = match kind {
+            _ if multiplies => 1.0,
+            "LORA" => number("lora_alpha")?,
+            _ => number("alpha")?,
+        };
+        let turning = (kind == "OFT").then(|| turning(map)).transpose()?;
         let saved = match get("modules_to_save") {
             None => Vec::new(),
             Some(v) => (v.as_array().into_iter().flatten())
@@ -169,6 +175,7 @@ impl Config {
                 .and_then(Value::as_str)
                 .is_some_and(|b| b != "none"),
             saved,
+            turning,
             ranks: Patterns::read(get("rank_pattern")).ok_or("rank_pattern")?,
             alphas: Patterns::read(get("alpha_pattern")).ok_or("alpha_pattern")?,
         })
@@ -190,6 +197,42 @@ impl Config {
                 .any(|s| module[..end].ends_with(s.as_str()))
         })
     }
+}
+
+/// `OFTConfig`. Before 0.14 the vectors were blocks, and before 0.18 the Neumann series was another; those have no version.
+fn turning(map: &Map<String, Value>) -> Result<Turning, String> {
+    let flag = |k: &str, default: bool| match map.get(k) {
+        None | Some(Value::Null) => Ok(default),
+        Some(v) => v.as_bool().ok_or_else(|| k.to_owned()),
+    };
+    if !map.contains_key("oft_block_size") {
+        return Err("oft_block_size".into());
+    }
+    let series = flag("use_cayley_neumann", true)?;
+    let version = map
+        .get("peft_version")
+        .and_then(Value::as_str)
+        .unwrap_or("");
+    let mut numbers = version.split(['.', '@']).map(str::parse::<u32>);
+    let first = (numbers.next(), numbers.next());
+    let known = matches!(first, (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (0, 18));
+    if series && !known {
+        return Err("peft_version".into());
+    }
+    let terms = match map.get("num_cayley_neumann_terms") {
+        None | Some(Value::Null) => 5,
+        Some(v) => v.as_u64().ok_or("num_cayley_neumann_terms")? as usize,
+    };
+    let limit = match (flag("coft", false)?, map.get("eps")) {
+        (false, _) => None,
+        (true, None) => Some(6e-5),
+        (true, Some(v)) => Some(v.as_f64().ok_or("eps")?),
+    };
+    Ok(Turning {
+        neumann: series.then_some(terms),
+        limit,
+        shared: flag("block_share", false)?,
+    })
 }
 
 #[cfg(test)]
@@ -214,7 +257,12 @@ mod tests {
     #[test]
     fn what_cannot_be_fused_is_named() {
         for (text, field) in [
-            (r#"{"peft_type":"IA3","r":4,"lora_alpha":8}"#, "peft_type"),
+            (r#"{"peft_type":"VERA","r":4,"lora_alpha":8}"#, "peft_type"),
+            (r#"{"peft_type":"OFT","r":4}"#, "oft_block_size"),
+            (
+                r#"{"peft_type":"OFT","r":4,"oft_block_size":0}"#,
+                "peft_version",
+            ),
             (r#"{"lora_alpha":8}"#, "r"),
             (r#"{"r":0,"lora_alpha":8}"#, "r"),
             (r#"{"r":4}"#, "lora_alpha"),

@@ -1,11 +1,12 @@
 //! Fusing: base weight and deltas to new weight, one weight at a time and a few rows of it at a time.
 //!
 //! Anonymous memory while one weight is fused: the result, and per thread a few blocks of about [`BLOCK`] f64 values, and the
-//! factors of the LoRAs for this weight in f64. The base and the LoRA files stay in their memory maps.
+//! factors of the LoRAs for this weight in f64; for adapters that multiply the weight, three times the weight in f64. The base and
+//! the LoRA files stay in their memory maps.
 
 use super::change::Axis;
 use super::error::Error;
-use super::kinds::{Delta, Step, is_fusible, wide};
+use super::kinds::{Delta, Matrix, Step, is_fusible, wide};
 use super::{Lora, Part, Target};
 use crate::tensor::{Digest, Dtype, TensorView, cast};
 use rayon::prelude::*;
@@ -133,7 +134,7 @@ impl Fusion {
                 continue;
             };
             check(name, target, base)?;
-            ops.extend(self.ops(i, lora, *scale, target, base.dtype));
+            ops.extend(self.ops(i, lora, *scale, target, base));
         }
         if ops.is_empty() || base.data.is_empty() {
             return Ok(base.data.to_vec());
@@ -173,8 +174,9 @@ impl Fusion {
         lora: &'a Lora,
         scale: f64,
         target: &Target,
-        dtype: Dtype,
+        base: TensorView<'_>,
     ) -> Vec<Op<'a>> {
+        let dtype = base.dtype;
         let wide_type = if dtype == Dtype::F64 {
             Dtype::F64
         } else {
@@ -189,10 +191,15 @@ impl Fusion {
         let mut ops: Vec<Op<'a>> = (target.parts.iter().filter(does_something))
             .map(|part| {
                 let change = &lora.changes[part.change];
+                let product = change.product(&lora.source, Matrix::of(base));
                 Op {
                     lora: index,
                     part: *part,
-                    delta: change.delta(&lora.source, read, step),
+                    multiplies: product.is_some(),
+                    delta: match product {
+                        Some(new) => Delta::Computed(new),
+                        None => change.delta(&lora.source, read, step),
+                    },
                     step,
                     scaling: change.scaling,
                     scale,
@@ -238,7 +245,9 @@ fn check(name: &str, target: &Target, base: TensorView<'_>) -> Result<(), Error>
 fn peft_defines(name: &str, ops: &[Op<'_>], mode: Fuse) -> Result<(), Error> {
     let adapters = ops.iter().filter(|op| !op.replaces).count();
     let dora = ops.iter().any(|op| op.dora.is_some());
-    let why = if dora && adapters > 1 {
+    let why = if ops.iter().any(|op| op.multiplies) {
+        "OFT, BOFT, IA³ and GLoRA multiply the weight, and are computed exactly only"
+    } else if dora && adapters > 1 {
         "PEFT's versions disagree on what DoRA does after another adapter"
     } else if mode == Fuse::PeftHalf && (dora || ops.iter().any(|op| !op.plain)) {
         "with adapters in a half type only plain low-rank factors have a fixed order"
@@ -261,6 +270,8 @@ struct Op<'a> {
     scaling: f64,
     scale: f64,
     replaces: bool,
+    /// Its delta is what it makes of the weight.
+    multiplies: bool,
     dora: Option<Magnitudes>,
     /// Low-rank factors or a full tensor.
     plain: bool,
@@ -286,7 +297,7 @@ impl Op<'_> {
     fn rows(&self, touched: &Range<usize>, factor: f64) -> Vec<f64> {
         let first = self.part.from + (touched.start - self.part.to);
         let mut values = self.delta.rows(first..first + touched.len(), self.step);
-        if !self.replaces {
+        if !self.replaces && !self.multiplies {
             let factor = self.step.round(factor);
             for v in &mut values {
                 *v = self.step.round(*v * factor);
@@ -445,7 +456,7 @@ impl Work<'_> {
 
     /// What `op` alone makes of rows that are `own`, the first of which is `first` in the weight.
     fn changed(&self, op: &Op<'_>, first: usize, own: &[f64], delta: &[f64]) -> Vec<f64> {
-        if op.replaces {
+        if op.replaces || op.multiplies {
             return delta.to_vec();
         }
         let step = op.step;

@@ -43,6 +43,22 @@ pub(super) enum Role {
     Replacement,
     /// Takes the place of the bias.
     BiasReplacement,
+    /// GLoRA's four factors.
+    A1,
+    A2,
+    B1,
+    B2,
+    /// `LyCORIS`' and kohya's OFT and BOFT: `[blocks, n, n]`, or `[stages, blocks, n, n]`.
+    OftBlocks,
+    /// One factor an output.
+    Rescale,
+    /// PEFT's OFT: what is above the diagonals, `[blocks, n (n − 1) / 2]`.
+    OftVectors,
+    /// PEFT's BOFT: `[stages, blocks, n, n]`, and one factor an output.
+    BoftBlocks,
+    BoftScale,
+    /// PEFT's IA³: `[out, 1]` or `[1, in]`.
+    Ia3,
 }
 
 impl Role {
@@ -75,6 +91,16 @@ impl Role {
             Role::BiasDifference => "`diff_b`",
             Role::Replacement => "weight",
             Role::BiasReplacement => "bias",
+            Role::A1 => "`a1`",
+            Role::A2 => "`a2`",
+            Role::B1 => "`b1`",
+            Role::B2 => "`b2`",
+            Role::OftBlocks => "`oft_blocks`",
+            Role::Rescale => "`rescale`",
+            Role::OftVectors => "`oft_R`",
+            Role::BoftBlocks => "`boft_R`",
+            Role::BoftScale => "`boft_s`",
+            Role::Ia3 => "`ia3_l`",
         }
     }
 }
@@ -117,6 +143,12 @@ const SUFFIXES: &[(&str, Role)] = &[
     (".set_weight", Role::Replacement),
     (".base_layer.weight", Role::Replacement),
     (".base_layer.bias", Role::BiasReplacement),
+    (".a1.weight", Role::A1),
+    (".a2.weight", Role::A2),
+    (".b1.weight", Role::B1),
+    (".b2.weight", Role::B2),
+    (".oft_blocks", Role::OftBlocks),
+    (".rescale", Role::Rescale),
 ];
 
 /// PEFT's parameters, which may carry the adapter's name: `lora_A.weight`, `lora_A.default.weight`, `lora_A.default`.
@@ -126,20 +158,20 @@ const PEFT: &[(&str, Role)] = &[
     ("lora_embedding_A", Role::EmbeddingA),
     ("lora_embedding_B", Role::EmbeddingB),
     ("lora_magnitude_vector", Role::Magnitude),
+    ("oft_R", Role::OftVectors),
+    ("boft_R", Role::BoftBlocks),
+    ("boft_s", Role::BoftScale),
+    ("ia3_l", Role::Ia3),
 ];
 
 /// Kinds of adapter that are recognised and refused.
 const REFUSED: &[(&str, &str)] = &[
-    (".oft_blocks", "OFT"),
-    (".oft_diag", "OFT"),
-    (".oft_R", "OFT"),
-    (".boft_", "BOFT"),
-    (".on_input", "IA3"),
-    (".ia3_l", "IA3"),
-    (".a1.weight", "GLoRA"),
-    (".a2.weight", "GLoRA"),
-    (".b1.weight", "GLoRA"),
-    (".b2.weight", "GLoRA"),
+    (".oft_diag", "OFT of another form"),
+    (".oft_R", "OFT of PEFT before 0.14"),
+    (".oft_s", "OFT of PEFT before 0.14"),
+    (".oft_embedding_R.weight", "OFT of an embedding"),
+    (".on_input", "IA3 of LyCORIS"),
+    (".bm.weight", "GLoRA with a Tucker core"),
     (".reshape_weight", "reshaped weight"),
     (".lora_A.bias", "bias on the down projection"),
     (".lora_down.bias", "bias on the down projection"),
@@ -151,6 +183,9 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Tensors that no reader applies to a model's weights: `OneTrainer`'s textual-inversion embeddings.
 const IGNORED: &[&str] = &["bundle_emb."];
+
+/// PEFT's table of BOFT's permutations, which follow from the shapes of its blocks.
+const IMPLIED: &[&str] = &[".boft_P"];
 
 /// A key taken apart.
 #[derive(Debug, PartialEq, Eq)]
@@ -173,6 +208,8 @@ pub(super) enum Key {
     },
     /// What no reader applies.
     Ignored,
+    /// What the other tensors say as well.
+    Implied,
     /// None of these.
     Unknown,
 }
@@ -181,10 +218,10 @@ pub(super) fn parse(key: &str) -> Key {
     if IGNORED.iter().any(|p| key.starts_with(p)) {
         return Key::Ignored;
     }
-    if let Some((_, kind)) = REFUSED
-        .iter()
-        .find(|(s, _)| key.ends_with(s) || (s.ends_with('_') && key.contains(s)))
-    {
+    if IMPLIED.iter().any(|s| key.ends_with(s)) {
+        return Key::Implied;
+    }
+    if let Some((_, kind)) = REFUSED.iter().find(|(s, _)| key.ends_with(s)) {
         return Key::Refused(kind);
     }
     if let Some((module, role)) = peft(key) {
@@ -232,6 +269,12 @@ fn part(module: &str, role: Role) -> Key {
     }
 }
 
+/// Parameters of PEFT that are no modules, so that no `.weight` stands behind the adapter's name.
+fn bare(role: Role) -> bool {
+    use Role::{BoftBlocks, BoftScale, EmbeddingA, EmbeddingB, Ia3};
+    matches!(role, EmbeddingA | EmbeddingB | BoftBlocks | BoftScale | Ia3)
+}
+
 fn peft(key: &str) -> Option<(&str, Role)> {
     for (name, role) in PEFT {
         for (at, _) in key.match_indices(name) {
@@ -241,10 +284,10 @@ fn peft(key: &str) -> Option<(&str, Role)> {
             };
             let rest: Vec<&str> = after.split('.').skip(1).collect();
             let role = match (after.starts_with('.'), rest.as_slice()) {
-                (false, _) if after.is_empty() => *role,
+                (false, _) if after.is_empty() && *role != Role::OftVectors => *role,
                 (true, ["weight"] | [_, "weight"]) => *role,
                 (true, ["bias"] | [_, "bias"]) if *role == Role::Up => Role::UpBias,
-                (true, [_]) if matches!(role, Role::EmbeddingA | Role::EmbeddingB) => *role,
+                (true, [_]) if bare(*role) => *role,
                 _ => continue,
             };
             return Some((module, role));

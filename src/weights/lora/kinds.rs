@@ -63,6 +63,8 @@ pub(super) enum Delta<'a> {
         dtype: Dtype,
         data: &'a [u8],
     },
+    /// Computed before, all of it.
+    Computed(Matrix),
 }
 
 impl Delta<'_> {
@@ -73,6 +75,7 @@ impl Delta<'_> {
             Delta::Hadamard { a, .. } => a.1.columns,
             Delta::Kronecker { w1, w2 } => w1.columns * w2.columns,
             Delta::Full { columns, .. } => *columns,
+            Delta::Computed(matrix) => matrix.columns,
         }
     }
 
@@ -105,6 +108,9 @@ impl Delta<'_> {
             } => {
                 let width = columns * dtype.bits() / 8;
                 wide(*dtype, &data[range.start * width..range.end * width])
+            }
+            Delta::Computed(Matrix { columns, data, .. }) => {
+                data[range.start * columns..range.end * columns].to_vec()
             }
         }
     }

@@ -10,6 +10,7 @@ mod error;
 mod fuse;
 mod keys;
 mod kinds;
+mod multiply;
 mod place;
 mod resolve;
 mod spellings;
@@ -38,7 +39,9 @@ pub struct Lora {
     path: PathBuf,
     digest: Digest,
     formats: BTreeSet<Format>,
+    taken: BTreeMap<Component, usize>,
     skipped: BTreeMap<Component, usize>,
+    misfits: BTreeMap<Component, Problem>,
     notes: Vec<String>,
     changes: Vec<Change>,
     targets: BTreeMap<String, Target>,
@@ -51,6 +54,8 @@ pub struct Options {
     pub component: Option<Component>,
     /// The alpha of modules for which neither the file nor a configuration states one.
     pub alpha: Option<f64>,
+    /// The file is given to several models: a part of which no module fits this one is for another, and so may be all of it.
+    pub shared: bool,
 }
 
 /// A weight that a LoRA changes.
@@ -139,7 +144,9 @@ impl Lora {
             source,
             path,
             digest,
+            taken: chosen.taken,
             skipped: chosen.skipped,
+            misfits: chosen.misfits,
             notes,
             changes: chosen.changes,
             targets: chosen.targets,
@@ -169,6 +176,16 @@ impl Lora {
     /// Components of the file that are for other models, with the number of modules of each.
     pub fn skipped(&self) -> impl Iterator<Item = (Component, usize)> {
         self.skipped.iter().map(|(c, n)| (*c, *n))
+    }
+
+    /// Components of the file that are for this model, with the number of modules of each.
+    pub fn taken(&self) -> impl Iterator<Item = (Component, usize)> {
+        self.taken.iter().map(|(c, n)| (*c, *n))
+    }
+
+    /// Why a component that has modules of the model's names is not for it: the first of them that does not fit.
+    pub fn misfit(&self, component: Component) -> Option<&Problem> {
+        self.misfits.get(&component)
     }
 
     /// What is to be said about the file.
@@ -216,7 +233,10 @@ struct ModuleParts {
 #[derive(Default)]
 struct Chosen {
     problems: Vec<Problem>,
+    taken: BTreeMap<Component, usize>,
     skipped: BTreeMap<Component, usize>,
+    /// Of components that are for another model, where a module of the same name is here.
+    misfits: BTreeMap<Component, Problem>,
     changes: Vec<Change>,
     targets: BTreeMap<String, Target>,
     /// Modules that say what another one has said.
@@ -319,6 +339,7 @@ fn read(source: &Source, path: &Path, notes: &mut Vec<String>) -> Result<Read, E
                 ignored.push(key);
                 continue;
             }
+            Key::Implied => continue,
             Key::Refused(kind) => {
                 (any, refused) = (true, true);
                 problems.push(Problem::Unsupported {
@@ -398,6 +419,7 @@ fn choose(
     all.retain(|component, modules| {
         let keep = match wanted {
             Some(w) => *component == w,
+            None if options.shared => fits(modules),
             // Keys that name no component can be for no other model.
             None => !any || *component == Component::Unnamed || fits(modules),
         };
@@ -406,7 +428,7 @@ fn choose(
         }
         keep
     });
-    if all.is_empty() {
+    if all.is_empty() && !options.shared {
         return Err(Error::NoLora {
             path: path.to_owned(),
         });
@@ -419,6 +441,18 @@ fn choose(
             )
         })
         .collect();
+    let mut misfits = BTreeMap::new();
+    if options.shared {
+        placed.retain(|component, one| {
+            let keep = !one.targets.is_empty();
+            if !keep {
+                skipped.insert(*component, all[component].len());
+                let first = std::mem::take(&mut one.problems).into_iter().next();
+                misfits.extend(first.map(|p| (*component, p)));
+            }
+            keep
+        });
+    }
     let text = |c: &Component| matches!(c, Component::TextEncoder(_));
     let rivals: BTreeSet<Component> = (placed.iter())
         .flat_map(|(a, one)| {
@@ -455,9 +489,11 @@ fn choose(
     }
     let mut chosen = Chosen {
         skipped,
+        misfits,
         ..Chosen::default()
     };
-    for (_, one) in placed {
+    for (component, one) in placed {
+        chosen.taken.insert(component, all[&component].len());
         let offset = chosen.changes.len();
         chosen.problems.extend(one.problems);
         chosen.changes.extend(one.changes);

@@ -2,11 +2,12 @@
 
 use super::super::Source;
 use super::build;
-use super::change::{Axis, Change};
+use super::change::{Axis, Change, Kind};
 use super::error::Problem;
 use super::resolve::{Found, Index, Parameter};
 use super::spellings::Within;
 use super::{Chosen, NEAREST, Part, Resolved, Target};
+use crate::tensor::show_shape;
 
 /// Where rows of a change go.
 struct Stretch<'a> {
@@ -63,7 +64,15 @@ pub(super) fn place(
         };
         for (bias, list) in [(false, changes.weight), (true, changes.bias)] {
             for change in list {
-                if let Err(problem) = put(&mut chosen, index, &resolved.found, change, bias) {
+                // IA³ scales a layer's bias with its outputs; a layer without one has nothing to scale.
+                let scale = bias && matches!(change.kind, Kind::Product(_));
+                if let (true, Found::Whole(module)) = (scale, &resolved.found)
+                    && index.module(*module).bias.is_none()
+                {
+                    continue;
+                }
+                if let Err(problem) = put(&mut chosen, source, index, &resolved.found, change, bias)
+                {
                     chosen.problems.push(problem);
                 }
             }
@@ -75,6 +84,7 @@ pub(super) fn place(
 
 fn put(
     chosen: &mut Chosen,
+    source: &Source,
     index: &Index,
     found: &Found,
     mut change: Change,
@@ -94,9 +104,32 @@ fn put(
         lora: change.shape.clone(),
         weight: parameter.shape.clone(),
     };
+    if let (Kind::Product(multiplier), Found::Stacked { .. }) = (&change.kind, found) {
+        return Err(Problem::Incomplete {
+            what: format!(
+                "is {}, which multiplies the whole weight, and the model has that in parts, or as a part",
+                multiplier.name()
+            ),
+            module: change.module,
+        });
+    }
     let stretches = match found {
         Found::Whole(module) => {
             let parameter = parameter(*module)?;
+            if let Kind::Product(multiplier) = &change.kind {
+                if !multiplier.fits(source, &parameter.shape) {
+                    return Err(Problem::Incomplete {
+                        what: format!(
+                            "is {} of other extents than `{}`, which is {}",
+                            multiplier.name(),
+                            parameter.name,
+                            show_shape(&parameter.shape)
+                        ),
+                        module: change.module,
+                    });
+                }
+                change.shape.clone_from(&parameter.shape);
+            }
             let mut fits = same(&change.shape, &parameter.shape);
             if !fits && change.straight() {
                 fits = same(&change.shape, &parameter.shape);

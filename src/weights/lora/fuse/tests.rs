@@ -100,6 +100,69 @@ fn pefts_roundings_are_met_exactly() {
     }
 }
 
+/// Adapters that multiply the weight, and their files.
+const PRODUCTS: &[(&str, &str)] = &[
+    ("lycoris_oft", "lora.safetensors"),
+    ("lycoris_boft", "lora.safetensors"),
+    ("lycoris_glora", "lora.safetensors"),
+    ("lycoris_glora_old", "lora.safetensors"),
+    ("peft_oft", "adapter_model.safetensors"),
+    ("peft_oft_cayley", "adapter_model.safetensors"),
+    ("peft_boft", "adapter_model.safetensors"),
+    ("peft_ia3", "adapter_model.safetensors"),
+];
+
+#[test]
+fn what_multiplies_the_weight_gives_what_the_formulas_give() {
+    for (case, file) in PRODUCTS {
+        let (lora, base, expected) = golden(case, file, "f32", "f32");
+        let fusion = Fusion::new(vec![(lora, 1.0)], Fuse::Exact).unwrap();
+        let worst = worst(&fusion, &base, &expected);
+        assert!(worst < 1e-7, "{case}: {worst:e}");
+        for mode in [Fuse::Peft, Fuse::PeftHalf] {
+            let (lora, base, expected) = golden(case, file, "f32", "f32");
+            let name = expected.names().next().unwrap();
+            let fusion = Fusion::new(vec![(lora, 1.0)], mode).unwrap();
+            let e = fusion.fuse(name, base.get(name).unwrap()).unwrap_err();
+            assert_eq!(e.code(), "lora-peft-order", "{case}");
+        }
+    }
+}
+
+/// At half the scale the result is half way, and with an added LoRA the two changes of the base are added.
+#[test]
+fn scales_of_what_multiplies_are_straight_lines_and_loras_commute() {
+    let values = |fusion: &Fusion, base: &Source, name: &str| {
+        let view = base.get(name).unwrap();
+        to_f32(view.dtype, &fusion.fuse(name, view).unwrap()).unwrap()
+    };
+    for (case, file) in PRODUCTS {
+        let name = "blocks.0.lin.weight";
+        let fused = |others: &[(&str, &str, f64)]| {
+            let loras = others.iter().map(|(case, file, scale)| {
+                let (lora, ..) = golden(case, file, "f32", "f32");
+                (lora, *scale)
+            });
+            let (_, base, _) = golden(case, file, "f32", "f32");
+            let fusion = Fusion::new(loras.collect(), Fuse::Exact).unwrap();
+            values(&fusion, &base, name)
+        };
+        let (.., base, _) = golden(case, file, "f32", "f32");
+        let own = to_f32(Dtype::F32, base.get(name).unwrap().data).unwrap();
+        let plain = ("peft_plain", "adapter_model.safetensors", 1.0);
+        let (one, half) = (fused(&[(case, file, 1.0)]), fused(&[(case, file, 0.5)]));
+        let (added, both) = (fused(&[plain]), fused(&[plain, (case, file, 1.0)]));
+        assert_eq!(both, fused(&[(case, file, 1.0), plain]), "{case}");
+        assert_eq!(own, fused(&[(case, file, 0.0)]), "{case}");
+        assert!(one != own && both != one, "{case} changes nothing");
+        for i in 0..own.len() {
+            let near = |a: f32, b: f32| (a - b).abs() <= 2e-6 * (1.0 + b.abs());
+            assert!(near(half[i], f32::midpoint(own[i], one[i])), "{case} {i}");
+            assert!(near(both[i], one[i] + added[i] - own[i]), "{case} {i}");
+        }
+    }
+}
+
 #[test]
 fn two_adapters_are_rounded_one_after_the_other_as_in_peft() {
     let dir = fixtures().join("lora/peft_two");

@@ -119,8 +119,21 @@ fn every_way_of_writing_a_key_is_taken_apart() {
 
 #[test]
 fn other_adapters_are_refused_by_name_and_plain_parameters_are_told_apart() {
-    assert_eq!(parse("lora_unet_a.oft_blocks"), Key::Refused("OFT"));
-    assert_eq!(parse("a.boft_R.weight"), Key::Refused("BOFT"));
+    assert_eq!(parse("a.oft_R"), Key::Refused("OFT of PEFT before 0.14"));
+    assert_eq!(parse("a.on_input"), Key::Refused("IA3 of LyCORIS"));
+    assert_eq!(parse("a.boft_P"), Key::Implied);
+    for (key, role) in [
+        ("a.oft_R.weight", Role::OftVectors),
+        ("a.oft_R.default.weight", Role::OftVectors),
+        ("a.boft_R", Role::BoftBlocks),
+        ("a.boft_s.default", Role::BoftScale),
+        ("a.ia3_l", Role::Ia3),
+        ("a.oft_blocks", Role::OftBlocks),
+        ("a.b2.weight", Role::B2),
+    ] {
+        let module = "a".into();
+        assert_eq!(parse(key), Key::Part { module, role }, "{key}");
+    }
     assert_eq!(
         parse("a.lora_A.bias"),
         Key::Refused("bias on the down projection")

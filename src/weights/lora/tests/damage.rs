@@ -85,7 +85,7 @@ fn each_kind_of_damage_is_named() {
         ),
         (
             "another kind of adapter",
-            with(&[("lora_unet_a.oft_blocks", drawn(&[4], 1))]),
+            with(&[("lora_unet_a.oft_diag", drawn(&[4], 1))]),
             "lora-unsupported",
         ),
         (

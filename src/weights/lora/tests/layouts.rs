@@ -151,6 +151,7 @@ fn without_a_configuration_alpha_is_the_rank_and_said_so() {
     let options = Options {
         component: None,
         alpha: Some(1.0),
+        shared: false,
     };
     let lora = Lora::open_with(file.path(), &model, &options).unwrap();
     assert_eq!(lora.scaling("a.weight"), Some(0.5));
@@ -289,12 +290,109 @@ fn other_kinds_of_adapter_are_refused_by_name() {
     ]);
     assert!(text.contains("IA3"), "{text}");
     for (key, kind) in [
-        ("lora_unet_a.oft_blocks", "OFT"),
-        ("a.boft_R", "BOFT"),
-        ("lora_unet_a.a1.weight", "GLoRA"),
-        ("a.ia3_l", "IA3"),
+        ("lora_unet_a.oft_diag", "OFT"),
+        ("a.oft_R", "OFT of PEFT before 0.14"),
+        ("a.oft_embedding_R.weight", "OFT of an embedding"),
+        ("lora_unet_a.bm.weight", "GLoRA with a Tucker core"),
+        ("a.vera_lambda_b", "VeRA"),
     ] {
         let text = file(&[(key, drawn(&[2, 2], 1))]);
         assert!(text.contains(kind), "{key}: {text}");
+    }
+}
+
+#[test]
+fn what_multiplies_a_weight_is_refused_where_it_does_not_fit_or_is_not_all_there() {
+    let model = targets(&[
+        ("a.weight", &[4, 6]),
+        ("q.weight", &[4, 4]),
+        ("double_blocks.0.img_attn.qkv.weight", &[6, 2]),
+        ("single_blocks.0.linear2.weight", &[2, 2]),
+    ]);
+    let refused = |tensors: &[(&str, &[usize])]| {
+        let all = tensors.iter().enumerate();
+        let owned: Vec<(String, Tensor)> = all
+            .map(|(i, (n, s))| {
+                let alpha = s.is_empty();
+                let tensor = if alpha {
+                    f32s(&[], &[0.01])
+                } else {
+                    drawn(s, i as u32)
+                };
+                ((*n).to_owned(), tensor)
+            })
+            .collect();
+        Lora::open(File::new(&owned).path(), &model)
+            .unwrap_err()
+            .to_string()
+    };
+    let oft = "lora_unet_a.oft_blocks";
+    for (tensors, says) in [
+        // Blocks that do not come to the rows, that are no squares, or that cannot be mixed so often.
+        (
+            vec![(oft, &[3, 2, 2][..])],
+            "extents than `a.weight`, which is 4x6",
+        ),
+        (vec![(oft, &[2, 2, 3])], "do not fit"),
+        (
+            vec![(oft, &[3, 2, 2, 2])],
+            "extents than `a.weight`, which is 4x6",
+        ),
+        (
+            vec![(oft, &[2, 2, 2]), ("lora_unet_a.rescale", &[3, 1])],
+            "extents than `a.weight`, which is 4x6",
+        ),
+        (
+            vec![(oft, &[2, 2, 2]), ("lora_unet_a.dora_scale", &[4, 1])],
+            "`dora_scale` as well",
+        ),
+        (
+            vec![(oft, &[2, 2, 2]), ("lora_unet_a.lora_up.weight", &[4, 1])],
+            "at once",
+        ),
+        (
+            vec![("lora_unet_a.rescale", &[4, 1])],
+            "has no `oft_blocks`",
+        ),
+        // Readers differ on what the constraint is.
+        (
+            vec![(oft, &[2, 2, 2]), ("lora_unet_a.alpha", &[])],
+            "in different ways",
+        ),
+        (vec![("a.oft_R.weight", &[2, 3])], "no configuration"),
+        (vec![("a.boft_R", &[1, 3, 2, 2])], "has no `boft_s`"),
+        (
+            vec![("a.boft_R", &[1, 2, 2, 2]), ("a.boft_s", &[4, 1])],
+            "extents than `a.weight`, which is 4x6",
+        ),
+        (
+            vec![("a.ia3_l", &[1, 4])],
+            "extents than `a.weight`, which is 4x6",
+        ),
+        (vec![("a.ia3_l", &[1, 6, 1, 1])], "do not fit"),
+        (vec![("lora_unet_a.a1.weight", &[6, 2])], "has no `a2`"),
+        (
+            vec![
+                ("lora_unet_q.a1.weight", &[4, 4]),
+                ("lora_unet_q.a2.weight", &[4, 4]),
+                ("lora_unet_q.b1.weight", &[4, 4]),
+                ("lora_unet_q.b2.weight", &[4, 4]),
+            ],
+            "of full rank",
+        ),
+        // A part of a stacked weight.
+        (
+            vec![
+                (
+                    "transformer.transformer_blocks.0.attn.to_q.boft_R",
+                    &[1, 1, 2, 2],
+                ),
+                ("transformer.transformer_blocks.0.attn.to_q.boft_s", &[2, 1]),
+            ],
+            "multiplies the whole weight",
+        ),
+    ] {
+        let text = refused(&tensors);
+        assert!(text.contains(says), "{tensors:?}: {text}");
     }
 }

@@ -204,6 +204,7 @@ fn two_text_encoders_are_told_apart_by_shape_or_by_the_user() {
             &Options {
                 component,
                 alpha: None,
+                shared: false,
             },
         )
     };
