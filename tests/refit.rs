@@ -102,6 +102,7 @@ impl Built {
                 mapping: MappingSource::Infer {
                     files: base,
                     partial: false,
+                    component: None,
                 },
                 options: &Options::new(),
                 backend,

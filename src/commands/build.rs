@@ -49,6 +49,10 @@ pub struct Args {
     #[arg(long)]
     partial: bool,
 
+    /// Which part of the base weights is meant where several fit: denoiser, text-encoder, text-encoder-2, vae, …
+    #[arg(long, value_name = "PART", requires = "base_weights")]
+    component: Option<String>,
+
     #[command(flatten)]
     ranges: ShapeArgs,
 
@@ -317,6 +321,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             mapping: MappingSource::Infer {
                 files: &args.base_weights,
                 partial: args.partial,
+                component: args.component.as_deref(),
             },
             options: &options,
             backend: backend.as_ref(),

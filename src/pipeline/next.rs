@@ -42,6 +42,8 @@ pub fn build_for(
             // What proved the mapping of this model proves it again.
             let folder = plan.parent().unwrap_or(Path::new(""));
             words.extend(base.flat_map(|f| ["--base-weights".into(), text(&folder.join(&f.path))]));
+            let part = manifest.base.as_ref().and_then(|b| b.component.clone());
+            words.extend(part.into_iter().flat_map(|c| ["--component".into(), c]));
         }
     }
     words.extend(ranges.iter().cloned());

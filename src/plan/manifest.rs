@@ -130,6 +130,9 @@ pub struct FileRef {
 pub struct BaseSource {
     /// Its files, in the order given.
     pub files: Vec<FileRef>,
+    /// Which part of them was meant, where that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
     /// Its tensors.
     #[serde(default)]
     pub inventory: Inventory,

@@ -159,6 +159,7 @@ impl Old {
                 mapping: MappingSource::Infer {
                     files: &[],
                     partial: false,
+                    component: None,
                 },
                 options: &Options::new(),
                 backend: &Cpu,

@@ -26,6 +26,10 @@ pub(super) struct ExplainArgs {
     #[arg(long, alias = "weights", value_name = "FILE")]
     base_weights: Vec<PathBuf>,
 
+    /// Which part of the checkpoint is meant where several fit
+    #[arg(long, value_name = "PART", requires = "base_weights")]
+    component: Option<String>,
+
     #[command(flatten)]
     ranges: ShapeArgs,
 
@@ -103,8 +107,14 @@ pub(super) fn explain(
         Some(&memo),
         ui,
     );
-    let fields =
-        pipeline::with_checkpoint(fields, &model, &options, &asked.base_weights, Some(&memo))?;
+    let fields = pipeline::with_checkpoint(
+        fields,
+        &model,
+        &options,
+        &asked.base_weights,
+        asked.component.as_deref(),
+        Some(&memo),
+    )?;
     let found = store.explain(&fields)?;
     let nearest = found.nearest.iter().map(|n| NearEntry {
         entry: Entry::from(&n.entry),

@@ -95,6 +95,7 @@ fn compile(
             mapping: MappingSource::Infer {
                 files: &args.overlay.base_weights,
                 partial: args.overlay.partial,
+                component: args.overlay.component.as_deref(),
             },
             options: &args.engine.options(),
             backend: backend.as_ref(),

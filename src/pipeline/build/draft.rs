@@ -50,6 +50,8 @@ pub enum MappingSource<'a> {
         files: &'a [PathBuf],
         /// It is known to hold only some of the model's parameters.
         partial: bool,
+        /// Which of its parts is meant, where several fit.
+        component: Option<&'a str>,
     },
     /// As an older plan of the same model has it.
     Keep(&'a Manifest),
@@ -247,7 +249,7 @@ fn mapping(
     request: &BuildRequest<'_>,
     memo: Option<&Memo>,
 ) -> Result<(Mapping, Option<BaseSource>), Error> {
-    let (files, partial) = match request.mapping {
+    let (files, partial, component) = match request.mapping {
         MappingSource::Keep(manifest) => {
             let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
             let mapping = Mapping {
@@ -257,17 +259,22 @@ fn mapping(
             };
             return Ok((mapping, manifest.base.clone()));
         }
-        MappingSource::Infer { files, partial } => (files, partial),
+        MappingSource::Infer {
+            files,
+            partial,
+            component,
+        } => (files, partial, component),
     };
     if files.is_empty() {
         return Ok((mapping::infer(request.model, None)?, None));
     }
     let source = Arc::new(Source::open_all(files)?);
-    let mapping = past::mapping(request.model, &source, memo)?;
+    let mapping = past::mapping(request.model, &source, component, memo)?;
     require_proof(&mapping, files, partial)?;
     let base = BaseSource {
         inventory: mapping.inventory.clone().unwrap_or_default(),
         unsourced_integers: mapping.unsourced_integers.clone(),
+        component: component.map(ToOwned::to_owned),
         files: source
             .files()
             .iter()
@@ -367,6 +374,7 @@ mod tests {
             mapping: MappingSource::Infer {
                 files: &[],
                 partial: false,
+                component: None,
             },
             options: &BTreeMap::new(),
             backend: &Bounded,

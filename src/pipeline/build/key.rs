@@ -41,7 +41,7 @@ fn marking(fields: KeyFields, names: Option<&BTreeSet<String>>) -> KeyFields {
     fields.with("marked weights", hasher.finish().to_string())
 }
 
-/// `fields` of a build that is given the checkpoint in `files`: with `--refit individual`, what is marked refittable depends on
+/// `fields` of a build that is given the checkpoint in `files`, or `component` of it: with `--refit individual`, what is marked refittable depends on
 /// it.
 ///
 /// # Errors
@@ -51,13 +51,14 @@ pub fn with_checkpoint(
     model: &Model,
     options: &Options,
     files: &[PathBuf],
+    component: Option<&str>,
     memo: Option<&Memo>,
 ) -> Result<KeyFields, Error> {
     if files.is_empty() {
         return Ok(fields);
     }
     let source = Arc::new(Source::open_all(files)?);
-    let rows = past::mapping(model, &source, memo)?.rows;
+    let rows = past::mapping(model, &source, component, memo)?.rows;
     Ok(marking(fields, marked(options, true, &rows).as_ref()))
 }
 

@@ -15,6 +15,7 @@ use crate::weights::layouts::open_in_layout;
 use crate::weights::{self, Source, SourceFile};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -32,26 +33,30 @@ const MAPPING: &str = concat!(
 struct Past<'a> {
     memo: Option<&'a Memo>,
     seen: Seen,
-    purpose: &'static str,
+    purpose: Cow<'static, str>,
 }
 
 impl<'a> Past<'a> {
-    fn of(memo: Option<&'a Memo>, files: &[&Map], purpose: &'static str) -> Past<'a> {
+    fn of(
+        memo: Option<&'a Memo>,
+        files: &[&Map],
+        purpose: impl Into<Cow<'static, str>>,
+    ) -> Past<'a> {
         Past {
             memo,
             seen: Memo::seen(files),
-            purpose,
+            purpose: purpose.into(),
         }
     }
 
     fn recall<T: DeserializeOwned>(&self) -> Option<T> {
-        serde_json::from_str(&self.memo?.recall(&self.seen, self.purpose)?).ok()
+        serde_json::from_str(&self.memo?.recall(&self.seen, &self.purpose)?).ok()
     }
 
     fn remember<T: Serialize>(&self, value: &T) {
         if let (Some(memo), Ok(text)) = (self.memo, serde_json::to_string(value)) {
             // What cannot be remembered is computed again.
-            let _ = memo.remember(&self.seen, self.purpose, &text);
+            let _ = memo.remember(&self.seen, &self.purpose, &text);
         }
     }
 }
@@ -87,23 +92,28 @@ pub(super) fn weights<'m>(
     })
 }
 
-/// The mapping of a model, proven against the checkpoint that it was exported from.
+/// The mapping of a model, proven against the checkpoint that it was exported from, or `component` of that.
 ///
 /// # Errors
 /// As [`mapping::infer`].
 pub(super) fn mapping(
     model: &Model,
     base: &Arc<Source>,
+    component: Option<&str>,
     memo: Option<&Memo>,
 ) -> Result<Mapping, Error> {
     let of_base = base.files().iter().map(SourceFile::map);
     let files: Vec<&Map> = model.files().iter().chain(of_base).collect();
-    let past = Past::of(memo, &files, MAPPING);
+    let past = match component {
+        None => Past::of(memo, &files, MAPPING),
+        Some(part) => Past::of(memo, &files, format!("{MAPPING}, part {part}")),
+    };
     if let Some(mapping) = past.recall() {
         return Ok(mapping);
     }
     let wanted = mapping::infer(model, None)?.wanted();
-    let view = open_in_layout(Arc::clone(base), &wanted, None).map_err(weights::Error::from)?;
+    let view =
+        open_in_layout(Arc::clone(base), &wanted, component).map_err(weights::Error::from)?;
     let mapping = mapping::infer(model, Some(&view))?;
     past.remember(&mapping);
     Ok(mapping)

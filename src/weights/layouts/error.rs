@@ -118,7 +118,7 @@ impl Explain for Error {
     fn hints(&self) -> Vec<String> {
         match self {
             Error::Components { components, .. } => vec![format!(
-                "say which one is meant: `--component {}` (`build`: give a file that holds this part alone)",
+                "say which one is meant: `--component {}`",
                 components[0]
             )],
             Error::NoComponent { fitting, .. } if fitting.is_empty() => {
