@@ -3,19 +3,24 @@
 //!
 //! The embedded engine allocates what a model says, and stable Rust can only abort where an allocation fails; on most machines it does
 //! not even fail, and the system kills some process later. So allocations are counted here, and one that goes beyond the limit ends the
-//! process in order. Libraries in C++ count for themselves.
+//! process in order. What a library in C++ allocates is not counted; [`bound_libraries`] has the system refuse it.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::fmt::Write as _;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Once, OnceLock};
 
 /// Smaller allocations are not counted, in bytes: a process has few enough of them.
 const COUNTED: usize = 32 << 10;
 
 static USED: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// The user set the limit.
+static STATED: AtomicBool = AtomicBool::new(false);
 static AT_END: OnceLock<fn(&str)> = OnceLock::new();
+
+/// What a library may map beside its tensors, in bytes: its own data, and the stacks of its threads.
+const FOR_LIBRARIES: u64 = 256 << 20;
 
 /// The allocator of the program: the system's, with a limit.
 pub struct Counting;
@@ -26,6 +31,37 @@ pub fn limit(bytes: usize, end: fn(&str)) {
     if AT_END.set(end).is_ok() {
         LIMIT.store(bytes, Ordering::Relaxed);
     }
+}
+
+/// Says that the user set the limit, so that it holds for libraries as well. What is merely free is no such limit: libraries reserve
+/// more than they use.
+pub fn state_limit() {
+    STATED.store(true, Ordering::Relaxed);
+}
+
+/// Lets the system refuse this process more memory than the limit that the user set, and [`FOR_LIBRARIES`]. It counts what is mapped
+/// to be written (`RLIMIT_DATA`); a library in C++ reports the refusal as an error. For all that is mapped from now on, once.
+pub fn bound_libraries() {
+    static ONCE: Once = Once::new();
+    if !STATED.load(Ordering::Relaxed) {
+        return;
+    }
+    ONCE.call_once(|| {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        #[allow(clippy::disallowed_methods)]
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let line = status.lines().find(|l| l.starts_with("VmData:"));
+        let kib = line.and_then(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok());
+        let Some(mapped) = kib.map(|k| k * 1024) else {
+            return;
+        };
+        let (used, limit) = (USED.load(Ordering::Relaxed), LIMIT.load(Ordering::Relaxed));
+        let left = limit.saturating_sub(used) as u64;
+        let mut data = getrlimit(Resource::Data);
+        let most = mapped.saturating_add(left).saturating_add(FOR_LIBRARIES);
+        data.current = Some(data.maximum.map_or(most, |hard| hard.min(most)));
+        let _ = setrlimit(Resource::Data, data);
+    });
 }
 
 /// Takes `bytes` out of the limit for memory that is not allocated here.

@@ -52,6 +52,9 @@ pub fn run(
     if let Some(bytes) = memory_limit.or_else(memory::available) {
         memory::limit(usize::try_from(bytes).unwrap_or(usize::MAX), out_of_memory);
     }
+    if memory_limit.is_some() {
+        memory::state_limit();
+    }
     raise_open_files();
     note_panics();
     end_on_signals();

@@ -26,7 +26,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     (
         "engine",
-        &["tensor", "fsx", "fault", "watch", "onnx", "shapes"],
+        &[
+            "tensor", "fsx", "fault", "watch", "memory", "onnx", "shapes",
+        ],
     ),
     (
         "plan",

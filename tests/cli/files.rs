@@ -449,6 +449,50 @@ fn what_memory_cannot_hold_is_an_error_in_order() {
     scene.run(&["run", "p.plan", "--memory", "much"]).exits(2);
 }
 
+/// `y = x w` with an input of one column: two GiB come of it.
+#[test]
+fn what_a_library_cannot_hold_is_an_error_in_order() {
+    let scene = Scene::new();
+    let net = crate::net::Net::default()
+        .input("x", &["N", "1"])
+        .weight("w", &crate::net::random(1, &[1, 16384]))
+        .node("mul", "MatMul", &["x", "w"], "y", &[])
+        .output("y", &["N", "16384"]);
+    scene.write("m.onnx", net.onnx(""));
+    let library = Path::new(env!("CARGO_MANIFEST_DIR")).join(".deps/onnxruntime/onnxruntime/capi");
+    if !library.exists() {
+        assert!(std::env::var_os("CI").is_none(), "no onnxruntime");
+        println!("skipped: scripts/fetch-test-deps.sh brings onnxruntime");
+        return;
+    }
+    let run = |args: &[&str]| {
+        let mut command = scene.command(args);
+        let output = command.env("ORT_DYLIB_PATH", &library).output().unwrap();
+        scene.done(&command, &output)
+    };
+    let build = [
+        "build",
+        "m.onnx",
+        "--backend",
+        "onnxruntime",
+        "--dim",
+        "N=1:1:32768",
+        "-o",
+        "p.plan",
+    ];
+    run(&build).exits(0);
+    let small = ["run", "p.plan", "--dim", "N=8", "--memory", "512MiB"];
+    run(&small).exits(0);
+    let large = ["run", "p.plan", "--dim", "N=32768", "--memory", "512MiB"];
+    let done = run(&large);
+    done.exits(3);
+    assert!(
+        done.stderr.starts_with("error: ") && done.stdout.is_empty(),
+        "{}",
+        done.stderr
+    );
+}
+
 #[test]
 fn pipes_are_refused_and_waited_for_nowhere() {
     let scene = scene();

@@ -137,6 +137,7 @@ impl OnnxRuntime {
             file.into_inner()
                 .map_err(|e| fsx::Error::write(&path, e.into_error()))?;
         }
+        crate::memory::bound_libraries();
         let mut builder = OrtSession::builder(environment)
             .map_err(|e| self.failed(&e))?
             .with_optimization_level(GraphOptimizationLevel::Disable)
