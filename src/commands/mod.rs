@@ -49,6 +49,8 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
 
 /// Waits until no other process changes the plan, and keeps others from it. Who reads it need not wait.
 fn lock_plan(plan: &std::path::Path, ui: &Ui) -> fsx::FileLock {
+    // A change of several plans that was cut short would put another file there. What is wrong with it is said where it is opened.
+    let _ = plan::settle(plan);
     fsx::lock_file(plan, || {
         ui.event(Event::Warn(&format!(
             "waiting for another trtmut, which changes `{}`",

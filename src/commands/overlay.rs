@@ -77,6 +77,7 @@ impl OverlayArgs {
             loras: self.lora.clone(),
             base_weights: self.base_weights.clone(),
             component: self.component.clone(),
+            shared: false,
             lora_alpha: self.lora_alpha,
             mapping: self.mapping.clone().map(Stated::File),
             model: self.model.clone(),

@@ -92,28 +92,51 @@ impl Staged {
         self.file.path()
     }
 
+    /// Puts it under another name beside its final place, where it outlives this process, with the mode and the owner that it will
+    /// have. [`rename`] brings it to its place.
+    ///
+    /// # Errors
+    /// As [`Staged::commit`], and nothing is left under either name.
+    pub fn park(self, at: &Path) -> Result<(), Error> {
+        sources::check_commit(&self.to, &self.named)?;
+        self.rename_to(at)
+    }
+
     /// Renames it to its final name, replacing what was there.
     ///
     /// # Errors
     /// [`Error::Write`] when the rename fails; [`Error::Changed`] when a file that it was made from changed while it was read;
     /// [`Error::IsInput`] when it would replace one. What was there is then untouched.
     pub fn commit(self) -> Result<(), Error> {
-        let Staged {
-            file,
-            _noted,
-            named,
-            to,
-            like,
-        } = self;
+        let (to, named) = (self.to.clone(), self.named.clone());
         sources::check_commit(&to, &named)?;
-        let wrap = |e| Error::write(&named, e);
-        if let Ok(meta) = fs::metadata(&like) {
-            keep_owner_and_mode(file.path(), &meta).map_err(wrap)?;
-        }
-        file.persist(&to).map_err(|e| wrap(e.error))?;
+        self.rename_to(&to)?;
         sources::committed(&to, &named);
-        sync_folder(folder_of(&to));
         Ok(())
+    }
+
+    fn rename_to(self, at: &Path) -> Result<(), Error> {
+        let wrap = |e| Error::write(&self.named, e);
+        if let Ok(meta) = fs::metadata(&self.like) {
+            keep_owner_and_mode(self.file.path(), &meta).map_err(wrap)?;
+        }
+        self.file.persist(at).map_err(|e| wrap(e.error))?;
+        sync_folder(folder_of(at));
+        Ok(())
+    }
+}
+
+/// Removes a file of ours, where it is there.
+///
+/// # Errors
+/// [`Error::Write`].
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::write(path, e)),
+        _ => {
+            sync_folder(folder_of(path));
+            Ok(())
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 //! no locks, nothing is.
 
 use super::{Error, raw};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -211,6 +212,23 @@ pub fn lock_folder_of(path: impl AsRef<Path>) -> FolderLock {
     let target = super::resolve(path.as_ref());
     let handle = raw::open_folder(folder_of(&target)).ok();
     FolderLock(handle.filter(|h| h.lock().is_ok()))
+}
+
+/// As [`lock_folder_of`] for several paths. Each folder is locked once, by device and inode, since a second lock would wait for the
+/// first; and all processes lock them in the same order, so that no two wait for each other.
+pub fn lock_folders_of(paths: &[PathBuf]) -> Vec<FolderLock> {
+    let mut folders = BTreeMap::new();
+    for path in paths {
+        let target = super::resolve(path);
+        if let Ok(handle) = raw::open_folder(folder_of(&target))
+            && let Ok(meta) = handle.metadata()
+        {
+            folders.insert((meta.dev(), meta.ino()), handle);
+        }
+    }
+    (folders.into_values())
+        .map(|handle| FolderLock(handle.lock().is_ok().then_some(handle)))
+        .collect()
 }
 
 /// Keeps other processes from changing a file, as long as it lives.

@@ -10,21 +10,21 @@ mod open;
 mod raw;
 mod sources;
 
-pub use atomic::{Staged, check_output, create_in_scratch, rename, write_atomic};
+pub use atomic::{Staged, check_output, create_in_scratch, remove, rename, write_atomic};
 pub use beside::{
-    FileLock, FolderLock, Noted, Scratch, abandon, lock_file, lock_folder_of, note_temporary,
-    temporary, uninterrupted,
+    FileLock, FolderLock, Noted, Scratch, abandon, lock_file, lock_folder_of, lock_folders_of,
+    note_temporary, temporary, uninterrupted,
 };
 pub use claim::{Claim, claim_output};
 pub use disk::{Disk, disk};
 pub use map::{Beginning, Map, caught};
 pub use open::{Stamp, open_regular, read_bounded, read_stream};
 pub use raw::{open_folder, read_system};
-pub use sources::{check_report, check_sources, expect_plan, guard_sources};
+pub use sources::{check_report, check_sources, expect_plan, guard_sources, note_replaced};
 
 use crate::fault::{Class, Explain};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A file operation that failed, with its path.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +90,24 @@ pub fn resolve(path: &Path) -> PathBuf {
         }
     }
     at
+}
+
+/// `to` as seen from the folder of `from`, with `..` where needed; as it is where the two share no root.
+pub fn relative(from: &Path, to: &Path) -> PathBuf {
+    let absolute = |p: &Path| -> PathBuf {
+        std::fs::canonicalize(p)
+            .or_else(|_| std::path::absolute(p))
+            .unwrap_or_else(|_| p.to_owned())
+    };
+    let folder = absolute(beside::folder_of(from));
+    let to = absolute(to);
+    let shared = (folder.components().zip(to.components()))
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = folder.components().count() - shared;
+    std::iter::repeat_n(Component::ParentDir, up)
+        .chain(to.components().skip(shared))
+        .collect()
 }
 
 impl Error {

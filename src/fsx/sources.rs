@@ -204,6 +204,11 @@ pub(super) fn check_commit(to: &Path, named: &Path) -> Result<(), Error> {
     }
 }
 
+/// Notes that a plan was put in place by a rename of its own.
+pub fn note_replaced(path: &Path) {
+    committed(&super::resolve(path), path);
+}
+
 /// Notes that `to` is ours now.
 pub(super) fn committed(to: &Path, named: &Path) {
     COMMITTED.store(true, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use super::verification::Verification;
 use crate::diff::Told;
 use crate::fault::{Class, Explain};
 use crate::{arrays, engine, fsx, mapping, onnx, plan, shapes, weights};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What can go wrong between the parts; the parts' own errors pass through.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,15 @@ pub enum Error {
         /// The library that compiled it.
         library: String,
     },
+    /// One of several plans cannot be refitted.
+    #[error("`{plan}` cannot be refitted, so none of the plans was changed", plan = .plan.display())]
+    OfPlan {
+        /// The plan.
+        plan: PathBuf,
+        /// Why not.
+        #[source]
+        cause: Box<Error>,
+    },
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
@@ -174,6 +183,20 @@ fn differing(verification: &Verification) -> String {
 }
 
 impl Error {
+    /// This error, with the plan that it is about.
+    pub(super) fn of_plan(self, plan: &Path) -> Error {
+        Error::OfPlan {
+            plan: plan.to_owned(),
+            cause: Box::new(self),
+        }
+    }
+
+    /// Whether its way out is an option that several plans cannot have together.
+    fn is_of_one_plan(&self) -> bool {
+        matches!(self, Error::LastRefit { .. })
+            || ["lora-components", "weights-components"].contains(&self.code())
+    }
+
     fn part(&self) -> Option<&dyn Explain> {
         Some(match self {
             Error::Occupied { .. }
@@ -189,6 +212,7 @@ impl Error {
             | Error::BaseUnproven { .. }
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
+            Error::OfPlan { cause, .. } => cause.as_ref(),
             Error::Onnx(e) => e,
             Error::Shapes(e) => e,
             Error::Engine(e) => e,
@@ -275,6 +299,11 @@ impl Explain for Error {
             Error::LastRefit { .. } => vec![
                 "write the filled plan beside it with `-o FULL.plan`, and keep the stripped one for the next refit".into(),
             ],
+            // What these hint at goes for a plan that is refitted by itself.
+            Error::OfPlan { plan, cause } if cause.is_of_one_plan() => vec![format!(
+                "refit `{}` by itself; the message then says how",
+                plan.display()
+            )],
             Error::Source { .. } => vec![
                 "put the model back where the manifest says, or build the plan again from the model that is there now"
                     .into(),

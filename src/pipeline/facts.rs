@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use crate::engine::{Options, Slot};
+use crate::fsx;
 use crate::mapping::{Mapping, Row};
 use crate::onnx::{Model, Role, Weight};
 use crate::plan::{Manifest, WeightRow};
@@ -10,7 +11,7 @@ use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// The shapes that an engine of this backend, built with these options, is made for: TensorRT allows several optimization profiles in an
 /// engine that is not refittable, and elsewhere one range has to hold them all. What was joined, for a warning.
@@ -124,28 +125,9 @@ fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {
     }
 }
 
-/// `to` as seen from the folder of `from`, with `..` where needed; as it is where the two share no root.
+/// `to` as seen from the folder of `from`, for a manifest.
 pub(super) fn relative(from: &Path, to: &Path) -> String {
-    let absolute = |p: &Path| -> PathBuf {
-        std::fs::canonicalize(p)
-            .or_else(|_| std::path::absolute(p))
-            .unwrap_or_else(|_| p.to_owned())
-    };
-    let folder = match from.parent() {
-        Some(p) if !p.as_os_str().is_empty() => absolute(p),
-        _ => absolute(Path::new(".")),
-    };
-    let to = absolute(to);
-    let shared = folder
-        .components()
-        .zip(to.components())
-        .take_while(|(a, b)| a == b)
-        .count();
-    let up = folder.components().count() - shared;
-    let path: PathBuf = std::iter::repeat_n(Component::ParentDir, up)
-        .chain(to.components().skip(shared))
-        .collect();
-    path.to_string_lossy().into_owned()
+    fsx::relative(from, to).to_string_lossy().into_owned()
 }
 
 /// A base that does not give the model's parameters is not what the model was exported from: one shard, a fine-tune, another

@@ -41,6 +41,13 @@ pub fn kind_of(path: &Path) -> ThingKind {
     ThingKind::Model
 }
 
+/// Whether a file that may be a plan or weights is a plan: by its extension, or because a manifest stands beside a file whose
+/// extension says nothing else.
+pub fn is_plan(path: &Path) -> bool {
+    let weights = path.is_dir() || has_extension(path, &["safetensors", "json", "onnx"]);
+    !weights && kind_of(path) == ThingKind::Plan
+}
+
 /// Opens what is at `path`.
 pub(super) fn look(path: &Path) -> Result<Thing, Error> {
     Ok(match kind_of(path) {

@@ -37,11 +37,11 @@ pub use compare::{CompareRequest, Compared, Left, Measured, compare};
 pub use environment::Environment;
 pub use error::Error;
 pub use facts::shapes_of_engine;
-pub use look::{ThingKind, is_model, kind_of};
+pub use look::{ThingKind, is_model, is_plan, kind_of};
 pub use open::{OpenPlan, open};
 pub use refit::{
-    Opening, Overlay, OverlayRequest, Prepared, Refitted, SourceModel, Stated, prepare, refusal,
-    source_model, source_model_at,
+    Opening, Overlay, OverlayRequest, Part, Prepared, Ready, Refitted, SourceModel, Stated,
+    prepare, prepare_all, put_in_place, refusal, source_model, source_model_at, stage_one,
 };
 pub use run::{
     InputRequest, Inputs, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,

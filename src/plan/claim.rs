@@ -2,7 +2,7 @@
 //! that the same command reads.
 
 use super::pair::{manifest_path, next_path, parse, read_manifest};
-use super::{Error, Ingredient, Manifest};
+use super::{Error, Ingredient, Manifest, journal};
 use crate::fsx;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +18,13 @@ pub fn claim(
     in_place: Option<&Path>,
     force: bool,
 ) -> Result<Vec<String>, Error> {
+    journal::settle(output)?;
     let manifest = manifest_path(output);
     let next = next_path(output);
+    if next.exists() && output.exists() {
+        // It may be the manifest of the plan that is there. What cannot be opened is judged below.
+        let _ = super::open(output);
+    }
     let mut said = Vec::new();
     for path in [output, &manifest, &next] {
         let claim = fsx::claim_output(path, inputs)?;
@@ -37,6 +42,29 @@ pub fn claim(
     let itself = in_place.is_some_and(|plan| fsx::resolve(plan) == fsx::resolve(output));
     if !force && !itself {
         refuse_foreign(output, &manifest, &next)?;
+    }
+    Ok(said)
+}
+
+/// As [`claim`], for one of several plans that change together: the names under which they wait for each other are free as well.
+///
+/// # Errors
+/// As [`claim`].
+pub fn claim_together(
+    output: &Path,
+    inputs: &[PathBuf],
+    in_place: Option<&Path>,
+    force: bool,
+) -> Result<Vec<String>, Error> {
+    let said = claim(output, inputs, in_place, force)?;
+    for path in [journal::journal_path(output), journal::waiting_path(output)] {
+        fsx::claim_output(&path, inputs)?;
+        if !force && path.symlink_metadata().is_ok() {
+            return Err(Error::Occupied {
+                path,
+                what: "exists, and is where plans that change together wait for each other",
+            });
+        }
     }
     Ok(said)
 }

@@ -9,13 +9,16 @@
 //! so a change goes: new manifest to `engine.plan.json.next`, rename of the plan, rename of the manifest. Whoever finds a plan
 //! that `engine.plan.json` does not match but `engine.plan.json.next` does, finishes that last rename; a process killed
 //! at any moment leaves the old pair or the new pair. Both renames are made under a lock of the folder, so that
-//! several processes that refit one plan end in the pair of one of them.
+//! several processes that refit one plan end in the pair of one of them. Plans that change together leave a journal meanwhile
+//! (`journal.rs`).
 
 mod claim;
+mod journal;
 mod manifest;
 mod pair;
 
-pub use claim::{claim, sources};
+pub use claim::{claim, claim_together, sources};
+pub use journal::{Pair, replace_all, settle};
 pub use manifest::{
     Asked, BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe,
     WeightRow,
@@ -63,6 +66,14 @@ pub enum Error {
         /// What it is.
         what: &'static str,
     },
+    /// Plans were changing together when a process died, and nothing says how far it came.
+    #[error("`{journal}` tells of a change that a killed trtmut began, and `{folder}`, where the rest of it stands, is not there", journal = .journal.display(), folder = .folder.display())]
+    Unfinished {
+        /// The journal beside the plan.
+        journal: PathBuf,
+        /// Where the change's lead is.
+        folder: PathBuf,
+    },
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] fsx::Error),
@@ -75,6 +86,7 @@ impl Explain for Error {
             Error::Manifest { .. } => "manifest-unreadable",
             Error::Mismatch { .. } => "manifest-mismatch",
             Error::Occupied { .. } => "output-occupied",
+            Error::Unfinished { .. } => "change-unfinished",
             Error::File(e) => e.code(),
         }
     }
@@ -109,6 +121,11 @@ impl Explain for Error {
             Error::Occupied { .. } => {
                 vec!["choose another name with -o, or overwrite it with --force".into()]
             }
+            Error::Unfinished { journal, folder } => vec![format!(
+                "bring `{}` back; or remove `{}` to keep this plan as it is",
+                folder.display(),
+                journal.display()
+            )],
             Error::File(e) => e.hints(),
         }
     }

@@ -1,6 +1,6 @@
 //! Reading and replacing the two files as one.
 
-use super::{Error, FORMAT, FORMAT_1, Manifest, PlanRef};
+use super::{Error, FORMAT, FORMAT_1, Manifest, PlanRef, journal};
 use crate::fsx::{self, Map, Staged, Stamp};
 use crate::tensor::{Digest, DigestWriter};
 use std::io;
@@ -19,18 +19,19 @@ pub(super) fn next_path(plan: &Path) -> PathBuf {
     suffixed(&fsx::resolve(&manifest_path(plan)), ".next")
 }
 
-fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
 /// Reads the manifest of `plan` and checks that it belongs to the plan's bytes (the whole plan is hashed).
-/// Finishes an interrupted [`replace`].
+/// Finishes an interrupted [`replace`], and an interrupted change of several plans.
 ///
 /// # Errors
 /// [`Error`], with the file that is wrong.
 pub fn open(plan: &Path) -> Result<Manifest, Error> {
+    journal::settle(plan)?;
     let (actual, current, stamp) = look(plan)?;
     if let Ok(m) = &current
         && m.plan == actual
@@ -186,17 +187,8 @@ impl io::Write for Hashing<'_> {
 /// A write error; the old pair is then still there.
 pub fn replace(to: &Path, staged: Staged, manifest: &Manifest) -> Result<(), Error> {
     let next = next_path(to);
-    let text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Manifest {
-        path: manifest_path(to),
-        reason: e.to_string(),
-    })?;
-    let manifest = manifest_path(to);
-    let waiting = Staged::write_like(&next, &manifest, |out| {
-        out.write_all(&text)
-            .and_then(|()| out.write_all(b"\n"))
-            .map_err(|e| fsx::Error::write(&next, e))
-    })?;
-    let _alone = fsx::lock_folder_of(to);
+    let waiting = stage_manifest(to, manifest)?;
+    let _alone = journal::lock_settled(&[to.to_owned()])?;
     let _whole = fsx::uninterrupted();
     waiting.commit()?;
     if let Err(e) = staged.commit() {
@@ -204,6 +196,20 @@ pub fn replace(to: &Path, staged: Staged, manifest: &Manifest) -> Result<(), Err
         let _ = std::fs::remove_file(&next);
         return Err(e.into());
     }
-    fsx::rename(&next, &manifest)?;
+    fsx::rename(&next, &manifest_path(to))?;
     Ok(())
+}
+
+/// Writes the manifest of a plan that goes to `to`, beside the place where it waits for that.
+pub(super) fn stage_manifest(to: &Path, manifest: &Manifest) -> Result<Staged, Error> {
+    let (next, place) = (next_path(to), manifest_path(to));
+    let text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Manifest {
+        path: place.clone(),
+        reason: e.to_string(),
+    })?;
+    Ok(Staged::write_like(&next, &place, |out| {
+        out.write_all(&text)
+            .and_then(|()| out.write_all(b"\n"))
+            .map_err(|e| fsx::Error::write(&next, e))
+    })?)
 }

@@ -3,6 +3,7 @@
 mod agree;
 mod build;
 mod cache;
+mod containers;
 mod diff;
 mod files;
 mod first_use;
@@ -18,5 +19,6 @@ mod refit;
 mod rules;
 mod run;
 mod scene;
+mod several;
 mod shapes;
 mod upgrade;

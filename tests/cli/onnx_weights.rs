@@ -25,8 +25,8 @@ fn weights(seed: u64) -> Weights {
     ])
 }
 
-const OLD: [i64; 8] = [3, 1, 2, 0, 7, 6, 4, 5];
-const NEW: [i64; 8] = [7, 6, 5, 4, 3, 2, 1, 0];
+pub const OLD: [i64; 8] = [3, 1, 2, 0, 7, 6, 4, 5];
+pub const NEW: [i64; 8] = [7, 6, 5, 4, 3, 2, 1, 0];
 
 /// A checkpoint with the index table in it.
 fn checkpoint(weights: &Weights, perm: &[i64]) -> Vec<u8> {
@@ -42,7 +42,7 @@ fn checkpoint(weights: &Weights, perm: &[i64]) -> Vec<u8> {
 }
 
 /// A plan of the old model with its base, the new one as checkpoint and as ONNX file, and inputs with what the new one gives.
-fn scene(perm: &[i64]) -> Scene {
+pub fn scene(perm: &[i64]) -> Scene {
     let scene = Scene::new();
     let (old, new) = (weights(1), weights(7));
     let x = random(3, &[2, 8]);

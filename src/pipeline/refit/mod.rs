@@ -2,14 +2,20 @@
 
 mod complete;
 mod overlay;
+mod part;
 mod prepared;
+mod ready;
 pub(super) mod rebuild;
 mod request;
+mod several;
 mod source_model;
 
 pub use complete::refusal;
 pub use overlay::Overlay;
+pub use part::Part;
 pub use prepared::{Opening, Prepared, Refitted, prepare};
+pub use ready::{Ready, put_in_place};
 pub(super) use rebuild::write_model;
 pub use request::{OverlayRequest, Stated};
+pub use several::{prepare_all, stage_one};
 pub use source_model::{SourceModel, source_model, source_model_at};

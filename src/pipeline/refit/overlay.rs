@@ -3,6 +3,7 @@
 //! A refit is a pure function: the engine holds base ⊕ overlay afterwards, whatever was refitted before. Weights that the overlay does
 //! not reach have their base values, which are those of the ONNX file that the manifest names.
 
+use super::part::Part;
 use super::request::{OverlayRequest, Stated};
 use super::source_model::{SourceModel, source_model_at};
 use crate::diff::{Decision, Request, WeightState};
@@ -44,6 +45,8 @@ pub struct Overlay {
     source: SourceModel,
     checkpoint: Option<View>,
     base: Option<View>,
+    /// Which part of the base weights was asked for.
+    base_part: Option<String>,
     /// What the base weights of the request prove, under their own names.
     proven: Option<Mapping>,
     fusion: Option<Fusion>,
@@ -59,6 +62,8 @@ pub struct Overlay {
     pub notes: Vec<String>,
     /// Names of fused tensors, where there are LoRAs.
     pub fused: Vec<String>,
+    /// The parts of the files, and which of them this plan takes.
+    pub parts: Vec<Part>,
     /// Every weight comes from an ONNX file of the same structure; [`Overlay::model`] is that one, and not the base.
     pub whole: bool,
 }
@@ -122,6 +127,7 @@ impl Overlay {
             source,
             checkpoint,
             base,
+            base_part: request.component.clone(),
             proven,
             fusion: None,
             mapping,
@@ -133,9 +139,13 @@ impl Overlay {
             },
             notes: Vec::new(),
             fused: Vec::new(),
+            parts: Vec::new(),
             whole: false,
         };
         overlay.notes = overlay.checkpoint.as_ref().map_or_else(Vec::new, notes_of);
+        let of_checkpoint = (overlay.checkpoint.iter())
+            .flat_map(|view| Part::of_checkpoint(&request.checkpoint, view));
+        overlay.parts = of_checkpoint.collect();
         overlay.add_loras(request, watch)?;
         overlay.recipe.ingredients = overlay.ingredients(plan);
         Ok(overlay)
@@ -169,6 +179,7 @@ impl Overlay {
             source,
             checkpoint: None,
             base: None,
+            base_part: None,
             fusion: None,
             kept: Mutex::default(),
             judged: None,
@@ -179,6 +190,7 @@ impl Overlay {
             proven: None,
             notes: Vec::new(),
             fused: Vec::new(),
+            parts: Vec::new(),
             whole: true,
         }
     }
@@ -193,6 +205,8 @@ impl Overlay {
         let asked = &manifest.recipe.asked;
         let mut request = OverlayRequest {
             component: asked.component.clone(),
+            // A LoRA may have been given to several plans; the digests tell whether this one takes of it what it took.
+            shared: true,
             lora_alpha: asked.lora_alpha,
             mapping: asked.mapping.clone().map(Stated::Recorded),
             permissions: Permissions {
@@ -298,6 +312,7 @@ impl Overlay {
         });
         manifest.base = Some(BaseSource {
             files: files.collect(),
+            component: self.base_part.clone(),
             inventory: proven.inventory.clone().unwrap_or_default(),
             unsourced_integers: proven.unsourced_integers.clone(),
         });
@@ -365,12 +380,20 @@ impl Overlay {
         let options = lora::Options {
             component: (request.component.as_deref()).and_then(lora::Component::from_name),
             alpha: request.lora_alpha,
+            shared: request.shared,
         };
         let mut loras = Vec::new();
         for (path, scale) in &request.loras {
             let lora = open_lora(path, &shapes, &wrapped, &options)?;
+            self.parts.extend(Part::of_lora(&lora));
+            if lora.targets().len() == 0 && request.shared {
+                continue;
+            }
             self.notes.extend(lora.notes().iter().cloned());
             loras.push((lora, *scale));
+        }
+        if loras.is_empty() {
+            return Ok(());
         }
         let fusion = Fusion::new(loras, request.fuse)?;
         self.fused = fusion
@@ -542,7 +565,8 @@ fn open_lora(
     options: &lora::Options,
 ) -> Result<Lora, Error> {
     let plain = Lora::open_with(path, shapes, options);
-    if plain.is_ok() || wrapped.is_empty() {
+    let fits = plain.as_ref().is_ok_and(|l| l.targets().len() > 0);
+    if fits || wrapped.is_empty() {
         return Ok(plain?);
     }
     Lora::open_with(path, wrapped, options)

@@ -2,8 +2,10 @@
 
 use super::complete::refuse_blocked;
 use super::overlay::Overlay;
+use super::ready::Ready;
 use super::rebuild;
 use super::request::OverlayRequest;
+
 use crate::diff::{Decision, Verdict, WeightState};
 use crate::engine::{self, Engine, Feed, Fold, RunOptions, Slot};
 use crate::pipeline::backends::reopen;
@@ -72,7 +74,12 @@ pub fn prepare(
         let decision = overlay.decide(&manifest, &request.permissions);
         refuse_blocked(request, &overlay, &decision)?;
         for note in &overlay.notes {
-            watch.event(Event::Status(note));
+            let note = if request.shared {
+                format!("`{}`: {note}", plan.display())
+            } else {
+                note.clone()
+            };
+            watch.event(Event::Status(&note));
         }
         Ok::<_, Error>((overlay, decision))
     };
@@ -160,6 +167,16 @@ impl Prepared {
         changes.filter(|c| c.fixed.is_some())
     }
 
+    /// Closes the engine; it is opened again where it is needed.
+    pub(super) fn close(&mut self) {
+        self.engine = None;
+    }
+
+    /// The plan.
+    pub(super) fn plan(&self) -> &Path {
+        &self.plan
+    }
+
     fn engine(&mut self, environment: &Environment) -> Result<&mut dyn Engine, Error> {
         if self.engine.is_none() {
             let backend = reopen(&self.manifest, environment)?;
@@ -230,6 +247,23 @@ impl Prepared {
         environment: &Environment,
         watch: &dyn Watch,
     ) -> Result<Refitted, Error> {
+        let (ready, refitted) = self.stage(output, verify, environment, watch)?;
+        plan::replace(output, ready.staged, &ready.manifest)?;
+        self.manifest = ready.manifest;
+        Ok(refitted)
+    }
+
+    /// As [`Prepared::commit`], but leaves the plan beside its place.
+    ///
+    /// # Errors
+    /// As [`Prepared::commit`].
+    pub fn stage(
+        &mut self,
+        output: &Path,
+        verify: bool,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<(Ready, Refitted), Error> {
         crate::fsx::check_output(output)?;
         let apply = self.apply(environment, watch)?;
         let verification = verify
@@ -258,14 +292,21 @@ impl Prepared {
             }
             note_slots(&mut manifest, &self.overlay().model().model, slots);
         }
-        plan::replace(output, staged, &manifest)?;
         watch.event(Event::End);
-        self.manifest = manifest;
-        Ok(Refitted {
+        let refitted = Refitted {
             apply,
             write: start.elapsed(),
             verification,
-        })
+        };
+        let output = output.to_owned();
+        Ok((
+            Ready {
+                output,
+                staged,
+                manifest,
+            },
+            refitted,
+        ))
     }
 
     /// Compares what the open engine computes with a reference that compiles the model with the overlay's weights. Meant for a

@@ -1,6 +1,7 @@
 //! The model with other weights, written out, and compiled again where a refit is not enough.
 
 use super::overlay::Overlay;
+use super::ready::Ready;
 use crate::engine::BuildJob;
 use crate::fsx;
 use crate::onnx::{Model, Weight};
@@ -74,11 +75,27 @@ pub(in crate::pipeline) fn write_model(overlay: &Overlay, beside: &Path) -> Resu
 /// See [`Error`]; what was there is then untouched.
 pub(in crate::pipeline) fn compile(
     overlay: &Overlay,
-    mut manifest: Manifest,
+    manifest: Manifest,
     output: &Path,
     environment: &Environment,
     watch: &dyn Watch,
 ) -> Result<(Manifest, Duration), Error> {
+    let (ready, time) = stage(overlay, manifest, output, environment, watch)?;
+    plan::replace(output, ready.staged, &ready.manifest)?;
+    Ok((ready.manifest, time))
+}
+
+/// As [`compile`], but leaves the plan beside its place.
+///
+/// # Errors
+/// As [`compile`].
+pub(super) fn stage(
+    overlay: &Overlay,
+    mut manifest: Manifest,
+    output: &Path,
+    environment: &Environment,
+    watch: &dyn Watch,
+) -> Result<(Ready, Duration), Error> {
     fsx::check_output(output)?;
     let backend = compiler(&manifest, environment)?;
     if backend.needs_bounds() {
@@ -112,6 +129,10 @@ pub(in crate::pipeline) fn compile(
     manifest.stripped = notes.stripped;
     manifest.folds = notes.folds;
     note_slots(&mut manifest, &written.model, notes.slots);
-    plan::replace(output, staged, &manifest)?;
-    Ok((manifest, time))
+    let ready = Ready {
+        output: output.to_owned(),
+        staged,
+        manifest,
+    };
+    Ok((ready, time))
 }

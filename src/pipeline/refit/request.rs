@@ -28,6 +28,8 @@ pub struct OverlayRequest {
     pub lora_alpha: Option<f64>,
     /// Which part of a file is meant, where several fit.
     pub component: Option<String>,
+    /// The files are given to several plans: what of them is for another is no error.
+    pub shared: bool,
     /// The ONNX file, where it is not where the manifest says.
     pub model: Option<PathBuf>,
     /// What is allowed beyond what is proven.

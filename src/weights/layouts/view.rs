@@ -23,6 +23,7 @@ pub struct View {
     tensors: BTreeMap<String, Virtual>,
     components: BTreeMap<String, usize>,
     family: Option<String>,
+    part: Option<&'static str>,
     notes: Vec<String>,
 }
 
@@ -75,6 +76,7 @@ pub fn open_in_layout(
         tensors: BTreeMap::new(),
         components: BTreeMap::new(),
         family: None,
+        part: None,
         notes: storage.notes,
     };
     if storage.side > 0 {
@@ -148,6 +150,7 @@ impl View {
             .filter_map(|&i| components::of(&self.stored[i].name))
             .collect();
         self.family = candidate.family;
+        self.part = candidate.label;
         for i in 0..self.stored.len() {
             if used.contains(&i) {
                 continue;
@@ -251,6 +254,11 @@ impl View {
     /// Numbers of tensors that belong to other parts of a pipeline, by part.
     pub fn components(&self) -> &BTreeMap<String, usize> {
         &self.components
+    }
+
+    /// The part of a pipeline that was taken, where the names say which.
+    pub fn part(&self) -> Option<&'static str> {
+        self.part
     }
 
     /// The family whose table translated the names, if one did.

@@ -1,5 +1,8 @@
 //! Processes that die or race: a refit that is killed leaves the old plan or the new one, and several at once end in one of them.
 
+mod together;
+mod traced;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeSet;
