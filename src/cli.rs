@@ -1,7 +1,7 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
 use crate::commands::{build, cache, diff, doctor, inspect, map, refit, run, shapes};
-use crate::ui::Verbosity;
+use crate::ui::{Colour, Verbosity};
 use clap::{ArgAction, Parser, Subcommand};
 
 /// Build, diff, refit and run engines from ONNX graphs and safetensors weights.
@@ -23,28 +23,65 @@ pub struct Cli {
 
     /// The TensorRT library, or a folder that holds it (default: `TRTMUT_TENSORRT`, the loader's path, python3's packages, the
     /// system's folders)
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global")]
     pub tensorrt: Option<std::path::PathBuf>,
 
     /// Let plans that were built with --version-compatible run the code that they bring (TensorRT); only for plans that you trust
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Global")]
     pub allow_host_code: bool,
 
-    /// Print one JSON document on stdout instead of a table, errors included
-    #[arg(long, global = true)]
+    /// Print one JSON document on stdout instead of a table, errors included; the same as --format json
+    #[arg(long, global = true, help_heading = "Global")]
     pub json: bool,
 
+    /// What to print: tables, one JSON document, or tables and annotations for a workflow of GitHub
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        value_enum,
+        conflicts_with = "json",
+        help_heading = "Global"
+    )]
+    pub format: Option<Format>,
+
+    /// When to use colours; `auto` obeys `NO_COLOR`, `CLICOLOR` and `CLICOLOR_FORCE`, and else looks for a terminal
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        help_heading = "Global"
+    )]
+    pub color: Colour,
+
     /// The most memory that this process may take: bytes, or with a unit as in 8GiB (default: what is free)
-    #[arg(long, global = true, value_name = "SIZE", value_parser = size)]
+    #[arg(long, global = true, value_name = "SIZE", value_parser = size, help_heading = "Global")]
     pub memory: Option<u64>,
 
-    /// Say more on stderr
-    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    /// Say more on stderr; -vv also which files are opened and what the cache answers
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet", help_heading = "Global")]
     pub verbose: u8,
 
+    /// Append what is done to a file: steps, files, answers of the cache, and how long each took; nothing secret
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global")]
+    pub log_file: Option<std::path::PathBuf>,
+
     /// Say nothing on stderr but warnings and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Global")]
     pub quiet: bool,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Tables
+    Text,
+    /// One JSON document
+    Json,
+    /// Tables, and annotations for a workflow of GitHub
+    Github,
 }
 
 /// The commands.
@@ -75,6 +112,11 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 impl Cli {
+    /// Whether stdout is one JSON document.
+    pub fn is_json(&self) -> bool {
+        self.json || self.format == Some(Format::Json)
+    }
+
     /// How much to say on stderr.
     pub fn verbosity(&self) -> Verbosity {
         match (self.quiet, self.verbose) {

@@ -2,9 +2,9 @@
 
 use clap::Parser;
 use std::process::ExitCode;
-use trtmut::cli::Cli;
+use trtmut::cli::{Cli, Format};
 use trtmut::commands::{self, Environment};
-use trtmut::ui::{Ui, Verbosity};
+use trtmut::ui::{Colour, Ui, Verbosity};
 use trtmut::{memory, process};
 
 #[global_allocator]
@@ -13,19 +13,23 @@ static ALLOCATOR: memory::Counting = memory::Counting;
 fn main() -> ExitCode {
     process::prepare();
     commands::prepare_process();
+    Colour::asked(std::env::args_os().skip(1)).obey();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(refused) => return usage(&refused),
+        Err(refused) => return usage(refused),
     };
-    process::run(cli.json, cli.memory, || command(&cli))
+    process::run(cli.is_json(), cli.memory, || command(&cli))
 }
 
 /// Help and the version go to stdout and are no errors; a wrong command line is one JSON document where JSON was asked for.
-fn usage(refused: &clap::Error) -> ExitCode {
-    if refused.exit_code() != 0 && asks_for_json() {
+fn usage(mut refused: clap::Error) -> ExitCode {
+    commands::suggest(&mut refused);
+    let (json, github) = (asks_for("json"), asks_for("github"));
+    if refused.exit_code() != 0 && (json || github) {
         let error = commands::UsageError::refused(&refused.render().to_string());
         let failure = commands::explain(&error.into());
-        Ui::new(true, Verbosity::Normal, false).failure(&failure);
+        let ui = Ui::new(json, Verbosity::Normal, false);
+        ui.with_annotations(github).failure(&failure);
         return failure.exit().into();
     }
     // Where it cannot be written there is nobody to tell.
@@ -33,10 +37,25 @@ fn usage(refused: &clap::Error) -> ExitCode {
     ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(2))
 }
 
-/// Whether `--json` stands among the options; clap does not say so of a command line that it refuses.
-fn asks_for_json() -> bool {
-    let mut words = std::env::args_os().skip(1).take_while(|word| word != "--");
-    words.any(|word| word == "--json")
+/// Whether a format stands among the options; clap does not say so of a command line that it refuses.
+fn asks_for(format: &str) -> bool {
+    let words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    let words: Vec<_> = words.collect();
+    let joined = format!("--format={format}");
+    (words.iter()).any(|word| *word == *joined || format == "json" && word == "--json")
+        || words
+            .windows(2)
+            .any(|two| two[0] == "--format" && two[1] == *format)
+}
+
+fn start_log(cli: &Cli) -> anyhow::Result<()> {
+    trtmut::ui::start_log(cli.verbose, cli.quiet, cli.log_file.as_deref())?;
+    let words = std::env::args_os().skip(1);
+    let words: Vec<String> = words
+        .map(|w| commands::without_credentials(&w.to_string_lossy()))
+        .collect();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), arguments = ?words, "started");
+    Ok(())
 }
 
 fn command(cli: &Cli) -> ExitCode {
@@ -45,9 +64,11 @@ fn command(cli: &Cli) -> ExitCode {
     if let Some(path) = &cli.tensorrt {
         environment.tensorrt = Some(path.clone());
     }
-    let ui = Ui::new(cli.json, cli.verbosity(), environment.progress);
+    let ui = Ui::new(cli.is_json(), cli.verbosity(), environment.progress)
+        .with_annotations(cli.format == Some(Format::Github));
     let done = trtmut::ui::check_streams()
         .map_err(Into::into)
+        .and_then(|()| start_log(cli))
         .and_then(|()| commands::dispatch(&cli.command, &ui, &environment));
     match done {
         Ok(exit) => exit.into(),

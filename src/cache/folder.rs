@@ -280,7 +280,7 @@ pub(super) mod named {
             .strip_prefix("evicted-")
             .is_some_and(|key| entry(Path::new(key)));
         evicted
-            || ["put-", "index-"]
+            || ["put-", "index-", "label-"]
                 .iter()
                 .any(|p| bare.strip_prefix(p).is_some_and(is_random))
     }

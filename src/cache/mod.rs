@@ -4,10 +4,11 @@
 //! ```text
 //! <folder>/                      0700, owned by the user
 //!   CACHEDIR.TAG                 backups skip it
-//!   engines-v1/<key>/            one entry; appears by one rename, never changes afterwards
+//!   engines-v1/<key>/            one entry; appears by one rename, never changes afterwards, but for its label
 //!     engine.plan                the plan's bytes
 //!     manifest.json              the caller's bytes, not looked into
 //!     entry.json                 record: key fields in clear text, sizes and digests, sealed; its mtime is the last use
+//!     label.json                 what people know it by; may be missing
 //!   pins/<key>                   present: the entry is not evicted
 //!   locks/store                  shared: publishing; exclusive: evicting, quarantining, sweeping
 //!   locks/<key>                  exclusive: building; holds the owner's pid, host and start
@@ -38,6 +39,7 @@ mod folder;
 mod hash;
 mod index;
 mod key;
+mod label;
 mod list;
 mod lock;
 mod memo;
@@ -55,6 +57,7 @@ pub use evict::{Prune, PruneReport, Removed};
 pub use explain::{Difference, Explanation, Near};
 pub use fault::{CacheFault, Damage};
 pub use key::{Key, KeyFields};
+pub use label::Label;
 pub use list::{Listed, Listing};
 pub use lock::{BuildLock, Owner};
 pub use memo::{Memo, Seen};

@@ -104,6 +104,7 @@ impl Store {
     /// as after a miss. [`CacheFault::Io`] when it cannot be read.
     pub fn lookup(&self, key: &Key, check: Check) -> Result<Option<Hit>, CacheFault> {
         let hit = self.inspect(key, check)?;
+        tracing::debug!(key = key.short(), hit = hit.is_some(), "looked up");
         if let Some(hit) = &hit {
             // Not in a read-only cache, where nothing is evicted either.
             let _ = hit.lock.set_modified(SystemTime::now());

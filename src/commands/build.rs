@@ -4,6 +4,7 @@ use super::UsageError;
 use super::cache::{CacheFolder, RemoteArgs};
 use super::engine_args::EngineArgs;
 use super::shape_args::{CallArgs, ProfileArgs, ShapeArgs, misfit};
+use super::tables;
 use crate::cache::{self, Check};
 use crate::engine::{Backend, Identity, Options};
 use crate::exit::Exit;
@@ -15,7 +16,7 @@ use crate::pipeline::{
 use crate::plan::{self, Manifest};
 use crate::shapes::{self, Profile};
 use crate::tensor::{Digest, TensorDecl};
-use crate::ui::{self, Align, Report, Table, Ui};
+use crate::ui::{self, Align, Report, Screen, Table, Ui};
 use crate::watch::{Event, Watch};
 use anyhow::Context;
 use serde::Serialize;
@@ -33,16 +34,12 @@ pub struct Args {
     /// The ONNX model
     model: PathBuf,
 
-    /// Dynamic-shape spec (JSON); needed where the model has dynamic axes
-    #[arg(long, value_name = "FILE")]
-    shapes: Option<PathBuf>,
-
-    /// Print a shape spec to fill in for this model, and stop
-    #[arg(long)]
-    print_shapes: bool,
+    /// Where the plan goes; its manifest goes beside it, as PLAN.json
+    #[arg(short, long, value_name = "PLAN", default_value = "engine.plan")]
+    output: PathBuf,
 
     /// The checkpoint that the model was exported from: every constant is proven by it, and refits rest on that (repeatable)
-    #[arg(long, alias = "weights", value_name = "FILE")]
+    #[arg(short = 'w', long, alias = "weights", value_name = "FILE")]
     base_weights: Vec<PathBuf>,
 
     /// The base weights are known to hold only some of the model's parameters
@@ -53,6 +50,26 @@ pub struct Args {
     #[arg(long, value_name = "PART", requires = "base_weights")]
     component: Option<String>,
 
+    /// Who compiles it
+    #[arg(short, long, value_enum, default_value_t = BackendChoice::Auto)]
+    backend: BackendChoice,
+
+    /// Overwrite a plan of another model, or a file that is no plan
+    #[arg(short, long)]
+    force: bool,
+
+    /// Threads for hashing and compiling (default: all cores)
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    /// Dynamic-shape spec (JSON); needed where the model has dynamic axes
+    #[arg(short, long, value_name = "FILE", help_heading = "Shapes")]
+    shapes: Option<PathBuf>,
+
+    /// Print a shape spec to fill in for this model, and stop
+    #[arg(long, help_heading = "Shapes")]
+    print_shapes: bool,
+
     #[command(flatten)]
     ranges: ShapeArgs,
 
@@ -62,27 +79,11 @@ pub struct Args {
     #[command(flatten)]
     profile: ProfileArgs,
 
-    /// Where the plan goes; its manifest goes beside it, as PLAN.json
-    #[arg(short, long, value_name = "PLAN", default_value = "engine.plan")]
-    output: PathBuf,
-
-    /// Who compiles it
-    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
-    backend: BackendChoice,
-
     #[command(flatten)]
     engine: EngineArgs,
 
-    /// Overwrite a plan of another model, or a file that is no plan
-    #[arg(long)]
-    force: bool,
-
     #[command(flatten)]
     cache: CacheArgs,
-
-    /// Threads for hashing and compiling (default: all cores)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
 }
 
 /// How the engine cache is used.
@@ -208,7 +209,7 @@ struct Counts {
 impl Report for BuildReport {
     const SCHEMA: &'static str = "trtmut.build/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         writeln!(
             out,
             "built {} ({}, {}) in {}",
@@ -217,71 +218,35 @@ impl Report for BuildReport {
             self.backend.library,
             ui::duration(Duration::from_nanos(self.compile_ns))
         )?;
-        writeln!(
-            out,
-            "  weights   {}, {} refittable, {}",
-            self.weights.total,
-            self.weights.refittable,
-            ui::bytes(self.weights.bytes)
-        )?;
+        let mut table = Table::list(&[Align::Left, Align::Left]);
+        let mut row = |label: &str, text: String| table.row([label.to_owned(), text]);
+        row(
+            "weights",
+            format!(
+                "{}, {} refittable, {}",
+                self.weights.total,
+                self.weights.refittable,
+                ui::bytes(self.weights.bytes)
+            ),
+        );
         if let Some(proof) = &self.proof {
-            writeln!(out, "  base      {}", proven(proof))?;
+            row("base", proven(proof));
         }
-        writeln!(out, "  manifest  {}", self.manifest.display())?;
+        row("manifest", self.manifest.display().to_string());
         let cache = match self.cache {
             CacheUse::Off => "off",
             CacheUse::Miss => "miss",
             CacheUse::Hit => "hit",
             CacheUse::Refitted => "refitted",
         };
-        writeln!(out, "  cache     {cache}")?;
+        row("cache", cache.into());
         for note in &self.notes {
-            writeln!(out, "  note      {note}")?;
+            row("note", note.clone());
         }
+        table.write(out, 2)?;
         writeln!(out)?;
-        if self.profile.several.is_empty() {
-            return profile_table(&self.profile.inputs).write(out, 2);
-        }
-        for (i, inputs) in self.profile.several.iter().enumerate() {
-            writeln!(
-                out,
-                "{}  optimization profile {}",
-                ["\n", ""][usize::from(i == 0)],
-                i + 1
-            )?;
-            profile_table(inputs).write(out, 2)?;
-        }
-        Ok(())
+        tables::write_ranges(out, &self.profile)
     }
-}
-
-/// The range of each input, one row an input.
-fn profile_table(inputs: &[shapes::ProfileInput]) -> Table {
-    let mut table = Table::new(&[
-        ("input", Align::Left),
-        ("type", Align::Left),
-        ("min", Align::Left),
-        ("opt", Align::Left),
-        ("max", Align::Left),
-    ]);
-    for input in inputs {
-        let side = |f: &dyn Fn(&shapes::AxisRange) -> String| {
-            let cells: Vec<String> = input.axes.iter().map(f).collect();
-            if cells.is_empty() {
-                "scalar".into()
-            } else {
-                cells.join("x")
-            }
-        };
-        table.row([
-            input.name.clone(),
-            input.dtype.to_string(),
-            side(&|a| a.min.to_string()),
-            side(&|a| a.opt.to_string()),
-            side(&|a| a.max.map_or("any".into(), |m| m.to_string())),
-        ]);
-    }
-    table
 }
 
 /// Runs the command.

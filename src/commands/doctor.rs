@@ -7,8 +7,8 @@ use crate::engine::tensorrt::doctor::{OWN_HEADERS, Survey, look};
 use crate::engine::tensorrt::loader::Tried;
 use crate::exit::Exit;
 use crate::fsx;
-use crate::pipeline::{self, Environment};
-use crate::ui::{self, Report, Ui};
+use crate::pipeline::{self, Environment, VARIABLES};
+use crate::ui::{self, Align, Report, Screen, Table, Ui};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,8 +35,17 @@ struct DoctorReport {
     tensorrt: Survey,
     cache: Cache,
     current: Current,
+    /// Variables that are set, in the order of docs/environment.md; secrets have no value here.
+    environment: Vec<Set>,
     #[serde(skip)]
     all: bool,
+}
+
+/// An environment variable that is set.
+#[derive(Debug, Serialize)]
+struct Set {
+    name: &'static str,
+    value: String,
 }
 
 /// The engine cache, in bytes.
@@ -90,20 +99,18 @@ impl Cache {
         cache
     }
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn shown(&self) -> String {
         let free = self
             .free
             .map_or(String::new(), |n| format!("; {} free there", ui::bytes(n)));
         let folder = self.folder.as_deref().unwrap_or("".as_ref()).display();
-        match (&self.problem, self.limit) {
-            (Some(why), _) => writeln!(out, "cache        cannot be used: {why}"),
-            (None, limit) => writeln!(
-                out,
-                "cache        {} of {}, {} engine{} ({folder}){free}",
+        match &self.problem {
+            Some(why) => format!("cannot be used: {why}"),
+            None => format!(
+                "{} of {}, {} ({folder}){free}",
                 ui::bytes(self.bytes),
-                ui::bytes(limit.unwrap_or(0)),
-                self.entries,
-                if self.entries == 1 { "" } else { "s" },
+                ui::bytes(self.limit.unwrap_or(0)),
+                ui::count(self.entries, "engine"),
             ),
         }
     }
@@ -122,80 +129,106 @@ struct Runtime {
 impl Report for DoctorReport {
     const SCHEMA: &'static str = "trtmut.doctor/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "trtmut       {}", self.version)?;
-        match (&self.tensorrt.gpu, &self.tensorrt.gpu_problem) {
-            (Some(gpu), _) => writeln!(
-                out,
-                "GPU          {}, compute capability {}.{}, {}; driver {}, CUDA {}",
-                gpu.name,
-                gpu.compute_capability.0,
-                gpu.compute_capability.1,
-                ui::bytes(gpu.memory),
-                gpu.driver,
-                gpu.cuda
-            )?,
-            (None, why) => writeln!(
-                out,
-                "GPU          none: {}",
-                why.as_deref().unwrap_or("not looked for")
-            )?,
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        self.machine().write(out, 0)?;
+        self.variables(out)?;
+        if self.all {
+            writeln!(out, "\ntried in vain:")?;
+            let mut table = Table::list(&[Align::Left]);
+            for tried in &self.tensorrt.tried {
+                table.row([format!("{}: {}", tried.place, tried.reason)]);
+            }
+            table.write(out, 2)?;
         }
-        writeln!(out, "cpu          {}: build, refit, run", self.cpu)?;
-        match (&self.onnxruntime.version, &self.onnxruntime.problem) {
-            (Some(version), _) => writeln!(
-                out,
-                "onnxruntime  {version}: build, refit, run ({})",
-                self.onnxruntime
-                    .path
-                    .as_deref()
-                    .unwrap_or("".as_ref())
-                    .display()
-            )?,
-            (None, why) => writeln!(
-                out,
-                "onnxruntime  {}",
-                why.as_deref().unwrap_or("not found")
-            )?,
-        }
+        Ok(())
+    }
+}
+
+/// Variables of everybody's shell, which are shown with `--all` only.
+const USUAL: [&str; 4] = ["HOME", "PATH", "TERM", "COLUMNS"];
+
+impl DoctorReport {
+    /// What is here, label by label.
+    fn machine(&self) -> Table {
+        let mut table = Table::list(&[Align::Left, Align::Left]);
+        let mut row = |label: &str, text: String| table.row([label.to_owned(), text]);
+        row("trtmut", self.version.to_owned());
+        row(
+            "GPU",
+            match (&self.tensorrt.gpu, &self.tensorrt.gpu_problem) {
+                (Some(gpu), _) => format!(
+                    "{}, compute capability {}.{}, {}; driver {}, CUDA {}",
+                    gpu.name,
+                    gpu.compute_capability.0,
+                    gpu.compute_capability.1,
+                    ui::bytes(gpu.memory),
+                    gpu.driver,
+                    gpu.cuda
+                ),
+                (None, why) => format!("none: {}", why.as_deref().unwrap_or("not looked for")),
+            },
+        );
+        row("cpu", format!("{}: build, refit, run", self.cpu));
+        let runtime = &self.onnxruntime;
+        row(
+            "onnxruntime",
+            match (&runtime.version, &runtime.problem) {
+                (Some(version), _) => format!(
+                    "{version}: build, refit, run ({})",
+                    runtime.path.as_deref().unwrap_or("".as_ref()).display()
+                ),
+                (None, why) => why.clone().unwrap_or_else(|| "not found".into()),
+            },
+        );
         if self.tensorrt.libraries.is_empty() {
-            writeln!(out, "TensorRT     not found")?;
+            row("TensorRT", "not found".into());
         }
         for library in &self.tensorrt.libraries {
-            writeln!(
-                out,
-                "{:<12} {} ({})",
+            row(
                 library.product.title(),
-                library.version,
-                library.path.display()
-            )?;
+                format!("{} ({})", library.version, library.path.display()),
+            );
             if library.known_by != OWN_HEADERS {
-                writeln!(out, "  {:<23} {}", "known by", library.known_by)?;
+                row("", format!("known by {}", library.known_by));
             }
             for ability in &library.can {
                 let word = ability
                     .problem
                     .as_deref()
                     .map_or("yes".into(), |p| format!("no: {p}"));
-                writeln!(out, "  {:<23} {word}", ability.what)?;
+                row("", format!("{:<23} {word}", ability.what));
             }
         }
         // What is there and cannot be used is worth knowing without being asked for.
         let there = |t: &&Tried| Path::new(&t.place).exists();
         for tried in self.tensorrt.tried.iter().filter(there) {
-            writeln!(out, "{:<12} {}: {}", "unusable", tried.place, tried.reason)?;
+            row("unusable", format!("{}: {}", tried.place, tried.reason));
         }
-        self.cache.human(out)?;
+        row("cache", self.cache.shown());
         if let Some(free) = self.current.free {
-            writeln!(out, "this folder  {} free", ui::bytes(free))?;
+            row("this folder", format!("{} free", ui::bytes(free)));
         }
-        if self.all {
-            writeln!(out, "\ntried in vain:")?;
-            for tried in &self.tensorrt.tried {
-                writeln!(out, "  {}: {}", tried.place, tried.reason)?;
-            }
+        table
+    }
+
+    fn variables(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        let mut table = Table::list(&[Align::Left, Align::Left]);
+        let mut rows = 0;
+        for variable in VARIABLES {
+            let set = self.environment.iter().find(|s| s.name == variable.name);
+            let shown = match set {
+                Some(set) if self.all || !USUAL.contains(&set.name) => set.value.clone(),
+                None if self.all => "not set".into(),
+                _ => continue,
+            };
+            rows += 1;
+            table.row([variable.name.to_owned(), shown]);
         }
-        Ok(())
+        if rows == 0 {
+            return Ok(());
+        }
+        writeln!(out, "environment")?;
+        table.write(out, 2)
     }
 }
 
@@ -226,6 +259,14 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             free: free(Path::new(".")),
             folder: std::env::current_dir().unwrap_or_default(),
         },
+        environment: (VARIABLES.iter())
+            .filter_map(|variable| {
+                Some(Set {
+                    name: variable.name,
+                    value: variable.shown()?,
+                })
+            })
+            .collect(),
         all: args.all,
     })?;
     Ok(Exit::Done)

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 /// What a plan for TensorRT is compiled like; the CPU backends take none of these.
 #[derive(Debug, Clone, Default, clap::Args)]
-#[command(next_help_heading = "TensorRT")]
+#[command(next_help_heading = "TensorRT (the CPU backends take none of these)")]
 pub struct EngineArgs {
     /// Which weights stay replaceable [default: full]
     #[arg(long, value_enum)]

@@ -1,15 +1,18 @@
 //! `trtmut inspect`: what a plan or a model is, without running it and without a GPU.
 
 use super::UsageError;
-use super::inspect_model::{ModelReport, tensors};
+use super::inspect_model::ModelReport;
+use super::tables;
 use crate::engine::tensorrt::header::{self, Header};
 use crate::exit::Exit;
 use crate::onnx::Model;
 use crate::pipeline::{self, Environment};
 use crate::plan::{self, Ingredient, Manifest};
-use crate::ui::{self, Align, Report, Table, Ui};
+use crate::shapes::Axis;
+use crate::ui::{self, Align, Report, Screen, Table, Ui};
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -51,7 +54,7 @@ struct InspectReport {
 impl Report for InspectReport {
     const SCHEMA: &'static str = "trtmut.inspect/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         if let Some(h) = &self.header {
             writeln!(
                 out,
@@ -76,71 +79,151 @@ impl Report for InspectReport {
             m.backend.library,
             m.tool
         )?;
-        writeln!(out, "  plan       {}", m.plan.digest)?;
-        writeln!(
-            out,
-            "  model      {} (structure {})",
-            m.model.path,
-            m.model.structure.short()
-        )?;
-        let refittable = m.weights.iter().filter(|w| w.fixed.is_none()).count();
-        let refitted = m.weights.iter().filter(|w| w.base.is_some()).count();
-        writeln!(
-            out,
-            "  weights    {}, {refittable} refittable, {refitted} not at their base values",
-            m.weights.len()
-        )?;
-        for ingredient in &m.recipe.ingredients {
-            match ingredient {
-                Ingredient::Checkpoint { file } => writeln!(out, "  over base  {}", file.path)?,
-                Ingredient::Lora { file, scale } => {
-                    writeln!(out, "  over base  LoRA {} at {scale}", file.path)?;
-                }
-            }
-        }
-        for (name, value) in &m.options {
-            writeln!(out, "  option     {name} = {value}")?;
-        }
-        if m.shapes.profile_count() > 1 {
-            for (i, range) in m.shapes.show_profiles().iter().enumerate() {
-                writeln!(out, "  profile {}  {range}", i + 1)?;
-            }
+        facts(m).write(out, 2)?;
+        writeln!(out)?;
+        tables::write_ranges(out, &m.profile)?;
+        if !m.shapes.dims().is_empty() {
+            writeln!(out)?;
+            dims(m).write(out, 2)?;
         }
         writeln!(out)?;
-        tensors(out, &m.inputs, &m.outputs)?;
+        tables::tensors(&[], &m.outputs).write(out, 2)?;
         if self.list_weights {
             writeln!(out)?;
-            let mut table = Table::new(&[
-                ("weight", Align::Left),
-                ("type", Align::Left),
-                ("shape", Align::Left),
-                ("digest", Align::Left),
-                ("", Align::Left),
-            ]);
-            for w in &m.weights {
-                table.row([
-                    w.name.clone(),
-                    w.dtype.to_string(),
-                    crate::tensor::show_shape(&w.shape),
-                    w.digest.short(),
-                    w.fixed.clone().unwrap_or_default(),
-                ]);
-            }
-            table.write(out, 2)?;
+            weights(m).write(out, 2)?;
         }
         if let Some(layers) = &self.layers {
             let rows = layers.get("Layers").and_then(Value::as_array);
             let rows = rows.map_or(&[][..], Vec::as_slice);
             writeln!(out, "\n  {}", ui::count(rows.len(), "layer"))?;
+            let mut table = Table::list(&[Align::Left, Align::Left]);
             for row in rows {
                 let name = row.get("Name").unwrap_or(row);
                 let kind = row.get("LayerType").and_then(Value::as_str);
-                let name = name.as_str().unwrap_or("?");
-                writeln!(out, "  {name}  {}", kind.unwrap_or_default())?;
+                table.row([
+                    name.as_str().unwrap_or("?").to_owned(),
+                    kind.unwrap_or_default().to_owned(),
+                ]);
             }
+            table.write(out, 2)?;
         }
         Ok(())
     }
+}
+
+/// What a manifest says of a plan, label by label.
+fn facts(m: &Manifest) -> Table {
+    let mut table = Table::list(&[Align::Left, Align::Left]);
+    let mut row = |label: &str, text: String| table.row([label.to_owned(), text]);
+    row("plan", m.plan.digest.to_string());
+    row(
+        "model",
+        format!("{} (structure {})", m.model.path, m.model.structure.short()),
+    );
+    let on: Vec<&str> = ["gpu", "compute_capability", "driver"]
+        .into_iter()
+        .filter_map(|name| m.backend.device.get(name).map(String::as_str))
+        .collect();
+    if !on.is_empty() {
+        row("GPU", on.join(", "));
+    }
+    let refittable = m.weights.iter().filter(|w| w.fixed.is_none()).count();
+    row("weights", ui::count(m.weights.len(), "constant"));
+    row("refittable", format!("{refittable} of them"));
+    for (why, count) in most_common(m) {
+        row("fixed", format!("{count}: {why}"));
+    }
+    row(
+        "values",
+        match m.weights.iter().filter(|w| w.base.is_some()).count() {
+            _ if m.stripped => "nothing: the plan is stripped, and a refit fills it".into(),
+            0 => "those of the base weights".into(),
+            n => format!("others than those of the base weights in {n}"),
+        },
+    );
+    for ingredient in &m.recipe.ingredients {
+        match ingredient {
+            Ingredient::Checkpoint { file } => row("over base", file.path.clone()),
+            Ingredient::Lora { file, scale } => {
+                row("over base", format!("LoRA {} at {scale}", file.path));
+            }
+        }
+    }
+    if m.options.is_empty() {
+        row("options", "as by default".into());
+    }
+    for (name, value) in &m.options {
+        row("option", format!("{name} = {value}"));
+    }
+    for note in &m.notes {
+        row("note", note.clone());
+    }
+    table
+}
+
+/// Why weights cannot be refitted, the most common reasons first, the rest as one.
+fn most_common(m: &Manifest) -> Vec<(String, usize)> {
+    const SHOWN: usize = 6;
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for why in m.weights.iter().filter_map(|w| w.fixed.as_deref()) {
+        *counts.entry(why).or_default() += 1;
+    }
+    let mut counts: Vec<(String, usize)> = (counts.into_iter())
+        .map(|(why, n)| (why.to_owned(), n))
+        .collect();
+    counts.sort_by_key(|(_, n)| std::cmp::Reverse(*n));
+    if counts.len() > SHOWN {
+        let rest: usize = counts.drain(SHOWN - 1..).map(|(_, n)| n).sum();
+        counts.push(("other reasons; --weights lists each".into(), rest));
+    }
+    counts
+}
+
+/// The named dims that the shapes are made of.
+fn dims(m: &Manifest) -> Table {
+    let mut table = Table::new(&[
+        ("dim", Align::Left),
+        ("min", Align::Right),
+        ("opt", Align::Right),
+        ("max", Align::Right),
+        ("", Align::Left),
+    ]);
+    for (name, root) in m.shapes.dims() {
+        let is_own = |axis: &Axis| matches!(axis, Axis::Dim(expr) if expr.to_string() == *name);
+        let used = m
+            .shapes
+            .inputs()
+            .iter()
+            .filter(|i| i.axes.iter().any(is_own));
+        table.row([
+            name.clone(),
+            root.min.to_string(),
+            root.opt.to_string(),
+            root.max.map_or("any".into(), |max| max.to_string()),
+            used.map(|i| i.name.clone()).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    table
+}
+
+fn weights(m: &Manifest) -> Table {
+    let mut table = Table::new(&[
+        ("weight", Align::Left),
+        ("type", Align::Left),
+        ("shape", Align::Left),
+        ("digest", Align::Left),
+        ("", Align::Left),
+    ]);
+    for w in &m.weights {
+        table.row([
+            w.name.clone(),
+            w.dtype.to_string(),
+            crate::tensor::show_shape(&w.shape),
+            w.digest.short(),
+            w.fixed.clone().unwrap_or_default(),
+        ]);
+    }
+    table
 }
 
 /// Runs the command.

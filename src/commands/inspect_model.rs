@@ -1,8 +1,9 @@
 //! What an ONNX model is, for `trtmut inspect`: interface, opsets, counts, structure.
 
+use super::tables;
 use crate::onnx::{Model, Role};
 use crate::tensor::{Digest, Extent, TensorDecl};
-use crate::ui::{self, Align, Report, Table};
+use crate::ui::{self, Align, Report, Screen, Table};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -43,6 +44,43 @@ struct DynamicAxis {
     axis: usize,
     /// The model's `dim_param`, where it has one.
     symbol: Option<String>,
+}
+
+impl ModelReport {
+    fn facts(&self) -> Table {
+        let mut table = Table::list(&[Align::Left, Align::Left]);
+        let mut row = |label: &str, text: String| table.row([label.to_owned(), text]);
+        row("structure", self.structure.to_string());
+        let opsets: Vec<String> = (self.opsets.iter())
+            .map(|(domain, version)| format!("{domain} {version}"))
+            .collect();
+        row("opset", opsets.join(", "));
+        let mut graph = ui::count(self.nodes, "node");
+        if self.functions > 0 {
+            graph = format!("{graph}, {}", ui::count(self.functions, "function"));
+        }
+        row("graph", graph);
+        let c = &self.constants;
+        row(
+            "constants",
+            format!(
+                "{}, {}; {} structural, {} unused",
+                ui::count(c.weights, "weight"),
+                ui::bytes(c.weight_bytes),
+                c.structural,
+                c.unused
+            ),
+        );
+        row(
+            "shapes",
+            match self.dynamic.len() {
+                0 => "static".to_owned(),
+                1 => "1 axis of the inputs is dynamic".into(),
+                n => format!("{n} axes of the inputs are dynamic"),
+            },
+        );
+        table
+    }
 }
 
 /// A constant as `--weights` lists it.
@@ -127,37 +165,15 @@ fn dynamic(inputs: &[TensorDecl]) -> Vec<DynamicAxis> {
 impl Report for ModelReport {
     const SCHEMA: &'static str = "trtmut.inspect-model/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         write!(out, "{} is an ONNX model", self.model.display())?;
         if !self.producer.is_empty() {
             write!(out, " by {}", self.producer)?;
         }
-        writeln!(out, "\n  structure  {}", self.structure)?;
-        let opsets: Vec<String> = (self.opsets.iter())
-            .map(|(domain, version)| format!("{domain} {version}"))
-            .collect();
-        writeln!(out, "  opset      {}", opsets.join(", "))?;
-        write!(out, "  graph      {}", ui::count(self.nodes, "node"))?;
-        if self.functions > 0 {
-            write!(out, ", {}", ui::count(self.functions, "function"))?;
-        }
-        let c = &self.constants;
-        writeln!(
-            out,
-            "\n  constants  {}, {}; {} structural, {} unused",
-            ui::count(c.weights, "weight"),
-            ui::bytes(c.weight_bytes),
-            c.structural,
-            c.unused
-        )?;
-        let shapes = match self.dynamic.len() {
-            0 => "static".to_owned(),
-            1 => "1 axis of the inputs is dynamic".into(),
-            n => format!("{n} axes of the inputs are dynamic"),
-        };
-        writeln!(out, "  shapes     {shapes}")?;
         writeln!(out)?;
-        tensors(out, &self.inputs, &self.outputs)?;
+        self.facts().write(out, 2)?;
+        writeln!(out)?;
+        tables::tensors(&self.inputs, &self.outputs).write(out, 2)?;
         if !self.list.is_empty() {
             writeln!(out)?;
             let mut table = Table::new(&[
@@ -178,29 +194,4 @@ impl Report for ModelReport {
         }
         Ok(())
     }
-}
-
-/// The table of inputs and outputs.
-pub(super) fn tensors(
-    out: &mut dyn Write,
-    inputs: &[TensorDecl],
-    outputs: &[TensorDecl],
-) -> io::Result<()> {
-    let mut table = Table::new(&[
-        ("", Align::Left),
-        ("name", Align::Left),
-        ("type", Align::Left),
-        ("dims", Align::Left),
-    ]);
-    for (side, all) in [("input", inputs), ("output", outputs)] {
-        for t in all {
-            table.row([
-                side.into(),
-                t.name.clone(),
-                t.dtype.to_string(),
-                t.show_dims(),
-            ]);
-        }
-    }
-    table.write(out, 2)
 }

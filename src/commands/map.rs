@@ -5,7 +5,7 @@ use crate::mapping::{Grade, Recipe, Row, Step};
 use crate::pipeline::Environment;
 use crate::plan;
 use crate::tensor::show_shape;
-use crate::ui::{Align, Report, Table, Ui};
+use crate::ui::{Align, Report, Screen, Table, Ui};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -40,6 +40,9 @@ const GRADES: [&str; 6] = [
 #[derive(Debug, Serialize)]
 struct MapReport {
     plan: PathBuf,
+    /// Whether base weights were given, by which rows could be proven.
+    #[serde(skip)]
+    has_base: bool,
     grades: BTreeMap<&'static str, usize>,
     rows: Vec<Row>,
 }
@@ -47,7 +50,7 @@ struct MapReport {
 impl Report for MapReport {
     const SCHEMA: &'static str = "trtmut.map/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let mut table = Table::new(&[
             ("weight", Align::Left),
             ("shape", Align::Left),
@@ -58,18 +61,56 @@ impl Report for MapReport {
             table.row([
                 row.name.clone(),
                 show_shape(&row.shape),
-                row.grade.name().into(),
-                source(row),
+                self.grade(row).into(),
+                self.source(row),
             ]);
         }
         table.write(out, 0)?;
         let counts: Vec<String> = self
             .grades
             .iter()
-            .map(|(g, n)| format!("{n} {g}"))
+            .map(|(grade, n)| match *grade {
+                "unproven" if !self.has_base => format!("{n} not proven yet"),
+                grade => format!("{n} {grade}"),
+            })
             .collect();
-        writeln!(out, "\n{}", counts.join(", "))
+        writeln!(out, "\n{}", counts.join(", "))?;
+        if !self.has_base {
+            writeln!(
+                out,
+                "no base weights were given: the sources are what the graph's names say.\n\
+                 `trtmut build MODEL.onnx --weights BASE.safetensors` proves each by its values"
+            )?;
+        }
+        Ok(())
     }
+}
+
+impl MapReport {
+    /// Nothing is wrong with a row that nobody could prove yet.
+    fn grade(&self, row: &Row) -> &'static str {
+        match row.grade {
+            Grade::Unproven if !self.has_base && name(row).is_some() => "by name",
+            Grade::Unproven if !self.has_base => "open",
+            grade => grade.name(),
+        }
+    }
+
+    fn source(&self, row: &Row) -> String {
+        match (source(row), name(row)) {
+            (Some(source), _) => source,
+            (None, Some(name)) if !self.has_base => name.to_owned(),
+            (None, Some(name)) => format!("{name} ?"),
+            (None, None) if row.grade == Grade::Constant || !self.has_base => "-".into(),
+            (None, None) => "?".into(),
+        }
+    }
+}
+
+/// The first name that speaks for a row.
+fn name(row: &Row) -> Option<&str> {
+    let names = row.hints.iter().flat_map(|h| &h.names);
+    names.map(String::as_str).next()
 }
 
 fn step_text(step: &Step) -> String {
@@ -84,8 +125,8 @@ fn step_text(step: &Step) -> String {
     }
 }
 
-fn source(row: &Row) -> String {
-    match &row.recipe {
+fn source(row: &Row) -> Option<String> {
+    Some(match &row.recipe {
         Some(Recipe::Tensor { source, steps }) => {
             let mut text = source.clone();
             for step in steps {
@@ -105,20 +146,8 @@ fn source(row: &Row) -> String {
             }
             text
         }
-        None if row.grade == Grade::Constant => "-".into(),
-        None => {
-            let names: Vec<&str> = row
-                .hints
-                .iter()
-                .flat_map(|h| &h.names)
-                .map(String::as_str)
-                .collect();
-            match names[..] {
-                [] => "?".into(),
-                [first, ..] => format!("{first} ?"),
-            }
-        }
-    }
+        None => return None,
+    })
 }
 
 /// Runs the command.
@@ -127,6 +156,7 @@ fn source(row: &Row) -> String {
 /// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<Exit> {
     let manifest = plan::open(&args.plan)?;
+    let has_base = manifest.base.is_some();
     let all: Vec<Row> = manifest
         .weights
         .into_iter()
@@ -142,6 +172,7 @@ pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<E
         .collect();
     ui.result(&MapReport {
         plan: args.plan.clone(),
+        has_base,
         grades,
         rows,
     })?;

@@ -13,6 +13,8 @@ pub mod refit;
 pub mod run;
 mod shape_args;
 pub mod shapes;
+mod tables;
+mod trtexec;
 
 use crate::cache::{CacheFault, RemoteFault};
 use crate::cli::Command;
@@ -22,7 +24,8 @@ use crate::ui::{Failure, Ui};
 use crate::watch::{Event, Watch};
 use crate::{arrays, engine, fsx, mapping, onnx, pipeline, plan, weights};
 
-pub use crate::pipeline::Environment;
+pub use crate::pipeline::{Environment, without_credentials};
+pub use trtexec::suggest;
 
 /// What has to be set before the process has a second thread.
 pub fn prepare_process() {

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 
 /// LoRAs, and how the mapping is found.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Weights")]
 pub struct OverlayArgs {
     /// A LoRA to fuse; a scale may follow the file (default 1) (repeatable)
-    #[arg(long, value_name = "FILE[:SCALE]", value_parser = lora)]
+    #[arg(short, long, value_name = "FILE[:SCALE]", value_parser = lora)]
     pub lora: Vec<(PathBuf, f64)>,
 
     /// The alpha of LoRA modules for which neither the file nor a configuration states one (else: the rank)

@@ -8,9 +8,10 @@ use std::path::Path;
 
 /// Ranges of dims that the command line gives, for a spec or instead of one.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Shapes")]
 pub(super) struct ShapeArgs {
     /// Range of a named dim: NAME=min:max, NAME=min:opt:max or NAME=size (repeatable)
-    #[arg(long, value_name = "NAME=RANGE")]
+    #[arg(short, long, value_name = "NAME=RANGE")]
     dim: Vec<String>,
 
     /// Size of a named dim to optimise for: NAME=N, several with commas (repeatable)
@@ -41,6 +42,7 @@ impl ShapeArgs {
 
 /// Sizes to optimise for, from a call.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Shapes")]
 pub(super) struct CallArgs {
     /// Optimise for the sizes of these example inputs (.safetensors or .npz); --opt and --dim go before (repeatable)
     #[arg(long, value_name = "FILE[:PREFIX]")]
@@ -76,6 +78,7 @@ impl CallArgs {
 
 /// A profile in trtexec's words, instead of a spec.
 #[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Shapes")]
 #[allow(
     clippy::struct_field_names,
     reason = "they are called as trtexec calls them"

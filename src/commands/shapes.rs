@@ -6,7 +6,7 @@ use crate::onnx::Model;
 use crate::pipeline::{self, Environment, PrefixedFile};
 use crate::shapes::{self, Axis, AxisRange, Form, Resolved, Root};
 use crate::tensor::Dtype;
-use crate::ui::{Align, Report, Table, Ui};
+use crate::ui::{Align, Report, Screen, Table, Ui};
 use crate::watch::{Event, Watch};
 use anyhow::Context;
 use serde::Serialize;
@@ -184,7 +184,7 @@ impl CheckReport {
 impl Report for CheckReport {
     const SCHEMA: &'static str = "trtmut.shapes-check/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let mut table = Table::new(&[
             ("input", Align::Left),
             ("axis", Align::Right),
@@ -262,7 +262,7 @@ impl<'a> SpecReport<'a> {
 impl Report for SpecReport<'_> {
     const SCHEMA: &'static str = "trtmut.shapes-spec/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         out.write_all(self.text.as_bytes())
     }
 }
@@ -276,7 +276,7 @@ struct SchemaReport {
 impl Report for SchemaReport {
     const SCHEMA: &'static str = "trtmut.shapes-schema/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         out.write_all(shapes::schema().as_bytes())
     }
 }

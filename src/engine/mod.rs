@@ -307,6 +307,28 @@ fn list(refusals: &[Refusal]) -> String {
     text
 }
 
+/// What to do about an option that is not taken; none where the reason says it.
+fn without(option: &str, reason: &str) -> Option<String> {
+    if reason.contains('`') {
+        return None;
+    }
+    let (name, value) = option.split_once('=').unwrap_or((option, ""));
+    let flags: Vec<String> = match name {
+        "precision" => value.split(',').map(|p| format!("`--{p}`")).collect(),
+        _ => vec![format!("`--{name}`")],
+    };
+    Some(match name {
+        // It is asked of a plan, whose backend is what it is.
+        "cuda-graph" => "leave `--cuda-graph` out".into(),
+        // Not given, and needed.
+        _ if value.is_empty() => return None,
+        _ => format!(
+            "leave {} out, or choose a backend that takes it with `--backend`",
+            flags.join(" and ")
+        ),
+    })
+}
+
 impl Explain for Error {
     fn code(&self) -> &'static str {
         match self {
@@ -346,9 +368,7 @@ impl Explain for Error {
             Error::Refused { backend, .. } if backend == "cpu" => {
                 vec!["use `--backend onnxruntime`, which computes every ONNX operator".into()]
             }
-            Error::Option { .. } => {
-                vec!["leave it out, or choose a backend that takes it with `--backend`".into()]
-            }
+            Error::Option { option, reason, .. } => without(option, reason).into_iter().collect(),
             Error::HostCode { .. } => {
                 vec!["where you trust the plan, pass `--allow-host-code`".into()]
             }

@@ -5,6 +5,7 @@ mod atomic;
 mod beside;
 mod claim;
 mod disk;
+mod log;
 mod map;
 mod open;
 mod raw;
@@ -17,6 +18,7 @@ pub use beside::{
 };
 pub use claim::{Claim, claim_output};
 pub use disk::{Disk, disk};
+pub use log::open_log;
 pub use map::{Beginning, Map, caught};
 pub use open::{Stamp, open_regular, read_bounded, read_stream};
 pub use raw::{open_folder, read_system};

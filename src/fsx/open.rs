@@ -83,6 +83,7 @@ pub fn open_regular(path: impl AsRef<Path>) -> Result<File, Error> {
             what,
         });
     }
+    tracing::debug!(path = ?path, bytes = meta.len(), "opened");
     Ok(file)
 }
 

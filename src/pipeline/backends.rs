@@ -21,14 +21,14 @@ pub enum BackendChoice {
     Auto,
     /// The embedded engine: nothing to install
     Cpu,
-    /// onnxruntime's CPU provider, from `ORT_DYLIB_PATH` or python3's packages
-    #[value(name = "onnxruntime")]
+    /// onnxruntime's CPU provider, from `ORT_DYLIB_PATH` or python3's packages; `ort` for short
+    #[value(name = "onnxruntime", alias = "ort")]
     OnnxRuntime,
-    /// NVIDIA TensorRT, any of 8.5, 8.6, 10.x, 11.x
-    #[value(name = "tensorrt")]
+    /// NVIDIA TensorRT, any of 8.5, 8.6, 10.x, 11.x; `trt` for short
+    #[value(name = "tensorrt", alias = "trt")]
     TensorRt,
-    /// NVIDIA TensorRT for RTX, 1.3 to 1.7
-    #[value(name = "tensorrt-rtx")]
+    /// NVIDIA TensorRT for RTX, 1.3 to 1.7; `rtx` for short
+    #[value(name = "tensorrt-rtx", alias = "rtx")]
     TensorRtRtx,
 }
 

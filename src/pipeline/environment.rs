@@ -105,6 +105,7 @@ impl Environment {
     pub fn site_packages(&self) -> &[PathBuf] {
         self.site_packages.get_or_init(|| {
             let script = "import sys; print('\\n'.join(p for p in sys.path if p))";
+            tracing::debug!("asking python3 where its packages are");
             let output = Command::new("python3")
                 .args(["-c", script])
                 .stdin(Stdio::null())

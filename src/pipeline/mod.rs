@@ -23,6 +23,7 @@ pub mod next;
 mod open;
 mod refit;
 mod run;
+mod variables;
 mod verification;
 mod verify;
 
@@ -47,6 +48,7 @@ pub use run::{
     InputRequest, Inputs, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,
     recompile,
 };
+pub use variables::{VARIABLES, Variable, without_credentials};
 pub use verification::{Verification, Verified};
 pub use verify::{VerifyRequest, require_reference, verify_outputs};
 

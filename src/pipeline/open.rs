@@ -26,6 +26,8 @@ pub fn open(plan: &Path, environment: &Environment) -> Result<OpenPlan, Error> {
             plan: plan.to_owned(),
         });
     }
+    let library = &manifest.backend.library;
+    let _span = tracing::info_span!("open", plan = ?plan, %library).entered();
     let engine = reopen(&manifest, environment)?.open(plan)?;
     Ok(OpenPlan { manifest, engine })
 }

@@ -24,9 +24,18 @@ pub(super) fn text(text: &str) -> Cow<'_, str> {
     escaped(text, acts)
 }
 
-/// A cell of a table: one line, which is cut where it is too long.
+/// A cell of a table of many rows: one line, which is cut where it is too long.
 pub(super) fn cell(text: &str) -> Cow<'_, str> {
-    cut(escaped(text, |c| acts(c) || matches!(c, '\n' | '\t')), CELL)
+    cut(line(text), CELL)
+}
+
+/// A cell that is a sentence: one line, as long as a message.
+pub(super) fn sentence(text: &str) -> Cow<'_, str> {
+    cut(line(text), MESSAGE)
+}
+
+fn line(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| acts(c) || matches!(c, '\n' | '\t'))
 }
 
 /// A message, which is cut where it is too long.
@@ -87,6 +96,11 @@ impl<W: Write> Escaping<W> {
             out,
             begun: Vec::new(),
         }
+    }
+
+    /// The stream itself, for what is this program's own.
+    pub(super) fn bare(&mut self) -> &mut W {
+        &mut self.out
     }
 }
 

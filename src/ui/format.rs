@@ -43,6 +43,19 @@ pub fn count(n: usize, noun: &str) -> String {
     }
 }
 
+/// A measured amount in three digits: `1.87`, `0.00512`, `3.1e-7`.
+pub fn amount(value: f64) -> String {
+    let size = value.abs();
+    if size == 0.0 {
+        return "0".into();
+    }
+    if !(1e-3..1e4).contains(&size) {
+        return format!("{value:.2e}");
+    }
+    let digits = (2 - size.log10().floor() as i32).max(0);
+    format!("{value:.*}", digits as usize)
+}
+
 /// `37 %` of a ratio.
 pub fn percent(ratio: f64) -> String {
     format!("{:.0} %", ratio * 100.0)
@@ -61,5 +74,17 @@ mod tests {
         assert_eq!(duration(Duration::from_micros(4560)), "4.56 ms");
         assert_eq!(duration(Duration::from_secs(125)), "2 min 05 s");
         assert_eq!(count(1, "tensor"), "1 tensor");
+        assert_eq!(count(0, "tensor"), "0 tensors");
+        for (value, shown) in [
+            (0.0, "0"),
+            (1.874_9, "1.87"),
+            (0.005_123, "0.00512"),
+            (123.4, "123"),
+            (3.14e-7, "3.14e-7"),
+            (12345.0, "1.23e4"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(amount(value), shown);
+        }
     }
 }

@@ -4,17 +4,35 @@
 //! notes, warnings, errors, hints. Whatever comes from a file or an argument is escaped here (`escape`). Arguments, exit codes, JSON and file formats are interface; tables and stderr are not.
 
 mod bare;
+mod colour;
 mod escape;
 mod failure;
 mod format;
+mod github;
+mod log;
 mod progress;
+mod screen;
 mod table;
 
 pub use bare::{check_streams, last_words};
+pub use colour::Colour;
 pub use failure::Failure;
-pub use format::{bytes, count, duration, percent};
+pub use format::{amount, bytes, count, duration, percent};
+pub use github::{Annotation, Level};
+pub use log::start_log;
 pub use progress::Progress;
+pub use screen::{Screen, Tone};
 pub use table::{Align, Table};
+
+/// Text of a file as it may be shown anywhere: what would act on a terminal or turn the direction of writing around is written out.
+pub fn shown(text: &str) -> std::borrow::Cow<'_, str> {
+    escape::text(text)
+}
+
+/// The text of a JSON document with the same value, in which nothing acts.
+pub fn shown_json(document: &str) -> std::borrow::Cow<'_, str> {
+    escape::json(document)
+}
 
 use crate::fault::{Class, Explain};
 use crate::fsx;
@@ -31,7 +49,12 @@ pub trait Report: Serialize {
     ///
     /// # Errors
     /// Whatever `out` fails with.
-    fn human(&self, out: &mut dyn Write) -> io::Result<()>;
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()>;
+
+    /// What `--format github` shows beside a workflow's run.
+    fn annotations(&self) -> Vec<Annotation> {
+        Vec::new()
+    }
 }
 
 /// How much is said on stderr.
@@ -48,6 +71,7 @@ pub enum Verbosity {
 /// stdout and stderr, with what the user wants of them.
 pub struct Ui {
     json: bool,
+    github: bool,
     verbosity: Verbosity,
     progress: Option<Progress>,
 }
@@ -61,9 +85,16 @@ impl Ui {
             && io::IsTerminal::is_terminal(&io::stderr());
         Ui {
             json,
+            github: false,
             verbosity,
             progress: drawn.then(Progress::new),
         }
+    }
+
+    /// Also prints annotations for a workflow of GitHub.
+    #[must_use]
+    pub fn with_annotations(self, github: bool) -> Ui {
+        Ui { github, ..self }
     }
 
     /// Prints a command's result.
@@ -79,8 +110,14 @@ impl Ui {
         let done = if self.json {
             write_document(&mut out, R::SCHEMA, report)
         } else {
-            report.human(&mut escape::Escaping::new(&mut out))
+            self.for_people(&mut out, |out| {
+                report.human(&mut Screen::new(out, screen::width_of_stdout()))
+            })
         };
+        let done = done.and_then(|()| {
+            let annotations = self.github.then(|| report.annotations());
+            (annotations.into_iter().flatten()).try_for_each(|a| writeln!(out, "{}", a.line()))
+        });
         ignore_closed_pipe(done.and_then(|()| out.flush()))
     }
 
@@ -91,7 +128,19 @@ impl Ui {
             // There is nowhere left to say that this failed.
             let _ = write_document(&mut io::stdout().lock(), "trtmut.error/1", failure);
         } else {
-            let _ = failure.human(&mut anstream::stderr().lock());
+            let _ = self.for_people(&mut anstream::stderr().lock(), |out| failure.human(out));
+        }
+        if self.github {
+            let rest = failure.causes.iter().chain(&failure.hints);
+            let lines: Vec<&str> = std::iter::once(&failure.message)
+                .chain(rest)
+                .map(String::as_str)
+                .collect();
+            Self::annotate(&Annotation {
+                level: Level::Error,
+                title: format!("trtmut: {}", failure.code),
+                message: lines.join("\n"),
+            });
         }
     }
 
@@ -107,10 +156,30 @@ impl Ui {
         ignore_closed_pipe(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
     }
 
+    /// Writes text for people; where a runner of GitHub reads along, nothing in it is a command.
+    fn for_people(
+        &self,
+        out: &mut dyn Write,
+        fill: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if !self.github {
+            return fill(out);
+        }
+        let mut text = Vec::new();
+        fill(&mut text)?;
+        out.write_all(github::harmless(&String::from_utf8_lossy(&text)).as_bytes())
+    }
+
+    fn annotate(annotation: &Annotation) {
+        let _ = writeln!(io::stderr().lock(), "{}", annotation.line());
+    }
+
     fn say(&self, style: anstyle::Style, label: &str, text: &str) {
         self.clear();
         let text = escape::message(text);
-        let _ = writeln!(anstream::stderr().lock(), "{style}{label}{style:#}: {text}");
+        let _ = self.for_people(&mut anstream::stderr().lock(), |out| {
+            writeln!(out, "{style}{label}{style:#}: {text}")
+        });
     }
 
     fn clear(&self) {
@@ -185,10 +254,31 @@ impl Explain for Error {
     }
 }
 
+/// What is said goes into the log too.
+fn log_event(event: Event<'_>) {
+    match event {
+        Event::Warn(text) => tracing::warn!(target: log::SAID, "{text}"),
+        Event::Status(text) | Event::Note(text) => tracing::info!(target: log::SAID, "{text}"),
+        Event::Begin { step, total } => tracing::info!(target: log::SAID, total, "{step}"),
+        Event::End => tracing::debug!(target: log::SAID, "done"),
+        Event::Advance(_) => {}
+    }
+}
+
 impl Watch for Ui {
     fn event(&self, event: Event<'_>) {
+        log_event(event);
         match event {
-            Event::Warn(text) => self.say(failure::WARNING, "warning", text),
+            Event::Warn(text) => {
+                self.say(failure::WARNING, "warning", text);
+                if self.github {
+                    Self::annotate(&Annotation {
+                        level: Level::Warning,
+                        title: "trtmut".into(),
+                        message: text.into(),
+                    });
+                }
+            }
             Event::Status(text) => {
                 if self.verbosity > Verbosity::Quiet {
                     self.say(failure::NOTE, "trtmut", text);

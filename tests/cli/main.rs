@@ -8,6 +8,7 @@ mod diff;
 mod files;
 mod first_use;
 mod hostile;
+mod look;
 mod memo;
 mod names;
 #[path = "../support/net.rs"]
@@ -19,6 +20,9 @@ mod refit;
 mod rules;
 mod run;
 mod scene;
+mod schemas;
 mod several;
 mod shapes;
+mod surroundings;
 mod upgrade;
+mod workflows;

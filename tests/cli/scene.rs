@@ -74,7 +74,7 @@ impl Scene {
             .args(args.iter().map(AsRef::as_ref))
             .current_dir(self.path())
             .stdin(Stdio::null());
-        for name in ["ORT_DYLIB_PATH", "RUST_BACKTRACE"] {
+        for name in ["ORT_DYLIB_PATH", "RUST_BACKTRACE", "RUST_LOG", "COLUMNS"] {
             command.env_remove(name);
         }
         for (name, _) in std::env::vars() {

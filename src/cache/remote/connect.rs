@@ -136,14 +136,17 @@ impl Target {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = self.url.to_string();
         let connected: object_store::Result<Box<dyn ObjectStore>> = match self.scheme {
-            ObjectStoreScheme::AmazonS3 => limits
-                .into_iter()
-                .fold(AmazonS3Builder::from_env().with_url(url), |b, (k, v)| {
-                    b.with_config(AmazonS3ConfigKey::Client(k), v)
-                })
-                .with_retry(retry)
-                .build()
-                .map(|s| Box::new(s) as _),
+            ObjectStoreScheme::AmazonS3 => {
+                let builder = AmazonS3Builder::from_env().with_url(url);
+                let builder = plain_on_loopback(builder, settings)?;
+                (limits.into_iter())
+                    .fold(builder, |b, (k, v)| {
+                        b.with_config(AmazonS3ConfigKey::Client(k), v)
+                    })
+                    .with_retry(retry)
+                    .build()
+                    .map(|s| Box::new(s) as _)
+            }
             ObjectStoreScheme::GoogleCloudStorage => limits
                 .into_iter()
                 .fold(
@@ -197,6 +200,27 @@ impl Target {
         }
         Ok(headers)
     }
+}
+
+/// An S3 server on this machine may be spoken to without TLS, as a web server may; one elsewhere only where the user said so.
+fn plain_on_loopback(
+    builder: AmazonS3Builder,
+    settings: &RemoteSettings,
+) -> Result<AmazonS3Builder, RemoteFault> {
+    let endpoint = builder.get_config_value(&AmazonS3ConfigKey::Endpoint);
+    let Some(endpoint) = endpoint.and_then(|text| Url::parse(&text).ok()) else {
+        return Ok(builder);
+    };
+    if endpoint.scheme() != "http" || settings.allow_http {
+        return Ok(builder);
+    }
+    if is_loopback(&endpoint) {
+        return Ok(builder.with_allow_http(true));
+    }
+    let mut shown = endpoint;
+    let _ = shown.set_password(None);
+    let _ = shown.set_username("");
+    Err(RemoteFault::PlainHttp { url: shown.into() })
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -1,10 +1,12 @@
 //! `trtmut cache list`, `info`, `pin`, `unpin`: one row per entry.
 
 use super::{ago, find, seconds, short};
-use crate::cache::{Broken, KeyFields, Listed, Pinned, Store};
+use crate::cache::{Broken, KeyFields, Label, Listed, Pinned, Store};
+use crate::shapes::ProfileInput;
 use crate::tensor::Digest;
-use crate::ui::{self, Align, Report, Table, Ui};
+use crate::ui::{self, Align, Report, Screen, Table, Ui};
 use crate::watch::{Event, Watch};
+use rayon::prelude::*;
 use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -26,6 +28,9 @@ pub(super) struct Entry<'l> {
     created: u64,
     pinned: bool,
     plan: Digest,
+    /// What it was last built from here; none for what came from elsewhere.
+    #[serde(flatten)]
+    label: Option<Label>,
     #[serde(serialize_with = "as_map")]
     fields: &'l KeyFields,
 }
@@ -35,9 +40,10 @@ pub(super) fn as_map<S: Serializer>(fields: &KeyFields, to: S) -> Result<S::Ok, 
     to.collect_map(fields.iter())
 }
 
-impl<'l> From<&'l Listed> for Entry<'l> {
-    fn from(listed: &'l Listed) -> Entry<'l> {
+impl<'l> Entry<'l> {
+    pub(super) fn new(store: &Store, listed: &'l Listed) -> Entry<'l> {
         Entry {
+            label: store.label(&listed.key),
             key: listed.key.to_string(),
             bytes: listed.bytes,
             used: seconds(listed.used),
@@ -46,6 +52,43 @@ impl<'l> From<&'l Listed> for Entry<'l> {
             plan: listed.record.plan.digest,
             fields: &listed.record.fields,
         }
+    }
+
+    /// The model's file name, or the beginning of its structure's digest.
+    fn model(&self) -> String {
+        let structure = || {
+            let text = self.fields.get("structure").unwrap_or_default();
+            let digits = text.rsplit(':').next().unwrap_or_default();
+            format!("structure {}", short(digits))
+        };
+        (self.label.as_ref()).map_or_else(structure, |label| label.model.clone())
+    }
+
+    /// Who runs it, and on what.
+    fn runs_on(&self) -> String {
+        let gpu = ["gpu", "hardware", "compute_capability"];
+        let gpu = gpu.iter().find_map(|name| self.fields.get(name));
+        let gpu = gpu.or_else(|| self.fields.get("option compute-capability"));
+        let library = self.fields.get("library").unwrap_or_default();
+        gpu.map_or_else(|| library.to_owned(), |gpu| format!("{library}, {gpu}"))
+    }
+
+    /// The shapes that it takes: `sample 1..3x4x8..32x8..32`, input by input.
+    fn shapes(&self) -> String {
+        let labels = (0..).map(|at| format!("profile of input {at}"));
+        let inputs = labels.map_while(|label| self.fields.get(&label));
+        let inputs = inputs.filter_map(|text| serde_json::from_str::<ProfileInput>(text).ok());
+        let shown = inputs.map(|input| {
+            let axes = input.axes.iter().map(|axis| match axis.max {
+                Some(max) if max == axis.min => max.to_string(),
+                Some(max) => format!("{}..{max}", axis.min),
+                None => format!("{}..", axis.min),
+            });
+            let axes = axes.collect::<Vec<_>>().join("x");
+            let axes = if axes.is_empty() { "scalar" } else { &axes };
+            format!("{} {axes}", input.name)
+        });
+        shown.collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -68,24 +111,28 @@ struct ListReport<'l> {
 impl Report for ListReport<'_> {
     const SCHEMA: &'static str = "trtmut.cache-list/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         if !self.entries.is_empty() {
             let mut table = Table::new(&[
-                ("key", Align::Left),
+                ("key", Align::Right),
                 ("size", Align::Right),
                 ("used", Align::Right),
-                ("built", Align::Right),
-                ("library", Align::Left),
-                ("", Align::Left),
+                ("weights", Align::Right),
+                ("model, shapes", Align::Left),
+                ("runs on", Align::Left),
             ]);
             for e in &self.entries {
+                let pinned = if e.pinned { " (pinned)" } else { "" };
+                let weights = e.label.as_ref().map_or("-", |label| {
+                    label.weights.get(..8).unwrap_or(&label.weights)
+                });
                 table.row([
                     short(&e.key).to_owned(),
                     ui::bytes(e.bytes),
                     ago(e.used),
-                    ago(e.created),
-                    e.fields.get("library").unwrap_or_default().to_owned(),
-                    if e.pinned { "pinned" } else { "" }.into(),
+                    weights.to_owned(),
+                    format!("{}{pinned}, {}", e.model(), e.shapes()),
+                    e.runs_on(),
                 ]);
             }
             table.write(out, 0)?;
@@ -110,16 +157,21 @@ struct InfoReport<'l>(Entry<'l>);
 impl Report for InfoReport<'_> {
     const SCHEMA: &'static str = "trtmut.cache-info/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let e = &self.0;
         let pinned = if e.pinned { ", pinned" } else { "" };
         writeln!(out, "{}\n  {}{pinned}", e.key, ui::bytes(e.bytes))?;
         writeln!(out, "  used {}, built {}", ago(e.used), ago(e.created))?;
-        writeln!(out, "  plan {}\n", e.plan)?;
-        for (label, value) in e.fields.iter() {
-            writeln!(out, "  {label}: {value}")?;
+        writeln!(out, "  plan {}", e.plan)?;
+        if let Some(label) = &e.label {
+            writeln!(out, "  model {}, weights {}", label.model, label.weights)?;
         }
-        Ok(())
+        writeln!(out)?;
+        let mut table = Table::list(&[Align::Left, Align::Left]);
+        for (label, value) in e.fields.iter() {
+            table.row([label.to_owned(), value.to_owned()]);
+        }
+        table.write(out, 2)
     }
 }
 
@@ -133,7 +185,7 @@ struct PinReport {
 impl Report for PinReport {
     const SCHEMA: &'static str = "trtmut.cache-pin/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let state = if self.pinned { "pinned" } else { "not pinned" };
         let already = if self.changed { "" } else { " already" };
         writeln!(out, "{} is{already} {state}", short(&self.key))
@@ -160,7 +212,9 @@ pub(super) fn list(store: &Store, sort: Sort, ui: &Ui) -> anyhow::Result<()> {
         folder: store.dir().to_owned(),
         limit: store.limit(),
         bytes,
-        entries: listing.entries.iter().map(Entry::from).collect(),
+        entries: (listing.entries.par_iter())
+            .map(|listed| Entry::new(store, listed))
+            .collect(),
         damaged: damaged(listing.broken),
     })?;
     Ok(())
@@ -168,7 +222,7 @@ pub(super) fn list(store: &Store, sort: Sort, ui: &Ui) -> anyhow::Result<()> {
 
 pub(super) fn info(store: &Store, entry: &str, ui: &Ui) -> anyhow::Result<()> {
     let listed = store.info(&find(store, entry)?)?;
-    ui.result(&InfoReport(Entry::from(&listed)))?;
+    ui.result(&InfoReport(Entry::new(store, &listed)))?;
     Ok(())
 }
 

@@ -8,12 +8,13 @@ use crate::cache::{
 use crate::commands::UsageError;
 use crate::exit::Exit;
 use crate::pipeline::Environment;
-use crate::ui::{self, Report, Ui};
+use crate::ui::{self, Report, Screen, Ui};
 use crate::watch::{Event, Watch};
 use anyhow::Context;
 use serde::Serialize;
 use std::error::Error;
 use std::io::{self, Write};
+use std::time::Duration;
 
 /// Which remote cache.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -38,7 +39,10 @@ impl RemoteArgs {
             ..RemoteSettings::default()
         };
         if let Some(text) = &environment.cache_remote_timeout {
-            settings.timeout = parse_age(text).context("TRTMUT_CACHE_REMOTE_TIMEOUT")?;
+            settings.timeout = match text.trim().parse() {
+                Ok(seconds) => Duration::from_secs(seconds),
+                Err(_) => parse_age(text).context("TRTMUT_CACHE_REMOTE_TIMEOUT")?,
+            };
         }
         Ok(Some(Remote::open(url, settings)?))
     }
@@ -119,7 +123,7 @@ impl Moved {
     }
 }
 
-fn human(verb: &str, remote: &str, entries: &[Moved], out: &mut dyn Write) -> io::Result<()> {
+fn human(verb: &str, remote: &str, entries: &[Moved], out: &mut Screen<'_>) -> io::Result<()> {
     for e in entries {
         let key = short(&e.key);
         match e.outcome {
@@ -156,7 +160,7 @@ struct PushReport {
 impl Report for PushReport {
     const SCHEMA: &'static str = "trtmut.cache-push/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         human("pushed", &self.remote, &self.entries, out)
     }
 }
@@ -170,7 +174,7 @@ struct PullReport {
 impl Report for PullReport {
     const SCHEMA: &'static str = "trtmut.cache-pull/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         human("pulled", &self.remote, &self.entries, out)
     }
 }

@@ -4,7 +4,7 @@ use super::entries::{Damaged, damaged};
 use super::{ago, seconds, short};
 use crate::cache::{Kind, PruneReport, Store};
 use crate::exit::Exit;
-use crate::ui::{self, Report, Ui};
+use crate::ui::{self, Report, Screen, Ui};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ struct VerifyOutcome {
 impl Report for VerifyOutcome {
     const SCHEMA: &'static str = "trtmut.cache-verify/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for d in &self.damaged {
             writeln!(out, "{}  damaged: {}", d.entry, d.damage)?;
         }
@@ -89,7 +89,7 @@ impl PruneOutcome {
 impl Report for PruneOutcome {
     const SCHEMA: &'static str = "trtmut.cache-prune/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let verb = if self.dry_run {
             "would remove"
         } else {

@@ -1,16 +1,20 @@
 //! `trtmut diff`: what a change asks for, and why.
 
+mod html;
 mod next;
 
 use super::overlay::OverlayArgs;
 use super::shape_args::{ShapeArgs, read_spec};
+use super::tables;
 use crate::diff::{Reason, TensorChange, Verdict};
 use crate::exit::Exit;
-use crate::pipeline::{self, CompareRequest, Compared};
+use crate::pipeline::{self, CompareRequest, Compared, Measured, ThingKind, kind_of};
+use crate::plan;
 use crate::tensor::show_shape;
-use crate::ui::{self, Align, Report, Table, Ui};
+use crate::ui::{self, Align, Annotation, Level, Report, Screen, Table, Ui};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -33,23 +37,27 @@ pub struct Args {
     /// What is wanted: a plan, an ONNX model, or a checkpoint (several files, or an index of shards)
     new: Vec<PathBuf>,
 
-    #[command(flatten)]
-    overlay: OverlayArgs,
+    /// How many changed tensors to list
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    top: usize,
+
+    /// Also write a report for a browser: one file with every tensor in it, and with each LoRA beside the others
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+
+    /// Exit with 10 for `NEEDS_REFIT`, 20 for `NEEDS_RECOMPILE`, 30 for UNKNOWN
+    #[arg(long)]
+    exit_code: bool,
 
     /// Shapes that are wanted
-    #[arg(long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Shapes")]
     shapes: Option<PathBuf>,
 
     #[command(flatten)]
     ranges: ShapeArgs,
 
-    /// How many changed tensors to list
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    top: usize,
-
-    /// Exit with 10 for `NEEDS_REFIT`, 20 for `NEEDS_RECOMPILE`, 30 for UNKNOWN
-    #[arg(long)]
-    exit_code: bool,
+    #[command(flatten)]
+    overlay: OverlayArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,6 +83,9 @@ struct DiffReport {
     rules: Vec<&'static str>,
     /// Commands that do what the verdict asks for, in order; words in capitals stand for files that are not known.
     next: Vec<String>,
+    /// The report for a browser.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    html: Option<PathBuf>,
     #[serde(skip)]
     top: usize,
 }
@@ -97,24 +108,18 @@ struct Block {
 }
 
 /// Reasons of one kind that are listed before the rest is counted.
-const SHOWN: usize = 5;
+const SHOWN: usize = 3;
 
 impl Report for DiffReport {
     const SCHEMA: &'static str = "trtmut.diff/2";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
-        let differ = self.changed_count();
-        let noun = if self.old.extension().is_some_and(|e| e == "safetensors") {
-            "tensor"
-        } else {
-            "weight"
-        };
-        writeln!(
-            out,
-            "{}  {differ} of {} differ",
-            self.verdict,
-            ui::count(self.compared, noun)
-        )?;
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        tables::verdict(out, self.verdict)?;
+        match (self.changed_count(), self.verdict) {
+            // What changed is no weight; the reasons say it.
+            (0, verdict) if verdict != Verdict::Live => writeln!(out)?,
+            _ => writeln!(out, "  {}", self.how_many())?,
+        }
         self.write_reasons(out)?;
         self.write_blocks(out)?;
         self.write_changed(out)?;
@@ -124,11 +129,41 @@ impl Report for DiffReport {
         for command in &self.next {
             writeln!(out, "next: {command}")?;
         }
+        if let Some(path) = &self.html {
+            writeln!(out, "\nthe report is in {}", path.display())?;
+        }
         Ok(())
+    }
+
+    fn annotations(&self) -> Vec<Annotation> {
+        vec![self.annotation()]
     }
 }
 
 impl DiffReport {
+    fn annotation(&self) -> Annotation {
+        let level = match self.verdict {
+            Verdict::Live | Verdict::NeedsRefit => Level::Notice,
+            Verdict::Unknown | Verdict::NeedsRecompile => Level::Warning,
+        };
+        let mut lines = vec![self.how_many()];
+        for (kind, reasons) in self.kinds() {
+            if reasons[0].verdict() == Verdict::Live {
+                continue;
+            }
+            lines.push(match reasons.len() {
+                1 => describe(reasons[0]).1,
+                n => format!("{} … and {} more: {kind}", describe(reasons[0]).1, n - 1),
+            });
+        }
+        lines.extend(self.next.iter().map(|command| format!("next: {command}")));
+        Annotation {
+            level,
+            title: format!("{} {}", self.verdict, self.old.display()),
+            message: lines.join("\n"),
+        }
+    }
+
     fn changed_count(&self) -> usize {
         let of = |tag: &str| self.counts.get(tag).copied().unwrap_or_default();
         [
@@ -145,29 +180,65 @@ impl DiffReport {
         .sum()
     }
 
-    fn write_reasons(&self, out: &mut dyn Write) -> io::Result<()> {
-        let mut shown: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for reason in &self.reasons {
-            if matches!(reason, Reason::BytesChanged { .. }) {
-                continue;
-            }
-            let (kind, line) = describe(reason);
-            let count = shown.entry(kind).or_default();
-            *count += 1;
-            if *count <= SHOWN {
-                writeln!(out, "  {:<15}  {line}", reason.verdict().name())?;
+    /// `18 of 66 weights differ`.
+    fn how_many(&self) -> String {
+        let is_checkpoint = kind_of(&self.old) == ThingKind::Weights;
+        let noun = if is_checkpoint { "tensor" } else { "weight" };
+        let differ = self.changed_count();
+        let verb = if differ == 1 { "differs" } else { "differ" };
+        format!("{differ} of {} {verb}", ui::count(self.compared, noun))
+    }
+
+    /// Each kind of reason in the order of its first one, so many of a kind and the rest as a number.
+    fn write_reasons(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        let mut table = Table::list(&[Align::Right, Align::Left]);
+        for (kind, reasons) in self.kinds() {
+            let verdict = reasons[0].verdict();
+            // What asks for nothing is told once.
+            let most = if verdict == Verdict::Live { 1 } else { SHOWN };
+            for (at, reason) in reasons.iter().take(most).enumerate() {
+                let label = if at == 0 { verdict.name() } else { "" };
+                let mut line = describe(reason).1;
+                if at + 1 == most && reasons.len() > most {
+                    let _ = write!(line, " … and {} more: {kind}", reasons.len() - most);
+                }
+                table.row([label.to_owned(), line]);
             }
         }
-        for (kind, count) in shown.iter().filter(|(_, n)| **n > SHOWN) {
-            writeln!(out, "  {:<15}  … and {} more: {kind}", "", count - SHOWN)?;
-        }
+        table.write(out, 2)?;
         for rule in &self.rules {
             writeln!(out, "  names were brought in line by the rule `{rule}`")?;
         }
         Ok(())
     }
 
-    fn write_blocks(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn kinds(&self) -> Vec<(&'static str, Vec<&Reason>)> {
+        let other_model = self.reasons.contains(&Reason::NothingFits);
+        let mut kinds: Vec<(&'static str, Vec<&Reason>)> = Vec::new();
+        for reason in &self.reasons {
+            match reason {
+                // The table of changes has them.
+                Reason::BytesChanged { .. } => continue,
+                // Where no tensor belongs to the model, none has to be named.
+                Reason::SourceMissing { .. } | Reason::NotInEngine { .. } if other_model => {
+                    continue;
+                }
+                _ => {}
+            }
+            let kind = describe(reason).0;
+            let verdict = reason.verdict();
+            match kinds
+                .iter_mut()
+                .find(|(k, of)| *k == kind && of[0].verdict() == verdict)
+            {
+                Some((_, of)) => of.push(reason),
+                None => kinds.push((kind, vec![reason])),
+            }
+        }
+        kinds
+    }
+
+    fn write_blocks(&self, out: &mut Screen<'_>) -> io::Result<()> {
         const WIDTH: usize = 24;
         let touched: Vec<&Block> = self.blocks.iter().filter(|b| b.changed > 0).collect();
         if touched.is_empty() {
@@ -178,7 +249,7 @@ impl DiffReport {
             ("block", Align::Left),
             ("changed", Align::Right),
             ("of", Align::Right),
-            ("", Align::Left),
+            ("", Align::Right),
         ]);
         for b in touched {
             let filled = (b.changed * WIDTH).div_ceil(b.tensors.max(1));
@@ -192,20 +263,26 @@ impl DiffReport {
         table.write(out, 2)
     }
 
-    fn write_changed(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn write_changed(&self, out: &mut Screen<'_>) -> io::Result<()> {
         if self.changed.is_empty() || self.top == 0 {
             return Ok(());
         }
         writeln!(out)?;
-        let mut table = Table::new(&[
-            ("largest changes", Align::Left),
-            ("shape", Align::Left),
-            ("relative", Align::Right),
-            ("max abs", Align::Right),
-            ("rank", Align::Left),
-        ]);
+        // Where nothing could be measured, columns of dashes say nothing.
+        let measured = self.changed.iter().any(|c| c.change.is_some());
+        let mut table = if measured {
+            Table::new(&[
+                ("largest changes", Align::Left),
+                ("shape", Align::Right),
+                ("relative", Align::Right),
+                ("max abs", Align::Right),
+                ("rank", Align::Right),
+            ])
+        } else {
+            Table::new(&[("changed", Align::Left), ("shape", Align::Right)])
+        };
         for c in self.changed.iter().take(self.top) {
-            let number = |v: Option<f64>| v.map_or("-".into(), |v| format!("{v:.2e}"));
+            let amount = |v: Option<f64>| v.map_or("-".into(), ui::amount);
             let m = c.change.as_ref();
             let rank = match m.map(|m| (m.rank, m.full_rank)) {
                 Some((Some(rank), Some(full))) => format!("{rank} of {full}"),
@@ -215,8 +292,8 @@ impl DiffReport {
             table.row([
                 c.source.clone(),
                 show_shape(&c.shape),
-                number(m.map(|m| m.relative)),
-                number(m.map(|m| m.max_abs)),
+                amount(m.map(|m| m.relative)),
+                amount(m.map(|m| m.max_abs)),
                 rank,
             ]);
         }
@@ -291,9 +368,16 @@ fn describe(reason: &Reason) -> (&'static str, String) {
         }
         Reason::SharingChanged { weight, old, new } => (
             "other sharing",
-            format!("`{weight}` feeds {new} nodes instead of {old}"),
+            format!(
+                "`{weight}` feeds {} instead of {old}",
+                ui::count(*new, "node")
+            ),
         ),
         Reason::Unsure { weight, why } => ("unsure", pipeline::refusal(weight, why)),
+        Reason::SourceMissing { weight, names } if names[..] == [weight.clone()] => (
+            "weights without their source",
+            format!("the checkpoint has no `{weight}`"),
+        ),
         Reason::SourceMissing { weight, names } => (
             "weights without their source",
             format!(
@@ -404,6 +488,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         )
         .into());
     }
+    if let Some(path) = &args.html {
+        let mut inputs = vec![args.old.clone(), plan::manifest_path(&args.old)];
+        inputs.extend(args.new.iter().chain(&args.shapes).cloned());
+        inputs.extend(args.overlay.inputs());
+        html::claim(path, &inputs)?;
+    }
     let request = CompareRequest {
         old: args.old.clone(),
         new: args.new.clone(),
@@ -420,7 +510,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     } = pipeline::compare(&request, ui)?;
     let verdict = diff.verdict;
     let next = next::commands(args, verdict, &diff.reasons);
+    let columns = match &args.html {
+        Some(_) => columns(args, &changed, ui)?,
+        None => Vec::new(),
+    };
     let report = DiffReport {
+        html: args.html.clone(),
         old: args.old.clone(),
         new: args.new.clone(),
         verdict,
@@ -453,6 +548,9 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         missing: left.missing,
         top: args.top,
     };
+    if let Some(path) = &args.html {
+        html::write(path, &report, &columns)?;
+    }
     ui.result(&report)?;
     Ok(match (args.exit_code, verdict) {
         (false, _) | (true, Verdict::Live) => Exit::Done,
@@ -460,4 +558,40 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         (true, Verdict::NeedsRecompile) => Exit::NeedsRecompile,
         (true, Verdict::Unknown) => Exit::Unknown,
     })
+}
+
+/// What the report shows beside one another: all that was asked for, and of several LoRAs each alone.
+fn columns(args: &Args, changed: &[Measured], ui: &Ui) -> anyhow::Result<Vec<html::Column>> {
+    let loras = &args.overlay.lora;
+    let name = |(path, scale): &(PathBuf, f64)| {
+        let file = path.file_name().unwrap_or(path.as_os_str());
+        format!("{} at {scale}", file.to_string_lossy())
+    };
+    let together = match (&loras[..], args.new.is_empty()) {
+        ([one], true) => name(one),
+        _ => "all together".into(),
+    };
+    let mut columns = vec![html::Column {
+        name: together,
+        changed: changed.to_vec(),
+    }];
+    if loras.len() < 2 {
+        return Ok(columns);
+    }
+    for lora in loras {
+        let mut overlay = args.overlay.clone();
+        overlay.lora = vec![lora.clone()];
+        let request = CompareRequest {
+            old: args.old.clone(),
+            new: Vec::new(),
+            overlay: overlay.request(Vec::new()),
+            shapes: None,
+            measure: None,
+        };
+        columns.push(html::Column {
+            name: name(lora),
+            changed: pipeline::compare(&request, ui)?.changed,
+        });
+    }
+    Ok(columns)
 }

@@ -37,9 +37,6 @@ pub struct Args {
     #[arg(value_name = "PLAN|CHECKPOINT")]
     rest: Vec<PathBuf>,
 
-    #[command(flatten)]
-    overlay: OverlayArgs,
-
     /// Go back to the base weights
     #[arg(long)]
     base: bool,
@@ -53,7 +50,7 @@ pub struct Args {
     verify: bool,
 
     /// Write over a file that is no plan of trtmut
-    #[arg(long)]
+    #[arg(short, long)]
     force: bool,
 
     /// What to do where a refit is not enough, or fails
@@ -61,8 +58,11 @@ pub struct Args {
     fallback: Fallback,
 
     /// Find out what would be done, and write nothing
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    overlay: OverlayArgs,
 }
 
 /// `--fallback`.

@@ -1,10 +1,11 @@
 //! What `trtmut refit` reports of a plan, and of several.
 
+use crate::commands::tables;
 use crate::diff::{Reason, Verdict};
 use crate::pipeline::{Prepared, Refitted, Verification};
 use crate::plan::Recipe;
 use crate::tensor::Digest;
-use crate::ui::{self, Report};
+use crate::ui::{self, Report, Screen};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ pub(super) struct RefitReport {
 impl Report for RefitReport {
     const SCHEMA: &'static str = "trtmut.refit/2";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let show = |ns| ui::duration(Duration::from_nanos(ns));
         let what = format!(
             "{} of {} differ",
@@ -60,10 +61,14 @@ impl Report for RefitReport {
         self.left_out(out)?;
         match (self.verdict, self.written) {
             (Verdict::Live, false) => {
-                writeln!(out, "LIVE  the plan holds exactly these weights")?;
+                tables::verdict(out, Verdict::Live)?;
+                writeln!(out, "  the plan holds exactly these weights")?;
                 self.verification(out)
             }
-            (verdict, false) => writeln!(out, "{verdict}  {what}; nothing was written"),
+            (verdict, false) => {
+                tables::verdict(out, verdict)?;
+                writeln!(out, "  {what}; nothing was written")
+            }
             (_, true) if self.rebuilt => writeln!(
                 out,
                 "rebuilt {}  {what}; compiled in {}",
@@ -149,7 +154,7 @@ impl RefitReport {
     }
 
     /// What of the file reaches nothing, in a line each.
-    fn left_out(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn left_out(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for (names, what) in [
             (&self.unused, "not used by the model"),
             (&self.ignored, "let go by --ignore"),
@@ -166,7 +171,7 @@ impl RefitReport {
         Ok(())
     }
 
-    fn verification(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn verification(&self, out: &mut Screen<'_>) -> io::Result<()> {
         match (&self.reference, self.error) {
             (Some(reference), Some(error)) => writeln!(
                 out,
@@ -187,7 +192,7 @@ pub(super) struct SeveralReport {
 impl Report for SeveralReport {
     const SCHEMA: &'static str = "trtmut.refit-several/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         for one in &self.plans {
             let parts = match one.parts.as_slice() {
                 [] => String::new(),

@@ -1,7 +1,7 @@
 //! Outputs of a run beside what was expected of them.
 
 use crate::tensor::{Difference, NamedTensors, difference, show_shape};
-use crate::ui::{Align, Table};
+use crate::ui::{self, Align, Screen, Table, Tone};
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -39,16 +39,22 @@ pub struct Verification {
     pub error: f64,
 }
 
+fn tone(good: bool) -> Tone {
+    if good { Tone::Good } else { Tone::Bad }
+}
+
 impl Verification {
-    pub(super) fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        writeln!(out)?;
         let verdict = if self.equal {
             "equal to"
         } else {
             "DIFFERS from"
         };
+        out.paint(tone(self.equal), verdict)?;
         writeln!(
             out,
-            "\n{verdict} {} with the same weights: largest relative L2 error {:.1e}",
+            " {} with the same weights: largest relative L2 error {:.1e}",
             self.reference, self.error
         )
     }
@@ -65,7 +71,7 @@ impl From<crate::pipeline::Verification> for Verification {
 }
 
 impl Comparison {
-    pub(super) fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    pub(super) fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         writeln!(
             out,
             "\nagainst {}:{} (rtol {}, atol {})",
@@ -104,6 +110,13 @@ impl Comparison {
             ]);
         }
         table.write(out, 0)?;
+        let (same, all) = (
+            self.outputs.iter().filter(|o| o.equal).count(),
+            self.outputs.len(),
+        );
+        let verdict = if same == all { "equal" } else { "DIFFERS" };
+        out.paint(tone(same == all), verdict)?;
+        writeln!(out, ": {same} of {}", ui::count(all, "output"))?;
         for name in &self.missing {
             writeln!(out, "{name}: not in the file, not compared")?;
         }

@@ -4,6 +4,7 @@ mod bring;
 mod compare;
 mod compile;
 mod report;
+mod times;
 
 use super::UsageError;
 use super::build::CacheArgs;
@@ -21,7 +22,7 @@ use crate::watch::{Event, Watch};
 use report::{Latency, OutputLine, RunReport, TensorLine};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Arguments of `trtmut run`.
 #[derive(Debug, clap::Args)]
@@ -42,91 +43,118 @@ pub struct Args {
     /// The plan; or an ONNX model, which is compiled first, and kept in the cache only
     plan: PathBuf,
 
-    /// Dynamic-shape spec (JSON) to compile a model for
-    #[arg(long, value_name = "FILE")]
-    shapes: Option<PathBuf>,
-
     /// Who compiles a model
-    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
+    #[arg(short, long, value_enum, default_value_t = BackendChoice::Auto)]
     backend: BackendChoice,
-
-    /// Inputs: a .safetensors or .npz file, with :PREFIX where names have one (repeatable)
-    #[arg(long, value_name = "FILE[:PREFIX]")]
-    inputs: Vec<PrefixedFile>,
-
-    /// One input from a file that holds one tensor: NAME=FILE.npy (repeatable)
-    #[arg(long, value_name = "NAME=FILE", value_parser = super::build::name_value)]
-    input: Vec<(String, String)>,
-
-    /// Run with these weights: the plan is refitted (or recompiled where that is not enough) if it holds others (repeatable)
-    #[arg(long, value_name = "FILE")]
-    weights: Vec<PathBuf>,
-
-    #[command(flatten)]
-    overlay: OverlayArgs,
-
-    /// Shape of an input that no file gives: NAME=2x4x64x64 (repeatable)
-    #[arg(long, value_name = "NAME=SHAPE", value_parser = super::build::name_value)]
-    shape: Vec<(String, String)>,
-
-    /// Size of a named dim, for inputs that no file gives: NAME=N (repeatable)
-    #[arg(long, value_name = "NAME=N", value_parser = super::build::name_value)]
-    dim: Vec<(String, String)>,
 
     /// What to do with sizes outside of the range that the plan was built for: fail, recompile with every dim that is
     /// outside moved to the size asked for, or recompile with the smallest range that covers old and new
     #[arg(long, value_enum, default_value_t = OnRange::Error)]
     on_range: OnRange,
 
+    /// Threads for CPU engines (default: all cores)
+    #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+
+    /// Inputs: a .safetensors or .npz file, with :PREFIX where names have one (repeatable)
+    #[arg(
+        short = 'i',
+        long,
+        value_name = "FILE[:PREFIX]",
+        help_heading = "Inputs and shapes"
+    )]
+    inputs: Vec<PrefixedFile>,
+
+    /// One input from a file that holds one tensor: NAME=FILE.npy (repeatable)
+    #[arg(long, value_name = "NAME=FILE", value_parser = super::build::name_value, help_heading = "Inputs and shapes")]
+    input: Vec<(String, String)>,
+
+    /// Shape of an input that no file gives: NAME=2x4x64x64 (repeatable)
+    #[arg(long, value_name = "NAME=SHAPE", value_parser = super::build::name_value, help_heading = "Inputs and shapes")]
+    shape: Vec<(String, String)>,
+
+    /// Size of a named dim, for inputs that no file gives: NAME=N (repeatable)
+    #[arg(short = 'd', long, value_name = "NAME=N", value_parser = super::build::name_value, help_heading = "Inputs and shapes")]
+    dim: Vec<(String, String)>,
+
+    /// Dynamic-shape spec (JSON) to compile a model for
+    #[arg(
+        short = 's',
+        long,
+        value_name = "FILE",
+        help_heading = "Inputs and shapes"
+    )]
+    shapes: Option<PathBuf>,
+
     /// Seed for inputs that no file gives
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, help_heading = "Inputs and shapes")]
     seed: u64,
 
     /// Write the outputs to a .safetensors or .npz file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Outputs")]
     save: Option<PathBuf>,
 
     /// Write the outputs also over a file that holds no tensors
-    #[arg(long, requires = "save")]
+    #[arg(short = 'f', long, requires = "save", help_heading = "Outputs")]
     force: bool,
 
     /// Compare the outputs with a file; exit 40 where they differ
-    #[arg(long, value_name = "FILE[:PREFIX]")]
+    #[arg(long, value_name = "FILE[:PREFIX]", help_heading = "Outputs")]
     expect: Option<PrefixedFile>,
 
     /// Relative tolerance of --expect, per element
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 1e-3, help_heading = "Outputs")]
     rtol: f64,
 
     /// Absolute tolerance of --expect, per element
-    #[arg(long, default_value_t = 1e-4)]
+    #[arg(long, default_value_t = 1e-4, help_heading = "Outputs")]
     atol: f64,
 
     /// Compare the outputs with those of onnxruntime, or else of the embedded engine, with the same weights; exit 40 where they differ
-    #[arg(long)]
+    #[arg(long, help_heading = "Outputs")]
     verify: bool,
 
-    /// Replay the timed runs as a CUDA graph (TensorRT): many small kernels then start without the CPU
-    #[arg(long)]
-    cuda_graph: bool,
-
     /// Runs before the timed ones
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, help_heading = "Timing")]
     warmup: u32,
 
     /// Timed runs
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Timing")]
     iters: u32,
 
-    /// Threads for CPU engines (default: all cores)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    threads: Option<u16>,
+    /// Time runs for at least so many seconds, and at least --iters of them
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, help_heading = "Timing")]
+    duration: Option<Duration>,
+
+    /// Write the time of every timed run to a file: CSV, or JSON where its name ends so
+    #[arg(long, value_name = "FILE", help_heading = "Timing")]
+    export_times: Option<PathBuf>,
+
+    /// Replay the timed runs as a CUDA graph (TensorRT): many small kernels then start without the CPU
+    #[arg(long, help_heading = "Timing")]
+    cuda_graph: bool,
+
+    /// Run with these weights: the plan is refitted (or recompiled where that is not enough) if it holds others (repeatable)
+    #[arg(short = 'w', long, value_name = "FILE", help_heading = "Weights")]
+    weights: Vec<PathBuf>,
+
+    #[command(flatten)]
+    overlay: OverlayArgs,
 
     #[command(flatten)]
     engine: EngineArgs,
 
     #[command(flatten)]
     cache: CacheArgs,
+}
+
+/// A number of seconds: `10`, `0.5`.
+fn seconds(text: &str) -> Result<Duration, String> {
+    const DAY: f64 = 86_400.0;
+    match text.trim().trim_end_matches('s').parse::<f64>() {
+        Ok(s) if s > 0.0 && s <= DAY => Ok(Duration::from_secs_f64(s)),
+        _ => Err("it is a number of seconds, at most a day's".into()),
+    }
 }
 
 /// `--on-range`.
@@ -154,6 +182,9 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     if let Some(path) = &args.save {
         arrays::check_name(path)?;
         claim_save(args, path, ui)?;
+    }
+    if let Some(path) = &args.export_times {
+        times::claim(path, &sources(args))?;
     }
     let place = compile::place(args, ui, environment)?;
     let changes_plan = !args.weights.is_empty()
@@ -207,7 +238,11 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     let equal = comparison.as_ref().is_none_or(|c| c.equal)
         && verification.as_ref().is_none_or(|v| v.equal);
+    if let Some(path) = &args.export_times {
+        times::write(path, &latency, gpu.as_ref())?;
+    }
     let report = RunReport {
+        times: args.export_times.clone(),
         plan: args.plan.clone(),
         backend: plan.manifest.backend.library.clone(),
         transitions,
@@ -241,16 +276,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
 
 /// Claims the file that the outputs go to: none that is read, and none that holds something else.
 fn claim_save(args: &Args, path: &Path, ui: &Ui) -> anyhow::Result<()> {
-    let manifest = plan::manifest_path(&args.plan);
-    let mut inputs = vec![args.plan.clone(), manifest];
-    if let Ok(manifest) = plan::read_manifest(&args.plan) {
-        inputs.extend(plan::sources(&args.plan, &manifest));
-    }
-    inputs.extend(args.inputs.iter().map(|f| f.path.clone()));
-    inputs.extend(args.expect.iter().map(|f| f.path.clone()));
-    inputs.extend(args.input.iter().map(|(_, path)| PathBuf::from(path)));
-    inputs.extend(args.weights.iter().cloned());
-    inputs.extend(args.overlay.inputs());
+    let inputs = sources(args);
     if fsx::claim_output(path, &inputs)?.other_names > 0 {
         ui.event(Event::Warn(&format!(
             "`{}` has other names; what they lead to stays as it is",
@@ -263,6 +289,24 @@ fn claim_save(args: &Args, path: &Path, ui: &Ui) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Every file that is read.
+fn sources(args: &Args) -> Vec<PathBuf> {
+    let manifest = plan::manifest_path(&args.plan);
+    let mut inputs = vec![args.plan.clone(), manifest];
+    if let Ok(manifest) = plan::read_manifest(&args.plan) {
+        inputs.extend(plan::sources(&args.plan, &manifest));
+    }
+    inputs.extend(args.inputs.iter().map(|f| f.path.clone()));
+    inputs.extend(args.expect.iter().map(|f| f.path.clone()));
+    inputs.extend(args.input.iter().map(|(_, path)| PathBuf::from(path)));
+    inputs.extend(args.weights.iter().cloned());
+    inputs.extend(args.overlay.inputs());
+    inputs
+}
+
+/// More runs than these are not kept: their times would take a gigabyte.
+const MOST_RUNS: usize = 50_000_000;
+
 fn measure(
     engine: &mut dyn Engine,
     inputs: &NamedTensors,
@@ -271,7 +315,8 @@ fn measure(
 ) -> anyhow::Result<(NamedTensors, Latency, Option<Latency>)> {
     ui.event(Event::Begin {
         step: "running",
-        total: Some(u64::from(args.warmup) + u64::from(args.iters)),
+        // With a duration, nobody knows how many there will be.
+        total: (args.duration.is_none()).then_some(u64::from(args.warmup) + u64::from(args.iters)),
     });
     for _ in 0..args.warmup {
         engine.run(inputs)?;
@@ -280,7 +325,9 @@ fn measure(
     let mut runs = Vec::new();
     let mut on_gpu = Vec::new();
     let mut outputs = NamedTensors::new();
-    for _ in 0..args.iters {
+    let begun = Instant::now();
+    let wanted = args.duration.unwrap_or_default();
+    while runs.len() < args.iters as usize || begun.elapsed() < wanted && runs.len() < MOST_RUNS {
         let start = Instant::now();
         outputs = engine.run(inputs)?;
         runs.push(start.elapsed());

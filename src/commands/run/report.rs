@@ -3,7 +3,7 @@
 use super::compare::{Comparison, Verification};
 use crate::diff::Verdict;
 use crate::tensor::{Dtype, Statistics, show_shape};
-use crate::ui::{self, Align, Report, Table};
+use crate::ui::{self, Align, Annotation, Level, Report, Screen, Table};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,6 +32,9 @@ pub struct RunReport {
     pub verification: Option<Verification>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved: Option<PathBuf>,
+    /// `--export-times`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub times: Option<PathBuf>,
 }
 
 /// One step of the state machine.
@@ -94,11 +97,14 @@ pub struct Latency {
     pub runs_per_second: f64,
     /// Whether the spread makes the figures worth little.
     pub noisy: bool,
+    /// Every timed run, in the order of the runs.
+    pub times_ns: Vec<u64>,
 }
 
 impl Latency {
     /// Percentiles are of the nearest rank: the smallest run that at least so many percent do not exceed.
     pub fn of(mut runs: Vec<Duration>, warmup: u32) -> Latency {
+        let times_ns = runs.iter().map(|run| run.as_nanos() as u64).collect();
         runs.sort();
         let rank = |p: f64| {
             let at = (p * runs.len() as f64).ceil() as usize;
@@ -117,6 +123,7 @@ impl Latency {
             mean_ns: mean.as_nanos() as u64,
             runs_per_second: 1.0 / mean.as_secs_f64().max(1e-12),
             noisy: runs.len() >= 5 && (p90 - min) as f64 > 0.3 * p50 as f64,
+            times_ns,
         }
     }
 }
@@ -124,7 +131,7 @@ impl Latency {
 impl Report for RunReport {
     const SCHEMA: &'static str = "trtmut.run/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let mut table = Table::new(&[
             ("output", Align::Left),
             ("type", Align::Left),
@@ -157,7 +164,8 @@ impl Report for RunReport {
             .map(|i| i.name.as_str())
             .collect();
         if !drawn.is_empty() {
-            writeln!(out, "\ninputs drawn from the seed: {}", drawn.join(", "))?;
+            let what = if drawn.len() == 1 { "input" } else { "inputs" };
+            writeln!(out, "\n{what} drawn from the seed: {}", drawn.join(", "))?;
         }
         writeln!(out)?;
         self.latency.human(out, "latency")?;
@@ -173,25 +181,68 @@ impl Report for RunReport {
         if let Some(path) = &self.saved {
             writeln!(out, "\nsaved {}", path.display())?;
         }
+        if let Some(path) = &self.times {
+            writeln!(out, "\nthe times are in {}", path.display())?;
+        }
         Ok(())
+    }
+
+    fn annotations(&self) -> Vec<Annotation> {
+        let title = |what: &str| format!("{}: {what}", self.plan.display());
+        let mut all = Vec::new();
+        for c in self.comparison.iter().filter(|c| !c.equal) {
+            let differ = c.outputs.iter().filter(|o| !o.equal);
+            let names: Vec<&str> = differ.map(|o| o.name.as_str()).collect();
+            all.push(Annotation {
+                level: Level::Error,
+                title: title("outputs differ"),
+                message: format!("not as in {}: {}", c.file.display(), names.join(", ")),
+            });
+        }
+        for v in self.verification.iter().filter(|v| !v.equal) {
+            all.push(Annotation {
+                level: Level::Error,
+                title: title("outputs differ"),
+                message: format!(
+                    "not as {} computes: relative L2 error {:.1e}",
+                    v.reference, v.error
+                ),
+            });
+        }
+        all.push(Annotation {
+            level: Level::Notice,
+            title: title("latency"),
+            message: format!(
+                "p50 {}, mean {} of {}",
+                ui::duration(Duration::from_nanos(self.latency.p50_ns)),
+                ui::duration(Duration::from_nanos(self.latency.mean_ns)),
+                ui::count(self.latency.iters as usize, "run")
+            ),
+        });
+        all
     }
 }
 
 impl Latency {
-    fn human(&self, out: &mut dyn Write, what: &str) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>, what: &str) -> io::Result<()> {
         let show = |ns| ui::duration(Duration::from_nanos(ns));
         if self.iters == 1 {
             return writeln!(out, "{what:<9}  {} (one run)", show(self.mean_ns));
         }
         writeln!(
             out,
-            "{what:<9}  min {}  p50 {}  p90 {}  p99 {}  mean {}  ({} runs, {:.1}/s)",
+            "{what:<9}  min {}  p50 {}  p90 {}  p99 {}  mean {}",
             show(self.min_ns),
             show(self.p50_ns),
             show(self.p90_ns),
             show(self.p99_ns),
-            show(self.mean_ns),
-            self.iters,
+            show(self.mean_ns)
+        )?;
+        writeln!(
+            out,
+            "{:<9}  {}, {:.1}/s",
+            "",
+            ui::count(self.iters as usize, "run"),
             self.runs_per_second
         )
     }

@@ -338,7 +338,7 @@ fn refit(library: Library, value: &str) -> Result<Refit, String> {
 fn weak(library: Library, value: &str) -> Result<Precisions, String> {
     if !library.weakly_typed() {
         return Err(format!(
-            "{} computes in the model's own types; convert the model, or pass `model`",
+            "{} computes in the model's own types; convert the model",
             library.title()
         ));
     }

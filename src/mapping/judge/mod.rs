@@ -20,6 +20,7 @@ pub fn judge(
     new: &dyn Checkpoint,
     permissions: &Permissions,
 ) -> Result<Judged, Error> {
+    let _span = tracing::info_span!("judge", weights = mapping.rows.len()).entered();
     match &mapping.inventory {
         Some(inventory) => base::judge(mapping, inventory, held, new, permissions),
         None => unproven::judge(mapping, held, new, permissions),

@@ -19,6 +19,7 @@ use case::literal_of;
 /// # Errors
 /// [`Error::NotHeld`], [`Error::Convert`]; what cannot be decided is a grade, not an error.
 pub fn infer(model: &Model, base: Option<&dyn Checkpoint>) -> Result<Mapping, Error> {
+    let _span = tracing::info_span!("infer the mapping", base = base.is_some()).entered();
     let mut mapping = outline(model);
     let held = ModelValues::of(model);
     if let Some(base) = base {

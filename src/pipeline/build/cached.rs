@@ -8,8 +8,8 @@
 use super::draft::{BuildRequest, Built, CacheUse, Draft};
 use super::key;
 use crate::cache::{
-    BuildLock, CacheFault, Check, Existing, Hit, KeyFields, Link, Memo, Plan, Pushed, Remote,
-    RemoteFault, Store,
+    BuildLock, CacheFault, Check, Existing, Hit, KeyFields, Label, Link, Memo, Plan, Pushed,
+    Remote, RemoteFault, Store,
 };
 use crate::engine::{self, Feed, Fold, Slot};
 use crate::fault::Explain;
@@ -165,12 +165,28 @@ impl Cached<'_> {
         // What to do with the remote afterwards; without the lock, for which others wait.
         let mut push = Some(Existing::Keep);
         let built = self.obtain(&mut push, watch)?;
+        if let Ok(built) = &built {
+            self.label(built);
+        }
         if let (true, Some(remote), Some(existing), Ok(_)) =
             (self.cache.push, &self.cache.remote, push, &built)
         {
             self.push(remote, existing, watch);
         }
         Ok(built)
+    }
+
+    /// Notes beside the entry what people know it by. A cache that cannot be written has no labels, which `cache list` shows.
+    fn label(&self, built: &Built) {
+        let name = self.draft.request.model_path.file_name();
+        let label = Label {
+            model: name.unwrap_or_default().to_string_lossy().into_owned(),
+            weights: built.manifest.model.content.short(),
+        };
+        let key = self.fields.key();
+        if self.cache.store.label(&key).as_ref() != Some(&label) {
+            let _ = self.cache.store.set_label(&key, &label);
+        }
     }
 
     fn obtain(

@@ -154,6 +154,8 @@ impl<'a> Draft<'a> {
     }
 
     pub(super) fn compile(&self, watch: &dyn Watch) -> Result<Built, Error> {
+        let library = self.request.backend.identity().library;
+        let _span = tracing::info_span!("compile", %library).entered();
         let BuildRequest {
             model,
             output,

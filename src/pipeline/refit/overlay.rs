@@ -79,6 +79,7 @@ impl Overlay {
         request: &OverlayRequest,
         watch: &dyn Watch,
     ) -> Result<Overlay, Error> {
+        let _span = tracing::info_span!("survey", plan = ?plan).entered();
         if let Some(model) = whole_model(plan, manifest, request)? {
             return Ok(Overlay::of_model(plan, manifest, model, watch));
         }

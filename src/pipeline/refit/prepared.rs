@@ -264,6 +264,7 @@ impl Prepared {
         environment: &Environment,
         watch: &dyn Watch,
     ) -> Result<(Ready, Refitted), Error> {
+        let _span = tracing::info_span!("refit", output = ?output).entered();
         crate::fsx::check_output(output)?;
         let apply = self.apply(environment, watch)?;
         let verification = verify
