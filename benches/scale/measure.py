@@ -1,0 +1,79 @@
+"""Runs commands and says what they took: wall and CPU seconds, peak anonymous memory."""
+
+import os
+import statistics
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass
+class Took:
+    wall: float
+    cpu: float
+    anonymous: int
+
+
+class Failed(Exception):
+    """A command of a row failed; the row says so and the others go on."""
+
+
+def anonymous(pid):
+    """RssAnon in bytes: neither mapped files nor the page cache."""
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            for line in status:
+                if line.startswith("RssAnon:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def run(command, **options):
+    """Runs `command` (a list, or a function that runs in this process and returns nothing)."""
+    if callable(command):
+        before, start = os.times(), time.perf_counter()
+        command()
+        wall, after = time.perf_counter() - start, os.times()
+        return Took(wall, after.user + after.system - before.user - before.system, 0)
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options)
+    peak, ended = 0, threading.Event()
+
+    def sample():
+        nonlocal peak
+        while not ended.wait(0.002):
+            peak = max(peak, anonymous(process.pid))
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    ended.set()
+    sampler.join()
+    if process.returncode != 0:
+        raise Failed(f"{' '.join(map(str, command))}: {said.decode(errors='replace').strip()}")
+    return Took(wall, usage.ru_utime + usage.ru_stime, peak)
+
+
+def median(several):
+    """The run whose wall time is in the middle, with the largest memory of all."""
+    several = sorted(several, key=lambda t: t.wall)
+    middle = several[len(several) // 2]
+    return Took(statistics.median(t.wall for t in several), middle.cpu, max(t.anonymous for t in several))
+
+
+def paired(ours, peer, times, before=lambda: None):
+    """Both in turn, `times` times; `before` makes each run start from the same state."""
+    own, others = [], []
+    for _ in range(times):
+        before()
+        own.append(run(ours))
+        if peer:
+            before()
+            others.append(run(peer))
+    return median(own), median(others) if peer else None
