@@ -65,6 +65,9 @@ const works = async (name, file) => {
   assert.equal(await header.getAttribute("aria-sort"), "descending");
   await header.getByRole("button").click();
   assert.equal(await header.getAttribute("aria-sort"), "ascending");
+  // No name turns the direction of writing around, or acts in another way.
+  const acting = data.tensors.filter(([name]) => /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]/.test(name));
+  assert.deepEqual(acting, [], "characters that act");
   // Every name is found by itself, as text.
   const step = Math.max(Math.floor(total / 20), 1);
   for (let i = 0; i < total; i += step) {

@@ -13,6 +13,7 @@ use crate::tensor::{Digest, show_shape};
 use crate::ui;
 use crate::weights::Source;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ const SCRIPT: &str = include_str!("html/page.js");
 const MARK: &str = "content=\"trtmut diff --html\"";
 /// Reasons that are listed; the rest is a number. Changed weights are in the table, not among them.
 const REASONS: usize = 200;
+
+/// Where the graph's own constants stand, after all blocks.
+const CONSTANTS: &str = "constants of the graph";
 
 /// One comparison in the report: the changes of all that was asked for, or of one LoRA alone.
 pub(super) struct Column {
@@ -140,17 +144,26 @@ fn of_plan(manifest: &Manifest, columns: &[Column]) -> Vec<Row> {
     let prefix = prefixes.into_iter().max_by_key(|(_, n)| *n);
     let prefix = prefix.map_or(String::new(), |(prefix, _)| prefix);
     let row = |w: &plan::WeightRow| {
+        let hints = w.mapping.iter().flat_map(|row| &row.hints);
+        let is_own = known(w).is_none() && hints.flat_map(|h| &h.names).next().is_none();
         let told = known(w).unwrap_or_else(|| {
             let named = named(w);
             named.strip_prefix(&prefix).unwrap_or(&named).to_owned()
         });
         Row {
             name: w.name.clone(),
-            block: diff::block(&told).to_owned(),
+            block: if is_own {
+                CONSTANTS
+            } else {
+                diff::block(&told)
+            }
+            .to_owned(),
             shape: show_shape(&w.shape),
         }
     };
-    manifest.weights.iter().map(row).collect()
+    let mut rows: Vec<Row> = manifest.weights.iter().map(row).collect();
+    rows.sort_by_key(|row| row.block == CONSTANTS);
+    rows
 }
 
 /// Digits as numbers, so that `layers.10` comes after `layers.9`.
@@ -166,15 +179,19 @@ fn natural(name: &str) -> Vec<(String, u64)> {
 
 fn page(report: &DiffReport, columns: &[Column], rows: &[Row]) -> String {
     let data = script_safe(&data(columns, rows).to_string());
-    let title = format!(
-        "{} against {}",
-        file_name(&report.old),
-        match &report.new[..] {
-            [] => "what was asked for".to_owned(),
-            [one] => file_name(one),
-            [first, rest @ ..] => format!("{} and {} more", file_name(first), rest.len()),
+    let old = file_name(&report.old);
+    let title = match &report.new[..] {
+        // The first column of several is all of them together.
+        [] => {
+            let each = &columns[usize::from(columns.len() > 1)..];
+            let names: Vec<&str> = each.iter().map(|c| c.name.as_str()).collect();
+            format!("{old} with {}", names.join(" and "))
         }
-    );
+        [one] => format!("{old} against {}", file_name(one)),
+        [first, rest @ ..] => {
+            format!("{old} against {} and {} more", file_name(first), rest.len())
+        }
+    };
     // Whoever makes the files that are compared cannot know it: it depends on all of the page.
     let nonce = Digest::of(data.as_bytes()).hex();
     let parts = [
@@ -261,14 +278,14 @@ fn head(report: &DiffReport) -> String {
 }
 
 fn data(columns: &[Column], rows: &[Row]) -> Value {
-    let mut blocks: Vec<&str> = Vec::new();
+    let mut blocks: Vec<Cow<'_, str>> = Vec::new();
     let mut at: HashMap<&str, usize> = HashMap::new();
     let changes: Vec<HashMap<&str, &Measured>> = (columns.iter())
         .map(|c| c.changed.iter().map(|m| (m.name.as_str(), m)).collect())
         .collect();
     for row in rows {
         at.entry(&row.block).or_insert_with(|| {
-            blocks.push(&row.block);
+            blocks.push(ui::shown(&row.block));
             blocks.len() - 1
         });
     }
@@ -289,10 +306,10 @@ fn data(columns: &[Column], rows: &[Row]) -> Value {
                 Some(m) if m.source != row.name => format!("{} ({})", m.source, row.name),
                 _ => row.name.clone(),
             };
-            json!([name, at[row.block.as_str()], row.shape, cells])
+            json!([ui::shown(&name), at[row.block.as_str()], row.shape, cells])
         })
         .collect();
-    let columns: Vec<&str> = columns.iter().map(|c| c.name.as_str()).collect();
+    let columns: Vec<_> = columns.iter().map(|c| ui::shown(&c.name)).collect();
     json!({ "columns": columns, "blocks": blocks, "tensors": tensors })
 }
 

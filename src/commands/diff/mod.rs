@@ -569,6 +569,7 @@ fn columns(args: &Args, changed: &[Measured], ui: &Ui) -> anyhow::Result<Vec<htm
     };
     let together = match (&loras[..], args.new.is_empty()) {
         ([one], true) => name(one),
+        ([], true) => "other shapes".into(),
         _ => "all together".into(),
     };
     let mut columns = vec![html::Column {
