@@ -1,6 +1,9 @@
 //! Where containers put a command: a root that cannot be written, no home, a user without a name, paths that are no text or go over
 //! two lines. What needs a namespace or another user is skipped, and says so, where the system does not allow it.
 
+// What was skipped.
+#![allow(clippy::print_stdout)]
+
 use crate::scene::{Done, Scene, fixture};
 use std::ffi::{OsStr, OsString};
 use std::fs;
