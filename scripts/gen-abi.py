@@ -38,7 +38,7 @@ CLASSES = {
     "context": ("VExecutionContext", """setInputShape getTensorShape setTensorAddress inferShapes setOutputAllocator
         enqueueV3 setOptimizationProfileAsync"""),
     "refitter": ("VRefitter", """refitCudaEngine setNamedWeights getMissingWeights getAllWeights setMaxThreads
-        getWeightsPrototype"""),
+        getWeightsPrototype getNamedWeights getWeightsLocation"""),
     "parser": ("IParser", "parse parseFromFile getNbErrors getError setFlag setRefitObserver ~deleting_dtor"),
     "parser_error": ("IParserError", "desc file line node nodeName nodeOperator"),
 }

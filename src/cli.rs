@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{build, cache, diff, doctor, inspect, map, refit, run, shapes};
+use crate::commands::{adopt, build, cache, diff, doctor, inspect, map, refit, run, shapes};
 use crate::ui::{Colour, Verbosity};
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -93,6 +93,8 @@ pub enum Command {
     Diff(Box<diff::Args>),
     /// Give a plan other weights: a checkpoint, LoRAs, or its base
     Refit(Box<refit::Args>),
+    /// Take over a plan that trtexec or another tool built, to diff, refit and run it
+    Adopt(Box<adopt::Args>),
     /// Show what a plan or a model is, without running it
     Inspect(Box<inspect::Args>),
     /// Show what is on this machine, and what each backend can do with it

@@ -69,7 +69,11 @@ impl Report for InspectReport {
             }
         }
         let Some(m) = &self.manifest else {
-            return writeln!(out, "  no manifest: what it was built from is not known");
+            return writeln!(
+                out,
+                "  no manifest: what it was built from is not known; `trtmut adopt {} --model MODEL.onnx` says it",
+                self.plan.display()
+            );
         };
         writeln!(
             out,
@@ -254,7 +258,10 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
                     "`{}` has no manifest, so its engine is not opened",
                     args.file.display()
                 ),
-                "leave --layers out, or build the plan with trtmut",
+                format!(
+                    "leave --layers out, or `trtmut adopt {} --model MODEL.onnx`",
+                    args.file.display()
+                ),
             )
             .into());
         }

@@ -1,5 +1,6 @@
 //! One file per command: `Args`, `run()` and the `Report` that it prints.
 
+pub mod adopt;
 pub mod build;
 pub mod cache;
 pub mod diff;
@@ -38,6 +39,7 @@ pub fn prepare_process() {
 /// Whatever the command fails with; [`explain`] knows how to show it.
 pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     match command {
+        Command::Adopt(args) => adopt::run(args, ui, environment),
         Command::Build(args) => build::run(args, ui, environment),
         Command::Inspect(args) => inspect::run(args, ui, environment),
         Command::Doctor(args) => doctor::run(args, ui, environment),

@@ -69,6 +69,11 @@ pub enum Reason {
     },
     /// The plan is stripped: it holds none of its refittable weights.
     Stripped,
+    /// Another tool built the plan, and that it holds the model's weights is not proven.
+    Unproven {
+        /// Whether a refit can give it them.
+        refittable: bool,
+    },
     /// The checkpoint stores a weight in a narrower type, at which it is the same.
     UnchangedAfterCast {
         /// ONNX name.
@@ -255,9 +260,10 @@ impl Reason {
             | Reason::NotInEngine { .. }
             | Reason::MetadataChanged
             | Reason::ShapesInside => Verdict::Live,
-            Reason::BytesChanged { .. } | Reason::DerivedChanged { .. } | Reason::Stripped => {
-                Verdict::NeedsRefit
-            }
+            Reason::BytesChanged { .. }
+            | Reason::DerivedChanged { .. }
+            | Reason::Stripped
+            | Reason::Unproven { refittable: true } => Verdict::NeedsRefit,
             Reason::Unsure { why, .. } => match why {
                 Refusal::Misfit { .. } => Verdict::NeedsRecompile,
                 _ => Verdict::Unknown,
@@ -266,7 +272,8 @@ impl Reason {
             | Reason::SourceMissing { .. }
             | Reason::GraphUnknown
             | Reason::ShapesUnknown => Verdict::Unknown,
-            Reason::BakedChanged { .. }
+            Reason::Unproven { refittable: false }
+            | Reason::BakedChanged { .. }
             | Reason::ShapeLikeChanged { .. }
             | Reason::FixedChanged { .. }
             | Reason::DtypeChanged { .. }

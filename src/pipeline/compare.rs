@@ -97,7 +97,17 @@ impl Left {
 pub fn compare(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, Error> {
     let old = look(&request.old)?;
     let stripped = matches!(&old, Thing::Plan(m) if m.stripped);
+    let unproven = match &old {
+        // Shapes alone say nothing of weights.
+        Thing::Plan(m) if m.unproven && !request.new.is_empty() => Some(Reason::Unproven {
+            refittable: m.weights.iter().any(|w| w.fixed.is_none()),
+        }),
+        _ => None,
+    };
     let mut compared = compare_with(request, old, watch)?;
+    if let Some(reason) = unproven.filter(|r| !compared.diff.reasons.contains(r)) {
+        compared.diff = compared.diff.and(Diff::of(vec![reason], 0, 0));
+    }
     if stripped && !compared.diff.reasons.contains(&Reason::Stripped) {
         let reasons = Diff::of(vec![Reason::Stripped], 0, 0);
         compared.diff = compared.diff.and(reasons);

@@ -120,6 +120,16 @@ pub enum Error {
         #[source]
         cause: Box<Error>,
     },
+    /// A plan of another tool is not of the model that it is said to be of.
+    #[error("`{plan}` is not of `{model}`: {problems}", plan = .plan.display(), model = .model.display(), problems = join(.problems))]
+    NotOfModel {
+        /// The plan.
+        plan: PathBuf,
+        /// The model.
+        model: PathBuf,
+        /// Every difference, one fragment each.
+        problems: Vec<String>,
+    },
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
@@ -147,6 +157,13 @@ pub enum Error {
     /// The parts' own errors.
     #[error(transparent)]
     File(#[from] fsx::Error),
+}
+
+fn join(problems: &[String]) -> String {
+    match problems {
+        [one] => one.clone(),
+        all => format!("{} problems\n  {}", all.len(), all.join("\n  ")),
+    }
 }
 
 fn unproven(files: &[PathBuf], proof: &mapping::Proof) -> String {
@@ -210,6 +227,7 @@ impl Error {
             | Error::Stripped { .. }
             | Error::LastRefit { .. }
             | Error::BaseUnproven { .. }
+            | Error::NotOfModel { .. }
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::OfPlan { cause, .. } => cause.as_ref(),
@@ -239,6 +257,7 @@ impl Explain for Error {
             Error::Stripped { .. } => "plan-stripped",
             Error::LastRefit { .. } => "last-refit",
             Error::BaseUnproven { .. } => "base-unproven",
+            Error::NotOfModel { .. } => "plan-of-another-model",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
@@ -304,6 +323,9 @@ impl Explain for Error {
                 "refit `{}` by itself; the message then says how",
                 plan.display()
             )],
+            Error::NotOfModel { .. } => vec![
+                "give the ONNX file that the plan was built from, as it was then".into(),
+            ],
             Error::Source { .. } => vec![
                 "put the model back where the manifest says, or build the plan again from the model that is there now"
                     .into(),

@@ -11,6 +11,7 @@
 //! | dtype or shape of a weight | x | x | x | recompile |
 //! | node names, doc strings, paths, times | | | x | nothing |
 
+mod adopt;
 mod backends;
 mod build;
 mod compare;
@@ -27,6 +28,7 @@ mod variables;
 mod verification;
 mod verify;
 
+pub use adopt::{AdoptRequest, Adopted, adopt};
 pub use backends::{
     BackendChoice, choose, compiler, keep_timings, onnxruntime, reopen, search, worth_caching,
 };

@@ -69,6 +69,24 @@ pub fn claim_together(
     Ok(said)
 }
 
+/// Claims the place of the manifest of a plan that has none.
+///
+/// # Errors
+/// [`Error::HasManifest`] unless `force`; [`fsx::Error::IsInput`]; what cannot be written.
+pub fn claim_manifest(plan: &Path, inputs: &[PathBuf], force: bool) -> Result<(), Error> {
+    let manifest = manifest_path(plan);
+    for path in [&manifest, &next_path(plan)] {
+        fsx::claim_output(path, inputs)?;
+        if !force && path.exists() {
+            return Err(Error::HasManifest {
+                plan: plan.to_owned(),
+                manifest: path.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
 fn refuse_foreign(output: &Path, manifest: &Path, next: &Path) -> Result<(), Error> {
     let occupied = |path: &Path, what| {
         Err(Error::Occupied {

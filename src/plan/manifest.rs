@@ -49,6 +49,9 @@ pub struct Manifest {
     /// The plan holds none of its refittable weights, and has to be refitted before it runs. The rows say what it was built for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stripped: bool,
+    /// Another tool built the plan, and that it holds what the rows say is not proven: the next refit gives it every refittable weight.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unproven: bool,
     /// One row per constant tensor of the graph.
     pub weights: Vec<WeightRow>,
     /// Checkpoint that the mapping was proven against, where one was given.

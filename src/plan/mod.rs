@@ -17,13 +17,13 @@ mod journal;
 mod manifest;
 mod pair;
 
-pub use claim::{claim, claim_together, sources};
+pub use claim::{claim, claim_manifest, claim_together, sources};
 pub use journal::{Pair, replace_all, settle};
 pub use manifest::{
     Asked, BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe,
     WeightRow,
 };
-pub use pair::{manifest_path, open, read_manifest, replace, stage};
+pub use pair::{adopt, manifest_path, open, read_manifest, reference, replace, stage};
 
 use crate::fault::{Class, Explain};
 use crate::fsx;
@@ -58,6 +58,14 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// The plan has a manifest, and was to get one.
+    #[error("`{plan}` has a manifest: `{manifest}`", plan = .plan.display(), manifest = .manifest.display())]
+    HasManifest {
+        /// The plan.
+        plan: PathBuf,
+        /// Its manifest.
+        manifest: PathBuf,
+    },
     /// Something else is where a plan or its manifest goes.
     #[error("`{path}` {what}", path = .path.display())]
     Occupied {
@@ -85,6 +93,7 @@ impl Explain for Error {
             Error::NoManifest { .. } => "manifest-missing",
             Error::Manifest { .. } => "manifest-unreadable",
             Error::Mismatch { .. } => "manifest-mismatch",
+            Error::HasManifest { .. } => "manifest-there",
             Error::Occupied { .. } => "output-occupied",
             Error::Unfinished { .. } => "change-unfinished",
             Error::File(e) => e.code(),
@@ -106,10 +115,14 @@ impl Explain for Error {
                     plan.display()
                 )]
             }
-            Error::NoManifest { manifest, .. } => vec![format!(
-                "copy `{}` along with the plan, or build it again with `trtmut build`",
-                manifest.display()
-            )],
+            Error::NoManifest { plan, manifest } => vec![
+                format!("copy `{}` along with the plan", manifest.display()),
+                format!(
+                    "where another tool built it: `trtmut adopt {} --model MODEL.onnx`",
+                    plan.display()
+                ),
+            ],
+            Error::HasManifest { .. } => vec!["`trtmut inspect` shows it, and `--force` replaces it".into()],
             Error::Manifest { .. } => {
                 vec!["build the plan again with `trtmut build` of this version".into()]
             }

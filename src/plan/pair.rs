@@ -136,6 +136,39 @@ pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
     Ok(manifest)
 }
 
+/// Length and digest of a plan, whatever made it.
+///
+/// # Errors
+/// Where it cannot be read.
+pub fn reference(plan: &Path) -> Result<PlanRef, Error> {
+    Ok(look(plan)?.0)
+}
+
+/// Writes the manifest of a plan that stays as it is.
+///
+/// # Errors
+/// [`Error::Mismatch`] where the plan is another one than `manifest` says; a write error.
+pub fn adopt(plan: &Path, manifest: &Manifest) -> Result<(), Error> {
+    let path = manifest_path(plan);
+    let _alone = fsx::lock_folder_of(plan);
+    if reference(plan)? != manifest.plan {
+        return Err(Error::Mismatch {
+            plan: plan.to_owned(),
+            manifest: path,
+            reason: "the plan changed while it was read".into(),
+        });
+    }
+    let text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Manifest {
+        path: path.clone(),
+        reason: e.to_string(),
+    })?;
+    fsx::write_atomic(&path, |out| {
+        out.write_all(&text)
+            .and_then(|()| out.write_all(b"\n"))
+            .map_err(|e| Error::from(fsx::Error::write(&path, e)))
+    })
+}
+
 /// Writes a plan beside `to` with `fill`, and returns its length and digest, taken while it is written. Nothing is visible under `to` yet.
 ///
 /// # Errors

@@ -74,6 +74,24 @@ pub(super) fn ranges(whole: &Resolved, one: &Resolved) -> Result<BTreeMap<String
 }
 
 impl Resolved {
+    /// These ranges as those that hold all of `each`, which become its profiles. Both are of one model.
+    ///
+    /// # Errors
+    /// [`Error::Profile`] for one that is no range of the same axes.
+    pub fn with_profiles(mut self, each: &[Resolved]) -> Result<Resolved, Error> {
+        self.profiles.clear();
+        for (at, one) in each.iter().enumerate() {
+            let ranges =
+                ranges(&self, one).map_err(|reason| Error::Profile { at: at + 1, reason })?;
+            self.profiles.push(ranges);
+        }
+        self.profiles.dedup();
+        if self.profiles.len() == 1 {
+            self.profiles.clear();
+        }
+        Ok(self)
+    }
+
     /// How many optimization profiles there are; 1 or more.
     pub fn profile_count(&self) -> usize {
         self.profiles.len().max(1)

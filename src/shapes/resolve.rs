@@ -24,13 +24,14 @@ impl ShapeSpec {
     /// All conflicts together; see [`Error`].
     pub fn resolve(&self, inputs: &[TensorDecl], overrides: &Overrides) -> Result<Resolved, Error> {
         let dims = self.with_overrides(overrides)?;
-        let (mut resolved, work) =
+        let (resolved, work) =
             (self.tie_to(inputs, overrides, dims)).map_err(|problems| Error::Model {
                 origin: (!self.is_none()).then(|| self.origin.clone()),
                 problems,
                 suggestion: write::suggestion(self, inputs),
             })?;
         work.check_overrides(&resolved)?;
+        let mut each = Vec::new();
         for (at, dims) in self.profiles.iter().enumerate() {
             let (dims, overrides) = profiles::overridden(dims, overrides);
             let tied = self.tie_to(inputs, &overrides, dims);
@@ -39,15 +40,9 @@ impl ShapeSpec {
                 problems,
                 suggestion: write::suggestion(self, inputs),
             })?;
-            let ranges = profiles::ranges(&resolved, &one)
-                .map_err(|reason| Error::Profile { at: at + 1, reason })?;
-            resolved.profiles.push(ranges);
+            each.push(one);
         }
-        resolved.profiles.dedup();
-        if resolved.profiles.len() == 1 {
-            resolved.profiles.clear();
-        }
-        Ok(resolved)
+        resolved.with_profiles(&each)
     }
 
     /// Whether the spec alone can be tied to a model's inputs.

@@ -63,6 +63,32 @@ impl ShapeSpec {
                 }
             }
         }
+        reading.spec(given, inputs, "--minShapes, --optShapes, --maxShapes")
+    }
+
+    /// The spec, by ONNX input, of an engine whose inputs have these least, best and greatest shapes.
+    ///
+    /// # Errors
+    /// Where the model gives one symbol to axes whose ranges differ: [`Error::Arguments`].
+    pub fn of_engine(
+        ranges: &[(String, [Vec<usize>; 3])],
+        inputs: &[TensorDecl],
+    ) -> Result<ShapeSpec, Error> {
+        let wide = |shape: &Vec<usize>| Some(shape.iter().map(|&n| n as u64).collect());
+        let given = ranges.iter();
+        let given = given.map(|(name, ends)| (name.clone(), ends.each_ref().map(wide)));
+        Reading::default().spec(given.collect(), inputs, "the engine's profile")
+    }
+}
+
+impl Reading {
+    fn spec(
+        mut self,
+        given: Vec<(String, Given)>,
+        inputs: &[TensorDecl],
+        origin: &str,
+    ) -> Result<ShapeSpec, Error> {
+        let reading = &mut self;
         let mut named = Vec::new();
         for (name, shapes) in given {
             let decl = inputs.iter().find(|i| i.name == name);
@@ -70,12 +96,12 @@ impl ShapeSpec {
                 named.push((name, leaf));
             }
         }
-        if !reading.faults.is_empty() {
-            return Err(Error::Arguments(reading.faults));
+        if !self.faults.is_empty() {
+            return Err(Error::Arguments(self.faults));
         }
         Ok(ShapeSpec {
-            origin: "--minShapes, --optShapes, --maxShapes".into(),
-            dims: reading.dims,
+            origin: origin.into(),
+            dims: self.dims,
             profiles: Vec::new(),
             body: Body::Inputs(named),
         })

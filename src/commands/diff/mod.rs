@@ -331,6 +331,11 @@ fn describe(reason: &Reason) -> (&'static str, String) {
             "stripped",
             "the plan is stripped: it holds none of its refittable weights".into(),
         ),
+        Reason::Unproven { .. } => (
+            "not proven",
+            "another tool built the plan, and that it holds the model's weights is not proven"
+                .into(),
+        ),
         Reason::UnchangedAfterCast { weight } => (
             "the same after a cast",
             format!("`{weight}` is the same in the checkpoint's narrower type"),

@@ -166,7 +166,7 @@ fn own_capability(gpu: Result<&Gpu, &str>) -> Result<u32, Error> {
 }
 
 /// What the parser could not do, with names from the model where this version of the parser gives none.
-fn refused(product: Product, model: &Model, errors: Vec<ParseError>) -> Error {
+pub(super) fn refused(product: Product, model: &Model, errors: Vec<ParseError>) -> Error {
     let nodes = &model.proto().graph.node;
     let refusals = errors
         .into_iter()
@@ -481,7 +481,7 @@ fn listed(
 }
 
 /// The model's constants as slots; `refittable` is asked for those that are weights. No version has f64: the parser narrows it.
-fn of_model(
+pub(super) fn of_model(
     model: &Model,
     refittable: impl Fn(&str) -> Result<bool, Error>,
 ) -> Result<Vec<Slot>, Error> {

@@ -8,6 +8,7 @@
 //! | [`options`] | build options by name |
 //! | `canonical` | one spelling for options that mean the same |
 //! | `build`, `refit`, `run` | the three things that engines are for |
+//! | `adopt` | what an engine of another tool says of itself |
 //! | `pinned` | what stays in f32 where half precision is allowed |
 //! | `folds` | weights that the parser computed from several of the model's |
 //! | [`gpu`] | the GPU, its memory and streams |
@@ -17,6 +18,7 @@
 //! `unsafe` is confined to `loader`, `api` and the few lines of `gpu` and `run` that the driver's API asks for.
 
 pub mod abi;
+mod adopt;
 pub mod api;
 mod build;
 mod canonical;
@@ -32,6 +34,7 @@ mod refit;
 mod run;
 
 pub use abi::Product;
+pub use adopt::{Described, Ends};
 pub use canonical::canonical;
 pub use refit::{list_slots, refit_engine};
 pub use run::TensorRtEngine;

@@ -115,6 +115,18 @@ impl<'a> Draft<'a> {
         for said in claim(request)? {
             watch.event(Event::Warn(&said));
         }
+        if !request.force {
+            refuse_foreign(request.output, request.model.structure_digest())?;
+        }
+        Draft::unclaimed(request, memo, watch)
+    }
+
+    /// As [`Draft::new`], for an output that nothing is written to.
+    fn unclaimed(
+        request: &'a BuildRequest<'a>,
+        memo: Option<&Memo>,
+        watch: &dyn Watch,
+    ) -> Result<Draft<'a>, Error> {
         if request.backend.needs_bounds() {
             request.shapes.require_bounded()?;
         }
@@ -131,9 +143,6 @@ impl<'a> Draft<'a> {
             watch.event(Event::Warn(&said));
         }
         let structure = request.model.structure_digest();
-        if !request.force {
-            refuse_foreign(request.output, structure)?;
-        }
         let (mapping, base) = mapping(request, memo)?;
         // The file that was parsed, where there is one; it may have been replaced since.
         let file = match request.model.files().first() {
@@ -240,11 +249,25 @@ impl<'a> Draft<'a> {
             notes: Vec::new(),
             folds: Vec::new(),
             stripped: false,
+            unproven: false,
             weights,
             base: self.base.clone(),
             recipe: Recipe::default(),
         }
     }
+}
+
+/// The manifest of a plan that is there, but for what its engine says.
+///
+/// # Errors
+/// As [`build()`]; nothing is written.
+pub fn describe(
+    request: &BuildRequest<'_>,
+    plan: PlanRef,
+    watch: &dyn Watch,
+) -> Result<Manifest, Error> {
+    let draft = Draft::unclaimed(request, None, watch)?;
+    Ok(draft.manifest(plan, request.backend.identity()))
 }
 
 fn mapping(

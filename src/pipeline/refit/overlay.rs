@@ -6,7 +6,7 @@
 use super::part::Part;
 use super::request::{OverlayRequest, Stated};
 use super::source_model::{SourceModel, source_model_at};
-use crate::diff::{Decision, Request, WeightState};
+use crate::diff::{Decision, Diff, Reason, Request, WeightState};
 use crate::mapping::{
     self, Assessment, Change, Checkpoint, Held, Judged, Mapping, ModelValues, Override,
     Permissions, Recipe as How, Row,
@@ -274,7 +274,7 @@ impl Overlay {
                 .get(w.name.as_str())
                 .and_then(|r| r.explanations().next().cloned()),
         });
-        Decision::of(Request {
+        let mut decision = Decision::of(Request {
             weights: weights.collect(),
             stripped: manifest.stripped,
             judged: self.judged.as_ref(),
@@ -283,7 +283,13 @@ impl Overlay {
                 let view = self.checkpoint.as_ref()?.get(name)?;
                 Some((view.dtype, view.shape.to_vec()))
             },
-        })
+        });
+        if manifest.unproven {
+            let refittable = manifest.weights.iter().any(|w| w.fixed.is_none());
+            let reasons = Diff::of(vec![Reason::Unproven { refittable }], 0, 0);
+            decision.diff = decision.diff.and(reasons);
+        }
+        decision
     }
 
     /// Digest of the bytes that `weight` gets; `None` for a name that the plan does not have.

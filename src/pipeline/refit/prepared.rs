@@ -116,9 +116,9 @@ pub fn prepare(
     })
 }
 
-/// What the engine of a plan holds, by name; nothing where it is stripped.
+/// What the engine of a plan holds, by name; nothing where it is stripped, or that is not proven.
 fn held(manifest: &Manifest) -> HashMap<String, Digest> {
-    if manifest.stripped {
+    if manifest.stripped || manifest.unproven {
         return HashMap::new();
     }
     let rows = manifest.weights.iter();
@@ -220,6 +220,7 @@ impl Prepared {
         let overlay = self.overlay();
         let mut manifest = self.manifest.clone();
         manifest.stripped = false;
+        manifest.unproven = false;
         for row in &mut manifest.weights {
             let to = overlay.digest(&row.name).unwrap_or(row.digest);
             let base = row.base_digest();

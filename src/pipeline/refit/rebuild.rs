@@ -127,6 +127,7 @@ pub(super) fn stage(
     manifest.backend = backend.identity();
     manifest.notes = notes.notes;
     manifest.stripped = notes.stripped;
+    manifest.unproven = false;
     manifest.folds = notes.folds;
     note_slots(&mut manifest, &written.model, notes.slots);
     let ready = Ready {

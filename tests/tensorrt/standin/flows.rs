@@ -216,6 +216,8 @@ pub const FLOWS: &[(&str, Flow)] = &[
     ("shape inputs", shape_inputs),
     ("half precision", half_precision),
     ("several profiles", several_profiles),
+    ("adopted", adopted),
+    ("adopted as it is", adopted_as_it_is),
     ("failures", failures),
 ];
 
@@ -651,6 +653,225 @@ fn several_profiles(w: &World) {
     };
     let uses = ["shapes.json", "profiles.json", "profiles.json"].map(cached);
     assert_eq!(uses, [r#""miss""#, r#""miss""#, r#""hit""#]);
+}
+
+/// Leaves a plan as another tool would.
+fn orphan(w: &World, plan: &str) {
+    std::fs::remove_file(w.scene.file(&format!("{plan}.json"))).expect("it had a manifest");
+}
+
+fn adopt<'a>(plan: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["adopt", plan, "--model", "model.onnx"], more].concat()
+}
+
+fn adopted(w: &World) {
+    w.build(&["--no-cache"]).exits(0);
+    orphan(w, "e.plan");
+    // What needs a manifest says how to get one, and that works.
+    for args in [
+        &["run", "e.plan", "--inputs", "in.safetensors"][..],
+        &["refit", "e.plan", "other.safetensors"],
+        &["diff", "e.plan", "other.safetensors"],
+        &["map", "e.plan"],
+    ] {
+        w.refuses(args, 1, &["trtmut adopt e.plan --model MODEL.onnx"]);
+    }
+    w.run(&["inspect", "e.plan"])
+        .exits(0)
+        .prints("trtmut adopt e.plan --model MODEL.onnx");
+    let narrow = Net::default()
+        .input("x", &["B", "7"])
+        .output("z", &["B", "7"])
+        .node("m", "Relu", &["x"], "z", &[]);
+    w.scene.write("narrow.onnx", narrow.onnx(""));
+    w.refuses(
+        &["adopt", "e.plan", "--model", "narrow.onnx"],
+        1,
+        &[
+            "the engine has no output `z`",
+            "the model has no output `y`",
+            "the input `x` is",
+        ],
+    );
+    w.scene
+        .write("wide.json", BATCH.replace("\"max\": 8", "\"max\": 9"));
+    w.refuses(
+        &adopt("e.plan", &["--shapes", "wide.json"]),
+        1,
+        &["axis 0 of `x` is from 1 to 9 in the spec, and from 1 to 8 in the engine"],
+    );
+    w.refuses(
+        &adopt("e.plan", &["--base-weights", "other.safetensors"]),
+        1,
+        &["other.safetensors"],
+    );
+    w.run(&adopt("e.plan", &["--base-weights", "base.safetensors"]))
+        .exits(0)
+        .prints("4 refittable")
+        .prints("not proven before the first refit");
+    w.refuses(&adopt("e.plan", &[]), 1, &["has a manifest", "--force"]);
+    w.computes("e.plan", "base", &[]);
+    w.run(&["diff", "e.plan", "base.safetensors", "--exit-code"])
+        .exits(10)
+        .prints("not proven");
+    w.run(&["refit", "e.plan", "other.safetensors", "--verify"])
+        .exits(0);
+    w.computes("e.plan", "other", &[]);
+    w.run(&["diff", "e.plan", "other.safetensors", "--exit-code"])
+        .exits(0);
+    w.run(&["refit", "e.plan", "--base"]).exits(0);
+    w.computes("e.plan", "base", &[]);
+    w.run(&adopt("e.plan", &["--force", "--shapes", "shapes.json"]))
+        .exits(0);
+
+    // Of a model with other values: the first refit gives it all of them.
+    let build = [
+        "build",
+        "other.onnx",
+        "--shapes",
+        "shapes.json",
+        "--backend",
+        w.backend(),
+    ];
+    w.run(&[&build[..], &["--no-cache", "-o", "o.plan"]].concat())
+        .exits(0);
+    orphan(w, "o.plan");
+    let gives_back = w.has("vtables", "VRefitter", "getNamedWeights");
+    w.run(&adopt("o.plan", &[])).exits(0);
+    w.computes("o.plan", "other", &[]);
+    w.run(&["refit", "o.plan", "--base"]).exits(0);
+    w.computes("o.plan", "base", &[]);
+    w.run(&["diff", "o.plan", "model.onnx", "--exit-code"])
+        .exits(0);
+    if !gives_back {
+        return;
+    }
+    // A library that gives values back proves them, or proves them wrong.
+    orphan(w, "e.plan");
+    let values = |args: &[&str]| w.run_with(args, &[("STANDIN_FAULT", "values")]);
+    let done = values(&adopt("e.plan", &[]));
+    done.exits(0);
+    assert!(!done.stdout.contains("not proven"), "{}", done.stdout);
+    let other = values(&["adopt", "e.plan", "--model", "other.onnx", "--force"]);
+    assert!(
+        other.code == 1 && other.stderr.contains("the engine holds other values of"),
+        "{}",
+        other.stderr
+    );
+    w.run_with(
+        &adopt("e.plan", &["--force"]),
+        &[("STANDIN_FAULT", "values on the device")],
+    )
+    .exits(0)
+    .prints("not proven");
+}
+
+/// What of an engine is not as trtmut builds it unasked.
+fn adopted_as_it_is(w: &World) {
+    const SPEC: &str = r#"{"dims": {"B": {"min": 1, "max": 8}},
+        "profiles": [{"B": {"max": 3, "opt": 2}}, {"B": {"min": 6}}], "inputs": {"x": ["B", 8]}}"#;
+    w.scene.write("profiles.json", SPEC);
+    let plain = [
+        "build",
+        "model.onnx",
+        "--backend",
+        w.backend(),
+        "--no-cache",
+    ];
+    let several = [
+        "--shapes",
+        "profiles.json",
+        "--refit",
+        "none",
+        "-o",
+        "p.plan",
+    ];
+    w.run(&[&plain[..], &several].concat()).exits(0);
+    orphan(w, "p.plan");
+    w.run(&adopt("p.plan", &[]))
+        .exits(0)
+        .prints("0 refittable")
+        .prints("profile 2 B 6 to 8")
+        .prints("nothing of it can be replaced");
+    w.computes("p.plan", "base", &[]);
+    w.run(&["diff", "p.plan", "--shapes", "profiles.json", "--exit-code"])
+        .exits(0);
+    w.run(&["diff", "p.plan", "model.onnx", "--exit-code"])
+        .exits(20);
+    w.run(&[
+        "refit",
+        "p.plan",
+        "other.safetensors",
+        "--fallback",
+        "rebuild",
+    ])
+    .exits(0);
+    w.computes("p.plan", "other", &[]);
+    w.run(&["diff", "p.plan", "other.safetensors", "--exit-code"])
+        .exits(0);
+    if w.release().since([10, 0, 0]) {
+        w.build(&["--no-cache", "--strip"]).exits(0);
+        orphan(w, "e.plan");
+        w.run(&adopt("e.plan", &[]))
+            .exits(0)
+            .prints("has to be refitted before it runs");
+        w.refuses(
+            &["run", "e.plan", "--inputs", "in.safetensors"],
+            1,
+            &["stripped"],
+        );
+        w.run(&["refit", "e.plan", "--base", "-o", "full.plan"])
+            .exits(0);
+        w.computes("full.plan", "base", &[]);
+        w.build(&["--no-cache", "--version-compatible"]).exits(0);
+        orphan(w, "e.plan");
+        let done = w.run(&adopt("e.plan", &[]));
+        assert!(
+            done.code == 3 && done.stderr.contains("host code"),
+            "{}",
+            done.stderr
+        );
+        w.run(&adopt("e.plan", &["--allow-host-code"])).exits(0);
+        w.computes("e.plan", "base", &["--allow-host-code"]);
+    }
+    if w.release().name == "trt-8.6.0" {
+        by_a_plain_program(w);
+    }
+}
+
+/// An engine that a C++ program built, without trtmut.
+fn by_a_plain_program(w: &World) {
+    let program = w.scene.file(".cache/build");
+    let compiled = std::process::Command::new("g++")
+        .args(["-std=c++17", "-w", "-o"])
+        .arg(&program)
+        .arg(crate::root().join("benches/gpu/build.cpp"))
+        .arg("-ldl")
+        .output()
+        .expect("the compiler starts");
+    assert!(
+        compiled.status.success(),
+        "{}",
+        String::from_utf8_lossy(&compiled.stderr)
+    );
+    let built = std::process::Command::new(&program)
+        .arg(w.stand_in.path())
+        .args([w.scene.file("model.onnx"), w.scene.file("c.plan")])
+        .arg("x:1x8:2x8:8x8")
+        .env("LD_LIBRARY_PATH", cuda())
+        .output()
+        .expect("it starts");
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
+    w.run(&adopt("c.plan", &["--base-weights", "base.safetensors"]))
+        .exits(0)
+        .prints("4 refittable");
+    w.computes("c.plan", "base", &[]);
+    w.run(&["refit", "c.plan", "other.safetensors"]).exits(0);
+    w.computes("c.plan", "other", &[]);
 }
 
 fn failures(w: &World) {

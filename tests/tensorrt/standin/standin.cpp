@@ -653,6 +653,24 @@ struct Refitter : Object, IRefitter, VRefitter {
         return w ? Weights{(DataType)w->type, nullptr, w->count()} : Weights{DataType::kFLOAT, nullptr, -1};
     }
 #endif
+#ifdef HAS_VRefitter_getNamedWeights
+    // What was given to this refitter, and nothing else; a switch for one that gives the engine's own.
+    Weights getNamedWeights(const char *name) const override {
+        CALL(VRefitter);
+        auto it = given.find(name);
+        if (it != given.end()) return it->second;
+        Weight *w = engine->g.weight(name);
+        if (fault("values") && w && w->there) return Weights{(DataType)w->type, w->bytes.data(), w->count()};
+        say(logger, 1, std::string("weights were never set: ") + name);
+        return Weights{DataType::kFLOAT, nullptr, 0};
+    }
+#endif
+#ifdef HAS_VRefitter_getWeightsLocation
+    TensorLocation getWeightsLocation(const char *) const override {
+        CALL(VRefitter);
+        return fault("values on the device") ? TensorLocation::kDEVICE : TensorLocation::kHOST;
+    }
+#endif
     bool refitCudaEngine() override {
         CALL(VRefitter);
         if (fault("refit")) { say(logger, 1, "refit went wrong"); return false; }

@@ -310,6 +310,8 @@ table! {
         get_all_weights = "getAllWeights",
         set_max_threads = "setMaxThreads",
         get_weights_prototype = "getWeightsPrototype",
+        get_named_weights = "getNamedWeights",
+        get_weights_location = "getWeightsLocation",
     }
     slots parser: ParserSlots = "IParser" {
         parse = "parse",

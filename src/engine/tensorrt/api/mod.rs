@@ -72,6 +72,11 @@ impl Core {
         self.loaded.release.form()
     }
 
+    /// Whether the parser tells how each weight comes about.
+    pub fn observes_parser(&self) -> bool {
+        self.has(&self.table().parser.set_refit_observer)
+    }
+
     /// The number of an entry, where this library's release has it.
     fn entry(&self, entry: &Entry) -> Option<u16> {
         entry.get(self.loaded.release)

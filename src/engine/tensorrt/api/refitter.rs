@@ -99,6 +99,42 @@ impl<'e, 'b> Refitter<'e, 'b> {
         }
     }
 
+    /// The bytes that a weight has; `None` where the library gives none back, as those of this writing do for what was not given
+    /// to this refitter before, and where they are on the GPU or of another type.
+    ///
+    /// # Errors
+    /// Never for supported versions.
+    #[allow(unsafe_code)]
+    pub fn value(&self, name: &str, dtype: Dtype) -> Result<Option<&[u8]>, Error> {
+        let core = self.core();
+        let table = &core.table().refitter;
+        if !core.has(&table.get_named_weights) || !core.has(&table.get_weights_location) {
+            return Ok(None);
+        }
+        let host = i32::from(core.number(&core.table().location.host, "host memory")?);
+        let name = c_string(core, name)?;
+        let w = call!(core, self.owned.this(), refitter.get_named_weights as fn(name.as_ptr() => *const c_char) -> Weights)?;
+        // What it says of a weight that it does not give is no news.
+        drop(core.take_messages());
+        let size = usize::try_from(w.count)
+            .ok()
+            .and_then(|n| dtype.bytes_for(n));
+        let Some(size) =
+            size.filter(|_| !w.values.is_null() && core.data_type(dtype) == Some(w.dtype))
+        else {
+            return Ok(None);
+        };
+        let location = call!(core, self.owned.this(), refitter.get_weights_location as fn(name.as_ptr() => *const c_char) -> i32)?;
+        if location != host {
+            return Ok(None);
+        }
+        // SAFETY: the library says that so many elements of this type are there, in host memory; it keeps them while the
+        // refitter lives, and nothing is given to it while this borrow of it does.
+        Ok(Some(unsafe {
+            std::slice::from_raw_parts(w.values.cast(), size)
+        }))
+    }
+
     /// Lets the refit use that many threads.
     ///
     /// # Errors

@@ -1,0 +1,163 @@
+//! `trtmut adopt`: a manifest for a plan that another tool built.
+
+use super::engine_args::EngineArgs;
+use super::shape_args::{ShapeArgs, misfit, read_spec};
+use crate::engine::Identity;
+use crate::exit::Exit;
+use crate::pipeline::{self, AdoptRequest, Adopted, Environment};
+use crate::plan;
+use crate::ui::{self, Report, Ui};
+use anyhow::Context;
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Arguments of `trtmut adopt`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Inputs, optimization profiles and refittable weights are read off the engine, and have to fit the model. What the \
+    engine's constants hold is not: the first refit gives it all refittable weights.\n\n\
+    Examples:\n  \
+    trtmut adopt engine.plan --model unet.onnx --base-weights unet.safetensors\n  \
+    trtmut adopt engine.plan --model unet.onnx --shapes shapes.json --fp16"
+)]
+pub struct Args {
+    /// The plan, built by trtexec, Polygraphy or any other program with TensorRT or TensorRT-RTX
+    plan: PathBuf,
+
+    /// The ONNX model that it was built from
+    #[arg(long, value_name = "FILE")]
+    model: PathBuf,
+
+    /// Dynamic-shape spec (JSON), within what the engine was built for [default: all that it was built for]
+    #[arg(long, value_name = "FILE")]
+    shapes: Option<PathBuf>,
+
+    #[command(flatten)]
+    ranges: ShapeArgs,
+
+    /// The checkpoint that the model was exported from: every constant is proven by it, and refits rest on that (repeatable)
+    #[arg(long, alias = "weights", value_name = "FILE")]
+    base_weights: Vec<PathBuf>,
+
+    /// The base weights are known to hold only some of the model's parameters
+    #[arg(long)]
+    partial: bool,
+
+    #[command(flatten)]
+    engine: EngineArgs,
+
+    /// Replace a manifest that the plan has
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct AdoptReport {
+    plan: PathBuf,
+    manifest: PathBuf,
+    backend: Identity,
+    profiles: Vec<String>,
+    weights: usize,
+    refittable: usize,
+    /// Weights that the engine lists and the model does not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown: Vec<String>,
+    stripped: bool,
+    /// That the engine holds the model's values is not proven.
+    unproven: bool,
+}
+
+impl Report for AdoptReport {
+    const SCHEMA: &'static str = "trtmut.adopt/1";
+
+    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "adopted {} ({})",
+            self.plan.display(),
+            self.backend.library
+        )?;
+        writeln!(
+            out,
+            "  weights   {}, {} refittable",
+            self.weights, self.refittable
+        )?;
+        for (i, ranges) in self.profiles.iter().enumerate() {
+            writeln!(out, "  profile {} {ranges}", i + 1)?;
+        }
+        writeln!(out, "  manifest  {}", self.manifest.display())?;
+        if let Some(first) = self.unknown.first() {
+            writeln!(
+                out,
+                "  note      {}, `{first}` the first, is not the model's and keeps its values",
+                ui::count(self.unknown.len(), "weight of the engine")
+            )?;
+        }
+        match (self.stripped, self.unproven, self.refittable) {
+            (true, ..) => writeln!(
+                out,
+                "  note      it holds none of its refittable weights, and has to be refitted before it runs"
+            ),
+            (_, true, 0) => writeln!(
+                out,
+                "  note      that it holds the model's values is not proven, and nothing of it can be replaced"
+            ),
+            (_, true, _) => writeln!(
+                out,
+                "  note      that it holds the model's values is not proven before the first refit, which gives it all of them"
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that `commands::explain` knows.
+pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    let shapes = if args.shapes.is_some() || !args.ranges.is_empty() {
+        Some((read_spec(args.shapes.as_deref())?, args.ranges.overrides()?))
+    } else {
+        None
+    };
+    let _alone = super::lock_plan(&args.plan, ui);
+    let adopted = pipeline::adopt(
+        &AdoptRequest {
+            plan: &args.plan,
+            model: &args.model,
+            shapes,
+            base: &args.base_weights,
+            partial: args.partial,
+            options: &args.engine.options(),
+            force: args.force,
+        },
+        environment,
+        ui,
+    );
+    let Adopted { manifest, unknown } = match &args.shapes {
+        Some(spec) => adopted.with_context(|| misfit(spec, &args.model))?,
+        None => adopted?,
+    };
+    ui.result(&AdoptReport {
+        plan: args.plan.clone(),
+        manifest: plan::manifest_path(&args.plan),
+        profiles: if manifest.shapes.dims().is_empty() {
+            Vec::new()
+        } else {
+            manifest.shapes.show_profiles()
+        },
+        weights: manifest.weights.len(),
+        refittable: manifest
+            .weights
+            .iter()
+            .filter(|w| w.fixed.is_none())
+            .count(),
+        unknown,
+        stripped: manifest.stripped,
+        unproven: manifest.unproven,
+        backend: manifest.backend,
+    })?;
+    Ok(Exit::Done)
+}
