@@ -26,6 +26,10 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "PATH", help_heading = "Global")]
     pub tensorrt: Option<std::path::PathBuf>,
 
+    /// The GPU to use, by its number in `trtmut doctor` [default: 0]
+    #[arg(long, global = true, value_name = "N")]
+    pub device: Option<u32>,
+
     /// Let plans that were built with --version-compatible run the code that they bring (TensorRT); only for plans that you trust
     #[arg(long, global = true, help_heading = "Global")]
     pub allow_host_code: bool,

@@ -64,6 +64,9 @@ fn command(cli: &Cli) -> ExitCode {
     if let Some(path) = &cli.tensorrt {
         environment.tensorrt = Some(path.clone());
     }
+    if let Some(ordinal) = cli.device {
+        commands::use_device(ordinal);
+    }
     let ui = Ui::new(cli.is_json(), cli.verbosity(), environment.progress)
         .with_annotations(cli.format == Some(Format::Github));
     let done = trtmut::ui::check_streams()

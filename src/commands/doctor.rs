@@ -4,6 +4,7 @@ use crate::cache::Store;
 use crate::engine::Backend;
 use crate::engine::cpu::Cpu;
 use crate::engine::tensorrt::doctor::{OWN_HEADERS, Survey, look};
+use crate::engine::tensorrt::gpu::Facts;
 use crate::engine::tensorrt::loader::Tried;
 use crate::exit::Exit;
 use crate::fsx;
@@ -126,6 +127,15 @@ struct Runtime {
     problem: Option<String>,
 }
 
+fn of_gpu(gpu: &Facts) -> String {
+    format!(
+        "{}, compute capability {}, {}",
+        gpu.name,
+        gpu.capability(),
+        ui::bytes(gpu.memory)
+    )
+}
+
 impl Report for DoctorReport {
     const SCHEMA: &'static str = "trtmut.doctor/1";
 
@@ -157,17 +167,17 @@ impl DoctorReport {
             "GPU",
             match (&self.tensorrt.gpu, &self.tensorrt.gpu_problem) {
                 (Some(gpu), _) => format!(
-                    "{}, compute capability {}.{}, {}; driver {}, CUDA {}",
-                    gpu.name,
-                    gpu.compute_capability.0,
-                    gpu.compute_capability.1,
-                    ui::bytes(gpu.memory),
+                    "{}; driver {}, CUDA {}",
+                    of_gpu(gpu),
                     gpu.driver,
                     gpu.cuda
                 ),
                 (None, why) => format!("none: {}", why.as_deref().unwrap_or("not looked for")),
             },
         );
+        for (i, gpu) in self.tensorrt.gpus.iter().enumerate() {
+            row("", format!("--device {i}: {}", of_gpu(gpu)));
+        }
         row("cpu", format!("{}: build, refit, run", self.cpu));
         let runtime = &self.onnxruntime;
         row(

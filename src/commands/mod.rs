@@ -33,6 +33,11 @@ pub fn prepare_process() {
     engine::tensorrt::gpu::load_kernels_lazily();
 }
 
+/// Uses this GPU, by the driver's order.
+pub fn use_device(ordinal: u32) {
+    engine::tensorrt::gpu::choose(ordinal);
+}
+
 /// Runs the command that was asked for.
 ///
 /// # Errors
@@ -49,6 +54,19 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Cache(args) => cache::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),
         Command::Shapes(args) => shapes::run(args, ui, environment),
+    }
+}
+
+/// Says where a plan is for another GPU than the one that is used. `errors`: also where it does not run here, which what opens it
+/// says by itself.
+fn tell_other_gpu(plan: &std::path::Path, errors: bool, ui: &Ui) {
+    let Ok(manifest) = plan::read_manifest(plan) else {
+        return;
+    };
+    match pipeline::check_gpu(plan, &manifest) {
+        Ok(Some(said)) => ui.event(Event::Warn(&said)),
+        Err(other) if errors => ui.event(Event::Warn(&other.to_string())),
+        Ok(None) | Err(_) => {}
     }
 }
 

@@ -120,6 +120,18 @@ pub enum Error {
         #[source]
         cause: Box<Error>,
     },
+    /// A plan for another GPU than the one that is used.
+    #[error("`{plan}` was built on {built}, and this is {here}", plan = .plan.display())]
+    OtherGpu {
+        /// The plan.
+        plan: PathBuf,
+        /// The GPU that it was built on.
+        built: String,
+        /// The GPU that is used.
+        here: String,
+        /// The number of one that it runs on.
+        device: Option<usize>,
+    },
     /// A plan of another tool is not of the model that it is said to be of.
     #[error("`{plan}` is not of `{model}`: {problems}", plan = .plan.display(), model = .model.display(), problems = join(.problems))]
     NotOfModel {
@@ -228,6 +240,7 @@ impl Error {
             | Error::LastRefit { .. }
             | Error::BaseUnproven { .. }
             | Error::NotOfModel { .. }
+            | Error::OtherGpu { .. }
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::OfPlan { cause, .. } => cause.as_ref(),
@@ -258,6 +271,7 @@ impl Explain for Error {
             Error::LastRefit { .. } => "last-refit",
             Error::BaseUnproven { .. } => "base-unproven",
             Error::NotOfModel { .. } => "plan-of-another-model",
+            Error::OtherGpu { .. } => "plan-of-another-gpu",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
@@ -323,6 +337,10 @@ impl Explain for Error {
                 "refit `{}` by itself; the message then says how",
                 plan.display()
             )],
+            Error::OtherGpu { device: Some(n), .. } => vec![format!("`--device {n}` is a GPU that it runs on")],
+            Error::OtherGpu { .. } => vec![
+                "build it again on this GPU, or with `--hardware-compat` on the other one".into(),
+            ],
             Error::NotOfModel { .. } => vec![
                 "give the ONNX file that the plan was built from, as it was then".into(),
             ],

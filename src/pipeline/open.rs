@@ -3,6 +3,7 @@
 use super::backends::reopen;
 use super::environment::Environment;
 use super::error::Error;
+use super::other_gpu::check_gpu;
 use crate::engine::Engine;
 use crate::plan::{self, Manifest};
 use std::path::Path;
@@ -28,6 +29,17 @@ pub fn open(plan: &Path, environment: &Environment) -> Result<OpenPlan, Error> {
     }
     let library = &manifest.backend.library;
     let _span = tracing::info_span!("open", plan = ?plan, %library).entered();
-    let engine = reopen(&manifest, environment)?.open(plan)?;
+    let engine = open_engine(plan, &manifest, environment)?;
     Ok(OpenPlan { manifest, engine })
+}
+
+/// The engine of a plan, by the backend that compiled it; nothing is read for a GPU that it is not for.
+pub(super) fn open_engine(
+    plan: &Path,
+    manifest: &Manifest,
+    environment: &Environment,
+) -> Result<Box<dyn Engine>, Error> {
+    let backend = reopen(manifest, environment)?;
+    check_gpu(plan, manifest)?;
+    Ok(backend.open(plan)?)
 }

@@ -499,6 +499,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         inputs.extend(args.overlay.inputs());
         html::claim(path, &inputs)?;
     }
+    super::tell_other_gpu(&args.old, true, ui);
     let request = CompareRequest {
         old: args.old.clone(),
         new: args.new.clone(),

@@ -58,6 +58,7 @@ pub(super) fn check(
     environment: &Environment,
 ) -> anyhow::Result<Ready> {
     let request = super::input_request(args)?;
+    super::super::tell_other_gpu(plan, false, ui);
     let mut held = if args.weights.is_empty() && args.overlay.lora.is_empty() {
         Held::Open(Box::new(pipeline::open(plan, environment)?))
     } else {

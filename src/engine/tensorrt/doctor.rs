@@ -1,7 +1,7 @@
 //! What is here: libraries, GPU, and what each library can do with it.
 
 use super::Product;
-use super::gpu::{Facts, Gpu};
+use super::gpu::{self, Facts, Gpu};
 use super::loader::{Loaded, Search, Tried, survey};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -16,8 +16,11 @@ pub struct Survey {
     pub libraries: Vec<Found>,
     /// What was tried in vain, and why.
     pub tried: Vec<Tried>,
-    /// The first GPU.
+    /// The GPU that is used.
     pub gpu: Option<Facts>,
+    /// All GPUs, where there are several; `--device` takes their places in this list.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Facts>,
     /// Why there is no GPU.
     pub gpu_problem: Option<String>,
 }
@@ -74,6 +77,10 @@ pub fn look(search: &Search) -> Survey {
         libraries,
         tried,
         gpu,
+        gpus: gpu::all()
+            .ok()
+            .filter(|all| all.len() > 1)
+            .unwrap_or_default(),
         gpu_problem,
     }
 }

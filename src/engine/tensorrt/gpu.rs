@@ -1,7 +1,8 @@
 //! The GPU through the driver's own API: what is there, and the memory, streams and events that a run needs.
 
-use cudarc::driver::{CudaContext, DriverError, sys};
+use cudarc::driver::{CudaContext, DriverError, result::device, sys};
 use serde::Serialize;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// What is known of a GPU.
@@ -19,7 +20,7 @@ pub struct Facts {
     pub memory: u64,
 }
 
-/// The first GPU, its primary context held and current on the thread that opened it.
+/// The GPU that is used, its primary context held and current on the thread that opened it.
 #[derive(Debug, Clone)]
 pub struct Gpu {
     context: Arc<CudaContext>,
@@ -29,6 +30,62 @@ pub struct Gpu {
 /// Once opened, the primary context is kept until the process ends: TensorRT's own CUDA runtime lives in it, and would not
 /// survive its being torn down and set up again.
 static GPU: OnceLock<Result<Gpu, String>> = OnceLock::new();
+
+/// Which GPU is used, by the driver's order (`CUDA_DEVICE_ORDER`, of those that `CUDA_VISIBLE_DEVICES` lets through).
+static ORDINAL: AtomicU32 = AtomicU32::new(0);
+
+/// Uses another GPU than the first. To be said before any is opened: a process uses one.
+pub fn choose(ordinal: u32) {
+    ORDINAL.store(ordinal, Ordering::Relaxed);
+}
+
+/// All GPUs, in the driver's order. None is opened.
+///
+/// # Errors
+/// Why there is none, in one fragment.
+pub fn all() -> Result<Vec<Facts>, String> {
+    driver()?;
+    let asked = |e: DriverError| match e.0 {
+        sys::CUresult::CUDA_ERROR_NO_DEVICE => "the driver finds no GPU".to_owned(),
+        _ => format!("the GPU cannot be used: {}", describe(e)),
+    };
+    cudarc::driver::result::init().map_err(asked)?;
+    let count = device::get_count().map_err(asked)?;
+    (0..count).map(|i| Facts::of(i).map_err(asked)).collect()
+}
+
+/// The GPU that is used. It is not opened, which takes long.
+///
+/// # Errors
+/// Why there is none, in one fragment.
+pub fn chosen() -> Result<Facts, String> {
+    let ordinal = ORDINAL.load(Ordering::Relaxed);
+    let mut gpus = all()?;
+    let count = gpus.len();
+    if (ordinal as usize) < count {
+        return Ok(gpus.swap_remove(ordinal as usize));
+    }
+    Err(match (count, ordinal) {
+        (0, _) => "the driver finds no GPU".to_owned(),
+        (1, n) => format!("there is no GPU {n}: the driver finds one, which is GPU 0"),
+        (count, n) => format!(
+            "there is no GPU {n}: the driver finds {count}, GPU 0 to {}",
+            count - 1
+        ),
+    })
+}
+
+/// That there is a driver.
+fn driver() -> Result<(), String> {
+    #[allow(unsafe_code)]
+    // SAFETY: it only tries to open the driver's library, which has no load-time side effects to break.
+    let present = unsafe { sys::is_culib_present() };
+    if present {
+        Ok(())
+    } else {
+        Err("no NVIDIA driver is installed (libcuda.so.1 cannot be opened)".into())
+    }
+}
 
 /// Has the driver load each kernel when it is first called, unless the user said otherwise: a refit needs few of those that
 /// come with TensorRT. It is the driver's own default since CUDA 12.2, but not for what was linked with an older runtime, as
@@ -48,7 +105,7 @@ pub fn load_kernels_lazily() {
 }
 
 impl Gpu {
-    /// Opens the first GPU, once in a process.
+    /// Opens the GPU that is used, once in a process.
     ///
     /// # Errors
     /// Why there is none, in one fragment.
@@ -57,18 +114,10 @@ impl Gpu {
     }
 
     fn try_open() -> Result<Gpu, String> {
-        #[allow(unsafe_code)]
-        // SAFETY: it only tries to open the driver's library, which has no load-time side effects to break.
-        let present = unsafe { sys::is_culib_present() };
-        if !present {
-            return Err("no NVIDIA driver is installed (libcuda.so.1 cannot be opened)".into());
-        }
-        let context = CudaContext::new(0).map_err(|e| match e.0 {
-            sys::CUresult::CUDA_ERROR_NO_DEVICE => "the driver finds no GPU".to_owned(),
-            _ => format!("the GPU cannot be used: {}", describe(e)),
-        })?;
-        let facts =
-            Facts::of(&context).map_err(|e| format!("the GPU cannot be asked: {}", describe(e)))?;
+        let facts = chosen()?;
+        let ordinal = ORDINAL.load(Ordering::Relaxed);
+        let context = CudaContext::new(ordinal as usize)
+            .map_err(|e| format!("the GPU cannot be used: {}", describe(e)))?;
         Ok(Gpu { context, facts })
     }
 
@@ -96,20 +145,33 @@ impl Gpu {
 }
 
 impl Facts {
-    fn of(context: &CudaContext) -> Result<Facts, DriverError> {
-        let (major, minor) = context.compute_capability()?;
+    /// Of the GPU with this number; the driver has been started.
+    #[allow(unsafe_code)]
+    fn of(ordinal: i32) -> Result<Facts, DriverError> {
+        use sys::CUdevice_attribute::{
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+            CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+        };
+        let gpu = device::get(ordinal)?;
+        // SAFETY: the driver just gave the handle.
+        let (major, minor, memory) = unsafe {
+            (
+                device::get_attribute(gpu, MAJOR)?,
+                device::get_attribute(gpu, MINOR)?,
+                device::total_mem(gpu)?,
+            )
+        };
         let mut version = 0;
-        #[allow(unsafe_code)]
         // SAFETY: it writes one int, which is ours.
         unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
         let cuda = format!("{}.{}", version / 1000, version % 1000 / 10);
         let text = crate::fsx::read_system("/proc/driver/nvidia/version").unwrap_or_default();
         Ok(Facts {
-            name: context.name()?,
+            name: device::get_name(gpu)?,
             compute_capability: (major as u32, minor as u32),
             driver: driver_version(&text).unwrap_or_else(|| format!("CUDA {cuda}")),
             cuda,
-            memory: context.total_mem()? as u64,
+            memory: memory as u64,
         })
     }
 

@@ -13,7 +13,8 @@ use crate::pipeline::environment::Environment;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::note_slots;
 use crate::pipeline::feed::{fold_of, slot_bytes};
-use crate::pipeline::open::OpenPlan;
+use crate::pipeline::open::{OpenPlan, open_engine};
+use crate::pipeline::other_gpu::check_gpu;
 use crate::pipeline::verification::Verification;
 use crate::pipeline::verify;
 use crate::plan::{self, Manifest, Recipe, WeightRow};
@@ -69,6 +70,9 @@ pub fn prepare(
     watch: &dyn Watch,
 ) -> Result<Prepared, Error> {
     let manifest = plan::open(plan)?;
+    if let (Opening::Meanwhile, Ok(Some(said))) = (opening, check_gpu(plan, &manifest)) {
+        watch.event(Event::Warn(&said));
+    }
     let resolve = || {
         let overlay = Overlay::survey(plan, &manifest, request, watch)?;
         let decision = overlay.decide(&manifest, &request.permissions);
@@ -90,10 +94,10 @@ pub fn prepare(
             let Ok(resolving) = std::thread::Builder::new().spawn_scoped(scope, resolve) else {
                 // Where there can be no second thread, one after the other.
                 let overlay = resolve()?;
-                let engine = reopen(&manifest, environment)?.open(plan)?;
+                let engine = open_engine(plan, &manifest, environment)?;
                 return Ok::<_, Error>((Some(engine), overlay));
             };
-            let engine = reopen(&manifest, environment).and_then(|b| Ok(b.open(plan)?));
+            let engine = open_engine(plan, &manifest, environment);
             let overlay = resolving
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -179,8 +183,7 @@ impl Prepared {
 
     fn engine(&mut self, environment: &Environment) -> Result<&mut dyn Engine, Error> {
         if self.engine.is_none() {
-            let backend = reopen(&self.manifest, environment)?;
-            self.engine = Some(backend.open(&self.plan)?);
+            self.engine = Some(open_engine(&self.plan, &self.manifest, environment)?);
         }
         Ok(self.engine.as_mut().expect("just opened").as_mut())
     }

@@ -65,20 +65,26 @@ EXPORT R cuMemHostAlloc(void **p, size_t n, unsigned flags) { (void)flags; retur
 EXPORT R cuMemFreeHost(void *p) { free(p); return OK; }
 
 /* --- device, context --- */
-static int one;
-static void *current;
-EXPORT R cuInit(unsigned flags) { (void)flags; return OK; }
+/* STANDIN_GPUS of them, the first of 8.9, the second its twin under another name, the third of 9.0. */
+static int contexts[3];
+static _Thread_local void *current;
+static int gpus(void) { const char *n = getenv("STANDIN_GPUS"); int k = n ? atoi(n) : 1; return k < 0 ? 0 : k > 3 ? 3 : k; }
+EXPORT int standin_device(void) { return current ? (int)((int *)current - contexts) : -1; }
+EXPORT R cuInit(unsigned flags) { (void)flags; return gpus() ? OK : 100; }
 EXPORT R cuDriverGetVersion(int *v) { *v = 13000; return OK; }
-EXPORT R cuDeviceGetCount(int *n) { *n = 1; return OK; }
-EXPORT R cuDeviceGet(int *d, int ordinal) { *d = ordinal; return ordinal ? INVALID : OK; }
-EXPORT R cuDeviceGetName(char *to, int n, int d) { (void)d; strncpy(to, "Stand-in GPU", n); return OK; }
-EXPORT R cuDeviceTotalMem_v2(size_t *n, int d) { (void)d; *n = (size_t)8 << 30; return OK; }
-EXPORT R cuDeviceGetAttribute(int *to, int attribute, int d) {
-    (void)d;
-    *to = attribute == 75 ? 8 : attribute == 76 ? 9 : 0; /* compute capability 8.9; no memory pools */
+EXPORT R cuDeviceGetCount(int *n) { *n = gpus(); return OK; }
+EXPORT R cuDeviceGet(int *d, int ordinal) { *d = ordinal; return ordinal >= gpus() ? INVALID : OK; }
+EXPORT R cuDeviceGetName(char *to, int n, int d) {
+    static const char *const names[3] = {"Stand-in GPU", "Stand-in GPU Ti", "Stand-in Large"};
+    strncpy(to, names[d], n);
     return OK;
 }
-EXPORT R cuDevicePrimaryCtxRetain(void **c, int d) { (void)d; *c = &one; return OK; }
+EXPORT R cuDeviceTotalMem_v2(size_t *n, int d) { *n = (size_t)8 << (30 + d); return OK; }
+EXPORT R cuDeviceGetAttribute(int *to, int attribute, int d) {
+    *to = attribute == 75 ? (d == 2 ? 9 : 8) : attribute == 76 ? (d == 2 ? 0 : 9) : 0; /* compute capability; no memory pools */
+    return OK;
+}
+EXPORT R cuDevicePrimaryCtxRetain(void **c, int d) { *c = &contexts[d]; return OK; }
 EXPORT R cuDevicePrimaryCtxRelease_v2(int d) { (void)d; return OK; }
 EXPORT R cuCtxSetCurrent(void *c) { current = c; return OK; }
 EXPORT R cuCtxGetCurrent(void **c) { *c = current; return OK; }

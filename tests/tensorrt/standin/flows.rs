@@ -218,6 +218,7 @@ pub const FLOWS: &[(&str, Flow)] = &[
     ("several profiles", several_profiles),
     ("adopted", adopted),
     ("adopted as it is", adopted_as_it_is),
+    ("several GPUs", several_gpus),
     ("failures", failures),
 ];
 
@@ -872,6 +873,93 @@ fn by_a_plain_program(w: &World) {
     w.computes("c.plan", "base", &[]);
     w.run(&["refit", "c.plan", "other.safetensors"]).exits(0);
     w.computes("c.plan", "other", &[]);
+}
+
+fn several_gpus(w: &World) {
+    // The first and the second have one compute capability, the third another.
+    let with = |args: &[&str], n: &str| {
+        let env = [("STANDIN_GPUS", "3"), ("STANDIN_DEVICE", n)];
+        w.run_with(&[args, &["--device", n]].concat(), &env)
+    };
+    with(&["doctor"], "1")
+        .exits(0)
+        .prints("--device 0            Stand-in GPU, compute capability 8.9")
+        .prints("--device 2            Stand-in Large, compute capability 9.0");
+    let build = [
+        "build",
+        "model.onnx",
+        "--shapes",
+        "shapes.json",
+        "--backend",
+        w.backend(),
+        "--no-cache",
+        "--refit",
+        "none",
+        "-o",
+        "e.plan",
+    ];
+    with(&build, "1").exits(0);
+    let manifest = std::fs::read_to_string(w.scene.file("e.plan.json")).expect("it is there");
+    assert!(manifest.contains("Stand-in GPU Ti"));
+    let run = [
+        "run",
+        "e.plan",
+        "--inputs",
+        "in.safetensors",
+        "--expect",
+        "base.out.safetensors",
+    ];
+    let here = with(&run, "1");
+    here.exits(0);
+    assert!(!here.stderr.contains("was built on"), "{}", here.stderr);
+    let twin = with(&run, "0");
+    twin.exits(0);
+    assert!(
+        twin.stderr.contains(
+            "built on Stand-in GPU Ti (compute capability 8.9), and this is Stand-in GPU"
+        ),
+        "{}",
+        twin.stderr
+    );
+    let other = with(&run, "2");
+    other.exits(1);
+    for says in [
+        "was built on Stand-in GPU Ti",
+        "this is Stand-in Large",
+        "`--device 0` is a GPU that it runs on",
+    ] {
+        assert!(
+            other.stderr.contains(says),
+            "no `{says}` in {}",
+            other.stderr
+        );
+    }
+    let diff = ["diff", "e.plan", "other.safetensors"];
+    let told = with(&diff, "2");
+    told.exits(0);
+    assert!(
+        told.stderr.contains("was built on Stand-in GPU Ti"),
+        "{}",
+        told.stderr
+    );
+    let none = w.run_with(
+        &[&run[..], &["--device", "3"]].concat(),
+        &[("STANDIN_GPUS", "3")],
+    );
+    assert!(
+        none.code == 3
+            && none
+                .stderr
+                .contains("there is no GPU 3: the driver finds 3, GPU 0 to 2"),
+        "{}",
+        none.stderr
+    );
+    let gone = w.run_with(&run, &[("STANDIN_GPUS", "0")]);
+    assert!(
+        gone.code == 3 && gone.stderr.contains("finds no GPU"),
+        "{}",
+        gone.stderr
+    );
 }
 
 fn failures(w: &World) {

@@ -512,6 +512,16 @@ ICudaEngine *Runtime::open(const void *data, std::size_t n) {
     return new Engine(this, g);
 }
 
+// What is made is made on the GPU that the process was told to use.
+static void on_the_right_gpu() {
+    const char *wanted = env("STANDIN_DEVICE");
+    void *cuda = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    if (!cuda) cuda = dlopen("libcuda.so", RTLD_NOW | RTLD_NOLOAD);
+    if (!*wanted || !cuda) return;
+    int here = ((int (*)())dlsym(cuda, "standin_device"))();
+    if (here != atoi(wanted)) broken("it runs on GPU " + std::to_string(here) + " and not on " + wanted);
+}
+
 // Whether an address is of the stand-in for libcuda; it may not be there, where tests call the library themselves.
 static int on_device(const void *p) {
     static auto ask = [] {
@@ -577,6 +587,7 @@ struct Context : Object, IExecutionContext, VExecutionContext {
     }
     bool enqueueV3(cudaStream_t stream) override {
         CALL(VExecutionContext);
+        on_the_right_gpu();
         if (fault("enqueue")) { say(logger, 1, "Cuda Runtime (an illegal memory access was encountered)"); return false; }
         if (generation != engine->generation && (MAJOR < 9 || (MAJOR == 9 && MINOR == 0)) && !RTX) broken("a context does not outlive a refit before 9.1");
         for (auto *all : {&engine->g.inputs, &engine->g.outputs})
@@ -772,6 +783,7 @@ EXPORT int32_t getInferLibVersion() {
 #ifndef NO_BUILDER
 EXPORT void *createInferBuilder_INTERNAL(void *l, int32_t) {
     called("", __func__);
+    on_the_right_gpu();
     if (fault("builder")) { say((ILogger *)l, 1, "CUDA initialization failure with error: 35"); return nullptr; }
     return static_cast<IBuilder *>(new Builder((ILogger *)l));
 }
@@ -779,6 +791,7 @@ EXPORT void *createInferBuilder_INTERNAL(void *l, int32_t) {
 #ifndef NO_RUNTIME
 EXPORT void *createInferRuntime_INTERNAL(void *l, int32_t) {
     called("", __func__);
+    on_the_right_gpu();
     if (fault("runtime")) return nullptr;
     return static_cast<IRuntime *>(new Runtime((ILogger *)l));
 }
