@@ -32,22 +32,23 @@ CLASSES = {
     "runtime": ("VRuntime", "deserializeCudaEngine(constvoid*, setEngineHostCodeAllowed"),
     "engine": ("VCudaEngine", """serialize createExecutionContext isRefittable getNbIOTensors getIOTensorName
         getTensorShape getTensorDataType getTensorIOMode getTensorLocation getProfileShape getNbOptimizationProfiles
-        createSerializationConfig serializeWithConfig createEngineInspector getNbLayers"""),
+        createSerializationConfig serializeWithConfig createEngineInspector getNbLayers getStreamableWeightsSize
+        setWeightStreamingBudgetV2"""),
     "serialization_config": ("VSerializationConfig", "setFlag clearFlag"),
     "inspector": ("VEngineInspector", "getEngineInformation"),
     "context": ("VExecutionContext", """setInputShape getTensorShape setTensorAddress inferShapes setOutputAllocator
-        enqueueV3 setOptimizationProfileAsync"""),
+        enqueueV3 setOptimizationProfileAsync setProfiler"""),
     "refitter": ("VRefitter", """refitCudaEngine setNamedWeights getMissingWeights getAllWeights setMaxThreads
         getWeightsPrototype getNamedWeights getWeightsLocation"""),
     "parser": ("IParser", "parse parseFromFile getNbErrors getError setFlag setRefitObserver ~deleting_dtor"),
     "parser_error": ("IParserError", "desc file line node nodeName nodeOperator"),
 }
 # Classes of which we make objects: the forms below and abi/tests.rs compare them with all their slots.
-CALLBACKS = ["ILogger", "IProgressMonitor", "IStreamWriter", "IOutputAllocator", "IRefitterObserver", "IVersionedInterface"]
+CALLBACKS = ["ILogger", "IProgressMonitor", "IStreamWriter", "IOutputAllocator", "IRefitterObserver", "IVersionedInterface", "IProfiler"]
 # Table group -> (C++ enum, enumerators).
 ENUMS = {
     "flag": ("BuilderFlag", """kFP16 kBF16 kINT8 kTF32 kREFIT kREFIT_IDENTICAL kREFIT_INDIVIDUAL kSTRIP_PLAN
-        kSPARSE_WEIGHTS kVERSION_COMPATIBLE kPREFER_PRECISION_CONSTRAINTS"""),
+        kSPARSE_WEIGHTS kVERSION_COMPATIBLE kPREFER_PRECISION_CONSTRAINTS kWEIGHT_STREAMING"""),
     "network_flag": ("NetworkDefinitionCreationFlag", "kEXPLICIT_BATCH kSTRONGLY_TYPED"),
     "data_type": ("DataType", "kFLOAT kHALF kINT8 kINT32 kBOOL kUINT8 kFP8 kBF16 kINT64 kINT4 kFP4 kE8M0"),
     "selector": ("OptProfileSelector", "kMIN kOPT kMAX"),
@@ -193,6 +194,7 @@ def column(data, name, of):
         sys.exit(f"{name}: the plugin factory goes where the allocation strategy comes; this does neither")
     versioned = find(vtable("ILogger"), "log") == 4
     monitor = has(vtable("IProgressMonitor"), "getInterfaceInfo")
+    profiler = "Versioned" if find(vtable("IProfiler"), "reportLayerTime") == 4 else "Plain"
     allocator = vtable("IOutputAllocator")
     form = {(1, None): "Plain", (4, 5): "Versioned", (None, 4): "AsyncOnly"}[
         find(allocator, "reallocateOutput"), find(allocator, "reallocateOutputAsync")]
@@ -200,7 +202,7 @@ def column(data, name, of):
     return (f'Column {{ product: Product::{"Rtx" if p == "rtx" else "TensorRt"}, '
             f'dims: DimsForm::{"Wide" if wide else "Narrow"}, logger: LoggerForm::{"Versioned" if versioned else "Plain"}, '
             f'monitor: MonitorForm::{"Versioned" if monitor else "Plain"}, '
-            f'calls: CallForm::{"Strategy" if strategy else "Factory"}, allocator: AllocatorForm::{form} }}, // {v}')
+            f'calls: CallForm::{"Strategy" if strategy else "Factory"}, allocator: AllocatorForm::{form}, profiler: ProfilerForm::{profiler} }}, // {v}')
 
 
 def main():
@@ -210,7 +212,7 @@ def main():
     of = {k: {n: spread(g) for n, g in data[k].items()} for k in ("vtables", "enums", "structs")}
     names = [r["version"] for r in data["releases"]]
     out = ["//! The numbers of every release whose headers were read. Written by scripts/gen-abi.py; do not edit.", "",
-           "use super::{ABSENT as XX, AllocatorForm, CallForm, Column, DimsForm, Entry, LoggerForm, MonitorForm, Product, Table, Version};", "",
+           "use super::{ABSENT as XX, AllocatorForm, CallForm, Column, DimsForm, Entry, LoggerForm, MonitorForm, Product, ProfilerForm, Table, Version};", "",
            "/// Number of distinct tables.", f"pub(super) const COUNT: usize = {len(names)};", "",
            "/// How each of them calls.", "#[rustfmt::skip]", "pub(super) static COLUMNS: [Column; COUNT] = ["]
     out += ["    " + column(data, n, of) for n in names]

@@ -57,6 +57,10 @@ pub struct EngineArgs {
     #[arg(long)]
     version_compatible: bool,
 
+    /// Let weights stay in host memory at run time, with `run --weight-budget` (TensorRT 10.1; with refit 10.8)
+    #[arg(long)]
+    weight_streaming: bool,
+
     /// Look for 2:4 sparse weights
     #[arg(long)]
     sparsity: bool,
@@ -138,6 +142,7 @@ impl EngineArgs {
         set("workspace", self.workspace.clone());
         set("hardware-compat", self.hardware_compat.as_ref().map(name));
         set("version-compatible", flag(self.version_compatible));
+        set("weight-streaming", flag(self.weight_streaming));
         set("sparsity", flag(self.sparsity));
         set("compute-capability", self.compute_capability.clone());
         set(

@@ -136,6 +136,10 @@ pub struct RunOptions {
     pub threads: Option<usize>,
     /// Replay runs as a CUDA graph. What has no GPU refuses.
     pub cuda_graph: bool,
+    /// The most bytes of weights that the GPU may hold; the others are brought when they are needed. What has no GPU refuses.
+    pub weight_budget: Option<u64>,
+    /// Measure each layer. What has no GPU refuses.
+    pub profile: bool,
 }
 
 /// An open plan.
@@ -192,6 +196,12 @@ pub trait Engine {
     /// See [`Error`].
     fn layers(&self) -> Result<Option<serde_json::Value>, Error> {
         Ok(None)
+    }
+
+    /// What each layer took in the runs since [`Engine::prepare`] with `profile`, in the order of the first run: name, and one time a
+    /// run.
+    fn layer_times(&self) -> Vec<(String, Vec<Duration>)> {
+        Vec::new()
     }
 
     /// How long the GPU took for the last run, copies not counted; `None` where no GPU ran anything.

@@ -19,7 +19,7 @@ use crate::plan;
 use crate::tensor::{NamedTensors, statistics};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
-use report::{Latency, OutputLine, RunReport, TensorLine};
+use report::{Latency, LayerLine, OutputLine, RunReport, TensorLine};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -114,6 +114,20 @@ pub struct Args {
     #[arg(long, help_heading = "Outputs")]
     verify: bool,
 
+    /// The most that the GPU may hold of the weights of a plan that was built with --weight-streaming: bytes, or with K, M, G; the
+    /// others are brought when they are needed (TensorRT 10.1)
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = weight_budget,
+        help_heading = "Timing"
+    )]
+    weight_budget: Option<u64>,
+
+    /// Also measure each layer (TensorRT); the runs themselves are slower then
+    #[arg(long, help_heading = "Timing")]
+    profile_layers: bool,
+
     /// Runs before the timed ones
     #[arg(long, default_value_t = 0, help_heading = "Timing")]
     warmup: u32,
@@ -170,7 +184,17 @@ impl Args {
         RunOptions {
             threads: self.threads.map(usize::from),
             cuda_graph: self.cuda_graph,
+            weight_budget: self.weight_budget,
+            profile: self.profile_layers,
         }
+    }
+}
+
+/// 0 keeps as little on the GPU as can be.
+fn weight_budget(text: &str) -> Result<u64, String> {
+    match text {
+        "0" => Ok(0),
+        text => crate::engine::tensorrt::options::bytes(text).map(|n| n as u64),
     }
 }
 
@@ -266,6 +290,12 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         prepare_ns: prepare.as_nanos() as u64,
         latency,
         gpu,
+        layers: plan
+            .engine
+            .layer_times()
+            .into_iter()
+            .map(|(name, times)| LayerLine::new(name, times, args.warmup))
+            .collect(),
         comparison,
         verification,
         saved: args.save.clone(),

@@ -26,6 +26,9 @@ pub struct RunReport {
     /// Time of the GPU alone, copies not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Latency>,
+    /// Each layer, in the order of execution.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerLine>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub comparison: Option<Comparison>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,6 +85,30 @@ pub struct OutputLine {
     /// Absent for types that have no numbers to show.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub statistics: Option<Statistics>,
+}
+
+/// What one layer took on the GPU in the timed runs.
+#[derive(Debug, Serialize)]
+pub struct LayerLine {
+    pub name: String,
+    pub median_ns: u64,
+    pub mean_ns: u64,
+}
+
+impl LayerLine {
+    /// The first `warmup` times are not counted, as far as there are others.
+    pub fn new(name: String, mut times: Vec<Duration>, warmup: u32) -> LayerLine {
+        let first = (warmup as usize).min(times.len().saturating_sub(1));
+        times.drain(..first);
+        let mean = times.iter().sum::<Duration>() / times.len().max(1) as u32;
+        times.sort();
+        let median = times.get(times.len() / 2).copied().unwrap_or_default();
+        LayerLine {
+            name,
+            median_ns: median.as_nanos() as u64,
+            mean_ns: mean.as_nanos() as u64,
+        }
+    }
 }
 
 /// Latency of the timed runs, in nanoseconds.
@@ -172,6 +199,7 @@ impl Report for RunReport {
         if let Some(gpu) = &self.gpu {
             gpu.human(out, "of it GPU")?;
         }
+        self.layers(out)?;
         if let Some(c) = &self.comparison {
             c.human(out)?;
         }
@@ -220,6 +248,33 @@ impl Report for RunReport {
             ),
         });
         all
+    }
+}
+
+impl RunReport {
+    fn layers(&self, out: &mut dyn Write) -> io::Result<()> {
+        if self.layers.is_empty() {
+            return Ok(());
+        }
+        let total: u64 = self.layers.iter().map(|l| l.mean_ns).sum();
+        let mut table = Table::new(&[
+            ("layer", Align::Left),
+            ("median", Align::Right),
+            ("mean", Align::Right),
+            ("share", Align::Right),
+        ]);
+        for layer in &self.layers {
+            let show = |ns| ui::duration(Duration::from_nanos(ns));
+            let share = 100.0 * layer.mean_ns as f64 / total.max(1) as f64;
+            table.row([
+                layer.name.clone(),
+                show(layer.median_ns),
+                show(layer.mean_ns),
+                format!("{share:.1} %"),
+            ]);
+        }
+        writeln!(out)?;
+        table.write(out, 0)
     }
 }
 

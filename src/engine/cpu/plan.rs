@@ -163,14 +163,19 @@ impl Engine for PlanEngine {
     }
 
     fn check_options(&self, options: &RunOptions) -> Result<(), Error> {
-        if options.cuda_graph {
-            return Err(Error::Option {
+        let given = [
+            (options.cuda_graph, "cuda-graph"),
+            (options.weight_budget.is_some(), "weight-budget"),
+            (options.profile, "profile-layers"),
+        ];
+        match given.iter().find(|(given, _)| *given) {
+            Some((_, option)) => Err(Error::Option {
                 backend: self.backend.into(),
-                option: "cuda-graph".into(),
+                option: (*option).into(),
                 reason: "it computes on the CPU".into(),
-            });
+            }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn prepare(&mut self, options: &RunOptions) -> Result<(), Error> {

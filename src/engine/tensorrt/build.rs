@@ -231,6 +231,7 @@ fn set_flags(
         (choices.strip, Flag::StripPlan),
         (choices.sparsity, Flag::SparseWeights),
         (choices.version_compatible, Flag::VersionCompatible),
+        (choices.weight_streaming, Flag::WeightStreaming),
     ] {
         if on {
             config.set(flag, true)?;

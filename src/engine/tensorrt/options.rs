@@ -31,6 +31,7 @@ pub enum Refit {
 /// | `workspace` | bytes, or with `K`, `M`, `G` | the library's |
 /// | `hardware-compat` | `none`, `ampere-plus` (8.6), `same-compute-capability` (10.9) | `none` |
 /// | `version-compatible` | `true`, `false` (8.6) | `false` |
+/// | `weight-streaming` | `true`, `false`: weights may stay in host memory at run time (10.1; with refit 10.8) | `false` |
 /// | `sparsity` | `true`, `false` | `false` |
 /// | `compute-capability` | list as `8.9,12.0` (TensorRT-RTX) | that of the GPU here |
 /// | `profiling-verbosity` | `none`, `layer-names`, `detailed` | the library's |
@@ -54,6 +55,8 @@ pub struct Choices {
     pub hardware: Option<HardwareLevel>,
     /// Later versions.
     pub version_compatible: bool,
+    /// Weights may stay in host memory at run time.
+    pub weight_streaming: bool,
     /// Look for 2:4 sparsity.
     pub sparsity: bool,
     /// Compute capabilities × 10, sorted.
@@ -166,6 +169,7 @@ impl Choices {
             workspace: None,
             hardware: None,
             version_compatible: false,
+            weight_streaming: false,
             sparsity: false,
             compute_capabilities: None,
             verbosity: None,
@@ -219,6 +223,15 @@ impl Choices {
                     library.needs(&TABLE.flag.version_compatible, "version compatibility")?;
                 }
             }
+            "weight-streaming" => {
+                self.weight_streaming = boolean(value)?;
+                if self.weight_streaming {
+                    library.needs(
+                        &TABLE.engine.set_weight_streaming_budget_v2,
+                        "weight streaming with a budget",
+                    )?;
+                }
+            }
             "sparsity" => self.sparsity = boolean(value)?,
             "compute-capability" => {
                 if library.product != Product::Rtx {
@@ -257,6 +270,25 @@ impl Choices {
                 "version-compatible",
                 "before TensorRT 10 a version-compatible engine cannot be refitted; pass `--refit none`"
                     .into(),
+            ));
+        }
+        // An engine with both gives a "misaligned address" before 10.8 (pytorch/TensorRT issue 3305); identical refits do not.
+        let before_10_8 = product == Product::TensorRt && version < Version::new(10, 8, 0);
+        if before_10_8
+            && self.weight_streaming
+            && matches!(self.refit, Refit::Full | Refit::Individual)
+        {
+            return Err((
+                "weight-streaming",
+                "before TensorRT 10.8 an engine that can be refitted fails when its weights are streamed; pass \
+                 `--refit none`"
+                    .into(),
+            ));
+        }
+        if self.weight_streaming && self.weak.is_some() {
+            return Err((
+                "weight-streaming",
+                "it needs the model's own types; leave `--fp16`, `--bf16` and `--int8` out".into(),
             ));
         }
         // Known Issues of the 11.3.0 release notes: "refitting-engines", box "Important".
@@ -416,7 +448,10 @@ fn patterns(value: &str) -> Result<Vec<Pattern>, String> {
 }
 
 /// `8589934592`, `512M`, `8G`; units are powers of 1024.
-pub(super) fn bytes(value: &str) -> Result<usize, String> {
+///
+/// # Errors
+/// What it has to be, in one fragment.
+pub fn bytes(value: &str) -> Result<usize, String> {
     let (digits, shift) = match value.as_bytes().last() {
         Some(b'K') => (&value[..value.len() - 1], 10),
         Some(b'M') => (&value[..value.len() - 1], 20),

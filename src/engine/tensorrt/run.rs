@@ -3,7 +3,9 @@
 //! A run copies inputs to the GPU, enqueues the engine between two events, and copies outputs back, through pinned host memory
 //! that is kept between runs.
 
-use super::api::{Context, Core, CudaEngine, IoTensor, OutputAllocator, OutputMemory, Selector};
+use super::api::{
+    Context, Core, CudaEngine, IoTensor, OutputAllocator, OutputMemory, Profiler, Selector,
+};
 use super::gpu::{Gpu, describe};
 use super::io::{declaration, narrow, widen};
 use super::{Known, Settings, default_threads, list_slots, refit_engine};
@@ -32,6 +34,8 @@ pub struct TensorRtEngine {
     known: Known,
     threads: usize,
     cuda_graph: bool,
+    profile: bool,
+    weight_budget: Option<u64>,
     device_time: Option<Duration>,
     /// Size of the plan that was opened, in bytes.
     plan_size: usize,
@@ -42,6 +46,8 @@ struct Ready {
     graph: Option<Recorded>,
     context: Context,
     profile: i32,
+    /// Dropped after the context, which has its address.
+    profiler: Option<Box<Profiler>>,
     buffers: HashMap<String, CudaSlice<u8>>,
     /// Memory of outputs whose shape depends on values.
     growing: HashMap<String, Box<OutputAllocator<Growing>>>,
@@ -88,6 +94,8 @@ impl TensorRtEngine {
             known,
             threads: settings.threads.unwrap_or_else(default_threads),
             cuda_graph: false,
+            profile: false,
+            weight_budget: None,
             device_time: None,
             plan_size,
         })
@@ -237,10 +245,23 @@ impl TensorRtEngine {
                     .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
                     .map_err(cuda)
             };
+            if let Some(bytes) = self.weight_budget {
+                self.engine.set_weight_budget(bytes)?;
+            }
+            let running = self.engine.context()?;
+            let profiler = self.profile.then(|| Profiler::new(self.engine.core()));
+            if let Some(profiler) = &profiler {
+                #[allow(unsafe_code)]
+                // SAFETY: it is boxed, kept until `self` is dropped, and dropped after the context.
+                unsafe {
+                    running.set_profiler(profiler)?;
+                }
+            }
             self.ready = Some(Ready {
                 graph: None,
-                context: self.engine.context()?,
+                context: running,
                 profile: 0,
+                profiler,
                 buffers: HashMap::new(),
                 growing: HashMap::new(),
                 pinned: HashMap::new(),
@@ -294,9 +315,48 @@ impl Engine for TensorRtEngine {
         Ok(())
     }
 
+    fn check_options(&self, options: &RunOptions) -> Result<(), Error> {
+        let refuse = |option: String, reason: &str| {
+            Err(Error::Option {
+                backend: self.engine.core().loaded().product.backend().into(),
+                option,
+                reason: reason.into(),
+            })
+        };
+        if options.profile && options.cuda_graph {
+            return refuse(
+                "profile-layers".into(),
+                "layers that are replayed as a CUDA graph are not measured; leave `--cuda-graph` out",
+            );
+        }
+        let Some(budget) = options.weight_budget else {
+            return Ok(());
+        };
+        let option = format!("weight-budget={budget}");
+        match self.engine.streamable()? {
+            None => refuse(
+                option,
+                "weight streaming with a budget came with TensorRT 10.1",
+            ),
+            Some(0) => refuse(option, "the plan was not built with `--weight-streaming`"),
+            Some(_) => Ok(()),
+        }
+    }
+
     fn prepare(&mut self, options: &RunOptions) -> Result<(), Error> {
+        self.check_options(options)?;
         self.cuda_graph = options.cuda_graph;
+        if (self.weight_budget, self.profile) != (options.weight_budget, options.profile) {
+            // Both are of a context from its beginning.
+            self.ready = None;
+            (self.weight_budget, self.profile) = (options.weight_budget, options.profile);
+        }
         self.make_ready().map(|_| ())
+    }
+
+    fn layer_times(&self) -> Vec<(String, Vec<Duration>)> {
+        let profiler = self.ready.as_ref().and_then(|r| r.profiler.as_ref());
+        profiler.map_or_else(Vec::new, |p| p.times())
     }
 
     fn layers(&self) -> Result<Option<serde_json::Value>, Error> {
@@ -399,6 +459,9 @@ impl TensorRtEngine {
         ready.compute(&sizes, self.cuda_graph)?;
         ready.end.record(&ready.stream).map_err(cuda)?;
         ready.stream.synchronize().map_err(cuda)?;
+        if let Some(profiler) = &ready.profiler {
+            profiler.end_of_run();
+        }
         let ms = ready.start.elapsed_ms(&ready.end).map_err(cuda)?;
         self.device_time = Some(Duration::from_secs_f32(ms.max(0.0) / 1000.0));
         self.io

@@ -219,6 +219,8 @@ pub const FLOWS: &[(&str, Flow)] = &[
     ("adopted", adopted),
     ("adopted as it is", adopted_as_it_is),
     ("several GPUs", several_gpus),
+    ("layers measured", layers_measured),
+    ("weight streaming", weight_streaming),
     ("failures", failures),
 ];
 
@@ -960,6 +962,91 @@ fn several_gpus(w: &World) {
         "{}",
         gone.stderr
     );
+}
+
+fn layers_measured(w: &World) {
+    w.build(&["--no-cache"]).exits(0);
+    let run = [
+        "run",
+        "e.plan",
+        "--inputs",
+        "in.safetensors",
+        "--profile-layers",
+    ];
+    w.run(&[&run[..], &["--iters", "3", "--warmup", "1"]].concat())
+        .exits(0)
+        .prints("layer")
+        .prints("h0")
+        .prints("33.3 %");
+    let done = w.run(&[&run[..], &["--json"]].concat());
+    done.exits(0);
+    let layers = done.json()["layers"]
+        .as_array()
+        .expect("they are told")
+        .clone();
+    let times: Vec<_> = layers.iter().map(|l| l["mean_ns"].as_u64()).collect();
+    assert_eq!(times[..2], [Some(500_000), Some(1_000_000)], "{layers:?}");
+    w.refuses(
+        &[&run[..], &["--cuda-graph"]].concat(),
+        1,
+        &["profile-layers", "--cuda-graph"],
+    );
+}
+
+fn weight_streaming(w: &World) {
+    let build = [
+        "build",
+        "model.onnx",
+        "--shapes",
+        "shapes.json",
+        "--backend",
+        w.backend(),
+        "--weight-streaming",
+        "-o",
+        "e.plan",
+    ];
+    let run = [
+        "run",
+        "e.plan",
+        "--inputs",
+        "in.safetensors",
+        "--weight-budget",
+        "1K",
+    ];
+    if !w.has("vtables", "VCudaEngine", "setWeightStreamingBudgetV2") {
+        w.refuses(&build, 1, &["weight streaming with a budget"]);
+        w.build(&["--no-cache"]).exits(0);
+        w.refuses(&run, 1, &["weight-budget=1024", "10.1"]);
+        return;
+    }
+    let refits = w.release().since([10, 8, 0]);
+    let refit = if refits { "full" } else { "none" };
+    if !refits {
+        w.refuses(&build, 1, &["before TensorRT 10.8", "--refit none"]);
+    }
+    if !w.release().since([11, 0, 0]) {
+        w.refuses(
+            &[&build[..], &["--refit", refit, "--fp16"]].concat(),
+            1,
+            &["the model's own types"],
+        );
+    }
+    w.build(&["--no-cache", "--weight-streaming", "--refit", refit])
+        .exits(0);
+    w.computes("e.plan", "base", &["--weight-budget", "1K", "--iters", "2"]);
+    w.computes("e.plan", "base", &["--weight-budget", "0"]);
+    let done = w.run_with(&run, &[("STANDIN_FAULT", "budget")]);
+    assert!(
+        done.code == 3 && done.stderr.contains("the budget is too small"),
+        "{}",
+        done.stderr
+    );
+    if refits {
+        w.run(&["refit", "e.plan", "other.safetensors"]).exits(0);
+        w.computes("e.plan", "other", &["--weight-budget", "1K"]);
+    }
+    w.build(&["--no-cache"]).exits(0);
+    w.refuses(&run, 1, &["was not built with `--weight-streaming`"]);
 }
 
 fn failures(w: &World) {

@@ -53,6 +53,7 @@ struct Graph {
     bool stripped = false;          // built without its weights
     bool excluded = false;          // written without its weights
     bool version_compatible = false;
+    bool streaming = false;         // weights may stay in host memory
 
     Weight *weight(const std::string &name) {
         for (Weight &w : weights)
@@ -115,7 +116,7 @@ inline Port read_port(In &i) {
 // `without`: refittable weights are left out.
 inline Bytes write_graph(const Graph &g, bool without) {
     Out o;
-    o.n(g.refit); o.n(g.stripped); o.n(without); o.n(g.version_compatible);
+    o.n(g.refit); o.n(g.stripped); o.n(without); o.n(g.version_compatible); o.n(g.streaming);
     o.n((int64_t)g.inputs.size());
     for (const Port &p : g.inputs) write_port(o, p);
     o.n((int64_t)g.outputs.size());
@@ -139,7 +140,7 @@ inline Bytes write_graph(const Graph &g, bool without) {
     return o.b;
 }
 inline bool read_graph(In i, Graph &g) {
-    g.refit = (int32_t)i.n(); g.stripped = i.n(); g.excluded = i.n(); g.version_compatible = i.n();
+    g.refit = (int32_t)i.n(); g.stripped = i.n(); g.excluded = i.n(); g.version_compatible = i.n(); g.streaming = i.n();
     for (int64_t k = i.n(); k > 0 && !i.bad; k--) g.inputs.push_back(read_port(i));
     for (int64_t k = i.n(); k > 0 && !i.bad; k--) g.outputs.push_back(read_port(i));
     for (int64_t k = i.n(); k > 0 && !i.bad; k--) {

@@ -328,6 +328,10 @@ struct Builder : Object, IBuilder, VBuilder {
         g.refit = config.refit();
         g.stripped = config.strip();
         g.version_compatible = config.version_compatible();
+#ifdef HAS_BuilderFlag_kWEIGHT_STREAMING
+        g.streaming = config.has((int)BuilderFlag::kWEIGHT_STREAMING);
+        if (g.streaming && !network.strong && !RTX && MAJOR < 11) { say(logger, 1, "weight streaming needs a strongly typed network"); return false; }
+#endif
         if (g.refit < 0) { say(logger, 1, "refit flags exclude each other"); return false; }
         if (g.refit && config.profiles.size() > 1) { say(logger, 1, "a refittable engine has one optimization profile"); return false; }
         if (g.version_compatible && g.refit && MAJOR < 10 && !RTX) { say(logger, 1, "REFIT and VERSION_COMPATIBLE exclude each other"); return false; }
@@ -472,6 +476,20 @@ struct Engine : Object, ICudaEngine, VCudaEngine {
         const Port &port = known(n);
         return p < 0 || p >= (int32_t)port.ranges.size() ? no_dims() : dims_of(port.ranges[p][(int)s]);
     }
+#ifdef HAS_VCudaEngine_setWeightStreamingBudgetV2
+    int64_t streamable() const {
+        int64_t n = 0;
+        for (const Weight &w : g.weights) n += (int64_t)w.bytes.size();
+        return g.streaming ? n : 0;
+    }
+    int64_t getStreamableWeightsSize() const override { CALL(VCudaEngine); return streamable(); }
+    bool setWeightStreamingBudgetV2(int64_t n) override {
+        CALL(VCudaEngine);
+        if (children) broken("the budget is set while there is no context");
+        if (fault("budget")) { say(logger, 1, "the budget is too small for this engine"); return false; }
+        return g.streaming && n >= 0;
+    }
+#endif
     int32_t getNbIOTensors() const override { CALL(VCudaEngine); return (int32_t)(g.inputs.size() + g.outputs.size()); }
     const char *getIOTensorName(int32_t i) const override {
         CALL(VCudaEngine);
@@ -536,6 +554,8 @@ struct Context : Object, IExecutionContext, VExecutionContext {
     Engine *engine;
     int generation;
     int32_t profile = 0;
+    IProfiler *profiler = nullptr;
+    void setProfiler(IProfiler *p) override { CALL(VExecutionContext); profiler = p; }
     std::map<std::string, Shape> shapes;
     std::map<std::string, void *> addresses;
     std::map<std::string, IOutputAllocator *> allocators;
@@ -597,6 +617,13 @@ struct Context : Object, IExecutionContext, VExecutionContext {
                 if (device >= 0 && device == (int)p.host) broken("the memory of " + p.name + " is on the wrong side");
             }
         auto values = run(true);
+        if (profiler) {
+#ifdef HAS_IProfiler_getInterfaceInfo
+            if (std::string(profiler->getInterfaceInfo().kind) != "IProfiler") broken("a profiler says what it is");
+#endif
+            float ms = 0;
+            for (const Op &op : engine->g.ops) profiler->reportLayerTime(op.out[0].c_str(), ms += 0.5f);
+        }
         for (const Port &p : engine->g.outputs) {
             Value &v = values[p.name];
             void *to = addresses.count(p.name) ? addresses[p.name] : nullptr;

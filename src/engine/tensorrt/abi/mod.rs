@@ -128,6 +128,15 @@ pub enum AllocatorForm {
     AsyncOnly,
 }
 
+/// Order of the virtual functions of `IProfiler`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProfilerForm {
+    /// `[reportLayerTime, D1, D0]`.
+    Plain,
+    /// `[getAPILanguage, getInterfaceInfo, D1, D0, reportLayerTime]`.
+    Versioned,
+}
+
 /// How the releases of one column call and are called.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Column {
@@ -143,6 +152,8 @@ pub struct Column {
     pub calls: CallForm,
     /// Form of `IOutputAllocator`.
     pub allocator: AllocatorForm,
+    /// Form of `IProfiler`.
+    pub profiler: ProfilerForm,
 }
 
 /// A slot number or an enumerator's value, for every column.
@@ -286,6 +297,8 @@ table! {
         serialize_with_config = "serializeWithConfig",
         create_engine_inspector = "createEngineInspector",
         get_nb_layers = "getNbLayers",
+        get_streamable_weights_size = "getStreamableWeightsSize",
+        set_weight_streaming_budget_v2 = "setWeightStreamingBudgetV2",
     }
     slots serialization_config: SerializationConfigSlots = "VSerializationConfig" {
         set_flag = "setFlag",
@@ -302,6 +315,7 @@ table! {
         set_output_allocator = "setOutputAllocator",
         enqueue_v3 = "enqueueV3",
         set_optimization_profile_async = "setOptimizationProfileAsync",
+        set_profiler = "setProfiler",
     }
     slots refitter: RefitterSlots = "VRefitter" {
         refit_cuda_engine = "refitCudaEngine",
@@ -342,6 +356,7 @@ table! {
         sparse_weights = "kSPARSE_WEIGHTS",
         version_compatible = "kVERSION_COMPATIBLE",
         prefer_precision_constraints = "kPREFER_PRECISION_CONSTRAINTS",
+        weight_streaming = "kWEIGHT_STREAMING",
     }
     values network_flag: NetworkFlagValues = "NetworkDefinitionCreationFlag" {
         explicit_batch = "kEXPLICIT_BATCH",

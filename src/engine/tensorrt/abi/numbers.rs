@@ -2,7 +2,7 @@
 
 use super::{
     ABSENT as XX, AllocatorForm, CallForm, Column, DimsForm, Entry, LoggerForm, MonitorForm,
-    Product, Table, Version,
+    Product, ProfilerForm, Table, Version,
 };
 
 /// Number of distinct tables.
@@ -11,38 +11,38 @@ pub(super) const COUNT: usize = 32;
 /// How each of them calls.
 #[rustfmt::skip]
 pub(super) static COLUMNS: [Column; COUNT] = [
-    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain }, // 8.5.1
-    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain }, // 8.5
-    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain }, // 8.6.0
-    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain }, // 8.6
-    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain }, // 9.0
-    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain }, // 9.1
-    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain }, // 9.2
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.0
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.1
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.2
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.3
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.4
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.5
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.6
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.7
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.8
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.9
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.10
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.11
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.12
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.13
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.14
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.15
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 10.16
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 11.0
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 11.1
-    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned }, // 11.4
-    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly }, // 1.3
-    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly }, // 1.4
-    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly }, // 1.5
-    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly }, // 1.6
-    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly }, // 1.7
+    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain, profiler: ProfilerForm::Plain }, // 8.5.1
+    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain, profiler: ProfilerForm::Plain }, // 8.5
+    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain, profiler: ProfilerForm::Plain }, // 8.6.0
+    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain, profiler: ProfilerForm::Plain }, // 8.6
+    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain, profiler: ProfilerForm::Plain }, // 9.0
+    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain, profiler: ProfilerForm::Plain }, // 9.1
+    Column { product: Product::TensorRt, dims: DimsForm::Narrow, logger: LoggerForm::Plain, monitor: MonitorForm::Plain, calls: CallForm::Factory, allocator: AllocatorForm::Plain, profiler: ProfilerForm::Plain }, // 9.2
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.0
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.1
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.2
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.3
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.4
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.5
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.6
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.7
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.8
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.9
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.10
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.11
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.12
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.13
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.14
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.15
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Plain }, // 10.16
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Versioned }, // 11.0
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Versioned }, // 11.1
+    Column { product: Product::TensorRt, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::Versioned, profiler: ProfilerForm::Versioned }, // 11.4
+    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly, profiler: ProfilerForm::Plain }, // 1.3
+    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Plain, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly, profiler: ProfilerForm::Plain }, // 1.4
+    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly, profiler: ProfilerForm::Versioned }, // 1.5
+    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly, profiler: ProfilerForm::Versioned }, // 1.6
+    Column { product: Product::Rtx, dims: DimsForm::Wide, logger: LoggerForm::Versioned, monitor: MonitorForm::Versioned, calls: CallForm::Strategy, allocator: AllocatorForm::AsyncOnly, profiler: ProfilerForm::Versioned }, // 1.7
 ];
 
 /// The releases whose headers give exactly the numbers of a column, by product and age.
@@ -166,6 +166,8 @@ pub(super) static TABLE: Table = Table {
         serialize_with_config: Entry([XX, XX, XX, XX, XX, XX, 56, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 40, 36, 36, 36, 38, 38, 36, 36, 36]),
         create_engine_inspector: Entry([33, 33, 33, 33, 33, 33, 33, 18, 18, 18, 18, 18, 18, 18, 18, 18, 18, 18, 18, 18, 18, 18, 18, 18, 14, 14, 14, 16, 16, 14, 14, 14]),
         get_nb_layers: Entry([ 9,  9,  9,  9,  9,  9,  9,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3]),
+        get_streamable_weights_size: Entry([XX, XX, XX, XX, XX, XX, XX, 46, 46, 46, 46, 46, 46, 46, 46, 46, 46, 46, 46, 46, 46, 46, 46, 46, 38, 38, 38, 44, 44, 38, 38, 38]),
+        set_weight_streaming_budget_v2: Entry([XX, XX, XX, XX, XX, XX, XX, XX, 48, 48, 48, 48, 48, 48, 48, 48, 48, 48, 48, 48, 48, 48, 48, 48, 40, 40, 40, 46, 46, 40, 40, 40]),
     },
     serialization_config: super::SerializationConfigSlots {
         set_flag: Entry([XX, XX, XX, XX, XX, XX,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5]),
@@ -182,6 +184,7 @@ pub(super) static TABLE: Table = Table {
         set_output_allocator: Entry([39, 39, 39, 39, 39, 39, 39, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 32, 31, 31, 31, 32, 32, 31, 31, 31]),
         enqueue_v3: Entry([44, 44, 44, 44, 44, 44, 44, 37, 37, 37, 37, 37, 37, 37, 37, 37, 37, 37, 37, 37, 37, 37, 37, 37, 36, 36, 36, 37, 37, 36, 36, 36]),
         set_optimization_profile_async: Entry([25, 25, 25, 25, 25, 25, 25, 17, 17, 17, 17, 17, 17, 17, 17, 17, 17, 17, 17, 17, 17, 17, 17, 17, 16, 16, 16, 17, 17, 16, 16, 16]),
+        set_profiler: Entry([ 6,  6,  6,  6,  6,  6,  6,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5,  5]),
     },
     refitter: super::RefitterSlots {
         refit_cuda_engine: Entry([ 3,  3,  3,  3,  3,  3,  3,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4,  4]),
@@ -222,6 +225,7 @@ pub(super) static TABLE: Table = Table {
         sparse_weights: Entry([ 8,  8,  8,  8,  8,  8,  8,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7,  7]),
         version_compatible: Entry([XX, XX, 15, 15, 15, 15, 15, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 13, 12, 12, 12, 13, 13, 12, 12, 12]),
         prefer_precision_constraints: Entry([11, 11, 11, 11, 11, 11, 11, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, XX, XX, XX, 10, 10, XX, XX, XX]),
+        weight_streaming: Entry([XX, XX, XX, XX, XX, XX, XX, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 21, 20, 20, 20, 21, 21, 20, 20, 20]),
     },
     network_flag: super::NetworkFlagValues {
         explicit_batch: Entry([ 0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0,  0, XX, XX, XX,  0,  0, XX, XX, XX]),

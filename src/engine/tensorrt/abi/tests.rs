@@ -3,7 +3,7 @@
 use super::numbers::{COLUMNS, RELEASES};
 use super::{
     AllocatorForm, Basis, CallForm, Dims32, Dims64, DimsForm, InterfaceInfo, LoggerForm,
-    MonitorForm, NoTable, Product, RefitRecord, Release, TABLE, Version, Weights,
+    MonitorForm, NoTable, Product, ProfilerForm, RefitRecord, Release, TABLE, Version, Weights,
 };
 use serde_json::Value;
 use std::path::Path;
@@ -251,6 +251,11 @@ fn callbacks_have_the_order_of_the_headers() {
             };
             assert_eq!(order("IProgressMonitor"), ours, "{name}");
         }
+        let ours = match release.form().profiler {
+            ProfilerForm::Plain => vec!["reportLayerTime", "complete dtor", "deleting dtor"],
+            ProfilerForm::Versioned => with(&["reportLayerTime"]),
+        };
+        assert_eq!(order("IProfiler"), ours, "{name}");
         if has(&TABLE.builder.build_serialized_network_to_stream) {
             assert_eq!(order("IStreamWriter"), with(&["write"]), "{name}");
         }

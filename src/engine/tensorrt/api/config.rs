@@ -35,6 +35,8 @@ pub enum Flag {
     VersionCompatible,
     /// A layer's own precision comes before speed.
     PreferPrecisionConstraints,
+    /// Weights may stay in host memory at run time.
+    WeightStreaming,
 }
 
 /// How far a plan runs on other GPUs.
@@ -91,6 +93,7 @@ impl Config {
             Flag::RefitIndividual => (&f.refit_individual, "builder flag for individual refits"),
             Flag::StripPlan => (&f.strip_plan, "builder flag for stripped plans"),
             Flag::SparseWeights => (&f.sparse_weights, "sparsity builder flag"),
+            Flag::WeightStreaming => (&f.weight_streaming, "weight streaming"),
             Flag::VersionCompatible => (&f.version_compatible, "version compatibility"),
             Flag::PreferPrecisionConstraints => {
                 (&f.prefer_precision_constraints, "precision constraints")

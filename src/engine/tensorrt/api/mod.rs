@@ -12,6 +12,7 @@ mod logger;
 mod monitor;
 mod observer;
 mod parser;
+mod profiler;
 mod refitter;
 mod runtime;
 mod writer;
@@ -23,6 +24,7 @@ pub use layer::{Layer, LayerTensor};
 pub use logger::{Message, Severity};
 pub use observer::{Origin, Record};
 pub use parser::{ParseError, Parser};
+pub use profiler::Profiler;
 pub use refitter::{Prototype, Refitter};
 pub use runtime::{Context, CudaEngine, IoTensor, Runtime};
 

@@ -2,6 +2,7 @@
 
 use super::allocator::OutputAllocator;
 use super::builder::{HostMemory, Selector};
+use super::profiler::Profiler;
 use super::{Core, Owned, c_string, call, dims_call, text, to_dims};
 use crate::engine::Error;
 use crate::engine::tensorrt::abi::{CallForm, Dims32, Dims64, DimsForm};
@@ -136,6 +137,36 @@ impl CudaEngine {
             engine.get_nb_optimization_profiles as fn() -> i32
         )?;
         Ok(usize::try_from(n).unwrap_or(0))
+    }
+
+    /// Bytes of weights that may stay in host memory: 0 where the engine was not built for that; `None` where the version has no
+    /// such thing.
+    ///
+    /// # Errors
+    /// Never for supported versions.
+    pub fn streamable(&self) -> Result<Option<u64>, Error> {
+        let core = self.core();
+        let table = &core.table().engine;
+        if !core.has(&table.set_weight_streaming_budget_v2) {
+            return Ok(None);
+        }
+        let n = call!(
+            core,
+            self.owned.this(),
+            engine.get_streamable_weights_size as fn() -> i64
+        )?;
+        Ok(Some(u64::try_from(n).unwrap_or(0)))
+    }
+
+    /// Says how many bytes of its weights the GPU may hold. To be said while there is no context.
+    ///
+    /// # Errors
+    /// With TensorRT's own words.
+    pub fn set_weight_budget(&self, bytes: u64) -> Result<(), Error> {
+        let core = self.core();
+        let n = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let ok = call!(core, self.owned.this(), engine.set_weight_streaming_budget_v2 as fn(n => i64) -> bool)?;
+        core.check(ok, format_args!("setWeightStreamingBudgetV2({n}) failed"))
     }
 
     /// Inputs and outputs, in the engine's order.
@@ -380,6 +411,18 @@ impl Context {
         let ok = call!(core, self.owned.this(), context.set_output_allocator as
             fn(name.as_ptr() => *const c_char, allocator.as_ptr() => *mut c_void) -> bool)?;
         core.check(ok, format_args!("setOutputAllocator failed for `{output}`"))
+    }
+
+    /// Has each layer's time told to `profiler`. The computation is then waited for in [`Context::enqueue`].
+    ///
+    /// # Safety
+    /// `profiler` lives, at its address, as long as this context.
+    ///
+    /// # Errors
+    /// Never for supported versions.
+    #[allow(unsafe_code)]
+    pub unsafe fn set_profiler(&self, profiler: &Profiler) -> Result<(), Error> {
+        call!(self.core(), self.owned.this(), context.set_profiler as fn(profiler.as_ptr() => *mut c_void))
     }
 
     /// Starts the computation on a CUDA stream.
