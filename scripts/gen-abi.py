@@ -21,7 +21,7 @@ CLASSES = {
         buildSerializedNetworkToStream setMaxThreads"""),
     "config": ("VBuilderConfig", """setFlag clearFlag addOptimizationProfile setProfilingVerbosity createTimingCache
         setTimingCache setMemoryPoolLimit setBuilderOptimizationLevel setHardwareCompatibilityLevel
-        setProgressMonitor setNbComputeCapabilities setComputeCapability"""),
+        setProgressMonitor setNbComputeCapabilities setComputeCapability setPluginsToSerialize"""),
     "timing_cache": ("VTimingCache", "serialize"),
     "network": ("VNetworkDefinition", """getNbInputs getInput getNbOutputs getOutput getNbLayers getLayer
         markWeightsRefittable"""),

@@ -30,6 +30,10 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "N")]
     pub device: Option<u32>,
 
+    /// A plugin library of TensorRT, which is loaded before anything else; `standard` for those that come with TensorRT (repeatable)
+    #[arg(long, global = true, value_name = "LIB")]
+    pub plugin: Vec<std::path::PathBuf>,
+
     /// Let plans that were built with --version-compatible run the code that they bring (TensorRT); only for plans that you trust
     #[arg(long, global = true, help_heading = "Global")]
     pub allow_host_code: bool,

@@ -61,6 +61,7 @@ fn start_log(cli: &Cli) -> anyhow::Result<()> {
 fn command(cli: &Cli) -> ExitCode {
     let mut environment = Environment::from_process();
     environment.allow_host_code = cli.allow_host_code;
+    environment.plugins.clone_from(&cli.plugin);
     if let Some(path) = &cli.tensorrt {
         environment.tensorrt = Some(path.clone());
     }

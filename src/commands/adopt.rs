@@ -130,7 +130,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             shapes,
             base: &args.base_weights,
             partial: args.partial,
-            options: &args.engine.options(),
+            options: &pipeline::with_plugins(args.engine.options(), environment)?,
             force: args.force,
         },
         environment,

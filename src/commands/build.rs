@@ -271,7 +271,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     inputs.extend(args.shapes.iter().chain(&args.base_weights).cloned());
     plan::claim(&args.output, &inputs, None, args.force)?;
     let _alone = super::lock_plan(&args.output, ui);
-    let options = args.engine.options();
+    let options = pipeline::with_plugins(args.engine.options(), environment)?;
     let settings = args.engine.settings(args.threads.map(usize::from));
     let mut backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
     let cache = args.cache.request(backend.as_ref(), environment, ui)?;

@@ -57,6 +57,10 @@ pub struct EngineArgs {
     #[arg(long)]
     version_compatible: bool,
 
+    /// Write the libraries of --plugin into the plan, which then brings their code (with --version-compatible)
+    #[arg(long)]
+    serialize_plugins: bool,
+
     /// Let weights stay in host memory at run time, with `run --weight-budget` (TensorRT 10.1; with refit 10.8)
     #[arg(long)]
     weight_streaming: bool,
@@ -142,6 +146,7 @@ impl EngineArgs {
         set("workspace", self.workspace.clone());
         set("hardware-compat", self.hardware_compat.as_ref().map(name));
         set("version-compatible", flag(self.version_compatible));
+        set("serialize-plugins", flag(self.serialize_plugins));
         set("weight-streaming", flag(self.weight_streaming));
         set("sparsity", flag(self.sparsity));
         set("compute-capability", self.compute_capability.clone());

@@ -257,6 +257,14 @@ pub enum Error {
         /// The file.
         path: String,
     },
+    /// A plugin library cannot be used, or one is missing.
+    #[error("the plugin library `{library}`: {reason}")]
+    Plugin {
+        /// The library.
+        library: String,
+        /// Why, in one fragment.
+        reason: String,
+    },
     /// The engine wants a weight that it was not given, or got one that does not fit.
     #[error("weight `{name}`: {reason}")]
     Weight {
@@ -347,6 +355,7 @@ impl Explain for Error {
             Error::Option { .. } => "backend-option",
             Error::Plan { .. } => "plan-unusable",
             Error::HostCode { .. } => "plan-code",
+            Error::Plugin { .. } => "plugin",
             Error::Weight { .. } => "weight-mismatch",
             Error::Input { .. } => "input-mismatch",
             Error::Library { .. } => "backend-failed",
@@ -365,6 +374,7 @@ impl Explain for Error {
             | Error::Option { .. }
             | Error::Plan { .. }
             | Error::HostCode { .. }
+            | Error::Plugin { .. }
             | Error::Weight { .. }
             | Error::Input { .. } => Class::Input,
             Error::Onnx(e) => e.class(),

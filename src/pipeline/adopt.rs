@@ -68,6 +68,7 @@ pub fn adopt(
     plan::claim_manifest(plan, &inputs, request.force)?;
     let mut backend = TensorRt::find(product, &search(environment))?;
     backend.allow_host_code(environment.allow_host_code);
+    backend.load_plugins(&environment.plugins)?;
     let of_plan = plan::reference(plan)?;
     let (described, host_code) = open(&backend, plan, &model, environment)?;
     let fail = |problems: Vec<String>| Error::NotOfModel {

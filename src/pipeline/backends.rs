@@ -2,6 +2,7 @@
 
 use super::environment::Environment;
 use super::error::Error;
+use super::plugins;
 use crate::cache::Store;
 use crate::engine::cpu::{self, CPU, Cpu, ONNXRUNTIME, OnnxRuntime};
 use crate::engine::tensorrt::gpu::Gpu;
@@ -45,9 +46,18 @@ pub fn choose(
     watch: &dyn Watch,
 ) -> Result<Box<dyn Backend>, Error> {
     let tensorrt = |product| -> Result<Box<dyn Backend>, Error> {
-        let found = TensorRt::find(product, &search(environment))?;
+        let mut found = TensorRt::find(product, &search(environment))?;
+        found.load_plugins(&environment.plugins)?;
         Ok(Box::new(found.settings(settings.clone())))
     };
+    let on_the_cpu = matches!(choice, BackendChoice::Cpu | BackendChoice::OnnxRuntime);
+    if let (true, Some(plugin)) = (on_the_cpu, environment.plugins.first()) {
+        return Err(engine::Error::Plugin {
+            library: plugin.display().to_string(),
+            reason: "only TensorRT has plugins; leave it out, or pass `--backend tensorrt`".into(),
+        }
+        .into());
+    }
     match choice {
         BackendChoice::Auto => {
             // Looking for a library means starting Python and opening gigabytes: only where a GPU makes it worth while.
@@ -103,6 +113,7 @@ pub fn reopen(manifest: &Manifest, environment: &Environment) -> Result<Box<dyn 
             .is_some_and(|v| v == "true"),
     });
     backend.allow_host_code(environment.allow_host_code);
+    plugins::load(&mut backend, manifest, environment)?;
     Ok(Box::new(backend))
 }
 

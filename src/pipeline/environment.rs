@@ -16,6 +16,8 @@ pub struct Environment {
     pub assume_tensorrt: Option<String>,
     /// `--allow-host-code`: plans that bring code of their own may be opened.
     pub allow_host_code: bool,
+    /// `--plugin`: plugin libraries of TensorRT, and `standard` for its own.
+    pub plugins: Vec<PathBuf>,
     /// `TRTMUT_CACHE_DIR`: the cache folder.
     pub cache_dir: Option<PathBuf>,
     /// Where this user's programs keep their caches: `XDG_CACHE_HOME`, which counts only where it is absolute, else
@@ -49,6 +51,7 @@ impl Environment {
             ort_dylib: path("ORT_DYLIB_PATH"),
             tensorrt: path("TRTMUT_TENSORRT"),
             allow_host_code: false,
+            plugins: Vec::new(),
             assume_tensorrt: text("TRTMUT_ASSUME_TENSORRT"),
             cache_dir: path("TRTMUT_CACHE_DIR"),
             cache_home: path("XDG_CACHE_HOME")

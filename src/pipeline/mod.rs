@@ -23,6 +23,7 @@ mod look;
 pub mod next;
 mod open;
 mod other_gpu;
+mod plugins;
 mod refit;
 mod run;
 mod variables;
@@ -44,6 +45,7 @@ pub use facts::shapes_of_engine;
 pub use look::{ThingKind, is_model, is_plan, kind_of};
 pub use open::{OpenPlan, open};
 pub use other_gpu::check_gpu;
+pub use plugins::with_plugins;
 pub use refit::{
     Opening, Overlay, OverlayRequest, Part, Prepared, Ready, Refitted, SourceModel, Stated,
     prepare, prepare_all, put_in_place, refusal, source_model, source_model_at, stage_one,

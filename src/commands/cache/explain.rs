@@ -197,7 +197,10 @@ pub(super) fn explain(
     let settings = asked.engine.settings(None);
     let backend = pipeline::choose(asked.backend, &model, &settings, environment, ui)?;
     let identity = backend.identity();
-    let (options, memo) = (asked.engine.options(), store.memo().rehash(asked.rehash));
+    let (options, memo) = (
+        pipeline::with_plugins(asked.engine.options(), environment)?,
+        store.memo().rehash(asked.rehash),
+    );
     let (shapes, _) = pipeline::shapes_of_engine(&identity.backend, &options, &resolved);
     let fields = pipeline::key_fields(
         &model,

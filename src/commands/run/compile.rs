@@ -97,7 +97,7 @@ fn compile(
                 partial: args.overlay.partial,
                 component: args.overlay.component.as_deref(),
             },
-            options: &args.engine.options(),
+            options: &pipeline::with_plugins(args.engine.options(), environment)?,
             backend: backend.as_ref(),
             output: &plan,
             force: false,

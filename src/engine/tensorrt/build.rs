@@ -15,7 +15,7 @@ use crate::shapes::{Profile, ProfileInput};
 use crate::tensor::{Dtype, element_count};
 use crate::watch::{Event, Watch};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ pub(super) fn build(
     core: &Arc<Core>,
     gpu: Result<&Gpu, &str>,
     settings: &Settings,
+    plugins: &[PathBuf],
     job: &BuildJob<'_>,
     out: &mut dyn Write,
     watch: &dyn Watch,
@@ -63,6 +64,9 @@ pub(super) fn build(
     let config = builder.config()?;
     set_precision(&network, &config, &choices, job.model, &mut notes)?;
     set_limits(&config, &choices)?;
+    if choices.serialize_plugins {
+        config.serialize_plugins(plugins)?;
+    }
     set_profiles(&builder, &config, &network.inputs()?, job.profile)?;
     if choices.refit == Refit::Individual {
         mark(&network, job, &mut notes)?;

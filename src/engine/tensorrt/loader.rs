@@ -145,6 +145,11 @@ fn open(name: &OsStr) -> Result<ManuallyDrop<Library>, String> {
         .map_err(|e| reason(&e))
 }
 
+/// Opens a plugin library, for good: what it registers stays.
+pub(super) fn open_plugin(name: &OsStr) -> Result<ManuallyDrop<Library>, String> {
+    open(name)
+}
+
 /// The loader's own text, without its wrapping.
 fn reason(e: &libloading::Error) -> String {
     std::error::Error::source(e).map_or_else(|| e.to_string(), ToString::to_string)
@@ -155,7 +160,7 @@ fn reason(e: &libloading::Error) -> String {
 /// # Safety
 /// `T` is the function's type.
 #[allow(unsafe_code)]
-unsafe fn symbol<T: Copy>(library: &Library, name: &str) -> Result<T, String> {
+pub(super) unsafe fn symbol<T: Copy>(library: &Library, name: &str) -> Result<T, String> {
     // SAFETY: the caller vouches for the type; the library is never unloaded, so the copied address stays good.
     unsafe { library.get::<T>(name.as_bytes()) }
         .map(|s| *s)

@@ -10,6 +10,7 @@
 //! | `build`, `refit`, `run` | the three things that engines are for |
 //! | `adopt` | what an engine of another tool says of itself |
 //! | `pinned` | what stays in f32 where half precision is allowed |
+//! | [`plugins`] | plugin libraries |
 //! | `folds` | weights that the parser computed from several of the model's |
 //! | [`gpu`] | the GPU, its memory and streams |
 //! | [`header`] | what a plan says of itself without any library |
@@ -30,6 +31,7 @@ mod io;
 pub mod loader;
 pub mod options;
 mod pinned;
+pub mod plugins;
 mod refit;
 mod run;
 
@@ -87,6 +89,8 @@ pub struct TensorRt {
     settings: Settings,
     known: Known,
     host_code_allowed: bool,
+    /// Plugin libraries of the user's that are open.
+    plugins: Vec<PathBuf>,
 }
 
 impl TensorRt {
@@ -106,6 +110,7 @@ impl TensorRt {
             settings: Settings::default(),
             known: Known::default(),
             host_code_allowed: false,
+            plugins: Vec::new(),
         }
     }
 
@@ -262,6 +267,7 @@ impl Backend for TensorRt {
             &self.core,
             self.gpu().map(|g| &**g),
             &self.settings,
+            &self.plugins,
             job,
             out,
             watch,

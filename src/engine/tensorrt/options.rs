@@ -31,6 +31,8 @@ pub enum Refit {
 /// | `workspace` | bytes, or with `K`, `M`, `G` | the library's |
 /// | `hardware-compat` | `none`, `ampere-plus` (8.6), `same-compute-capability` (10.9) | `none` |
 /// | `version-compatible` | `true`, `false` (8.6) | `false` |
+/// | `plugins` | `standard` and plugin libraries with their digests: recorded, not read | none |
+/// | `serialize-plugins` | `true`, `false`: write them into the plan (8.6, with `version-compatible`) | `false` |
 /// | `weight-streaming` | `true`, `false`: weights may stay in host memory at run time (10.1; with refit 10.8) | `false` |
 /// | `sparsity` | `true`, `false` | `false` |
 /// | `compute-capability` | list as `8.9,12.0` (TensorRT-RTX) | that of the GPU here |
@@ -55,6 +57,8 @@ pub struct Choices {
     pub hardware: Option<HardwareLevel>,
     /// Later versions.
     pub version_compatible: bool,
+    /// Write plugin libraries into the plan.
+    pub serialize_plugins: bool,
     /// Weights may stay in host memory at run time.
     pub weight_streaming: bool,
     /// Look for 2:4 sparsity.
@@ -169,6 +173,7 @@ impl Choices {
             workspace: None,
             hardware: None,
             version_compatible: false,
+            serialize_plugins: false,
             weight_streaming: false,
             sparsity: false,
             compute_capabilities: None,
@@ -221,6 +226,17 @@ impl Choices {
                 self.version_compatible = boolean(value)?;
                 if self.version_compatible {
                     library.needs(&TABLE.flag.version_compatible, "version compatibility")?;
+                }
+            }
+            // What they are goes into keys and manifests; that they are loaded is not decided here.
+            "plugins" => {}
+            "serialize-plugins" => {
+                self.serialize_plugins = boolean(value)?;
+                if self.serialize_plugins {
+                    library.needs(
+                        &TABLE.config.set_plugins_to_serialize,
+                        "plugin libraries in plans",
+                    )?;
                 }
             }
             "weight-streaming" => {
@@ -283,6 +299,12 @@ impl Choices {
                 "before TensorRT 10.8 an engine that can be refitted fails when its weights are streamed; pass \
                  `--refit none`"
                     .into(),
+            ));
+        }
+        if self.serialize_plugins && !self.version_compatible {
+            return Err((
+                "serialize-plugins",
+                "plugin libraries go into version-compatible plans only; pass `--version-compatible` too".into(),
             ));
         }
         if self.weight_streaming && self.weak.is_some() {

@@ -221,6 +221,7 @@ pub const FLOWS: &[(&str, Flow)] = &[
     ("several GPUs", several_gpus),
     ("layers measured", layers_measured),
     ("weight streaming", weight_streaming),
+    ("plugins", plugins),
     ("failures", failures),
 ];
 
@@ -1047,6 +1048,166 @@ fn weight_streaming(w: &World) {
     }
     w.build(&["--no-cache"]).exits(0);
     w.refuses(&run, 1, &["was not built with `--weight-streaming`"]);
+}
+
+/// A library that registers its plugin when it is opened.
+fn plugin_library(w: &World, name: &str, salt: u32) {
+    let source = format!(
+        "#include <stdlib.h>\nint salt = {salt};\n__attribute__((constructor)) static void f(void) {{ setenv(\"STANDIN_PLUGIN\", \"1\", 1); }}\n"
+    );
+    w.scene.write("plugin.c", source);
+    let compiled = std::process::Command::new("gcc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([w.scene.file(name), w.scene.file("plugin.c")])
+        .output()
+        .expect("the compiler starts");
+    assert!(
+        compiled.status.success(),
+        "{}",
+        String::from_utf8_lossy(&compiled.stderr)
+    );
+}
+
+fn plugins(w: &World) {
+    let net = |op: &str| {
+        mlp(&weights(1))
+            .output("z", &["B", "4"])
+            .node("m/last", op, &["y"], "z", &[])
+    };
+    w.scene.write("twice.onnx", net("Twice").onnx(""));
+    w.scene.write("halve.onnx", net("Halve_TRT").onnx(""));
+    plugin_library(w, "libtwice.so", 1);
+    let build = |model: &str, more: &[&str]| {
+        let args = [
+            "build",
+            model,
+            "--shapes",
+            "shapes.json",
+            "--backend",
+            w.backend(),
+            "--no-cache",
+            "--force",
+            "-o",
+            "e.plan",
+        ];
+        [
+            &args.map(str::to_owned)[..],
+            &more.iter().map(|m| (*m).to_owned()).collect::<Vec<_>>(),
+        ]
+        .concat()
+    };
+    let words = |args: &[String]| args.to_vec();
+    let run_all = |args: Vec<String>| w.run(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let unknown = run_all(words(&build("twice.onnx", &[])));
+    assert!(
+        unknown.code == 1 && unknown.stderr.contains("Twice"),
+        "{}",
+        unknown.stderr
+    );
+    let gone = run_all(build("twice.onnx", &["--plugin", "gone.so"]));
+    assert!(
+        gone.code == 1 && gone.stderr.contains("gone.so"),
+        "{}",
+        gone.stderr
+    );
+    let no_library = run_all(build("twice.onnx", &["--plugin", "model.onnx"]));
+    assert!(
+        no_library.code == 1
+            && no_library
+                .stderr
+                .contains("the plugin library `model.onnx`"),
+        "{}",
+        no_library.stderr
+    );
+    run_all(build("twice.onnx", &["--plugin", "./libtwice.so"])).exits(0);
+    let manifest = std::fs::read_to_string(w.scene.file("e.plan.json")).expect("it is there");
+    assert!(manifest.contains("libtwice.so@"), "it is recorded");
+    let run = ["run", "e.plan", "--inputs", "in.safetensors"];
+    w.refuses(
+        &run,
+        1,
+        &["the plan needs it; pass `--plugin PATH/libtwice.so`"],
+    );
+    let done = w.run(
+        &[
+            &run[..],
+            &["--plugin", "libtwice.so", "--save", "twice.safetensors"],
+        ]
+        .concat(),
+    );
+    done.exits(0);
+    w.refuses(
+        &["refit", "e.plan", "other.safetensors"],
+        1,
+        &["--plugin PATH/libtwice.so"],
+    );
+    w.run(&[
+        "refit",
+        "e.plan",
+        "other.safetensors",
+        "--plugin",
+        "libtwice.so",
+    ])
+    .exits(0);
+    plugin_library(w, "libtwice.so", 2);
+    w.refuses(
+        &[&run[..], &["--plugin", "libtwice.so"]].concat(),
+        1,
+        &["it is not the one that the plan was built with"],
+    );
+    let cpu = w.run(&[
+        "build",
+        "model.onnx",
+        "--backend",
+        "cpu",
+        "--plugin",
+        "libtwice.so",
+        "-o",
+        "c.plan",
+    ]);
+    assert!(
+        cpu.code == 1 && cpu.stderr.contains("only TensorRT has plugins"),
+        "{}",
+        cpu.stderr
+    );
+
+    if w.backend() == "tensorrt" {
+        let unknown = run_all(build("halve.onnx", &[]));
+        assert!(
+            unknown.code == 1 && unknown.stderr.contains("Halve_TRT"),
+            "{}",
+            unknown.stderr
+        );
+        run_all(build("halve.onnx", &["--plugin", "standard"])).exits(0);
+        // Those that come with TensorRT are there wherever it is.
+        w.run(&run).exits(0);
+    } else {
+        let none = run_all(build("halve.onnx", &["--plugin", "standard"]));
+        assert!(
+            none.code == 1 && none.stderr.contains("libnvinfer_plugin.so"),
+            "{}",
+            none.stderr
+        );
+    }
+    let inside = ["--plugin", "libtwice.so", "--serialize-plugins"];
+    if !w.has("vtables", "VBuilderConfig", "setPluginsToSerialize") {
+        let refused = run_all(build("twice.onnx", &inside));
+        assert!(
+            refused.code == 1 && refused.stderr.contains("plugin libraries in plans"),
+            "{}",
+            refused.stderr
+        );
+        return;
+    }
+    let refused = run_all(build("twice.onnx", &inside));
+    assert!(
+        refused.code == 1 && refused.stderr.contains("--version-compatible"),
+        "{}",
+        refused.stderr
+    );
+    let whole = [&inside[..], &["--version-compatible", "--refit", "none"]].concat();
+    run_all(build("twice.onnx", &whole)).exits(0);
+    w.run(&[&run[..], &["--allow-host-code"]].concat()).exits(0);
 }
 
 fn failures(w: &World) {

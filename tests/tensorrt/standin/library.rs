@@ -181,6 +181,10 @@ impl StandIn {
         compile(&mut command, &source("standin.cpp"), &at(&library));
         // One library under both names: its classes know each other.
         std::os::unix::fs::symlink(&library, at(&parser)).expect("a link");
+        if release.product() == Product::TensorRt {
+            let plugins = format!("libnvinfer_plugin.so.{major}");
+            std::os::unix::fs::symlink(&library, at(&plugins)).expect("a link");
+        }
         StandIn {
             release: release.clone(),
             folder,

@@ -214,6 +214,13 @@ struct Config : Object, IBuilderConfig, VBuilderConfig {
     std::set<int> flags{(int)BuilderFlag::kTF32};
     std::vector<Profile *> profiles;
     std::vector<int> capabilities;
+    std::vector<std::string> plugins;
+#ifdef HAS_VBuilderConfig_setPluginsToSerialize
+    void setPluginsToSerialize(const char *const *paths, int32_t n) override {
+        CALL(VBuilderConfig);
+        plugins.assign(paths, paths + n);
+    }
+#endif
     int verbosity = 0;
 #ifdef HAS_VBuilderConfig_setProgressMonitor
     IProgressMonitor *monitor = nullptr;
@@ -332,6 +339,8 @@ struct Builder : Object, IBuilder, VBuilder {
         g.streaming = config.has((int)BuilderFlag::kWEIGHT_STREAMING);
         if (g.streaming && !network.strong && !RTX && MAJOR < 11) { say(logger, 1, "weight streaming needs a strongly typed network"); return false; }
 #endif
+        if (!config.plugins.empty() && !g.version_compatible) { say(logger, 1, "plugins go into version-compatible plans only"); return false; }
+        g.plugins_inside = !config.plugins.empty();
         if (g.refit < 0) { say(logger, 1, "refit flags exclude each other"); return false; }
         if (g.refit && config.profiles.size() > 1) { say(logger, 1, "a refittable engine has one optimization profile"); return false; }
         if (g.version_compatible && g.refit && MAJOR < 10 && !RTX) { say(logger, 1, "REFIT and VERSION_COMPATIBLE exclude each other"); return false; }
@@ -525,6 +534,11 @@ ICudaEngine *Runtime::open(const void *data, std::size_t n) {
     if (!read_graph({(const char *)data + head, (const char *)data + n}, g)) { say(logger, 1, "the plan is cut short"); return nullptr; }
     if (g.version_compatible && !host_code) {
         say(logger, 1, "the plan has host code, which was not allowed: setEngineHostCodeAllowed");
+        return nullptr;
+    }
+    for (const Op &op : g.ops) {
+        if (!is_plugin(op.type) || has_plugin(op.type) || (g.plugins_inside && op.type == "Twice")) continue;
+        say(logger, 1, "Cannot find plugin: " + op.type + ", version: 1, namespace:.");
         return nullptr;
     }
     return new Engine(this, g);
@@ -836,4 +850,10 @@ EXPORT void *createNvOnnxParser_INTERNAL(void *n, void *l, int) {
     return static_cast<IParser *>(new Parser(static_cast<Network *>((INetworkDefinition *)n), (ILogger *)l));
 }
 #endif
+EXPORT bool initLibNvInferPlugins(void *logger, const char *space) {
+    called("", __func__);
+    if (!logger || *space) broken("the standard plugins have no namespace");
+    standard_plugins = true;
+    return !fault("plugins");
+}
 EXPORT int getNvOnnxParserVersion() { return 1; }

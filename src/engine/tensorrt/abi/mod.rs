@@ -243,6 +243,7 @@ table! {
         set_progress_monitor = "setProgressMonitor",
         set_nb_compute_capabilities = "setNbComputeCapabilities",
         set_compute_capability = "setComputeCapability",
+        set_plugins_to_serialize = "setPluginsToSerialize",
     }
     slots timing_cache: TimingCacheSlots = "VTimingCache" {
         serialize = "serialize",

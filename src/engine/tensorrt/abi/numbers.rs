@@ -112,6 +112,7 @@ pub(super) static TABLE: Table = Table {
         set_progress_monitor: Entry([XX, XX, XX, XX, 60, 60, 60, 56, 56, 56, 56, 56, 56, 56, 56, 56, 56, 56, 56, 56, 56, 56, 56, 56, 45, 45, 45, 45, 45, 45, 45, 45]),
         set_nb_compute_capabilities: Entry([XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, 55, 55, 55, 55, 55]),
         set_compute_capability: Entry([XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, 57, 57, 57, 57, 57]),
+        set_plugins_to_serialize: Entry([XX, XX, 55, 55, 55, 55, 55, 51, 51, 51, 51, 51, 51, 51, 51, 51, 51, 51, 51, 51, 51, 51, 51, 51, 40, 40, 40, 40, 40, 40, 40, 40]),
     },
     timing_cache: super::TimingCacheSlots {
         serialize: Entry([ 2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2]),

@@ -2,11 +2,11 @@
 
 use super::builder::{Builder, HostMemory, Profile};
 use super::monitor::Monitor;
-use super::{Core, Owned, call};
+use super::{Core, Owned, c_string, call};
 use crate::engine::Error;
 use crate::engine::tensorrt::abi::Entry;
 use crate::watch::Watch;
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -129,6 +129,22 @@ impl Config {
         let core = self.core();
         let index = call!(core, self.owned.this(), config.add_optimization_profile as fn(profile.ptr => *mut c_void) -> i32)?;
         core.check(index >= 0, "addOptimizationProfile failed")
+    }
+
+    /// Has plugin libraries written into the plan.
+    ///
+    /// # Errors
+    /// For a path with a zero in it; when this version has no such call.
+    pub fn serialize_plugins(&self, libraries: &[std::path::PathBuf]) -> Result<(), Error> {
+        let core = self.core();
+        let names = libraries
+            .iter()
+            .map(|p| c_string(core, &p.to_string_lossy()));
+        let names = names.collect::<Result<Vec<_>, _>>()?;
+        let pointers: Vec<*const c_char> = names.iter().map(|n| n.as_ptr()).collect();
+        let count = i32::try_from(pointers.len()).unwrap_or(i32::MAX);
+        call!(core, self.owned.this(), config.set_plugins_to_serialize as
+            fn(pointers.as_ptr() => *const *const c_char, count => i32))
     }
 
     /// Limits scratch memory, in bytes.

@@ -74,6 +74,11 @@ impl Core {
         self.loaded.release.form()
     }
 
+    /// The `ILogger` that the library writes to.
+    pub fn logger(&self) -> *mut c_void {
+        self.logger.as_ptr()
+    }
+
     /// Whether the parser tells how each weight comes about.
     pub fn observes_parser(&self) -> bool {
         self.has(&self.table().parser.set_refit_observer)
