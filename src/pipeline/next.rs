@@ -2,8 +2,9 @@
 
 use super::refit::{OverlayRequest, Stated};
 use crate::engine::Options;
+use crate::mapping::Permissions;
 use crate::onnx::Model;
-use crate::plan::{self, Manifest};
+use crate::plan::{self, Ingredient, Manifest};
 use crate::shapes::{Overrides, ShapeSpec};
 use crate::weights::lora::Fuse;
 use std::path::{Path, PathBuf};
@@ -105,6 +106,45 @@ pub fn refit(plan: &Path, request: &OverlayRequest, rebuild: bool) -> String {
         words.extend(["--fallback".into(), "rebuild".into()]);
     }
     shell(&words)
+}
+
+/// The refit that gives `plan` the weights that it has by its `manifest`; `None` where no command line says it.
+pub fn back(plan: &Path, manifest: &Manifest) -> Option<String> {
+    let recipe = &manifest.recipe;
+    if recipe.ingredients.is_empty() {
+        let words = ["trtmut", "refit", &text(plan), "--base"].map(str::to_owned);
+        return Some(shell(&words));
+    }
+    let asked = &recipe.asked;
+    if asked.mapping.is_some() {
+        // It was a file, of which the manifest has the contents and not the name.
+        return None;
+    }
+    let folder = plan.parent().unwrap_or(Path::new(""));
+    let mut request = OverlayRequest {
+        component: asked.component.clone(),
+        lora_alpha: asked.lora_alpha,
+        fuse: (asked.fuse.as_deref())
+            .and_then(Fuse::from_name)
+            .unwrap_or_default(),
+        permissions: Permissions {
+            partial: asked.partial,
+            trust_names: asked.trust_names,
+            ignore: (asked.ignore.iter())
+                .filter_map(|p| glob::Pattern::new(p).ok())
+                .collect(),
+        },
+        ..OverlayRequest::default()
+    };
+    for ingredient in &recipe.ingredients {
+        match ingredient {
+            Ingredient::Checkpoint { file } => request.checkpoint.push(folder.join(&file.path)),
+            Ingredient::Lora { file, scale } => {
+                request.loras.push((folder.join(&file.path), *scale));
+            }
+        }
+    }
+    Some(refit(plan, &request, false))
 }
 
 /// `trtmut run` of `plan`.

@@ -2,7 +2,8 @@
 
 use crate::commands::tables;
 use crate::diff::{Reason, Verdict};
-use crate::pipeline::{Prepared, Refitted, Verification};
+use crate::fsx;
+use crate::pipeline::{Prepared, Refitted, Verification, next};
 use crate::plan::Recipe;
 use crate::tensor::Digest;
 use crate::ui::{self, Report, Screen};
@@ -46,6 +47,9 @@ pub(super) struct RefitReport {
     /// Largest relative L2 error of an output against the reference.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<f64>,
+    /// The command that gives the plan back what it held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    back: Option<String>,
 }
 
 impl Report for RefitReport {
@@ -85,7 +89,11 @@ impl Report for RefitReport {
                     show(self.apply_ns),
                     show(self.write_ns)
                 )?;
-                self.verification(out)
+                self.verification(out)?;
+                match &self.back {
+                    Some(back) => writeln!(out, "  way back: {back}"),
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -95,7 +103,13 @@ impl RefitReport {
     /// What a refit that is prepared would do.
     pub fn of(prepared: &Prepared, plan: &Path, output: &Path, resolve: Duration) -> Self {
         let decision = &prepared.decision;
+        // What a plan held that was stripped, or that is not proven, is nothing to go back to.
+        let held = !prepared.manifest.stripped && !prepared.manifest.unproven;
+        let replaced = held && fsx::resolve(plan) == fsx::resolve(output);
         Self {
+            back: replaced
+                .then(|| next::back(plan, &prepared.manifest))
+                .flatten(),
             plan: plan.to_owned(),
             output: output.to_owned(),
             parts: Vec::new(),

@@ -147,8 +147,15 @@ impl Ready {
         let (mut state, mut action) = (verdict, "run");
         let mut reason = "the plan holds exactly these weights".to_owned();
         if recompile.is_none() && verdict != Verdict::Live {
+            let back = pipeline::next::back(plan, &prepared.manifest);
+            let held = !prepared.manifest.stripped && !prepared.manifest.unproven;
             match prepared.commit(plan, false, environment, ui) {
-                Ok(_) => (action, reason) = ("refit", differ),
+                Ok(_) => {
+                    (action, reason) = ("refit", differ);
+                    if let Some(back) = back.filter(|_| held) {
+                        ui.event(Event::Status(&format!("way back: {back}")));
+                    }
+                }
                 Err(e) => recompile = Some(format!("the refit failed: {e}")),
             }
         }

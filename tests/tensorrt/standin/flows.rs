@@ -270,7 +270,9 @@ fn refits(w: &World) {
     w.run(&["refit", "e.plan", "other.safetensors", "--verify"])
         .exits(0);
     w.computes("e.plan", "other", &[]);
-    w.run(&["refit", "e.plan", "--base"]).exits(0);
+    w.run(&["refit", "e.plan", "--base"])
+        .exits(0)
+        .prints("way back: trtmut refit e.plan other.safetensors");
     w.computes("e.plan", "base", &[]);
     w.run(&["refit", "e.plan", "bias.safetensors", "-o", "bias.plan"])
         .exits(0);
