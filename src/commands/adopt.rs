@@ -6,7 +6,7 @@ use crate::engine::Identity;
 use crate::exit::Exit;
 use crate::pipeline::{self, AdoptRequest, Adopted, Environment};
 use crate::plan;
-use crate::ui::{self, Report, Ui};
+use crate::ui::{self, Report, Screen, Ui};
 use anyhow::Context;
 use serde::Serialize;
 use std::io::{self, Write};
@@ -71,7 +71,7 @@ struct AdoptReport {
 impl Report for AdoptReport {
     const SCHEMA: &'static str = "trtmut.adopt/1";
 
-    fn human(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         writeln!(
             out,
             "adopted {} ({})",

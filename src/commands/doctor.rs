@@ -166,12 +166,9 @@ impl DoctorReport {
         row(
             "GPU",
             match (&self.tensorrt.gpu, &self.tensorrt.gpu_problem) {
-                (Some(gpu), _) => format!(
-                    "{}; driver {}, CUDA {}",
-                    of_gpu(gpu),
-                    gpu.driver,
-                    gpu.cuda
-                ),
+                (Some(gpu), _) => {
+                    format!("{}; driver {}, CUDA {}", of_gpu(gpu), gpu.driver, gpu.cuda)
+                }
                 (None, why) => format!("none: {}", why.as_deref().unwrap_or("not looked for")),
             },
         );

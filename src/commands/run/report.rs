@@ -252,7 +252,7 @@ impl Report for RunReport {
 }
 
 impl RunReport {
-    fn layers(&self, out: &mut dyn Write) -> io::Result<()> {
+    fn layers(&self, out: &mut Screen<'_>) -> io::Result<()> {
         if self.layers.is_empty() {
             return Ok(());
         }

@@ -794,7 +794,7 @@ fn adopted_as_it_is(w: &World) {
     ];
     w.run(&[&plain[..], &several].concat()).exits(0);
     orphan(w, "p.plan");
-    w.run(&adopt("p.plan", &[]))
+    w.run(&adopt("p.plan", &["--base-weights", "base.safetensors"]))
         .exits(0)
         .prints("0 refittable")
         .prints("profile 2 B 6 to 8")
@@ -888,8 +888,8 @@ fn several_gpus(w: &World) {
     };
     with(&["doctor"], "1")
         .exits(0)
-        .prints("--device 0            Stand-in GPU, compute capability 8.9")
-        .prints("--device 2            Stand-in Large, compute capability 9.0");
+        .prints("--device 0: Stand-in GPU, compute capability 8.9")
+        .prints("--device 2: Stand-in Large, compute capability 9.0");
     let build = [
         "build",
         "model.onnx",
@@ -1089,6 +1089,8 @@ fn plugins(w: &World) {
             w.backend(),
             "--no-cache",
             "--force",
+            "--base-weights",
+            "base.safetensors",
             "-o",
             "e.plan",
         ];
@@ -1160,6 +1162,8 @@ fn plugins(w: &World) {
     let cpu = w.run(&[
         "build",
         "model.onnx",
+        "--shapes",
+        "shapes.json",
         "--backend",
         "cpu",
         "--plugin",
