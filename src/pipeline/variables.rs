@@ -46,6 +46,7 @@ pub const VARIABLES: &[Variable] = &[
     plain("LD_LIBRARY_PATH"),
     plain("ORT_DYLIB_PATH"),
     plain("CUDA_VISIBLE_DEVICES"),
+    plain("CUDA_DEVICE_ORDER"),
     plain("CUDA_MODULE_LOADING"),
     plain("ORT_DISABLE_TELEMETRY"),
     plain("RAYON_NUM_THREADS"),
