@@ -121,6 +121,7 @@ impl Multiplier {
             Multiplier::ColumnButterfly { blocks, scale } => {
                 count(source, scale) == rows
                     && shape.len() == 2
+                    && columns > 0
                     && matches!(of(blocks), [stages, k, n, m]
                         if n == m && k * n == columns && (*stages == 1 || can_mix(*stages, *n, columns)))
             }
