@@ -1,6 +1,6 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{adopt, build, cache, diff, doctor, inspect, map, refit, run, shapes};
+use crate::commands::{adopt, build, cache, diff, doctor, inspect, map, probe, refit, run, shapes};
 use crate::ui::{Colour, Verbosity};
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -109,6 +109,8 @@ pub enum Command {
     Doctor(Box<doctor::Args>),
     /// Show which checkpoint tensor fills which weight of a plan, and how that is known
     Map(Box<map::Args>),
+    /// Show how to make a second export that proves a mapping
+    Probe(Box<probe::Args>),
     /// See, check and clean the engine cache
     Cache(Box<cache::Args>),
     /// Run a plan: outputs, latencies, comparison

@@ -103,6 +103,7 @@ impl Built {
                     files: base,
                     partial: false,
                     component: None,
+                    probe: None,
                 },
                 options: &Options::new(),
                 backend,

@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::mapping::{Mapping, Proof};
 use crate::onnx::Model;
 use crate::pipeline::{
-    self, BackendChoice, BuildRequest, CacheRequest, CacheUse, Environment, MappingSource,
+    self, BackendChoice, BuildRequest, CacheRequest, CacheUse, Environment, MappingSource, Probe,
 };
 use crate::plan::{self, Manifest};
 use crate::shapes::{self, Profile};
@@ -49,6 +49,14 @@ pub struct Args {
     /// Which part of the base weights is meant where several fit: denoiser, text-encoder, text-encoder-2, vae, …
     #[arg(long, value_name = "PART", requires = "base_weights")]
     component: Option<String>,
+
+    /// A second export of the same model with every tensor moved: what it proves too rests on no assumption (`trtmut probe --print` makes one)
+    #[arg(long, value_name = "ONNX", requires_all = ["probe_weights", "base_weights"])]
+    probe: Option<PathBuf>,
+
+    /// The checkpoint that the probe was exported from (repeatable)
+    #[arg(long, value_name = "FILE", requires = "probe")]
+    probe_weights: Vec<PathBuf>,
 
     /// Who compiles it
     #[arg(short, long, value_enum, default_value_t = BackendChoice::Auto)]
@@ -231,6 +239,13 @@ impl Report for BuildReport {
         );
         if let Some(proof) = &self.proof {
             row("base", proven(proof));
+            if proof.probed > 0 {
+                let rest = match proof.parameters.saturating_sub(proof.probed) {
+                    0 => "all parameters".to_owned(),
+                    n => format!("{} parameters, not {n}", proof.probed),
+                };
+                row("probe", format!("proves {rest}"));
+            }
         }
         row("manifest", self.manifest.display().to_string());
         let cache = match self.cache {
@@ -269,6 +284,11 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     let mut inputs = vec![args.model.clone()];
     inputs.extend(args.shapes.iter().chain(&args.base_weights).cloned());
+    inputs.extend(args.probe.iter().chain(&args.probe_weights).cloned());
+    let probe = args.probe.clone().map(|model| Probe {
+        model,
+        weights: args.probe_weights.clone(),
+    });
     plan::claim(&args.output, &inputs, None, args.force)?;
     let _alone = super::lock_plan(&args.output, ui);
     let options = pipeline::with_plugins(args.engine.options(), environment)?;
@@ -287,6 +307,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
                 files: &args.base_weights,
                 partial: args.partial,
                 component: args.component.as_deref(),
+                probe: probe.as_ref(),
             },
             options: &options,
             backend: backend.as_ref(),

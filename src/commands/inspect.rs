@@ -145,6 +145,12 @@ fn facts(m: &Manifest) -> Table {
             n => format!("others than those of the base weights in {n}"),
         },
     );
+    if let Some(probe) = m.base.as_ref().and_then(|base| base.probe.as_ref()) {
+        let rows = m.weights.iter().filter_map(|w| w.mapping.as_ref());
+        let probed = ui::count(rows.filter(|r| r.probed).count(), "constant");
+        let model = &probe.model.path;
+        row("probe", format!("{model}, which proves {probed}"));
+    }
     for ingredient in &m.recipe.ingredients {
         match ingredient {
             Ingredient::Checkpoint { file } => row("over base", file.path.clone()),

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 #[command(
     after_help = "Grades: given (by --mapping), proven (equal in value), corroborated (name or path, and closeness or \
     structure), constant (belongs to the graph), ambiguous (several fit), unproven (at most a name).\n\
-    A row is proven at build with --weights FILE, or at the first refit from a checkpoint."
+    A row is proven at build with --base-weights FILE; \"probed\" says that a second export (build --probe) proves it too."
 )]
 pub struct Args {
     /// The plan
@@ -44,6 +44,8 @@ struct MapReport {
     #[serde(skip)]
     has_base: bool,
     grades: BTreeMap<&'static str, usize>,
+    /// Rows that a second export proves.
+    probed: usize,
     rows: Vec<Row>,
 }
 
@@ -61,7 +63,11 @@ impl Report for MapReport {
             table.row([
                 row.name.clone(),
                 show_shape(&row.shape),
-                self.grade(row).into(),
+                if row.probed {
+                    format!("{}, probed", self.grade(row))
+                } else {
+                    self.grade(row).into()
+                },
                 self.source(row),
             ]);
         }
@@ -74,7 +80,11 @@ impl Report for MapReport {
                 grade => format!("{n} {grade}"),
             })
             .collect();
-        writeln!(out, "\n{}", counts.join(", "))?;
+        let probed = match self.probed {
+            0 => String::new(),
+            n => format!("; {n} proven by the probe"),
+        };
+        writeln!(out, "\n{}{probed}", counts.join(", "))?;
         if !self.has_base {
             writeln!(
                 out,
@@ -125,29 +135,44 @@ fn step_text(step: &Step) -> String {
     }
 }
 
+/// A derivation in a line.
 fn source(row: &Row) -> Option<String> {
-    Some(match &row.recipe {
-        Some(Recipe::Tensor { source, steps }) => {
-            let mut text = source.clone();
-            for step in steps {
-                text.push_str(" | ");
-                text.push_str(&step_text(step));
-            }
-            text
-        }
-        Some(recipe @ Recipe::BatchNorm { .. }) => format!("fold({})", recipe.sources().join(", ")),
-        Some(Recipe::Rows { runs, .. }) => {
+    row.recipe.as_ref().map(derivation)
+}
+
+fn after(mut text: String, steps: &[Step]) -> String {
+    for step in steps {
+        text.push_str(" | ");
+        text.push_str(&step_text(step));
+    }
+    text
+}
+
+fn derivation(recipe: &Recipe) -> String {
+    match recipe {
+        Recipe::Tensor { source, steps } => after(source.clone(), steps),
+        Recipe::BatchNorm { .. } => format!("fold({})", recipe.sources().join(", ")),
+        Recipe::WeightNorm {
+            direction,
+            magnitude,
+            steps,
+            ..
+        } => after(format!("weight norm({magnitude}, {direction})"), steps),
+        Recipe::Rows { runs, .. } => {
             const SHOWN: usize = 4;
             let shown = runs.iter().take(SHOWN);
             let parts = shown.map(|r| format!("{}[{}:{}]", r.source, r.start, r.start + r.len));
-            let mut text = parts.collect::<Vec<_>>().join(" + ");
+            let mut text = parts.collect::<Vec<_>>().join(", ");
             if runs.len() > SHOWN {
-                text.push_str(" + …");
+                text.push_str(", …");
             }
             text
         }
-        None => return None,
-    })
+        Recipe::Sum { terms } => {
+            let terms: Vec<String> = terms.iter().map(derivation).collect();
+            terms.join(" + ")
+        }
+    }
 }
 
 /// Runs the command.
@@ -166,6 +191,7 @@ pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<E
     for row in &all {
         *grades.entry(row.grade.name()).or_default() += 1;
     }
+    let probed = all.iter().filter(|r| r.probed).count();
     let rows = all
         .into_iter()
         .filter(|r| args.grade.as_deref().is_none_or(|g| r.grade.name() == g))
@@ -174,6 +200,7 @@ pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<E
         plan: args.plan.clone(),
         has_base,
         grades,
+        probed,
         rows,
     })?;
     Ok(Exit::Done)

@@ -10,6 +10,7 @@ pub mod inspect;
 mod inspect_model;
 pub mod map;
 mod overlay;
+pub mod probe;
 pub mod refit;
 pub mod run;
 mod shape_args;
@@ -50,6 +51,7 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Doctor(args) => doctor::run(args, ui, environment),
         Command::Diff(args) => diff::run(args, ui),
         Command::Map(args) => map::run(args, ui, environment),
+        Command::Probe(args) => probe::run(args, ui),
         Command::Refit(args) => refit::run(args, ui, environment),
         Command::Cache(args) => cache::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),

@@ -222,9 +222,7 @@ fn changed(state: &WeightState) -> Reason {
             weight,
             why: why.clone(),
         },
-        (None, Some(Recipe::BatchNorm { .. } | Recipe::Rows { .. })) => {
-            Reason::DerivedChanged { weight, sources }
-        }
+        (None, Some(recipe)) if recipe.is_computed() => Reason::DerivedChanged { weight, sources },
         (None, _) => Reason::BytesChanged { weight, sources },
     }
 }

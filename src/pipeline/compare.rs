@@ -10,7 +10,7 @@ use crate::diff::{
     WeightState, weight_facts,
 };
 use crate::engine::{Identity, Options};
-use crate::mapping::{self, Change, ModelValues, Recipe as How};
+use crate::mapping::{self, Change, ModelValues};
 use crate::onnx::Model;
 use crate::plan::{self, Manifest};
 use crate::shapes::{Overrides, Resolved, ShapeSpec};
@@ -221,9 +221,8 @@ fn plan_side(plan: &Path, manifest: &Manifest) -> Side {
         if let (Kind::Weight, Some(why)) = (&fact.kind, &row.fixed) {
             fact.kind = Kind::Fixed { why: why.clone() };
         }
-        if let Some(recipe @ (How::BatchNorm { .. } | How::Rows { .. })) =
-            row.mapping.as_ref().and_then(|m| m.recipe.as_ref())
-        {
+        let recipe = row.mapping.as_ref().and_then(|m| m.recipe.as_ref());
+        if let Some(recipe) = recipe.filter(|r| r.is_computed()) {
             fact.derived_from = recipe
                 .sources()
                 .into_iter()

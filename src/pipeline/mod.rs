@@ -35,8 +35,8 @@ pub use backends::{
     BackendChoice, choose, compiler, keep_timings, onnxruntime, reopen, search, worth_caching,
 };
 pub use build::{
-    BuildRequest, Built, CacheRequest, CacheUse, MappingSource, build, build_cached, key_fields,
-    with_checkpoint,
+    BuildRequest, Built, CacheRequest, CacheUse, MappingSource, Probe, build, build_cached,
+    key_fields, with_checkpoint,
 };
 pub use compare::{CompareRequest, Compared, Left, Measured, compare};
 pub use environment::Environment;

@@ -142,6 +142,18 @@ pub struct BaseSource {
     /// Tables of integers in the model that none of its tensors gives and that follow no rule.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsourced_integers: Vec<String>,
+    /// The second export that proved the mapping as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeSource>,
+}
+
+/// A second export of the model with every tensor moved, and its weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeSource {
+    /// The ONNX file.
+    pub model: FileRef,
+    /// The checkpoint that it was exported from, in the order given.
+    pub weights: Vec<FileRef>,
 }
 
 /// What was put over the base weights, and how.

@@ -20,8 +20,8 @@ mod pair;
 pub use claim::{claim, claim_manifest, claim_together, sources};
 pub use journal::{Pair, replace_all, settle};
 pub use manifest::{
-    Asked, BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef, Recipe,
-    WeightRow,
+    Asked, BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef,
+    ProbeSource, Recipe, WeightRow,
 };
 pub use pair::{adopt, manifest_path, open, read_manifest, reference, replace, stage};
 

@@ -1,11 +1,14 @@
 //! One decision: `diff`, `refit --dry-run`, `refit` and `run` say the same of the same request, and do what they say.
 
+#![allow(clippy::print_stdout, reason = "a tally is what the long walk is for")]
+
 use crate::scene::{Done, Scene, fixture};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 
 type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
@@ -54,6 +57,32 @@ impl Walk {
             (tensors.iter()).map(|(n, (d, s, b))| (n, TensorView::new(*d, s.clone(), b).unwrap()));
         let bytes = safetensors::serialize(views, None).unwrap();
         self.scene.write(file, bytes);
+    }
+
+    /// What is laid over the base: checkpoints, and every LoRA that the fixture has.
+    fn every_overlay(&self) -> Vec<Vec<String>> {
+        let mut all: Vec<Vec<String>> = (self.overlays().into_iter())
+            .map(|file| vec![file.to_owned()])
+            .collect();
+        let fixture_name = self.name.split('/').next().unwrap();
+        for lora in [
+            "pytorch_lora_weights.safetensors",
+            "lora_kohya.safetensors",
+            "adapter_model.safetensors",
+        ] {
+            let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("fixtures")
+                .join(fixture_name);
+            if from.join(lora).exists() {
+                fs::copy(from.join(lora), self.scene.file(lora)).unwrap();
+                if lora.starts_with("adapter") {
+                    let config = "adapter_config.json";
+                    fs::copy(from.join(config), self.scene.file(config)).unwrap();
+                }
+                all.push(vec!["--lora".to_owned(), lora.to_owned()]);
+            }
+        }
+        all
     }
 
     /// The checkpoints that are tried, by file.
@@ -114,6 +143,38 @@ impl Walk {
         (read(name), serde_json::from_slice(&manifest).unwrap())
     }
 
+    /// Whether `refit`, its dry run and `run` end as `diff` did, and leave the plan.
+    fn all_refuse(&self, diff: &Done, request: &[&str], what: &str) {
+        let before = self.plan("engine.plan");
+        let (files, options): (Vec<&str>, Vec<&str>) = match request {
+            [file, rest @ ..] if !file.starts_with("--") => {
+                (vec!["--weights", file], rest.to_vec())
+            }
+            all => (Vec::new(), all.to_vec()),
+        };
+        let dry = [&["refit", "engine.plan"], request, &["--dry-run", "--json"]].concat();
+        let refit = [
+            &["refit", "engine.plan"],
+            request,
+            &["-o", "out.plan", "--json"],
+        ]
+        .concat();
+        let run = [&["run", "engine.plan", "--json"], &files[..], &options].concat();
+        for args in [dry, refit, run] {
+            let done = self.scene.run(&args);
+            assert_eq!(done.code, diff.code, "{what}: {args:?}\n{}", done.stdout);
+            assert_eq!(done.json()["code"], diff.json()["code"], "{what}: {args:?}");
+        }
+        assert!(
+            self.plan("engine.plan") == before,
+            "{what}: the plan changed"
+        );
+        assert!(
+            !self.scene.file("out.plan").exists(),
+            "{what}: a plan was written"
+        );
+    }
+
     /// Asks the same of all four, and returns the verdict.
     fn ask(&self, overlay: &[&str], permissions: &[&str]) -> String {
         let what = format!("{} {overlay:?} {permissions:?}", self.name);
@@ -121,7 +182,13 @@ impl Walk {
         let run =
             |head: &[&str], tail: &[&str]| self.scene.run(&[head, &request[..], tail].concat());
         let before = self.plan("engine.plan");
-        let diff = run(&["diff", "engine.plan"], &["--json"]).exits(0).json();
+        let asked = run(&["diff", "engine.plan"], &["--json"]);
+        if asked.code != 0 {
+            // Files that cannot be read together are refused by all four, for the same reason.
+            self.all_refuse(&asked, &request, &what);
+            return format!("exit {}", asked.code);
+        }
+        let diff = asked.json();
         let verdict = diff["verdict"].as_str().unwrap().to_owned();
         let reshaped = (diff["reasons"].as_array().unwrap().iter())
             .any(|r| r["reason"] == "unsure" && r["refusal"] == "misfit" || r["why"] == "misfit");
@@ -263,22 +330,78 @@ fn a_small_model_with_every_overlay_and_permission() {
     assert_eq!(of("reshaped.safetensors", None), "NEEDS_RECOMPILE");
 }
 
-#[test]
-fn other_models_with_what_people_do_most() {
-    for (name, exporter) in [("dit", "ts"), ("dit", "dynamo"), ("clip_text", "dynamo")] {
-        let walk = Walk::of(name, exporter);
-        let lora = fixture(&format!("{name}/pytorch_lora_weights.safetensors"));
-        fs::copy(lora, walk.scene.file("lora.safetensors")).unwrap();
-        assert_eq!(walk.ask(&["base.safetensors"], &[]), "LIVE");
-        assert_eq!(walk.ask(&["fused.safetensors"], &[]), "NEEDS_REFIT");
-        assert_eq!(
-            walk.ask(&["--lora", "lora.safetensors"], &[]),
-            "NEEDS_REFIT"
-        );
-        walk.overlays();
-        assert_eq!(walk.ask(&["half.safetensors"], &[]), "UNKNOWN");
-        walk.ask(&["half.safetensors"], &["--partial"]);
+/// Every fixture, by the exporters that wrote it.
+const MODELS: [(&str, &str); 11] = [
+    ("resnet", "ts"),
+    ("resnet", "dynamo"),
+    ("dit", "ts"),
+    ("dit", "dynamo"),
+    ("clip_text", "ts"),
+    ("clip_text", "dynamo"),
+    ("sd_unet", "ts"),
+    ("sd_unet", "dynamo"),
+    ("vae_decoder", "ts"),
+    ("vae_decoder", "dynamo"),
+    ("flux", "dynamo"),
+];
+
+/// Asks for every overlay of a model under those permissions that `picks` by the overlay's number, and counts verdicts.
+fn walk(model: usize, picks: &dyn Fn(usize) -> Vec<usize>) -> BTreeMap<String, usize> {
+    let (name, exporter) = MODELS[model];
+    let walk = Walk::of(name, exporter);
+    let mut verdicts = BTreeMap::new();
+    for (o, overlay) in walk.every_overlay().iter().enumerate() {
+        let overlay: Vec<&str> = overlay.iter().map(String::as_str).collect();
+        for p in picks(o) {
+            let verdict = walk.ask(&overlay, PERMISSIONS[p]);
+            // `--ignore *` lets everything go, so that nothing is left to fit.
+            if overlay == ["base.safetensors"] && PERMISSIONS[p] != ["--ignore", "*"] {
+                assert_eq!(verdict, "LIVE", "{name}/{exporter} {:?}", PERMISSIONS[p]);
+            }
+            if overlay == ["fused.safetensors"] && p < 2 {
+                assert_eq!(
+                    verdict, "NEEDS_REFIT",
+                    "{name}/{exporter} {:?}",
+                    PERMISSIONS[p]
+                );
+            }
+            *verdicts.entry(verdict).or_default() += 1;
+        }
     }
+    verdicts
+}
+
+/// Of every model each third overlay, each under another permission; all of them together are walked below.
+#[test]
+fn some_of_everything_on_every_model() {
+    let mut seen = BTreeSet::new();
+    for model in 0..MODELS.len() {
+        let picks = |o: usize| {
+            if o % 3 == model % 3 {
+                vec![(o / 3 + model) % PERMISSIONS.len()]
+            } else {
+                Vec::new()
+            }
+        };
+        seen.extend(walk(model, &picks).into_keys());
+    }
+    for verdict in ["LIVE", "NEEDS_REFIT", "NEEDS_RECOMPILE", "UNKNOWN"] {
+        assert!(seen.contains(verdict), "{verdict} is not among {seen:?}");
+    }
+}
+
+#[test]
+#[ignore = "every fixture with every overlay under every permission: some 400 requests to six commands each"]
+fn everything_on_every_model() {
+    let mut all: BTreeMap<String, usize> = BTreeMap::new();
+    for model in 0..MODELS.len() {
+        let verdicts = walk(model, &|_| (0..PERMISSIONS.len()).collect());
+        println!("{:?}: {verdicts:?}", MODELS[model]);
+        for (verdict, n) in verdicts {
+            *all.entry(verdict).or_default() += n;
+        }
+    }
+    println!("{} requests: {all:?}", all.values().sum::<usize>());
 }
 
 /// What the hints of a refusal say to let go or to keep, as far as they say it.

@@ -15,6 +15,7 @@ mod names;
 #[allow(dead_code)]
 mod net;
 mod onnx_weights;
+mod probe;
 mod reading;
 mod refit;
 mod rules;

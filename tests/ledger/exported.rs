@@ -68,6 +68,7 @@ struct Op {
     call: (String, Vec<String>),
 }
 
+#[derive(Clone)]
 struct Gen {
     rng: ChaCha8Rng,
     exporter: Exporter,
@@ -780,11 +781,42 @@ impl Gen {
         self.ops = kept;
     }
 
-    fn model(mut self) -> Exported {
+    fn grow(&mut self) {
         self.layers();
         if self.base.is_empty() || self.ops.is_empty() {
             self.linear("blocks.9.m");
         }
+    }
+
+    /// The same model with every tensor moved, each element by another amount; tied ones together.
+    fn move_all(&mut self, seed: u64) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x9e0b_e5ed);
+        for t in self.base.values_mut().filter(|t| t.dtype.is_float()) {
+            let v: Vec<f32> = numbers(t)
+                .into_iter()
+                .map(|x| x * rng.random_range(0.75..1.25) + rng.random_range(0.001..0.01))
+                .collect();
+            *t = of_f32(&t.shape, &v);
+        }
+        for (a, b) in self.tied.clone() {
+            let value = self.base[&a].clone();
+            self.base.insert(b, value);
+        }
+        for c in &mut self.constants {
+            if let Some(value) = c.made[0].value(&self.base, c.value.dtype, &c.value.shape) {
+                c.value = value;
+            }
+        }
+        let slopes = self
+            .attributes
+            .iter()
+            .map(|name| numbers(&self.base[name])[0]);
+        for (op, slope) in (self.ops.iter_mut().filter(|o| o.alpha.is_some())).zip(slopes) {
+            op.alpha = Some(slope);
+        }
+    }
+
+    fn model(mut self) -> Exported {
         let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for op in &self.ops {
             for arg in &op.call.1 {
@@ -939,6 +971,18 @@ fn declared(name: &str, elem_type: i32) -> ValueInfoProto {
 }
 
 pub fn exported(seed: u64) -> Exported {
+    grown(seed).model()
+}
+
+/// A model, and the same one exported again with every tensor moved.
+pub fn exported_twice(seed: u64) -> (Exported, Exported) {
+    let first = grown(seed);
+    let mut second = first.clone();
+    second.move_all(seed);
+    (first.model(), second.model())
+}
+
+fn grown(seed: u64) -> Gen {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let exporter = [
         Exporter::TorchScript,
@@ -955,7 +999,7 @@ pub fn exported(seed: u64) -> Exported {
         Dtype::F16,
         Dtype::Bf16,
     ][rng.random_range(0..6)];
-    Gen {
+    let mut made = Gen {
         rng,
         exporter,
         wrapper,
@@ -967,6 +1011,7 @@ pub fn exported(seed: u64) -> Exported {
         tied: Vec::new(),
         flow: "x".into(),
         serial: 0,
-    }
-    .model()
+    };
+    made.grow();
+    made
 }

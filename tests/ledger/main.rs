@@ -7,7 +7,7 @@
 mod exported;
 mod made;
 
-use exported::{Exported, exported};
+use exported::{Exported, exported, exported_twice};
 use made::{Checkpoint, Made, numbers, of_f32};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -279,7 +279,7 @@ fn act(e: &Exported, inferred: &Mapping, file: &File, permissions: &Permissions)
 
 /// Why the bytes are not what the truth says; none where they are. A base that is not the checkpoint of the export (`near`) is noticed
 /// where a constant is a parameter and nothing else; where a fold, a merged node or an attribute holds a tensor, a near base looks like
-/// a true one, so there only the assumption helps.
+/// a true one, so there only the assumption helps (or a probe).
 fn wrong(e: &Exported, c: &Changed, done: &Done, near: bool) -> Option<String> {
     for name in e.attributes.iter().filter(|_| !near) {
         if c.meaning[name] != e.base[name] {
@@ -287,9 +287,6 @@ fn wrong(e: &Exported, c: &Changed, done: &Done, near: bool) -> Option<String> {
                 "the attribute that holds `{name}` would be another"
             ));
         }
-    }
-    if c.meaningful_extra {
-        return Some("a tensor that changes what another means is ignored".into());
     }
     // Values as the narrow file has them are as good as the base's, which they are copies of.
     let narrow: Checkpoint = c
@@ -314,8 +311,29 @@ fn wrong(e: &Exported, c: &Changed, done: &Done, near: bool) -> Option<String> {
             [Made::Whole(_) | Made::Turned(_) | Made::Kernel(..)]
         );
         let bits: BTreeSet<&[u8]> = k.value.data.chunks(k.value.dtype.bits() / 8).collect();
-        parameter && bits.len() > 3
+        let made_up = ["val_", "fold_"].iter().any(|p| k.name.starts_with(p));
+        // Without a record nothing says whose a constant of a made-up name is.
+        parameter && bits.len() > 3 && !(made_up && e.exporter == exported::Exporter::Bare)
     };
+    let module = |name: &str| name.rsplit_once('.').map_or("", |x| x.0).to_owned();
+    let extra_module = (c.file.keys())
+        .find(|n| n.ends_with("weight_scale_inv"))
+        .map(|n| module(n));
+    let is_beside_shown = || {
+        let mut shown = e
+            .constants
+            .iter()
+            .filter(|k| shows(k))
+            .flat_map(|k| &k.made);
+        shown.any(|made| {
+            made.sources()
+                .iter()
+                .any(|s| Some(module(s)) == extra_module)
+        })
+    };
+    if c.meaningful_extra && (!near || is_beside_shown()) {
+        return Some("a tensor that changes what another means is ignored".into());
+    }
     for constant in e.constants.iter().filter(|k| !near || shows(k)) {
         let got = &done.bytes[&constant.name];
         for made in &constant.made {
@@ -433,6 +451,36 @@ enum Base {
     Near(bool),
 }
 
+/// The file that is given as base.
+fn given_base(e: &Exported, c: &Changed, kind: Base, rng: &mut ChaCha8Rng) -> File {
+    let mut given = e.base.clone();
+    if let Base::Near(_) = kind {
+        let names: Vec<String> = given.keys().cloned().collect();
+        let shard = rng.random_bool(0.5);
+        for name in names {
+            if rng.random_bool(0.4) {
+                if shard {
+                    given.remove(&name);
+                } else {
+                    // The changed file may be a sibling of the fine-tune.
+                    let near = if rng.random_bool(0.5) {
+                        c.meaning[&name].clone()
+                    } else {
+                        moved(&e.base[&name], rng)
+                    };
+                    given.insert(name, near);
+                }
+            }
+        }
+    }
+    for (a, b) in &e.tied {
+        if let (Some(value), true) = (given.get(a).cloned(), given.contains_key(b)) {
+            given.insert(b.clone(), value);
+        }
+    }
+    File(given)
+}
+
 fn check(seed: u64, tally: &mut Tally, show: bool) {
     let e = exported(seed);
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed_1ed6);
@@ -452,32 +500,7 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
         Base::True,
         Base::True,
     ][rng.random_range(0..10)];
-    let mut given = e.base.clone();
-    if let Base::Near(_) = kind {
-        let names: Vec<String> = given.keys().cloned().collect();
-        let shard = rng.random_bool(0.5);
-        for name in names {
-            if rng.random_bool(0.4) {
-                if shard {
-                    given.remove(&name);
-                } else {
-                    // The changed file may be a sibling of the fine-tune.
-                    let near = if rng.random_bool(0.5) {
-                        c.meaning[&name].clone()
-                    } else {
-                        moved(&e.base[&name], &mut rng)
-                    };
-                    given.insert(name, near);
-                }
-            }
-        }
-    }
-    for (a, b) in &e.tied {
-        if let (Some(value), true) = (given.get(a).cloned(), given.contains_key(b)) {
-            given.insert(b.clone(), value);
-        }
-    }
-    let given = File(given);
+    let given = given_base(&e, &c, kind, &mut rng);
     let base = (kind != Base::None).then_some(&given as &dyn mapping::Checkpoint);
     let inferred = mapping::infer(&e.model, base).unwrap();
     let text = serde_json::to_string(&inferred).unwrap();
@@ -553,6 +576,72 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
         show_case(&e, &inferred, &label, &plain);
     }
     follow_hints(&e, &inferred, &file, &plain, tally, &judge_wrong);
+}
+
+/// As [`check`], with a second export: nothing is assumed then, neither that the base is that of the export, nor that equal tensors are
+/// one, nor that the true derivation is known.
+fn check_probed(seed: u64, tally: &mut Tally) {
+    let (e, second) = exported_twice(seed);
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed_1ed6);
+    let c = changed(&e, &mut rng);
+    let kind =
+        [Base::True, Base::True, Base::Near(true), Base::Near(false)][rng.random_range(0..4)];
+    let given = given_base(&e, &c, kind, &mut rng);
+    let inferred = mapping::infer(&e.model, Some(&given)).unwrap();
+    let moved = File(second.base.clone());
+    tally.cases += 1;
+    let first = mapping::Export {
+        model: &e.model,
+        weights: &given,
+    };
+    let other = mapping::Export {
+        model: &second.model,
+        weights: &moved,
+    };
+    let probed = mapping::probe(&inferred, first, other);
+    let probed = match probed {
+        Ok(probed) => probed,
+        Err(mapping::Error::Probe { problem }) => {
+            // Nodes that were merged in the first export only, as equal tensors let them.
+            let kind = problem.split('`').next().unwrap_or_default().to_owned();
+            *tally.refused.entry(format!("probe: {kind}")).or_default() += 1;
+            return;
+        }
+        Err(other) => panic!("seed {seed}: {other}"),
+    };
+    let text = serde_json::to_string(&probed).unwrap();
+    let probed: Mapping = serde_json::from_str(&text).unwrap();
+    let proof = probed.proof().unwrap();
+    if proof.proven == 0 || !(kind == Base::Near(true) || proof.is_whole()) {
+        *tally.refused.entry(format!("build {kind:?}")).or_default() += 1;
+        return;
+    }
+    let file = File(c.file.clone());
+    let plain = act(&e, &probed, &file, &Permissions::default());
+    let label = format!(
+        "seed {seed} {:?} probed {kind:?} change {}",
+        e.exporter, c.what
+    );
+    let judge_wrong = |done: &Done, flags: &str, tally: &mut Tally| {
+        if !done.refused
+            && let Some(why) = wrong(&e, &c, done, false)
+        {
+            tally
+                .wrong
+                .push(format!("{label}{flags} {:?}: {why}", done.verdict));
+        }
+    };
+    judge_wrong(&plain, "", tally);
+    tally.with_base += 1;
+    if kind == Base::True && is_refittable(&e, &c) {
+        tally.refittable += 1;
+        tally.done += usize::from(!plain.refused);
+        if plain.refused {
+            *tally.refused.entry(reason_kinds(&plain)).or_default() += 1;
+        }
+    }
+    tally.written += usize::from(!plain.refused);
+    follow_hints(&e, &probed, &file, &plain, tally, &judge_wrong);
 }
 
 /// What the hints of a refusal name, as far as it is true.
@@ -642,6 +731,40 @@ fn run(first: u64, cases: u64) -> Tally {
     tally
 }
 
+fn run_probed(first: u64, cases: u64) -> Tally {
+    let mut tally = Tally::default();
+    for seed in first..first + cases {
+        check_probed(seed, &mut tally);
+    }
+    tally
+}
+
+#[test]
+fn with_a_probe_nothing_rests_on_an_assumption() {
+    let tally = run_probed(0, 1_000);
+    assert!(tally.wrong.is_empty(), "{}", report(&tally));
+    assert!(
+        tally.done * 10 >= tally.refittable * 7,
+        "{}",
+        report(&tally)
+    );
+    assert!(tally.with_base > 300, "{}", report(&tally));
+}
+
+#[test]
+#[ignore = "several minutes; LEDGER_CASES and LEDGER_SEED choose others"]
+fn twenty_thousand_probed_changes_are_made_right_or_refused() {
+    let tally = run_probed(of("LEDGER_SEED", 1_000_000), of("LEDGER_CASES", 20_000));
+    println!("{}", report(&tally));
+    assert!(tally.wrong.is_empty());
+}
+
+/// A number of the environment.
+fn of(name: &str, or: u64) -> u64 {
+    let value = std::env::var(name).ok();
+    value.and_then(|v| v.parse().ok()).unwrap_or(or)
+}
+
 fn report(tally: &Tally) -> String {
     let mut text = format!(
         "{} cases: {} written, {} more with flags; of {} refittable ones with their base {} done ({:.1} %); wrong {}\n",
@@ -677,12 +800,15 @@ fn every_change_is_made_right_or_refused() {
 /// own name; a literal's node is merged into that of a flat parameter by an optimizer that left no `Constant` node; graph and file have
 /// different wrappers, and a value that was folded from a changed tensor is not derived; two equal modules are merged into one as the last
 /// of a graph; a constant stands for slices of two equal tensors; a tensor over its own norm in bfloat16 looks like a root of a whole
-/// number; a file leaves out what equalled another tensor and there is no base.
+/// number, or one over a norm and a little more in single precision; a file leaves out what equalled another tensor and there is no base; a
+/// constant of zeros is explained by no tensor of a base that lacks its tensor; a file gives what a constant is called by, equal to another
+/// tensor, and the base lacks it.
 #[test]
 fn kinds_that_were_wrong_once_are_right_or_refused() {
     let mut tally = Tally::default();
     let seeds = [
         8_002_098, 8_012_083, 9_008_026, 9_008_716, 9_012_721, 9_010_702, 9_014_712, 9_016_072,
+        10_005_297, 10_007_009, 11_006_417,
     ];
     for seed in seeds {
         check(seed, &mut tally, false);
@@ -693,12 +819,6 @@ fn kinds_that_were_wrong_once_are_right_or_refused() {
 #[test]
 #[ignore = "several minutes; LEDGER_CASES and LEDGER_SEED choose others"]
 fn twenty_thousand_changes_are_made_right_or_refused() {
-    let of = |name: &str, or: u64| {
-        std::env::var(name)
-            .ok()
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(or)
-    };
     let (cases, first) = (of("LEDGER_CASES", 20_000), of("LEDGER_SEED", 1_000_000));
     if cases == 1 {
         let mut tally = Tally::default();

@@ -160,6 +160,7 @@ impl Old {
                     files: &[],
                     partial: false,
                     component: None,
+                    probe: None,
                 },
                 options: &Options::new(),
                 backend: &Cpu,

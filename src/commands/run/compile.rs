@@ -96,6 +96,7 @@ fn compile(
                 files: &args.overlay.base_weights,
                 partial: args.overlay.partial,
                 component: args.overlay.component.as_deref(),
+                probe: None,
             },
             options: &pipeline::with_plugins(args.engine.options(), environment)?,
             backend: backend.as_ref(),

@@ -45,6 +45,8 @@ pub fn apply_recipe<'a>(
             transposed,
         } => stacked(row, *width, runs, *transposed, &get)?,
         Recipe::BatchNorm { .. } => folded(row, recipe, &get)?,
+        Recipe::WeightNorm { .. } => normalised(row, recipe, &get)?,
+        Recipe::Sum { terms } => summed(row, terms, sources)?,
     };
     let expected = element_count(&row.shape).and_then(|n| row.dtype.bytes_for(n));
     let sources = recipe.sources();
@@ -185,6 +187,55 @@ fn folded<'a>(row: &Row, recipe: &Recipe, get: &Get<'_, 'a>) -> Result<Stage<'a>
     Ok((*dtype, row.shape.clone(), Cow::Owned(data)))
 }
 
+/// A direction of unit norm times its magnitude, computed in f64 and rounded once.
+fn normalised<'a>(row: &Row, recipe: &Recipe, get: &Get<'_, 'a>) -> Result<Stage<'a>, Error> {
+    let Recipe::WeightNorm {
+        direction,
+        magnitude,
+        axis,
+        steps,
+    } = recipe
+    else {
+        return Err(Error::not_invertible(row, recipe));
+    };
+    let (v, g) = (get(direction)?, get(magnitude)?);
+    let numbers = |view: TensorView<'_>| {
+        to_f32(view.dtype, view.data).map_err(|cause| Error::convert(row, cause))
+    };
+    let values = fold::weight_norm(&numbers(v)?, &numbers(g)?, v.shape, *axis)
+        .ok_or_else(|| Error::length(row, g.dtype, g.shape))?;
+    let data = from_f32(Dtype::F32, &values).map_err(|cause| Error::convert(row, cause))?;
+    let view = TensorView {
+        dtype: Dtype::F32,
+        shape: v.shape,
+        data: &data,
+    };
+    let (dtype, shape, data) = follow(row, view, steps)?;
+    Ok((dtype, shape, Cow::Owned(data.into_owned())))
+}
+
+/// A sum in the row's own type, as the exporter folds it.
+fn summed<'a>(row: &Row, terms: &[Recipe], sources: &dyn Checkpoint) -> Result<Stage<'a>, Error> {
+    let convert = |cause| Error::convert(row, cause);
+    let mut sum: Option<Vec<f32>> = None;
+    for term in terms {
+        let bytes = apply_recipe(row, term, sources)?;
+        let values = to_f32(row.dtype, &bytes).map_err(convert)?;
+        let total = match sum {
+            None => values,
+            Some(so_far) => {
+                let added: Vec<f32> = so_far.iter().zip(&values).map(|(a, b)| a + b).collect();
+                // Every addition is rounded to the type that it is made in.
+                let bytes = from_f32(row.dtype, &added).map_err(convert)?;
+                to_f32(row.dtype, &bytes).map_err(convert)?
+            }
+        };
+        sum = Some(total);
+    }
+    let data = from_f32(row.dtype, &sum.unwrap_or_default()).map_err(convert)?;
+    Ok((row.dtype, row.shape.clone(), Cow::Owned(data)))
+}
+
 type Stage<'a> = (Dtype, Vec<usize>, Cow<'a, [u8]>);
 
 fn follow<'a>(row: &Row, view: TensorView<'a>, steps: &[Step]) -> Result<Stage<'a>, Error> {
@@ -241,7 +292,7 @@ fn follow<'a>(row: &Row, view: TensorView<'a>, steps: &[Step]) -> Result<Stage<'
 pub fn inverse(row: &Row, held: &[u8], shape: &[usize]) -> Result<Tensor, Error> {
     let steps = match &row.recipe {
         Some(Recipe::Tensor { steps, .. }) => steps,
-        Some(recipe @ (Recipe::BatchNorm { .. } | Recipe::Rows { .. })) => {
+        Some(recipe) => {
             return Err(Error::not_invertible(row, recipe));
         }
         None => {

@@ -1,4 +1,4 @@
-//! A `BatchNorm` folded into a convolution, as the exporters compute it, and finding which one it was.
+//! A `BatchNorm` folded into a convolution, and a weight of a direction and a magnitude, as the exporters compute them.
 //!
 //! With s = γ/√(σ²+ε), rounded to f32 after each operation: kernel `W·s`, bias `β + (b − μ)·s`. That is the order of
 //! onnxscript's `fuse_batchnorm` (bit-equal to it). TorchScript's result may be a few units in the last place away; which of its
@@ -70,6 +70,40 @@ pub(in crate::mapping) fn bias(
             .map(|i| shift[i] + (own.map_or(0.0, |b| b[i]) - mean[i]) * s[i])
             .collect()
     })
+}
+
+/// `g · v/‖v‖`, with a norm for each index of `axis`, or one of all elements: in f64 and rounded once, since libraries sum squares in
+/// different orders. None where the lengths do not fit, or a norm is zero.
+pub(in crate::mapping) fn weight_norm(
+    direction: &[f32],
+    magnitude: &[f32],
+    shape: &[usize],
+    axis: Option<usize>,
+) -> Option<Vec<f32>> {
+    let (norms, inner) = match axis {
+        Some(axis) => (*shape.get(axis)?, shape[axis + 1..].iter().product()),
+        None => (1, direction.len()),
+    };
+    let fits = magnitude.len() == norms && direction.len() == shape.iter().product::<usize>();
+    if !fits || norms == 0 || inner == 0 {
+        return None;
+    }
+    let group = |i: usize| i / inner % norms;
+    let mut squares = vec![0f64; norms];
+    for (i, &v) in direction.iter().enumerate() {
+        squares[group(i)] += f64::from(v) * f64::from(v);
+    }
+    if squares.contains(&0.0) {
+        return None;
+    }
+    let factors: Vec<f64> = (squares.iter().zip(magnitude))
+        .map(|(s, &g)| f64::from(g) / s.sqrt())
+        .collect();
+    let each = direction.iter().enumerate();
+    Some(
+        each.map(|(i, &v)| (f64::from(v) * factors[group(i)]) as f32)
+            .collect(),
+    )
 }
 
 /// Distance of two finite floats in units in the last place; none when signs differ (other than zeros) or one is not finite.
@@ -156,6 +190,19 @@ mod tests {
         );
         assert_eq!(kernel(&[1.0], &[2, 2], 0, a), None);
         assert_eq!(bias(None, &[0.5], &[0.5], a), None);
+    }
+
+    #[test]
+    fn a_direction_has_the_norm_of_its_magnitude() {
+        let v = [3.0, 4.0, 6.0, 8.0];
+        let rows = weight_norm(&v, &[1.0, 5.0], &[2, 2], Some(0)).unwrap();
+        assert_eq!(rows, [0.6, 0.8, 3.0, 4.0]);
+        let columns = weight_norm(&[3.0, 0.0, 4.0, 2.0], &[5.0, 1.0], &[2, 2], Some(1)).unwrap();
+        assert_eq!(columns, [3.0, 0.0, 4.0, 1.0]);
+        let all = weight_norm(&[3.0, 4.0], &[10.0], &[2], None).unwrap();
+        assert_eq!(all, [6.0, 8.0]);
+        assert_eq!(weight_norm(&v, &[1.0], &[2, 2], Some(0)), None);
+        assert_eq!(weight_norm(&[0.0; 4], &[1.0, 1.0], &[2, 2], Some(0)), None);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::mapping::types::{
     Clue, FoldSign, Grade, Hint, Layout, Mapping, Meaning, Reading, Row, push_hint,
 };
 use crate::onnx::{Model, Origin, Role, Weight};
-use onnx_protobuf::NodeProto;
-use std::collections::HashSet;
+use onnx_protobuf::{AttributeProto, NodeProto};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 /// Whether an exporter made this name up: it says nothing about the source.
 pub(in crate::mapping) fn is_anonymous(name: &str) -> bool {
@@ -141,6 +141,7 @@ pub(in crate::mapping) fn outline(model: &Model) -> Mapping {
         merges: true,
         attributes: Vec::new(),
         unsourced_integers: Vec::new(),
+        probed: false,
         inventory: None,
     };
     let Some(graph) = model.proto().graph.as_ref() else {
@@ -182,6 +183,7 @@ fn row(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Row {
         rounding: None,
         literal: None,
         pinned: None,
+        probed: false,
         inline: weight.origin == Origin::ConstantNode,
         baked: match &weight.role {
             Role::Structural { operator, why, .. } => {
@@ -255,23 +257,159 @@ fn note_use(nodes: &Nodes<'_>, row: &mut Row, one: Use<'_>) {
 
 /// Floating-point attributes of all nodes: a value that was a parameter may stand in one.
 fn attributes(nodes: &Nodes<'_>) -> Vec<(String, Vec<f32>)> {
-    use onnx_protobuf::attribute_proto::AttributeType;
-    let mut found = Vec::new();
-    for node in nodes.iter() {
-        for attribute in &node.attribute {
-            let values = match attribute.type_.enum_value() {
-                Ok(AttributeType::FLOAT) => vec![attribute.f],
-                Ok(AttributeType::FLOATS) => attribute.floats.clone(),
-                _ => continue,
-            };
-            let place = format!(
-                "attribute `{}` of {} `{}`",
-                attribute.name, node.op_type, node.name
-            );
-            found.push((place, values));
+    let all = nodes.iter().flat_map(|node| {
+        node.attribute
+            .iter()
+            .map(move |attribute| (node, attribute))
+    });
+    all.filter_map(|(node, attribute)| Some((place(node, attribute), numbers_in(attribute)?)))
+        .collect()
+}
+
+/// Two exports of one model, laid side by side.
+#[derive(Debug, Default)]
+pub(in crate::mapping) struct Pairs {
+    /// By constant of the first: the constants of the second that its readers read. Several where values were merged in the first.
+    pub constants: BTreeMap<String, BTreeSet<String>>,
+    /// Places of attributes that hold numbers, with their values on both sides.
+    pub attributes: Vec<(String, Vec<f32>, Vec<f32>)>,
+}
+
+/// Pairs the constants of two exports by the nodes that read them.
+///
+/// # Errors
+/// Where the two graphs are not the same but for the values of constants and of numbers in attributes.
+pub(in crate::mapping) fn pairs(a: &Model, b: &Model) -> Result<Pairs, String> {
+    let (Some(left), Some(right)) = (a.proto().graph.as_ref(), b.proto().graph.as_ref()) else {
+        return Err("one of them has no graph".into());
+    };
+    let functions = |m: &Model| {
+        let all = m.proto().functions.iter();
+        all.map(|f| (f.name.clone(), f.node.len()))
+            .collect::<Vec<_>>()
+    };
+    if functions(a) != functions(b) {
+        return Err("their functions differ".into());
+    }
+    let (one, other) = (Nodes::of(left), Nodes::of(right));
+    let is_node =
+        |n: &&NodeProto| n.op_type != "Constant" || n.attribute.iter().all(|a| a.t.is_none());
+    let nodes: Vec<_> = one.iter().filter(is_node).collect();
+    let others: Vec<_> = other.iter().filter(is_node).collect();
+    if nodes.len() != others.len() {
+        return Err(format!(
+            "one has {} nodes and the other {}",
+            nodes.len(),
+            others.len()
+        ));
+    }
+    let mut walk = PairWalk {
+        one: &one,
+        other: &other,
+        values: HashMap::new(),
+        pairs: Pairs::default(),
+    };
+    for (x, y) in left.input.iter().zip(&right.input) {
+        walk.values.insert(x.name.clone(), y.name.clone());
+    }
+    for (x, y) in nodes.into_iter().zip(others) {
+        walk.pair(x, y)
+            .map_err(|what| format!("{} `{}` {what}", x.op_type, x.name))?;
+    }
+    for (x, y) in left.output.iter().zip(&right.output) {
+        walk.read(&x.name, &y.name)
+            .map_err(|what| format!("output `{}` {what}", x.name))?;
+    }
+    Ok(walk.pairs)
+}
+
+struct PairWalk<'n, 'a> {
+    one: &'n Nodes<'a>,
+    other: &'n Nodes<'a>,
+    /// What values of the first graph are called in the second.
+    values: HashMap<String, String>,
+    pairs: Pairs,
+}
+
+impl PairWalk<'_, '_> {
+    fn pair(&mut self, x: &NodeProto, y: &NodeProto) -> Result<(), &'static str> {
+        let kind = |n: &NodeProto| (n.op_type.clone(), n.domain.clone());
+        if kind(x) != kind(y) {
+            return Err("is another operator in the probe");
+        }
+        if x.input.len() != y.input.len() || x.output.len() != y.output.len() {
+            return Err("has other inputs or outputs in the probe");
+        }
+        for (a, b) in x.input.iter().zip(&y.input) {
+            self.read(a, b)?;
+        }
+        for (a, b) in x.output.iter().zip(&y.output) {
+            self.values.insert(a.clone(), b.clone());
+        }
+        self.attributes(x, y)
+    }
+
+    fn read(&mut self, a: &str, b: &str) -> Result<(), &'static str> {
+        const OTHER: &str = "reads another value in the probe";
+        match (self.one.is_constant(a), self.other.is_constant(b)) {
+            (true, true) => {
+                let all = self.pairs.constants.entry(a.to_owned()).or_default();
+                all.insert(b.to_owned());
+                Ok(())
+            }
+            (false, false) => {
+                // Inputs of subgraphs are met where they are read first.
+                let known = self
+                    .values
+                    .entry(a.to_owned())
+                    .or_insert_with(|| b.to_owned());
+                if known == b { Ok(()) } else { Err(OTHER) }
+            }
+            _ => Err(OTHER),
         }
     }
-    found
+
+    fn attributes(&mut self, x: &NodeProto, y: &NodeProto) -> Result<(), &'static str> {
+        const OTHER: &str = "has other attributes in the probe";
+        if x.attribute.len() != y.attribute.len() {
+            return Err(OTHER);
+        }
+        for a in &x.attribute {
+            let b = y.attribute.iter().find(|b| b.name == a.name);
+            let Some(b) = b.filter(|b| b.type_ == a.type_) else {
+                return Err(OTHER);
+            };
+            if let (Some(own), Some(moved)) = (numbers_in(a), numbers_in(b)) {
+                self.pairs.attributes.push((place(x, a), own, moved));
+            } else if a.g.is_none() && a.graphs.is_empty() {
+                let plain = |a: &AttributeProto| AttributeProto {
+                    doc_string: String::new(),
+                    ..a.clone()
+                };
+                if plain(a) != plain(b) {
+                    return Err(OTHER);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The numbers of a floating-point attribute.
+fn numbers_in(attribute: &AttributeProto) -> Option<Vec<f32>> {
+    use onnx_protobuf::attribute_proto::AttributeType;
+    match attribute.type_.enum_value() {
+        Ok(AttributeType::FLOAT) => Some(vec![attribute.f]),
+        Ok(AttributeType::FLOATS) => Some(attribute.floats.clone()),
+        _ => None,
+    }
+}
+
+fn place(node: &NodeProto, attribute: &AttributeProto) -> String {
+    format!(
+        "attribute `{}` of {} `{}`",
+        attribute.name, node.op_type, node.name
+    )
 }
 
 /// What each node that reads the weight says of it; nothing where it says nothing.

@@ -7,8 +7,8 @@
 use crate::mapping::derive::{apply_recipe, batched, literal};
 use crate::mapping::hints::{align, same_name};
 use crate::mapping::types::{
-    Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Mapping,
-    Missing, Permissions, Recipe, Refusal, Row, SourceTensor, Why, held_bytes,
+    Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Literal,
+    Mapping, Missing, Permissions, Recipe, Refusal, Row, SourceTensor, Why, held_bytes,
 };
 use crate::tensor::{Digest, Dtype, TensorView};
 use rayon::prelude::*;
@@ -411,33 +411,46 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
         }
     }
     let mut extra: Vec<&str> = new.names();
+    extra.retain(|name| !taken.contains(name));
     extra.sort_unstable();
-    for name in extra {
-        if taken.contains(name) {
-            continue;
-        }
-        let Some(view) = new.get(name) else { continue };
-        let why = if books.permissions.ignores(name) {
-            Why::Ignored
-        } else if is_counter(name) {
-            Why::Counter
-        } else if let Some(of) = unused.duplicate_of(view) {
-            Why::Duplicate { of }
-        } else if !view.dtype.is_float() && literal(view).is_some() {
-            Why::NotFloat
-        } else if unused.shared.contains(&extents(view.shape)) {
-            // The base may have saved a tied tensor under one of its names; this may be the other, untied.
-            Why::Unreached
-        } else {
-            let module = name.rsplit_once('.').map_or("", |(m, _)| m);
-            unused.judge(name, view.dtype, !unused.absorbed.contains(module))
-        };
-        found.push(Leftover {
-            name: name.to_owned(),
-            why,
-        });
-    }
+    let views = extra
+        .into_iter()
+        .filter_map(|name| Some((name, new.get(name)?)));
+    found.extend(views.map(|(name, view)| extra_tensor(books, &unused, name, view)));
     found
+}
+
+/// What becomes of a tensor that the base does not have.
+fn extra_tensor(
+    books: &Books<'_>,
+    unused: &Unused<'_>,
+    name: &str,
+    view: TensorView<'_>,
+) -> Leftover {
+    let why = if books.permissions.ignores(name) {
+        Why::Ignored
+    } else if is_counter(name) {
+        Why::Counter
+    } else if unused.is_unproven(name) {
+        // A constant is called so, and nothing says what it is made of: whatever the tensor equals now, the constant keeps its value.
+        Why::Unreached
+    } else if let Some(of) = unused.duplicate_of(view) {
+        Why::Duplicate { of }
+    } else if !view.dtype.is_float() && literal(view).is_some() {
+        Why::NotFloat
+    } else if unused.shared.contains(&extents(view.shape)) {
+        // The base may have saved a tied tensor under one of its names; this may be the other, untied.
+        Why::Unreached
+    } else {
+        let module = name.rsplit_once('.').map_or("", |(m, _)| m);
+        let count = view.shape.iter().product();
+        let safe = !unused.absorbed.contains(module) && !unused.blanks.contains(&count);
+        unused.judge(name, view.dtype, safe)
+    };
+    Leftover {
+        name: name.to_owned(),
+        why,
+    }
 }
 
 /// A counter of training steps: inference does not read it.
@@ -455,8 +468,12 @@ struct Unused<'b> {
     closed_integers: bool,
     /// Modules of tensors that another constant or tensor of the same value may stand for.
     absorbed: HashSet<&'b str>,
+    /// Element counts of constants of a few values that no tensor explains: a tensor that the base lacks may have been one of them.
+    blanks: HashSet<usize>,
     /// What constants are called.
     rows: Vec<&'b str>,
+    /// What those are called that no tensor explains.
+    unproven: Vec<&'b str>,
     /// Digests of the used tensors in the new file.
     given: HashMap<Digest, String>,
     /// Used tensors by their digest in the base, but for flat ones.
@@ -501,7 +518,16 @@ impl<'b> Unused<'b> {
                 .filter(|t| t.flat || tied.contains_key(&t.digest))
                 .map(|t| t.name.rsplit_once('.').map_or("", |(m, _)| m))
                 .collect(),
+            blanks: (mapping.rows.iter())
+                .filter(|r| r.literal == Some(Literal::Flat) && r.count() > 1)
+                .filter(|r| r.explanations().next().is_none() && !r.inline && !r.probed)
+                .map(Row::count)
+                .collect(),
             rows: mapping.rows.iter().map(|r| r.name.as_str()).collect(),
+            unproven: (mapping.rows.iter())
+                .filter(|r| r.is_unsourced())
+                .map(|r| r.name.as_str())
+                .collect(),
             given: given.collect(),
             tied,
             shared: shared(books, mapping),
@@ -512,7 +538,8 @@ impl<'b> Unused<'b> {
     /// What becomes of a tensor that a used one equalled in the base: the same parameter under another name, or one that the exporter
     /// merged with it. Either way the two have to stay equal. None where nothing equalled it.
     fn twin(&self, books: &Books<'_>, tensor: &SourceTensor) -> Option<Why> {
-        let twins = self.tied.get(&tensor.digest).filter(|_| !tensor.flat)?;
+        let known = !tensor.flat && !tensor.contradicted;
+        let twins = self.tied.get(&tensor.digest).filter(|_| known)?;
         let own = books.new.get(&tensor.name)?;
         let follows = |twin: &&str| {
             let (state, own_state) = (books.state(twin), books.state(&tensor.name));
@@ -528,6 +555,11 @@ impl<'b> Unused<'b> {
             },
             false => Why::Unreached,
         })
+    }
+
+    /// Whether a constant that nothing explains is called `name`.
+    fn is_unproven(&self, name: &str) -> bool {
+        self.unproven.iter().any(|row| same_name(row, name))
     }
 
     fn duplicate_of(&self, view: TensorView<'_>) -> Option<String> {

@@ -38,7 +38,7 @@ impl Row {
             None if self.layout == Layout::Transposed && self.shape.len() == 2 => {
                 return vec![self.shape[1], self.shape[0]];
             }
-            Some(Recipe::BatchNorm { .. } | Recipe::Rows { .. }) | None => {
+            Some(_) | None => {
                 return self.shape.clone();
             }
         };
@@ -73,13 +73,8 @@ impl Mapping {
             };
             let mut folded = false;
             for recipe in row.recipe.iter().chain(&row.alternatives) {
-                match recipe {
-                    Recipe::Tensor { source, .. } => add(source),
-                    Recipe::BatchNorm { .. } | Recipe::Rows { .. } => {
-                        folded = true;
-                        meant(recipe).into_iter().for_each(&mut add);
-                    }
-                }
+                folded |= recipe.is_computed();
+                meant(recipe).into_iter().for_each(&mut add);
             }
             if row.recipe.is_none() && row.grade != Grade::Constant {
                 for name in row.hints.iter().flat_map(|h| &h.names) {
@@ -266,6 +261,8 @@ fn meant(recipe: &Recipe) -> Option<&str> {
         } => Some(kernel),
         Recipe::BatchNorm { bias, .. } => bias.as_deref(),
         Recipe::Rows { runs, .. } => runs.first().map(|r| r.source.as_str()),
+        // What a LoRA adds to the product of both is in neither tensor.
+        Recipe::WeightNorm { .. } | Recipe::Sum { .. } => None,
     }
 }
 
@@ -324,7 +321,7 @@ fn tie_known(row: &Row, recipe: &Recipe, named: Named<'_>, base: bool) -> Result
         return Err(named.unsure(row, row.grade));
     }
     match recipe {
-        Recipe::BatchNorm { .. } | Recipe::Rows { .. } if !base => {
+        recipe if recipe.is_computed() && !base => {
             let sources = recipe.sources().into_iter().map(ToOwned::to_owned);
             return Err(Declined::Folded {
                 name: named.name.to_owned(),

@@ -12,7 +12,7 @@ use crate::mapping::derive::{
 use crate::mapping::hints::same_name;
 use crate::mapping::types::{
     Checkpoint, Clue, Error, Evidence, Grade, Held, Inventory, Layout, Literal, Mapping, Recipe,
-    Rounding, Row, SourceTensor, held_bytes,
+    Rounding, Row, Run, SourceTensor, held_bytes, squeezed,
 };
 use crate::tensor::{Digest, Dtype, TensorView, to_f32};
 use rayon::prelude::*;
@@ -62,6 +62,7 @@ pub(super) fn resolve(
         rows[r].literal = found;
     }
     from_rows(&case, checkpoint, &mut rows, &unexplained)?;
+    from_sums(&case, &mut rows, &unexplained)?;
     for &r in &open {
         if is_lacking(&rows[r]) {
             rows[r].literal = None;
@@ -292,6 +293,118 @@ fn from_rows(
         }
     }
     Ok(())
+}
+
+/// Tables that are the sum of two: a position table and a row of a type table, which exporters add up where both are read by constant
+/// indices. Only where nothing simpler explains them.
+fn from_sums(case: &Case<'_>, rows: &mut [Row], unexplained: &[usize]) -> Result<(), Error> {
+    for &r in unexplained {
+        let row = &rows[r];
+        let shape = squeezed(&row.shape);
+        let known = row.explanations().next().is_some() || row.literal.is_some();
+        let (false, true, &[height, width]) = (known, row.dtype.is_float(), &shape[..]) else {
+            continue;
+        };
+        let bytes = held_bytes(row, case.held)?;
+        let Ok(held) = to_f32(row.dtype, &bytes) else {
+            continue;
+        };
+        let parts = summands(case, row, height, width);
+        let found = sums(row, &parts, &held, &Sources(case));
+        for recipe in found {
+            rows[r].explain(recipe, None);
+        }
+    }
+    Ok(())
+}
+
+/// A table's first rows, or one row of it for every row, as a term of a sum.
+struct Summand {
+    recipe: Recipe,
+    /// Its first and its last row, in the type of the constant.
+    ends: [Vec<f32>; 2],
+}
+
+/// One row of a small table may be added to every row; of a larger one it would be found by chance.
+const TYPES: usize = 8;
+
+fn summands(case: &Case<'_>, row: &Row, height: usize, width: usize) -> Vec<Summand> {
+    let mut found = Vec::new();
+    for source in &case.sources {
+        let shape = squeezed(source.view.shape);
+        let tall = match shape[..] {
+            [tall, wide] if wide == width => tall,
+            [wide] if wide == width => 1,
+            _ => continue,
+        };
+        let recorded = row.folded_from.iter().any(|f| same_name(f, source.name));
+        if !source.view.dtype.is_float() || !(row.folded_from.is_empty() || recorded) {
+            continue;
+        }
+        let Ok(bytes) = as_type(
+            source.view.dtype,
+            row.dtype,
+            Cow::Borrowed(source.view.data),
+        ) else {
+            continue;
+        };
+        let stride = width * row.dtype.bits() / 8;
+        let at = |i: usize| to_f32(row.dtype, &bytes[i * stride..(i + 1) * stride]).ok();
+        let mut add = |first: usize, last: usize, runs: Vec<Run>| {
+            let (Some(first), Some(last)) = (at(first), at(last)) else {
+                return;
+            };
+            let recipe = Recipe::Rows {
+                width,
+                runs,
+                transposed: false,
+            };
+            let ends = [first, last];
+            found.push(Summand { recipe, ends });
+        };
+        let run = |start: usize, len: usize| Run {
+            source: source.name.to_owned(),
+            start,
+            len,
+        };
+        if tall >= height {
+            add(0, height - 1, vec![run(0, height)]);
+        }
+        for each in (0..tall).take_while(|_| tall <= TYPES) {
+            add(each, each, vec![run(each, 1); height]);
+        }
+    }
+    found
+}
+
+/// The sums of two of `parts` that give `held`, the values of `row`.
+fn sums(row: &Row, parts: &[Summand], held: &[f32], sources: &dyn Checkpoint) -> Vec<Recipe> {
+    let mut found = Vec::new();
+    let width = parts.first().map_or(0, |p| p.ends[0].len());
+    let Some(last) = held.len().checked_sub(width) else {
+        return found;
+    };
+    let wanted = [&held[..width], &held[last..]];
+    for (i, a) in parts.iter().enumerate() {
+        for b in &parts[i + 1..] {
+            let near = (0..2).all(|end| {
+                (a.ends[end].iter().zip(&b.ends[end]).zip(wanted[end]))
+                    .all(|((x, y), sum)| (x + y - sum).abs() <= 1e-2 * sum.abs().max(1e-3))
+            });
+            if !near {
+                continue;
+            }
+            let recipe = Recipe::Sum {
+                terms: vec![a.recipe.clone(), b.recipe.clone()],
+            };
+            let computed = apply_recipe(row, &recipe, sources);
+            let values = computed.ok().and_then(|c| to_f32(row.dtype, &c).ok());
+            if values.is_some_and(|v| v == held) {
+                found.push(recipe);
+            }
+        }
+    }
+    found
 }
 
 /// Whether a recipe gives the bytes, in the narrower of the two types.

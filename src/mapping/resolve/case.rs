@@ -120,6 +120,7 @@ fn forget(row: &mut Row) {
     row.evidence.clear();
     row.literal = None;
     row.pinned = None;
+    row.probed = false;
 }
 
 /// The presumed sources of every row, and by row those names that the checkpoint does not have.

@@ -1,8 +1,8 @@
-//! Recognising folds by value: a normalisation folded into a convolution, a scale folded into a weight.
+//! Recognising folds by value: a normalisation folded into a convolution, a weight of a direction and a magnitude.
 
-use super::case::{Case, NormModule, channel_axis, norms};
+use super::case::{Case, NormModule, Sources, channel_axis, norms};
 use crate::mapping::derive::fold::{self, Affine, EPSILONS};
-use crate::mapping::derive::{batched, is_flat};
+use crate::mapping::derive::{apply_recipe, batched, is_flat, presumed_relations};
 use crate::mapping::types::{
     Error, Evidence, Factor, Grade, Part, Recipe, Rounding, Row, held_bytes,
 };
@@ -86,7 +86,102 @@ pub(super) fn explain(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Resu
         |&r| Ok::<_, Error>((r, find_bias(case, rows, r)?)),
     )?;
     add(rows, biases);
+    let normed = weight_norms(case);
+    let found = batched(
+        open,
+        |&r| 24 * rows[r].count(),
+        |&r| Ok::<_, Error>((r, find_weight_norm(case, &rows[r], &normed)?)),
+    )?;
+    add(rows, found);
     Ok(())
+}
+
+/// A weight that the checkpoint holds as a direction and a magnitude, by index.
+struct NormedWeight {
+    direction: usize,
+    magnitude: usize,
+    axis: Option<usize>,
+}
+
+/// Every weight that torch keeps as a direction and a magnitude: `X_g` and `X_v` of `torch.nn.utils.weight_norm`, or `original0` and
+/// `original1` of its parametrization.
+fn weight_norms(case: &Case<'_>) -> Vec<NormedWeight> {
+    let sibling = |name: &str| {
+        let other = match name.strip_suffix(".original1") {
+            Some(module) => format!("{module}.original0"),
+            None => format!("{}_g", name.strip_suffix("_v")?),
+        };
+        case.find(&other)
+    };
+    let all = case.sources.iter().enumerate();
+    all.filter_map(|(direction, source)| {
+        let magnitude = sibling(source.name)?;
+        let (v, g) = (source.view.shape, case.sources[magnitude].view.shape);
+        let wide = |&a: &usize| g[a] != 1;
+        let axis = match g.iter().product::<usize>() {
+            1 => None,
+            // The magnitude has the direction's axes, all but one of them of extent one.
+            norms if g.len() == v.len() => {
+                let axis = (0..g.len()).find(wide)?;
+                (g[axis] == norms && v[axis] == norms).then_some(axis)?;
+                Some(axis)
+            }
+            _ => return None,
+        };
+        Some(NormedWeight {
+            direction,
+            magnitude,
+            axis,
+        })
+    })
+    .collect()
+}
+
+/// The weights that a row is by their directions and magnitudes.
+fn find_weight_norm(
+    case: &Case<'_>,
+    row: &Row,
+    normed: &[NormedWeight],
+) -> Result<Option<Found>, Error> {
+    let fitting: Vec<&NormedWeight> = (normed.iter())
+        .filter(|n| case.sources[n.direction].count() == row.count())
+        .collect();
+    if fitting.is_empty() || !folds_in(row.dtype) || is_flat_row(case, row)? {
+        return Ok(None);
+    }
+    let bytes = held_bytes(row, case.held)?;
+    let held = to_f32(row.dtype, &bytes).map_err(|cause| Error::convert(row, cause))?;
+    let sources = Sources(case);
+    let mut recipes = Vec::new();
+    let mut best: Option<Rounding> = None;
+    for weight in fitting {
+        let shape = case.sources[weight.direction].view.shape;
+        for relation in presumed_relations(row, shape) {
+            let recipe = Recipe::WeightNorm {
+                direction: case.name(weight.direction),
+                magnitude: case.name(weight.magnitude),
+                axis: weight.axis,
+                steps: relation.steps(shape, row),
+            };
+            let Ok(computed) = apply_recipe(row, &recipe, &sources) else {
+                continue;
+            };
+            let values = to_f32(row.dtype, &computed).unwrap_or_default();
+            let distance = match row.dtype {
+                Dtype::F32 => fold::kernel_distance(&values, &held),
+                // A half type has too few places for a tolerance.
+                _ => (values == held).then_some(0),
+            };
+            if let Some(max_ulp) = distance {
+                best.get_or_insert(Rounding {
+                    max_ulp,
+                    recomputed: Digest::of(&computed),
+                });
+                recipes.push(recipe);
+            }
+        }
+    }
+    Ok(best.map(|rounding| Found { recipes, rounding }))
 }
 
 fn add(rows: &mut [Row], found: Vec<(usize, Option<Found>)>) {

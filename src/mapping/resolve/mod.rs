@@ -5,9 +5,11 @@ mod case;
 mod changed;
 mod corroborate;
 mod folds;
+mod probe;
 mod readings;
 
 pub use corroborate::corroborate;
+pub use probe::{Export, probe};
 
 use super::hints::outline;
 use super::types::{Checkpoint, Error, Held, Mapping, ModelValues};

@@ -228,12 +228,21 @@ fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
             .iter()
             .any(|f| recorded.contains(f.as_str()))
     };
-    let any_known = spelling.case.sources.iter().any(|s| known(s.name));
-    let all: Vec<Recipe> = row.explanations().cloned().collect();
-    let kept: Vec<Recipe> = (all.iter())
+    let made_from: Vec<&str> = (spelling.case.sources.iter())
+        .map(|s| s.name)
+        .filter(|name| known(name))
+        .collect();
+    let any_known = !made_from.is_empty();
+    let mut kept: Vec<Recipe> = (row.explanations())
         .filter(|r| r.sources().into_iter().all(known))
         .cloned()
         .collect();
+    // The record lists every tensor: where a derivation reads them all, one that reads fewer gives the value by chance, as the direction
+    // of a weight norm does before the first step of training.
+    let reads_all = |r: &Recipe| made_from.iter().all(|name| r.sources().contains(name));
+    if kept.iter().any(reads_all) {
+        kept.retain(reads_all);
+    }
     // A checkpoint in another spelling is not contradicted by names that it does not have.
     if kept.is_empty() && !any_known {
         return;

@@ -99,6 +99,12 @@ pub enum Error {
         /// Each with its reason.
         declined: Vec<Declined>,
     },
+    /// A second export proves nothing.
+    #[error("the probe cannot be used: {problem}")]
+    Probe {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A mapping file cannot be read.
     #[error("not a mapping file")]
     Document(#[source] serde_json::Error),
@@ -161,6 +167,7 @@ impl Explain for Error {
             Error::NotHeld { .. } => "base-values-missing",
             Error::UnknownWeights { .. } => "mapping-unknown-weights",
             Error::Targets { .. } => "targets-declined",
+            Error::Probe { .. } => "probe-unusable",
             Error::Document(_) => "mapping-unreadable",
             Error::Schema { .. } => "mapping-schema",
         }
@@ -183,6 +190,11 @@ impl Explain for Error {
             Error::SourceMissing { .. } => {
                 vec!["pass --partial if the file is meant to hold only some tensors".into()]
             }
+            Error::Probe { .. } => vec![
+                "`trtmut probe --print` prints the lines of Python that make one: all tensors moved, the same exporter, the same \
+                 arguments"
+                    .into(),
+            ],
             Error::NotInvertible { .. } => vec![
                 "give the checkpoint that the model was exported from with --base-weights".into(),
             ],

@@ -25,6 +25,9 @@ pub struct Mapping {
     /// Tables of integers that no tensor of the base gives and that follow no rule.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unsourced_integers: Vec<String>,
+    /// A second export with every tensor moved was asked too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probed: bool,
     /// The checkpoint that the rows were proven against, where there was one.
     #[serde(default)]
     pub inventory: Option<Inventory>,
@@ -80,6 +83,9 @@ pub struct Proof {
     pub contradicted: Vec<String>,
     /// Constants that nothing explains: a refit stops where a changed tensor may be in one.
     pub unsourced: Vec<String>,
+    /// Parameters that a probe proves as well.
+    #[serde(default)]
+    pub probed: usize,
 }
 
 impl Proof {
@@ -108,6 +114,7 @@ impl Mapping {
                 continue;
             }
             proof.parameters += 1;
+            proof.probed += usize::from(row.probed);
             if explained || row.grade == Grade::Given {
                 proof.proven += 1;
             } else if row.literal.is_none() {

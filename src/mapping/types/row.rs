@@ -36,6 +36,13 @@ pub enum Step {
     Exp,
 }
 
+impl Step {
+    /// Whether it moves elements and leaves their values as they are.
+    pub fn moves(&self) -> bool {
+        matches!(self, Step::Permute { .. } | Step::Reshape { .. })
+    }
+}
+
 /// A run of rows of one tensor, seen as a matrix of rows of [`Recipe::Rows`]'s width.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Run {
@@ -138,15 +145,48 @@ pub enum Recipe {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         transposed: bool,
     },
+    /// A weight that torch keeps as a direction and a magnitude (`torch.nn.utils.weight_norm`): `g · v/‖v‖`.
+    WeightNorm {
+        /// v, torch's `weight_v` or `parametrizations.weight.original1`.
+        direction: String,
+        /// g, torch's `weight_g` or `parametrizations.weight.original0`.
+        magnitude: String,
+        /// Axis that keeps a norm of its own; without one there is one norm of all elements.
+        axis: Option<usize>,
+        /// Applied afterwards, in order.
+        #[serde(default)]
+        steps: Vec<Step>,
+    },
+    /// The sum of what several derivations give, each in the weight's own type: a position table with a row of a type table.
+    Sum {
+        /// What is added, in order.
+        terms: Vec<Recipe>,
+    },
 }
 
 impl Recipe {
+    /// Whether it is more than one tensor after steps, so that no inverse is known.
+    pub fn is_computed(&self) -> bool {
+        !matches!(self, Recipe::Tensor { .. })
+    }
+
     /// Names of every checkpoint tensor that is read.
     pub fn sources(&self) -> Vec<&str> {
         match self {
             Recipe::Tensor { source, .. } => vec![source],
             Recipe::Rows { runs, .. } => {
                 let mut all: Vec<&str> = runs.iter().map(|r| r.source.as_str()).collect();
+                all.sort_unstable();
+                all.dedup();
+                all
+            }
+            Recipe::WeightNorm {
+                direction,
+                magnitude,
+                ..
+            } => vec![direction, magnitude],
+            Recipe::Sum { terms } => {
+                let mut all: Vec<&str> = terms.iter().flat_map(Recipe::sources).collect();
                 all.sort_unstable();
                 all.dedup();
                 all
@@ -177,7 +217,25 @@ impl Recipe {
     /// The same recipe with every source name changed by `rename`.
     #[must_use]
     pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Recipe {
+        self.renamed_by(&rename)
+    }
+
+    fn renamed_by(&self, rename: &dyn Fn(&str) -> String) -> Recipe {
         match self.clone() {
+            Recipe::WeightNorm {
+                direction,
+                magnitude,
+                axis,
+                steps,
+            } => Recipe::WeightNorm {
+                direction: rename(&direction),
+                magnitude: rename(&magnitude),
+                axis,
+                steps,
+            },
+            Recipe::Sum { terms } => Recipe::Sum {
+                terms: terms.iter().map(|t| t.renamed_by(rename)).collect(),
+            },
             Recipe::Tensor { source, steps } => Recipe::Tensor {
                 source: rename(&source),
                 steps,
@@ -208,10 +266,10 @@ impl Recipe {
             } => Recipe::BatchNorm {
                 part,
                 kernel: rename(&kernel),
-                bias: bias.as_deref().map(&rename),
+                bias: bias.as_deref().map(rename),
                 norm: Norm {
-                    scale: norm.scale.as_deref().map(&rename),
-                    shift: norm.shift.as_deref().map(&rename),
+                    scale: norm.scale.as_deref().map(rename),
+                    shift: norm.shift.as_deref().map(rename),
                     mean: rename(&norm.mean),
                     variance: rename(&norm.variance),
                 },
@@ -476,6 +534,8 @@ pub enum Literal {
     Sinusoidal,
     /// Integers that no checkpoint tensor has.
     Integers,
+    /// A second export with every tensor moved has the same value.
+    Unmoved,
 }
 
 /// What one node that reads a constant says about where it comes from.
@@ -570,6 +630,9 @@ pub struct Row {
     /// It stands in a `Constant` node, where the older exporter keeps literals and never parameters.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inline: bool,
+    /// A second export with every tensor moved proves what the row says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probed: bool,
     /// Set where engines fold the value in: what it is to them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub baked: Option<String>,

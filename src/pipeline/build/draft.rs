@@ -9,12 +9,13 @@ use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{marked, note_slots, relative, require_proof, shapes_of_engine};
 use crate::plan::{
-    self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, PlanRef, Recipe, WeightRow,
+    self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, PlanRef, ProbeSource, Recipe, WeightRow,
 };
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
-use crate::weights::Source;
+use crate::weights::layouts::open_in_layout;
+use crate::weights::{self, Source};
 use serde::Serialize;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -52,9 +53,20 @@ pub enum MappingSource<'a> {
         partial: bool,
         /// Which of its parts is meant, where several fit.
         component: Option<&'a str>,
+        /// A second export that is to prove the mapping as well.
+        probe: Option<&'a Probe>,
     },
     /// As an older plan of the same model has it.
     Keep(&'a Manifest),
+}
+
+/// A second export of a model with every tensor moved.
+#[derive(Debug, Clone)]
+pub struct Probe {
+    /// The ONNX file.
+    pub model: PathBuf,
+    /// The checkpoint that it was exported from.
+    pub weights: Vec<PathBuf>,
 }
 
 /// What a build did.
@@ -274,7 +286,7 @@ fn mapping(
     request: &BuildRequest<'_>,
     memo: Option<&Memo>,
 ) -> Result<(Mapping, Option<BaseSource>), Error> {
-    let (files, partial, component) = match request.mapping {
+    let (files, partial, component, probe) = match request.mapping {
         MappingSource::Keep(manifest) => {
             let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
             let mapping = Mapping {
@@ -288,18 +300,24 @@ fn mapping(
             files,
             partial,
             component,
-        } => (files, partial, component),
+            probe,
+        } => (files, partial, component, probe),
     };
     if files.is_empty() {
         return Ok((mapping::infer(request.model, None)?, None));
     }
     let source = Arc::new(Source::open_all(files)?);
-    let mapping = past::mapping(request.model, &source, component, memo)?;
+    let mut mapping = past::mapping(request.model, &source, component, memo)?;
+    let mut probed = None;
+    if let Some(probe) = probe {
+        probed = Some(ask(request, probe, &source, component, &mut mapping)?);
+    }
     require_proof(&mapping, files, partial)?;
     let base = BaseSource {
         inventory: mapping.inventory.clone().unwrap_or_default(),
         unsourced_integers: mapping.unsourced_integers.clone(),
         component: component.map(ToOwned::to_owned),
+        probe: probed,
         files: source
             .files()
             .iter()
@@ -312,13 +330,55 @@ fn mapping(
     Ok((mapping, Some(base)))
 }
 
+/// Proves `mapping` by a second export as well; the files of that.
+fn ask(
+    request: &BuildRequest<'_>,
+    probe: &Probe,
+    base: &Arc<Source>,
+    component: Option<&str>,
+    mapping: &mut Mapping,
+) -> Result<ProbeSource, Error> {
+    let model = Model::open(&probe.model)?;
+    let moved = Arc::new(Source::open_all(&probe.weights)?);
+    let wanted = mapping::infer(request.model, None)?.wanted();
+    let view = |source: &Arc<Source>, wanted: &[(String, Vec<usize>)]| {
+        open_in_layout(Arc::clone(source), wanted, component).map_err(weights::Error::from)
+    };
+    let (base, moved_view) = (view(base, &wanted)?, view(&moved, &mapping.wanted())?);
+    let first = mapping::Export {
+        model: request.model,
+        weights: &base,
+    };
+    let second = mapping::Export {
+        model: &model,
+        weights: &moved_view,
+    };
+    *mapping = mapping::probe(mapping, first, second)?;
+    let named = |path: &Path, digest| FileRef {
+        path: relative(request.output, path),
+        digest,
+    };
+    Ok(ProbeSource {
+        model: named(&probe.model, Digest::of(&model.files()[0])),
+        weights: (moved.files().iter())
+            .map(|f| named(f.path(), f.digest()))
+            .collect(),
+    })
+}
+
 /// Claims the output, which is none of the files that the build reads.
 fn claim(request: &BuildRequest<'_>) -> Result<Vec<String>, Error> {
     let mut inputs = vec![request.model_path.to_owned()];
     inputs.extend(request.model.files().iter().map(|f| f.path().to_owned()));
     let mut in_place = None;
     match request.mapping {
-        MappingSource::Infer { files, .. } => inputs.extend(files.iter().cloned()),
+        MappingSource::Infer { files, probe, .. } => {
+            inputs.extend(files.iter().cloned());
+            if let Some(probe) = probe {
+                inputs.push(probe.model.clone());
+                inputs.extend(probe.weights.iter().cloned());
+            }
+        }
         MappingSource::Keep(_) => in_place = Some(request.output),
     }
     Ok(plan::claim(
@@ -400,6 +460,7 @@ mod tests {
                 files: &[],
                 partial: false,
                 component: None,
+                probe: None,
             },
             options: &BTreeMap::new(),
             backend: &Bounded,

@@ -6,5 +6,5 @@ pub(super) mod key;
 mod past;
 
 pub use cached::{CacheRequest, build_cached};
-pub use draft::{BuildRequest, Built, CacheUse, MappingSource, build, describe};
+pub use draft::{BuildRequest, Built, CacheUse, MappingSource, Probe, build, describe};
 pub use key::{key_fields, with_checkpoint};

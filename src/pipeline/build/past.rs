@@ -25,7 +25,7 @@ const WEIGHTS: &str = concat!(
     env!("CARGO_PKG_VERSION")
 );
 const MAPPING: &str = concat!(
-    "mapping proven against its checkpoint/3, trtmut ",
+    "mapping proven against its checkpoint/4, trtmut ",
     env!("CARGO_PKG_VERSION")
 );
 

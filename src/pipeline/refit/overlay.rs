@@ -8,7 +8,7 @@ use super::request::{OverlayRequest, Stated};
 use super::source_model::{SourceModel, source_model_at};
 use crate::diff::{Decision, Diff, Reason, Request, WeightState};
 use crate::mapping::{
-    self, Assessment, Change, Checkpoint, Held, Judged, Mapping, ModelValues, Override,
+    self, Assessment, Change, Checkpoint, Held, Inventory, Judged, Mapping, ModelValues, Override,
     Permissions, Recipe as How, Row,
 };
 use crate::onnx::Model;
@@ -39,6 +39,9 @@ enum From {
     Checkpoint,
     Lora,
 }
+
+/// Shapes of tensors by name.
+type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// An overlay that was resolved: every weight of the plan has its bytes, and what they are is known.
 pub struct Overlay {
@@ -89,15 +92,8 @@ impl Overlay {
         let component = request.component.as_deref();
         let outline = mapping::infer(&source.model, None)?;
         let base = open_view(&request.base_weights, &outline, component)?;
-        let mut mapping = match &base {
-            Some(base) => mapping::infer(&source.model, Some(base))?,
-            None => known(manifest, outline),
-        };
-        let mut proven = None;
-        if base.is_some() {
-            require_proof(&mapping, &request.base_weights, request.permissions.partial)?;
-            proven = Some(mapping.clone());
-        }
+        let proven = prove_again(manifest, &source.model, base.as_ref(), request)?;
+        let mut mapping = proven.clone().unwrap_or_else(|| known(manifest, outline));
         let by_hand = match &request.mapping {
             Some(Stated::File(file)) => Some((file.clone(), read_override(file)?)),
             Some(Stated::Recorded(by_hand)) => Some((plan.to_owned(), by_hand.clone())),
@@ -322,6 +318,7 @@ impl Overlay {
             component: self.base_part.clone(),
             inventory: proven.inventory.clone().unwrap_or_default(),
             unsourced_integers: proven.unsourced_integers.clone(),
+            probe: None,
         });
     }
 
@@ -363,27 +360,8 @@ impl Overlay {
         if request.loras.is_empty() {
             return Ok(());
         }
-        // What a LoRA may name: tensors of the file that it is put over, or what the mapping knows of the graph.
         let over = self.checkpoint.as_ref().or(self.base.as_ref());
-        let shapes: BTreeMap<String, Vec<usize>> = match over {
-            Some(file) => file
-                .names()
-                .filter_map(|n| Some((n.to_owned(), file.describe(n)?.1.to_vec())))
-                .collect(),
-            None => self
-                .mapping
-                .targets()
-                .into_iter()
-                .map(|t| (t.name, t.shape))
-                .collect(),
-        };
-        // The first component that all names share may be a wrapper's, or the model's own.
-        let wrapped: BTreeMap<String, Vec<usize>> = match over {
-            Some(_) => BTreeMap::new(),
-            None => (self.mapping.targets().into_iter())
-                .map(|t| (t.aliases.into_iter().next().unwrap_or(t.name), t.shape))
-                .collect(),
-        };
+        let (shapes, wrapped) = self.names_of_targets();
         let options = lora::Options {
             component: (request.component.as_deref()).and_then(lora::Component::from_name),
             alpha: request.lora_alpha,
@@ -441,6 +419,22 @@ impl Overlay {
         }
         watch.event(Event::End);
         Ok(())
+    }
+
+    /// What a LoRA may name, with shapes: tensors of the file that it is put over, or what the mapping knows of the graph; and the latter
+    /// as a wrapper's export calls it, since the first component that all names share may be a wrapper's or the model's own.
+    fn names_of_targets(&self) -> (Shapes, Shapes) {
+        if let Some(file) = self.checkpoint.as_ref().or(self.base.as_ref()) {
+            let shape = |n: &str| Some((n.to_owned(), file.describe(n)?.1.to_vec()));
+            return (file.names().filter_map(shape).collect(), Shapes::new());
+        }
+        let targets = || self.mapping.targets().into_iter();
+        let wrapped =
+            |t: mapping::Target| (t.aliases.into_iter().next().unwrap_or(t.name), t.shape);
+        (
+            targets().map(|t| (t.name, t.shape)).collect(),
+            targets().map(wrapped).collect(),
+        )
     }
 
     fn keep(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<u8>>> {
@@ -658,7 +652,41 @@ fn known(manifest: &Manifest, outline: Mapping) -> Mapping {
         rows: rows.collect(),
         inventory: Some(base.inventory.clone()),
         unsourced_integers: base.unsourced_integers.clone(),
+        probed: base.probe.is_some(),
         ..outline
+    }
+}
+
+/// What the base weights of a request prove; nothing where there are none, or where the plan was built with the same and a probe, which
+/// proves more.
+fn prove_again(
+    manifest: &Manifest,
+    model: &Model,
+    base: Option<&View>,
+    request: &OverlayRequest,
+) -> Result<Option<Mapping>, Error> {
+    let Some(base) = base else {
+        return Ok(None);
+    };
+    let mapping = mapping::infer(model, Some(base))?;
+    if is_probed_base(manifest, &mapping) {
+        return Ok(None);
+    }
+    require_proof(&mapping, &request.base_weights, request.permissions.partial)?;
+    Ok(Some(mapping))
+}
+
+/// Whether `mapping` was proven against the very base that the plan was built with, together with a probe.
+fn is_probed_base(manifest: &Manifest, mapping: &Mapping) -> bool {
+    let digests = |inventory: &Inventory| -> Vec<(String, Digest)> {
+        let all = inventory.tensors.iter();
+        all.map(|t| (t.name.clone(), t.digest)).collect()
+    };
+    match (&manifest.base, &mapping.inventory) {
+        (Some(base), Some(inventory)) => {
+            base.probe.is_some() && digests(&base.inventory) == digests(inventory)
+        }
+        _ => false,
     }
 }
 
