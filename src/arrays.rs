@@ -261,12 +261,60 @@ fn read_npy(path: &Path, name: &str, from: &mut dyn Read) -> Result<Tensor, Erro
         kind: "npy",
         reason,
     };
-    // npyz multiplies the extents without a check, which panics where overflow does.
-    let opened = catch_unwind(AssertUnwindSafe(|| NpyFile::new(from)));
+    let start = npy_start(from).map_err(&malformed)?;
+    let whole = Cursor::new(start).chain(from);
+    // What `npy_start` lets pass makes npyz panic nowhere that is known.
+    let opened = catch_unwind(AssertUnwindSafe(|| NpyFile::new(whole)));
     let file = opened
-        .map_err(|_| malformed("its shape overflows".into()))?
+        .map_err(|_| malformed("its header is damaged".into()))?
         .map_err(|e| malformed(e.to_string()))?;
     from_npy(path, name, file)
+}
+
+/// An npy file up to its data (<https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html>), with a header that is safe
+/// to parse.
+fn npy_start(from: &mut dyn Read) -> Result<Vec<u8>, String> {
+    /// Brackets within brackets: arrays of structures have four, and npyz's parser takes twice as long for each more.
+    const DEEPEST: usize = 8;
+    let mut start = vec![0; 10];
+    from.read_exact(&mut start).map_err(|e| e.to_string())?;
+    if !start.starts_with(b"\x93NUMPY") {
+        return Err("it does not begin as an npy file".into());
+    }
+    let length = if start[6] == 1 {
+        u16::from_le_bytes([start[8], start[9]]).into()
+    } else {
+        start.resize(12, 0);
+        from.read_exact(&mut start[10..])
+            .map_err(|e| e.to_string())?;
+        u32::from_le_bytes([start[8], start[9], start[10], start[11]])
+    };
+    // NumPy refuses longer ones too, unless it is told to trust the file.
+    if length > 10_000 {
+        return Err(format!("its header is {length} bytes long"));
+    }
+    let before = start.len();
+    (from.take(length.into()).read_to_end(&mut start)).map_err(|e| e.to_string())?;
+    let mut depth = 0usize;
+    for byte in &start[before..] {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST {
+            return Err("its header has too many brackets within brackets".into());
+        }
+    }
+    // npyz multiplies the extents without a check.
+    for group in String::from_utf8_lossy(&start[before..]).split('(').skip(1) {
+        let extents = group.split(')').next().unwrap_or_default().split(',');
+        let mut extents = extents.filter_map(|e| e.trim().parse::<u64>().ok());
+        if extents.try_fold(1u64, u64::checked_mul).is_none() {
+            return Err("its shape overflows".into());
+        }
+    }
+    Ok(start)
 }
 
 fn from_npy<R: Read>(path: &Path, name: &str, file: NpyFile<R>) -> Result<Tensor, Error> {

@@ -7,7 +7,7 @@
 //! | 7 | `main` |
 //! | 6 | [`cli`], [`commands`], [`process`] |
 //! | 5 | [`pipeline`]; [`ui`], [`exit`] |
-//! | 4 | [`diff`] |
+//! | 4 | [`diff`]; in tests and under fuzzing, `reading` |
 //! | 3 | [`plan`] |
 //! | 2 | [`mapping`], [`engine`] |
 //! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`]; in tests, `reading` |
@@ -30,8 +30,8 @@ pub mod onnx;
 pub mod pipeline;
 pub mod plan;
 pub mod process;
-#[cfg(test)]
-mod reading;
+#[cfg(any(test, fuzzing))]
+pub mod reading;
 pub mod shapes;
 pub mod tensor;
 pub mod ui;

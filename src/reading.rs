@@ -3,10 +3,13 @@
 
 #![allow(clippy::disallowed_methods)]
 
+use crate::cache::{Check, Key, Store};
+use crate::mapping::{self, Mapping, Override, Row};
 use crate::onnx::Model;
+use crate::watch::Silent;
 use crate::weights::Source;
 use crate::weights::lora::Lora;
-use crate::{arrays, fault, tensor};
+use crate::{arrays, engine, fault, tensor};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +28,12 @@ fn folder() -> PathBuf {
     let folder = root.join(id);
     std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
     folder
+}
+
+/// What stands before and behind 0xfe 0xfe: two files in one input.
+fn halves(data: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let split = data.windows(2).position(|w| w == [0xfe, 0xfe]);
+    split.map_or((data, None), |at| (&data[..at], Some(&data[at + 2..])))
 }
 
 fn put(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
@@ -62,16 +71,15 @@ pub fn safetensors(data: &[u8]) {
             let _ = tensor::to_f32(view.dtype, view.data);
         }
         assert!(bytes <= data.len());
-        source.digests(&crate::watch::Silent);
+        source.digests(&Silent);
     }
 }
 
 /// A model, and what follows 0xfe 0xfe as the file `data` beside it.
 pub fn onnx(data: &[u8]) {
     let folder = folder();
-    let split = data.windows(2).position(|w| w == [0xfe, 0xfe]);
-    let (model, beside) = split.map_or((data, &[][..]), |at| (&data[..at], &data[at + 2..]));
-    put(&folder, "data", beside);
+    let (model, beside) = halves(data);
+    put(&folder, "data", beside.unwrap_or_default());
     let path = put(&folder, "m.onnx", model);
     if let Some(model) = shown(Model::open(&path)) {
         for weight in model.weights() {
@@ -92,9 +100,8 @@ pub fn onnx(data: &[u8]) {
 /// A LoRA; what follows 0xfe 0xfe is its `adapter_config.json`.
 pub fn lora(data: &[u8]) {
     let folder = folder();
-    let split = data.windows(2).position(|w| w == [0xfe, 0xfe]);
-    let (file, config) = split.map_or((data, &b"{}"[..]), |at| (&data[..at], &data[at + 2..]));
-    put(&folder, "adapter_config.json", config);
+    let (file, config) = halves(data);
+    put(&folder, "adapter_config.json", config.unwrap_or(b"{}"));
     let path = put(&folder, "adapter_model.safetensors", file);
     let targets: BTreeMap<String, Vec<usize>> = [
         ("a.to_q.weight", vec![4, 4]),
@@ -127,6 +134,118 @@ pub fn arrays(data: &[u8]) {
     }
 }
 
+/// Text as a shape spec, and as the record of one in a manifest.
+pub fn shapes(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        crate::shapes::exercise::exercise(text);
+    }
+}
+
+/// A plan of the embedded engine.
+pub fn plan(data: &[u8]) {
+    let path = put(&folder(), "a.plan", data);
+    shown(engine::cpu::read_and_write(&path));
+}
+
+/// The manifest of a plan, with the recipes that it records.
+pub fn manifest(data: &[u8]) {
+    let folder = folder();
+    let path = put(&folder, "m.plan", b"");
+    put(&folder, "m.plan.json", data);
+    let Some(manifest) = shown(crate::plan::read_manifest(&path)) else {
+        return;
+    };
+    let _ = crate::plan::sources(&path, &manifest);
+    for row in manifest.weights.iter().filter_map(|w| w.mapping.as_ref()) {
+        follow(row);
+    }
+    let text = serde_json::to_vec(&manifest).expect("what was read can be written");
+    put(&folder, "m.plan.json", &text);
+    shown(crate::plan::read_manifest(&path)).expect("what was written can be read");
+}
+
+/// A document of `--mapping`, each of its rows for a weight of two small shapes.
+pub fn mapping(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    let Some(by_hand) = shown(Override::parse(text)) else {
+        return;
+    };
+    for (name, recipe) in &by_hand.weights {
+        for shape in [vec![4], vec![4, 6]] {
+            let mut mapping = Mapping {
+                rows: vec![row(name, &shape)],
+                ..Mapping::default()
+            };
+            let only = Override {
+                schema: by_hand.schema.clone(),
+                weights: [(name.clone(), recipe.clone())].into(),
+            };
+            if shown(mapping.override_with(&only)).is_some() {
+                follow(&mapping.rows[0]);
+            }
+        }
+    }
+}
+
+/// An entry of the cache: its record, and what follows 0xfe 0xfe as its manifest.
+pub fn entry(data: &[u8]) {
+    let root = folder().join("cache");
+    let _ = std::fs::remove_dir_all(&root);
+    let (record, manifest) = halves(data);
+    // A record says itself whose it is; one that names another key's folder would only be seen to be wrong.
+    let key = serde_json::from_slice::<serde_json::Value>(record)
+        .ok()
+        .and_then(|v| Key::parse(v.get("key")?.as_str()?));
+    let (Some(key), Some(store)) = (key, shown(Store::open(&root, 1 << 20))) else {
+        return;
+    };
+    let place = store.dir().join("engines-v1").join(key.to_string());
+    std::fs::create_dir_all(&place).expect("a temporary folder can be made");
+    put(&place, "entry.json", record);
+    put(&place, "manifest.json", manifest.unwrap_or_default());
+    put(&place, "engine.plan", b"plan");
+    shown(store.list());
+    shown(store.inspect(&key, Check::Full));
+    shown(store.lookup(&key, Check::Full));
+    shown(store.verify(true, &Silent));
+}
+
+fn row(name: &str, shape: &[usize]) -> Row {
+    let row = serde_json::json!({
+        "name": name, "dtype": tensor::Dtype::F32, "shape": shape, "grade": mapping::Grade::Given, "layout": mapping::Layout::Unknown,
+    });
+    serde_json::from_value(row).expect("these are all fields that a row must have")
+}
+
+/// The bytes that a recipe gives from a small checkpoint: an error, or as many as the weight has.
+fn follow(row: &Row) {
+    struct Small;
+    static VALUES: [u8; 96] = [63; 96];
+    impl mapping::Checkpoint for Small {
+        fn names(&self) -> Vec<&str> {
+            vec!["a", "b"]
+        }
+        fn get(&self, name: &str) -> Option<tensor::TensorView<'_>> {
+            let shape: &[usize] = match name {
+                "a" => &[4],
+                "b" => &[4, 6],
+                _ => return None,
+            };
+            let data = &VALUES[..shape.iter().product::<usize>() * 4];
+            let dtype = tensor::Dtype::F32;
+            Some(tensor::TensorView { dtype, shape, data })
+        }
+    }
+    for recipe in row.explanations() {
+        if let Some(bytes) = shown(mapping::apply_recipe(row, recipe, &Small)) {
+            let expected = tensor::element_count(&row.shape).and_then(|n| row.dtype.bytes_for(n));
+            assert_eq!(Some(bytes.len()), expected);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,9 +265,14 @@ mod tests {
 
     #[test]
     fn the_fuzz_corpora_are_replayed() {
+        replay("shapes", shapes);
         replay("safetensors", safetensors);
         replay("onnx", onnx);
         replay("lora", lora);
         replay("arrays", arrays);
+        replay("plan", plan);
+        replay("manifest", manifest);
+        replay("mapping", mapping);
+        replay("entry", entry);
     }
 }

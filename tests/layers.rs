@@ -18,7 +18,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("arrays", &["tensor", "fsx", "fault"]),
     (
         "reading",
-        &["tensor", "fault", "watch", "onnx", "weights", "arrays"],
+        &[
+            "tensor", "fault", "watch", "onnx", "weights", "arrays", "cache", "mapping", "engine",
+            "plan", "shapes",
+        ],
     ),
     (
         "mapping",

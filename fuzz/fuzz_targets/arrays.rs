@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| trtmut_fuzz::reading::arrays(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| trtmut::reading::arrays(data));

@@ -60,5 +60,8 @@ pub use spec::ShapeSpec;
 pub use trtexec::Profiles;
 pub use write::{schema, template, template_from};
 
+#[cfg(any(test, fuzzing))]
+#[path = "tests/exercise.rs"]
+pub(crate) mod exercise;
 #[cfg(test)]
 mod tests;

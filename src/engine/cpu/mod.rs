@@ -120,6 +120,29 @@ fn prove(model: &Model) -> Result<Proven, Vec<Refusal>> {
     }
 }
 
+/// Opens a plan, reads every weight, and writes the same plan into memory: what fuzzing does with a file.
+///
+/// # Errors
+/// [`Error::Plan`], [`Error::File`], [`Error::Weight`].
+#[cfg(any(test, fuzzing))]
+pub(crate) fn read_and_write(path: &Path) -> Result<Vec<u8>, Error> {
+    let container = Container::open(path, CPU)?;
+    let mut out = Vec::new();
+    container::write(
+        &mut out,
+        CPU,
+        container.graph(),
+        container.slots(),
+        |slot| {
+            let bytes = container
+                .bytes(&slot.name)
+                .expect("every slot has its bytes");
+            Ok(bytes.into())
+        },
+    )?;
+    Ok(out)
+}
+
 /// The operators of ONNX's own domain that the embedded engine computes, by name.
 pub fn operators() -> impl Iterator<Item = &'static str> {
     table::ROWS.iter().map(|row| row.op)

@@ -115,18 +115,19 @@ fn stacked<'a>(
             own = cast(view.dtype, dtype, view.data).map_err(|cause| Error::convert(row, cause))?;
             &own
         };
-        let stride = width * dtype.bits() / 8;
+        let stride = width.saturating_mul(dtype.bits()) / 8;
         let rows = bytes.len().checked_div(stride).unwrap_or_default();
         // Another number of rows would move every slice: the architecture differs.
-        let fits = rows * stride == bytes.len() && run.start + run.len <= rows;
-        let taken = bytes.get(run.start * stride..(run.start + run.len) * stride);
-        match taken.filter(|_| fits) {
+        // A recipe may be written by hand, with any numbers.
+        let end = run.start.checked_add(run.len).filter(|end| *end <= rows);
+        let fits = end.filter(|_| rows * stride == bytes.len());
+        match fits.and_then(|end| bytes.get(run.start * stride..end * stride)) {
             Some(taken) => data.extend_from_slice(taken),
             None => return Err(Error::length(row, view.dtype, view.shape)),
         }
     }
     if transposed {
-        let count = data.len() / (width * dtype.bits() / 8).max(1);
+        let count = data.len() / (width.saturating_mul(dtype.bits()) / 8).max(1);
         let view = TensorView {
             dtype,
             shape: &[count, width],

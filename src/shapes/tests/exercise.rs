@@ -1,5 +1,5 @@
-//! Everything that can be done with a text that may be a spec, and what must hold whatever it is. The fuzz target
-//! `fuzz/fuzz_targets/shapes.rs` and the replay of its corpus share it.
+//! Everything that can be done with a text that may be a spec, and what must hold whatever it is. The fuzz
+//! target `shapes`, the replay of its corpus and the property tests share it.
 
 use crate::shapes::{Form, Overrides, Relation, Resolved, ShapeSpec};
 use crate::tensor::{Dtype, Extent, TensorDecl};

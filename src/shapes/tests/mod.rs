@@ -1,7 +1,6 @@
 //! Specs against models, as a whole.
 
 mod binding;
-mod exercise;
 mod forms;
 mod hostile;
 mod models;

@@ -1,0 +1,5 @@
+//! An entry of the cache. `src/reading.rs` says what is done with it, and replays the corpus as an ordinary test.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| trtmut::reading::entry(data));
