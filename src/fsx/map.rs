@@ -8,6 +8,7 @@ use super::open::open_regular;
 use super::sources::Source;
 use super::{Error, raw};
 use crate::memory;
+use rayon::prelude::*;
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::{Bound, Deref, Index, Range, RangeBounds};
@@ -24,6 +25,9 @@ const BLOCK: usize = 64 << 10;
 
 /// A file that has no more bytes is read when it is opened, and closed.
 const SMALL: usize = 1 << 20;
+
+/// Longer ranges are read by several threads, each at least so much at a time, in bytes.
+const SHARED: usize = 4 << 20;
 
 /// More blocks than these are not kept account of; those of larger files are longer.
 const MOST_BLOCKS: usize = 1 << 20;
@@ -200,12 +204,17 @@ impl Map {
         if range.is_empty() {
             return Ok(());
         }
-        for block in range.start / memory.block..=(range.end - 1) / memory.block {
-            memory
-                .read_once(block, &self.file)
-                .map_err(|e| self.failed(e))?;
-        }
-        Ok(())
+        let blocks = range.start / memory.block..=(range.end - 1) / memory.block;
+        let read = |block| memory.read_once(block, &self.file);
+        // Most of the time goes into pages that are touched for the first time, and that is work for all cores.
+        let done = if range.len() > SHARED {
+            (blocks.into_par_iter())
+                .with_min_len((SHARED / memory.block).max(1))
+                .try_for_each(read)
+        } else {
+            blocks.into_iter().try_for_each(read)
+        };
+        done.map_err(|e| self.failed(e))
     }
 
     fn failed(&self, e: io::Error) -> Error {
