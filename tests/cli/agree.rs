@@ -394,9 +394,9 @@ fn some_of_everything_on_every_model() {
 #[ignore = "every fixture with every overlay under every permission: some 400 requests to six commands each"]
 fn everything_on_every_model() {
     let mut all: BTreeMap<String, usize> = BTreeMap::new();
-    for model in 0..MODELS.len() {
+    for (model, name) in MODELS.iter().enumerate() {
         let verdicts = walk(model, &|_| (0..PERMISSIONS.len()).collect());
-        println!("{:?}: {verdicts:?}", MODELS[model]);
+        println!("{name:?}: {verdicts:?}");
         for (verdict, n) in verdicts {
             *all.entry(verdict).or_default() += n;
         }
