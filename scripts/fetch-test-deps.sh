@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings what some tests compare with or talk to into .deps/ (not committed): the onnxruntime wheel, the ONNX project's
-# single-operator tests, and moto, a server that speaks S3. Quick when they are there already. Where python3, pip or the network is missing it says so and
+# single-operator tests, moto, a server that speaks S3, and Triton's client for its protobuf definitions. Quick when they are there already. Where python3, pip or the network is missing it says so and
 # succeeds: the tests that need them are then reported as ignored.
 set -euo pipefail
 
@@ -8,6 +8,8 @@ onnxruntime='onnxruntime>=1.32'
 # The newest release whose wheel still carries the data.
 onnx='onnx==1.22.0'
 moto='moto[s3]==5.2.5'
+# Triton's own definition of a model's configuration, as Python reads it.
+triton='tritonclient==2.71.0'
 
 cd "$(dirname "$0")/.."
 mkdir -p .deps
@@ -20,8 +22,9 @@ missing() {
 have_runtime() { compgen -G '.deps/onnxruntime/onnxruntime/capi/*onnxruntime*' >/dev/null; }
 have_cases() { [ "$(cat .deps/onnx-node-tests/version 2>/dev/null)" = "$onnx" ]; }
 have_moto() { [ "$(cat .deps/moto/version 2>/dev/null)" = "$moto" ]; }
+have_triton() { [ "$(cat .deps/triton/version 2>/dev/null)" = "$triton" ]; }
 
-if have_runtime && have_cases && have_moto; then
+if have_runtime && have_cases && have_moto && have_triton; then
     exit 0
 fi
 command -v python3 >/dev/null || missing "there is no python3"
@@ -72,5 +75,18 @@ if ! have_moto; then
     else
         tail -n 2 "$work/log" >&2
         missing "moto could not be fetched"
+    fi
+fi
+
+if ! have_triton; then
+    # Of what it depends on, the definitions need protobuf alone.
+    if pip install --root-user-action ignore --only-binary :all: --no-compile --no-deps --target "$work/triton" \
+        "$triton" protobuf 2>"$work/log"; then
+        echo "$triton" >"$work/triton/version"
+        rm -rf .deps/triton
+        mv "$work/triton" .deps/triton
+    else
+        tail -n 2 "$work/log" >&2
+        missing "Triton's client could not be fetched"
     fi
 fi

@@ -1,6 +1,9 @@
 //! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
 
-use crate::commands::{adopt, build, cache, diff, doctor, inspect, map, probe, refit, run, shapes};
+use crate::commands::{
+    adopt, build, cache, diff, doctor, export, inspect, map, probe, refit, run, shapes, shell,
+    watch,
+};
 use crate::ui::{Colour, Verbosity};
 use clap::{ArgAction, Parser, Subcommand};
 
@@ -103,6 +106,8 @@ pub enum Command {
     Refit(Box<refit::Args>),
     /// Take over a plan that trtexec or another tool built, to diff, refit and run it
     Adopt(Box<adopt::Args>),
+    /// Keep a plan's weights as files are: refit whenever they change
+    Watch(Box<watch::Args>),
     /// Show what a plan or a model is, without running it
     Inspect(Box<inspect::Args>),
     /// Show what is on this machine, and what each backend can do with it
@@ -117,6 +122,13 @@ pub enum Command {
     Run(Box<run::Args>),
     /// Check, convert or begin a dynamic-shape spec
     Shapes(Box<shapes::Args>),
+    /// Put a plan where a server expects it, with its configuration
+    Export(Box<export::Args>),
+    /// Print a completion script for a shell
+    Completions(shell::CompletionsArgs),
+    /// Write the man pages
+    #[command(hide = true)]
+    Man(shell::ManArgs),
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -11,12 +11,13 @@
 //! | 3 | [`plan`] |
 //! | 2 | [`mapping`], [`engine`] |
 //! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`]; in tests, `reading` |
-//! | 0 | [`tensor`], [`fsx`], [`memory`], [`fault`], [`watch`] |
+//! | 0 | [`tensor`], [`fsx`], [`memory`], [`fault`], [`watch`], [`children`] |
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod arrays;
 pub mod cache;
+pub mod children;
 pub mod cli;
 pub mod commands;
 pub mod diff;

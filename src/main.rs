@@ -1,6 +1,7 @@
 //! Parse, dispatch, print the failure, exit.
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use std::process::ExitCode;
 use trtmut::cli::{Cli, Format};
 use trtmut::commands::{self, Environment};
@@ -33,7 +34,13 @@ fn usage(mut refused: clap::Error) -> ExitCode {
         return failure.exit().into();
     }
     // Where it cannot be written there is nobody to tell.
-    let _ = refused.print();
+    let _ = match refused.kind() {
+        ErrorKind::DisplayVersion if asks_for_details() => {
+            let ui = Ui::new(false, Verbosity::Normal, false);
+            ui.text(&commands::shell::details()).is_ok()
+        }
+        _ => refused.print().is_ok(),
+    };
     ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(2))
 }
 
@@ -56,6 +63,12 @@ fn start_log(cli: &Cli) -> anyhow::Result<()> {
         .collect();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), arguments = ?words, "started");
     Ok(())
+}
+
+/// `--version --verbose`: clap prints the version as soon as it sees the one, whatever else there is.
+fn asks_for_details() -> bool {
+    let mut words = std::env::args_os().skip(1);
+    words.any(|word| ["--verbose", "-v", "-vV", "-Vv"].iter().any(|w| word == *w))
 }
 
 fn command(cli: &Cli) -> ExitCode {

@@ -3,7 +3,7 @@
 use crate::commands;
 use crate::exit::Exit;
 use crate::ui::Ui;
-use crate::{fsx, memory};
+use crate::{children, fsx, memory};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -149,7 +149,7 @@ fn say_panic(json: bool, payload: Box<dyn Any + Send>) -> ExitCode {
     failure.exit().into()
 }
 
-/// Ends the process on SIGINT, SIGTERM and SIGHUP, without leaving temporary files behind; a full disk or a limit on file sizes is an
+/// Ends the process on SIGINT, SIGTERM and SIGHUP, without leaving temporary files or processes behind; a full disk or a limit on file sizes is an
 /// error of the write that meets it.
 fn end_on_signals() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
@@ -161,6 +161,7 @@ fn end_on_signals() {
     };
     let waiting = std::thread::Builder::new().spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            children::end(signal);
             fsx::abandon();
             end_now(128 + signal);
         }

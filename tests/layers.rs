@@ -10,6 +10,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("fault", &[]),
     ("watch", &[]),
     ("memory", &[]),
+    ("children", &[]),
     ("fsx", &["fault", "memory"]),
     ("shapes", &["tensor", "fsx", "fault"]),
     ("onnx", &["tensor", "fsx", "fault", "watch"]),
@@ -52,12 +53,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("exit", &["fault"]),
     ("ui", &["fault", "fsx", "watch", "exit"]),
-    ("process", &["commands", "exit", "fsx", "memory", "ui"]),
+    (
+        "process",
+        &["children", "commands", "exit", "fsx", "memory", "ui"],
+    ),
     (
         "commands",
         &[
-            "tensor", "fsx", "fault", "watch", "shapes", "onnx", "weights", "cache", "arrays",
-            "mapping", "engine", "plan", "diff", "pipeline", "ui", "exit", "cli",
+            "tensor", "fsx", "fault", "watch", "children", "shapes", "onnx", "weights", "cache",
+            "arrays", "mapping", "engine", "plan", "diff", "pipeline", "ui", "exit", "cli",
         ],
     ),
     ("cli", &["commands", "ui", "exit"]),

@@ -6,6 +6,7 @@ pub mod cache;
 pub mod diff;
 pub mod doctor;
 mod engine_args;
+pub mod export;
 pub mod inspect;
 mod inspect_model;
 pub mod map;
@@ -15,8 +16,10 @@ pub mod refit;
 pub mod run;
 mod shape_args;
 pub mod shapes;
+pub mod shell;
 mod tables;
 mod trtexec;
+pub mod watch;
 
 use crate::cache::{CacheFault, RemoteFault};
 use crate::cli::Command;
@@ -56,6 +59,10 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Cache(args) => cache::run(args, ui, environment),
         Command::Run(args) => run::run(args, ui, environment),
         Command::Shapes(args) => shapes::run(args, ui, environment),
+        Command::Watch(args) => watch::run(args, ui),
+        Command::Export(args) => export::run(args, ui),
+        Command::Completions(args) => shell::completions(args, ui),
+        Command::Man(args) => shell::man(args),
     }
 }
 
@@ -179,6 +186,8 @@ pub fn explain(error: &anyhow::Error) -> Failure {
             Exhausted,
             crate::ui::Error,
             refit::NotEnough,
+            watch::WatchError,
+            export::ExportError,
             pipeline::Error,
             plan::Error,
             engine::Error,

@@ -39,6 +39,7 @@ use crate::fsx;
 use crate::watch::{Event, Watch};
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
+use std::process::Stdio;
 
 /// What a command has to say at its end.
 pub trait Report: Serialize {
@@ -172,6 +173,31 @@ impl Ui {
 
     fn annotate(annotation: &Annotation) {
         let _ = writeln!(io::stderr().lock(), "{}", annotation.line());
+    }
+
+    /// Prints one of several JSON documents, on one line.
+    ///
+    /// # Errors
+    /// As [`Ui::result`].
+    pub fn line(&self, document: &serde_json::Value) -> Result<(), Error> {
+        let mut out = io::stdout().lock();
+        let text = document.to_string();
+        let done = writeln!(out, "{}", escape::json(&text));
+        ignore_closed_pipe(done.and_then(|()| out.flush()))
+    }
+
+    /// Where a command of the user's may write: to stdout, which with `--json` holds nothing but documents.
+    pub fn stdout_of_others(&self) -> Stdio {
+        if self.json {
+            io::stderr().into()
+        } else {
+            Stdio::inherit()
+        }
+    }
+
+    /// Whether documents are printed instead of text.
+    pub fn is_json(&self) -> bool {
+        self.json
     }
 
     fn say(&self, style: anstyle::Style, label: &str, text: &str) {

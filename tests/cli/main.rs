@@ -24,6 +24,8 @@ mod scene;
 mod schemas;
 mod several;
 mod shapes;
+mod shell;
 mod surroundings;
 mod upgrade;
+mod watch;
 mod workflows;

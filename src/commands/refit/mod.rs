@@ -67,7 +67,7 @@ pub struct Args {
 
 /// `--fallback`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Fallback {
+pub(super) enum Fallback {
     /// Fail
     None,
     /// Compile the model with these weights

@@ -1,6 +1,8 @@
 //! The whole program on the stand-in, one command after the other, as users do: what is computed is compared with the embedded
 //! engine.
 
+pub mod triton;
+
 use super::library::{FACTS, Release, StandIn, cuda, stand_in};
 use crate::net::{Net, Weights, random, safetensors};
 use crate::scene::{Done, Scene};
@@ -223,6 +225,7 @@ pub const FLOWS: &[(&str, Flow)] = &[
     ("weight streaming", weight_streaming),
     ("plugins", plugins),
     ("failures", failures),
+    ("Triton", triton::exported),
 ];
 
 /// Runs every flow on a release; the methods that were called.

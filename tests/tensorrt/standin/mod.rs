@@ -46,6 +46,7 @@ pub fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = faults
         .map(|(name, test)| trial(format!("standin/{name}"), test))
         .collect();
+    trials.push(flows::triton::trial());
     let all = std::env::var("TRTMUT_STANDIN").is_ok_and(|v| v == "all");
     for release in Release::all() {
         if all || FLOWS_ON.contains(&release.name.as_str()) {

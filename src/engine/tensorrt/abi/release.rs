@@ -77,6 +77,15 @@ fn known(product: Product) -> impl DoubleEndedIterator<Item = (Version, usize)> 
 }
 
 impl Release {
+    /// How many releases of a product are known by their own headers, the oldest and the newest of them.
+    pub fn range(product: Product) -> (usize, Version, Version) {
+        let mut all = known(product);
+        let none = Version::new(0, 0, 0);
+        let first = all.next().map_or(none, |(v, _)| v);
+        let count = all.clone().count() + 1;
+        (count, first, all.next_back().map_or(first, |(v, _)| v))
+    }
+
     /// The release `version`, or `assume` (`11.4`, `10.16.1`) where nothing is known of it.
     ///
     /// # Errors

@@ -1,0 +1,590 @@
+//! A model folder of Triton: `DIR/config.pbtxt` and `DIR/1/model.plan`.
+//!
+//! The configuration is text of the protobuf message `inference.ModelConfig`
+//! (<https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto>); what shapes and types mean for a
+//! TensorRT plan is in <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html>.
+
+use crate::exit::Exit;
+use crate::fault::{Class, Explain};
+use crate::fsx::{self, Map};
+use crate::plan::{self, Manifest};
+use crate::shapes::{AxisRange, Profile};
+use crate::tensor::{Digest, Dtype, Extent, TensorDecl};
+use crate::ui::{Report, Screen, Ui};
+use crate::watch::{Event, Watch};
+use serde::Serialize;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// First line of a configuration that this command wrote, by which it is known as ours.
+const MARK: &str = "# Written by trtmut";
+/// No configuration is longer, in bytes.
+const LONGEST: u64 = 16 << 20;
+
+/// Arguments of `trtmut export triton`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Triton has to bring the TensorRT that built the plan. After a refit, export again: Triton loads the files when it is told \
+    to, or when it polls.\n\n\
+    Examples:\n  \
+    trtmut export triton engine.plan models/unet\n  \
+    trtmut export triton engine.plan models/unet --batch --model-version 2"
+)]
+pub struct Args {
+    /// The plan, of TensorRT
+    plan: PathBuf,
+
+    /// The model's folder in Triton's model repository; its name is the model's name
+    folder: PathBuf,
+
+    /// The version, a folder in the model's folder
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    model_version: u32,
+
+    /// Let Triton join requests: dimension 0 of every input and output is the batch
+    #[arg(long)]
+    batch: bool,
+
+    /// Write over files that this command did not write
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ExportReport {
+    plan: PathBuf,
+    config: PathBuf,
+    model: PathBuf,
+    name: String,
+    version: u32,
+    max_batch_size: usize,
+    library: String,
+    digest: Digest,
+}
+
+impl Report for ExportReport {
+    const SCHEMA: &'static str = "trtmut.export/1";
+
+    fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        writeln!(out, "exported {}, version {}", self.name, self.version)?;
+        writeln!(out, "  {}", self.config.display())?;
+        writeln!(out, "  {}", self.model.display())?;
+        writeln!(out, "  for a Triton with {}", self.library)
+    }
+}
+
+/// Why Triton cannot serve a plan.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Not a plan that Triton's TensorRT backend loads.
+    #[error("Triton loads plans of TensorRT, and `{plan}` is one of {backend}", plan = plan.display())]
+    Backend {
+        /// The plan.
+        plan: PathBuf,
+        /// Who compiled it.
+        backend: String,
+    },
+    /// It has no weights.
+    #[error("`{plan}` is stripped: it holds no weights", plan = plan.display())]
+    Stripped {
+        /// The plan.
+        plan: PathBuf,
+    },
+    /// An input or output that the configuration cannot describe.
+    #[error("`{tensor}` {problem}")]
+    Tensor {
+        /// Its name.
+        tensor: String,
+        /// What is wrong with it.
+        problem: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Somebody else's file is where one goes.
+    #[error("`{path}` exists and was not written by `trtmut export`", path = path.display())]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The folder has no name that a model may have.
+    #[error("`{folder}` gives the model no name", folder = folder.display())]
+    Name {
+        /// The folder.
+        folder: PathBuf,
+    },
+}
+
+impl Explain for ExportError {
+    fn code(&self) -> &'static str {
+        match self {
+            ExportError::Backend { .. } => "export-backend",
+            ExportError::Stripped { .. } => "export-stripped",
+            ExportError::Tensor { .. } => "export-tensor",
+            ExportError::Occupied { .. } => "output-occupied",
+            ExportError::Name { .. } => "export-name",
+        }
+    }
+
+    fn class(&self) -> Class {
+        Class::Input
+    }
+
+    fn hints(&self) -> Vec<String> {
+        vec![match self {
+            ExportError::Backend { .. } => {
+                "build it with `trtmut build --backend tensorrt`".to_owned()
+            }
+            ExportError::Stripped { plan } => {
+                format!(
+                    "`trtmut refit {} --base -o filled.plan` makes a plan that can be exported",
+                    plan.display()
+                )
+            }
+            ExportError::Tensor { hint, .. } => (*hint).to_owned(),
+            ExportError::Occupied { .. } => {
+                "name another folder, or overwrite it with --force".to_owned()
+            }
+            ExportError::Name { .. } => {
+                "name a folder such as `models/unet`: letters, digits, `_`, `-` and `.`".to_owned()
+            }
+        }]
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Anything that `commands::explain` knows.
+pub(super) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+    let manifest = plan::open(&args.plan)?;
+    let name = model_name(&args.folder)?;
+    let config = Config::of(&args.plan, &manifest, &name, args.batch)?;
+    let report = ExportReport {
+        plan: args.plan.clone(),
+        config: args.folder.join("config.pbtxt"),
+        model: (args.folder)
+            .join(args.model_version.to_string())
+            .join("model.plan"),
+        max_batch_size: config.max_batch_size,
+        name,
+        version: args.model_version,
+        library: manifest.backend.library.clone(),
+        digest: manifest.plan.digest,
+    };
+    if !args.force {
+        refuse_foreign(&report)?;
+    }
+    let folder = report.model.parent().unwrap_or(&args.folder);
+    std::fs::create_dir_all(folder).map_err(|e| fsx::Error::write(folder, e))?;
+    let inputs = [args.plan.clone(), plan::manifest_path(&args.plan)];
+    for output in [&report.config, &report.model] {
+        fsx::claim_output(output, &inputs)?;
+    }
+    let map = Map::open(&args.plan)?;
+    // The plan first: a configuration without one is an error for a Triton that polls.
+    fsx::write_atomic(&report.model, |out| {
+        let mut done = Ok(());
+        map.pieces(&mut |bytes| {
+            if done.is_ok() {
+                done = out.write_all(bytes);
+            }
+        });
+        done.map_err(|e| fsx::Error::write(&report.model, e))
+    })?;
+    fsx::write_atomic(&report.config, |out| {
+        let text = config.text(&manifest.backend.library);
+        let done = out.write_all(text.as_bytes());
+        done.map_err(|e| fsx::Error::write(&report.config, e))
+    })?;
+    if manifest.options.contains_key("version-compatible") {
+        ui.event(Event::Warn(
+            "the plan is version compatible: start Triton with `--backend-config=tensorrt,version-compatible=true`, which runs code that \
+             the plan brings",
+        ));
+    }
+    ui.result(&report)?;
+    Ok(Exit::Done)
+}
+
+/// What is there and was not written by this command stays.
+fn refuse_foreign(report: &ExportReport) -> anyhow::Result<()> {
+    let occupied = |path: &Path| ExportError::Occupied {
+        path: path.to_owned(),
+    };
+    if !report.config.exists() {
+        anyhow::ensure!(!report.model.exists(), occupied(&report.model));
+        return Ok(());
+    }
+    let text = fsx::read_bounded(&report.config, LONGEST)?;
+    anyhow::ensure!(text.starts_with(MARK.as_bytes()), occupied(&report.config));
+    Ok(())
+}
+
+/// The last part of the path, which Triton takes for the model's name.
+fn model_name(folder: &Path) -> Result<String, ExportError> {
+    let refused = || ExportError::Name {
+        folder: folder.to_owned(),
+    };
+    let absolute = std::path::absolute(folder).map_err(|_| refused())?;
+    let name = absolute.file_name().and_then(|name| name.to_str());
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    match name {
+        Some(name) if name != ".." && name.chars().all(fits) => Ok(name.to_owned()),
+        _ => Err(refused()),
+    }
+}
+
+/// What Triton is told of a model.
+struct Config {
+    name: String,
+    /// 0 where Triton leaves the batch to the client.
+    max_batch_size: usize,
+    inputs: Vec<Described>,
+    outputs: Vec<Described>,
+    /// How many optimization profiles the engine has.
+    profiles: usize,
+}
+
+/// One input or output.
+struct Described {
+    name: String,
+    data_type: &'static str,
+    /// −1 where the size is free.
+    dims: Vec<i64>,
+}
+
+impl Config {
+    fn of(
+        path: &Path,
+        manifest: &Manifest,
+        name: &str,
+        batch: bool,
+    ) -> Result<Config, ExportError> {
+        if manifest.backend.backend != "tensorrt" {
+            return Err(ExportError::Backend {
+                plan: path.to_owned(),
+                backend: manifest.backend.library.clone(),
+            });
+        }
+        if manifest.stripped {
+            return Err(ExportError::Stripped {
+                plan: path.to_owned(),
+            });
+        }
+        let has_i64 = major(&manifest.backend.library) >= 10;
+        let describe = |decl: &TensorDecl| -> Result<Described, ExportError> {
+            Ok(Described {
+                name: decl.name.clone(),
+                data_type: data_type(decl, has_i64)?,
+                dims: dims(decl, &manifest.profile)?,
+            })
+        };
+        let all = |decls: &[TensorDecl]| decls.iter().map(describe).collect::<Result<Vec<_>, _>>();
+        let mut config = Config {
+            name: name.to_owned(),
+            max_batch_size: 0,
+            inputs: all(&manifest.inputs)?,
+            outputs: all(&manifest.outputs)?,
+            profiles: manifest.profile.several.len().max(1),
+        };
+        if batch {
+            config.max_batch_size =
+                largest_batch(&manifest.inputs, &manifest.outputs, &manifest.profile)?;
+            for tensor in config.inputs.iter_mut().chain(&mut config.outputs) {
+                tensor.dims.remove(0);
+            }
+        }
+        Ok(config)
+    }
+
+    fn text(&self, library: &str) -> String {
+        let mut text = format!(
+            "{MARK} {}, for {library}\nname: {}\nplatform: \"tensorrt_plan\"\nmax_batch_size: {}\n",
+            env!("CARGO_PKG_VERSION"),
+            quoted(&self.name),
+            self.max_batch_size
+        );
+        for (list, tensors) in [("input", &self.inputs), ("output", &self.outputs)] {
+            for tensor in tensors {
+                let dims: Vec<String> = tensor.dims.iter().map(ToString::to_string).collect();
+                let _ = writeln!(
+                    text,
+                    "{list} {{\n  name: {}\n  data_type: {}",
+                    quoted(&tensor.name),
+                    tensor.data_type
+                );
+                // `dims` may not be empty: a scalar is one number for the client and none for the model.
+                let _ = match dims.len() {
+                    0 => writeln!(text, "  dims: [ 1 ]\n  reshape {{ shape: [ ] }}\n}}"),
+                    _ => writeln!(text, "  dims: [ {} ]\n}}", dims.join(", ")),
+                };
+            }
+        }
+        // Triton takes the first alone unless it is told of the others.
+        if self.profiles > 1 {
+            let names: Vec<String> = (0..self.profiles).map(|i| format!("\"{i}\"")).collect();
+            let _ = writeln!(
+                text,
+                "instance_group {{\n  kind: KIND_GPU\n  profile: [ {} ]\n}}",
+                names.join(", ")
+            );
+        }
+        if self.max_batch_size > 0 {
+            text.push_str("dynamic_batching { }\n");
+        }
+        text
+    }
+}
+
+/// `10` of `TensorRT 10.3.0`, and of `TensorRT 12.0.0 (called as 11.4.0 is)` its own.
+fn major(library: &str) -> u32 {
+    let version = library.split(' ').nth(1).unwrap_or_default();
+    let major = version.split('.').next().unwrap_or_default();
+    major.parse().unwrap_or(u32::MAX)
+}
+
+/// The type as the engine has it: before version 10, TensorRT has no 64-bit integers and makes 32-bit ones of them.
+fn data_type(decl: &TensorDecl, has_i64: bool) -> Result<&'static str, ExportError> {
+    Ok(match decl.dtype {
+        Dtype::F32 => "TYPE_FP32",
+        Dtype::F16 => "TYPE_FP16",
+        Dtype::Bf16 => "TYPE_BF16",
+        Dtype::I64 if has_i64 => "TYPE_INT64",
+        Dtype::I64 | Dtype::I32 => "TYPE_INT32",
+        Dtype::I8 => "TYPE_INT8",
+        Dtype::U8 => "TYPE_UINT8",
+        Dtype::Bool => "TYPE_BOOL",
+        other => {
+            return Err(ExportError::Tensor {
+                tensor: decl.name.clone(),
+                problem: format!("is {}, which Triton has no type for", other.name()),
+                hint: "export the model with inputs and outputs of f32, f16, bf16, bool, or integers of 8, 32 or 64 bits",
+            });
+        }
+    })
+}
+
+/// Sizes, outermost first: a number where the model has one or the range is a single size.
+fn dims(decl: &TensorDecl, profile: &Profile) -> Result<Vec<i64>, ExportError> {
+    let Some(extents) = &decl.dims else {
+        return Err(ExportError::Tensor {
+            tensor: decl.name.clone(),
+            problem: "has no stated number of dimensions".into(),
+            hint: "state the shapes of inputs and outputs in the ONNX file, as `onnx.shape_inference.infer_shapes` does",
+        });
+    };
+    let axes = axes(decl, profile);
+    let sizes = extents.iter().enumerate().map(|(axis, extent)| {
+        let range = axes.and_then(|axes| axes.get(axis));
+        match (extent, range) {
+            (Extent::Fixed(n), _) => *n as i64,
+            (_, Some(range)) if range.max == Some(range.min) => range.min as i64,
+            _ => -1,
+        }
+    });
+    Ok(sizes.collect())
+}
+
+/// Ranges of an input; an output has none.
+fn axes<'a>(decl: &TensorDecl, profile: &'a Profile) -> Option<&'a [AxisRange]> {
+    let input = profile.inputs.iter().find(|i| i.name == decl.name);
+    input.map(|input| input.axes.as_slice())
+}
+
+/// The most that Triton may join: dimension 0 of all is one named size that may be 1.
+fn largest_batch(
+    inputs: &[TensorDecl],
+    outputs: &[TensorDecl],
+    profile: &Profile,
+) -> Result<usize, ExportError> {
+    let mut batch: Option<(&str, &str)> = None;
+    let refused = |decl: &TensorDecl, problem: String| ExportError::Tensor {
+        tensor: decl.name.clone(),
+        problem,
+        hint: "leave out --batch: Triton then passes requests on as they are, with the batch in their shapes",
+    };
+    let mut largest = usize::MAX;
+    for decl in inputs.iter().chain(outputs) {
+        let first = decl.dims.as_ref().and_then(|dims| dims.first());
+        let Some(Extent::Symbol(symbol)) = first else {
+            let problem = "has no named dimension 0 that could be the batch".to_owned();
+            return Err(refused(decl, problem));
+        };
+        match batch {
+            Some((other, of)) if other != symbol => {
+                let problem = format!("has `{symbol}` for dimension 0, where `{of}` has `{other}`");
+                return Err(refused(decl, problem));
+            }
+            _ => batch = Some((symbol, &decl.name)),
+        }
+        if let Some(range) = axes(decl, profile).and_then(<[_]>::first) {
+            if range.min > 1 {
+                let problem = format!("takes {} at least in dimension 0", range.min);
+                return Err(refused(decl, problem));
+            }
+            largest = largest.min(range.max.unwrap_or(largest));
+        }
+    }
+    Ok(largest)
+}
+
+/// A string of the text format.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => {
+                out.push('\\');
+                out.push(byte as char);
+            }
+            b' '..=b'~' => out.push(byte as char),
+            // Octal, always three digits: what follows cannot be taken for one.
+            _ => {
+                let _ = write!(out, "\\{byte:03o}");
+            }
+        }
+    }
+    out.push('"');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::slice::from_ref;
+
+    #[test]
+    fn strings_are_quoted() {
+        assert_eq!(quoted("a.b"), "\"a.b\"");
+        assert_eq!(quoted("a\"\\\n1é"), "\"a\\\"\\\\\\0121\\303\\251\"");
+    }
+
+    #[test]
+    fn models_are_named_by_their_folder() {
+        assert_eq!(
+            model_name(Path::new("models/unet-2.x/")).unwrap(),
+            "unet-2.x"
+        );
+        for bad in ["/", "a b", "models/é"] {
+            assert!(model_name(Path::new(bad)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn releases_are_read() {
+        assert_eq!(major("TensorRT 8.6.0"), 8);
+        assert_eq!(major("TensorRT 12.0.0 (called as 11.4.0 is)"), 12);
+    }
+
+    fn decl(name: &str, dtype: Dtype, dims: &[&str]) -> TensorDecl {
+        let extent = |d: &&str| match (d.parse(), *d) {
+            (Ok(n), _) => Extent::Fixed(n),
+            (_, "?") => Extent::Unknown,
+            (_, symbol) => Extent::Symbol(symbol.into()),
+        };
+        TensorDecl {
+            name: name.into(),
+            dtype,
+            dims: Some(dims.iter().map(extent).collect()),
+        }
+    }
+
+    /// One range of (min, max) for each axis of each input.
+    fn profile(inputs: &[(&TensorDecl, &[(usize, usize)])]) -> Profile {
+        let inputs = inputs
+            .iter()
+            .map(|(decl, ranges)| crate::shapes::ProfileInput {
+                name: decl.name.clone(),
+                dtype: decl.dtype,
+                axes: (ranges.iter())
+                    .map(|&(min, max)| AxisRange {
+                        min,
+                        opt: min,
+                        max: Some(max),
+                    })
+                    .collect(),
+            });
+        Profile {
+            inputs: inputs.collect(),
+            ..Profile::default()
+        }
+    }
+
+    #[test]
+    fn sizes_are_fixed_where_the_engine_has_one() {
+        let x = decl("x", Dtype::F32, &["B", "3", "H", "?"]);
+        let y = decl("y", Dtype::F32, &["B", "7", "?"]);
+        let profile = profile(&[(&x, &[(1, 4), (3, 3), (32, 32), (2, 8)])]);
+        assert_eq!(dims(&x, &profile).unwrap(), [-1, 3, 32, -1]);
+        assert_eq!(dims(&y, &profile).unwrap(), [-1, 7, -1]);
+        let unknown = TensorDecl { dims: None, ..y };
+        let error = dims(&unknown, &profile).unwrap_err();
+        assert!(error.to_string().contains("`y` has no stated number"));
+    }
+
+    #[test]
+    fn types_are_those_of_the_engine() {
+        let name = |dtype, has_i64| data_type(&decl("x", dtype, &[]), has_i64);
+        assert_eq!(name(Dtype::I64, true).unwrap(), "TYPE_INT64");
+        assert_eq!(name(Dtype::I64, false).unwrap(), "TYPE_INT32");
+        assert_eq!(name(Dtype::Bf16, true).unwrap(), "TYPE_BF16");
+        let error = name(Dtype::F8E4M3Fn, true).unwrap_err();
+        assert!(error.to_string().contains("f8e4m3fn"));
+    }
+
+    #[test]
+    fn requests_are_joined_only_along_one_batch() {
+        let x = decl("x", Dtype::F32, &["B", "3"]);
+        let y = decl("y", Dtype::F32, &["B", "7"]);
+        let largest = |inputs: &[TensorDecl], outputs: &[TensorDecl], least| {
+            let range = [(least, 8)];
+            let ranges: Vec<_> = (inputs.iter())
+                .map(|i| (i, &range[..i.dims.as_ref().map_or(0, |d| d.len().min(1))]))
+                .collect();
+            largest_batch(inputs, outputs, &profile(&ranges))
+        };
+        assert_eq!(largest(from_ref(&x), from_ref(&y), 1).unwrap(), 8);
+        let refused = |inputs: &[TensorDecl], outputs: &[TensorDecl], least, says: &str| {
+            let error = largest(inputs, outputs, least).unwrap_err();
+            assert!(error.to_string().contains(says), "{error}");
+        };
+        refused(from_ref(&x), from_ref(&y), 2, "`x` takes 2 at least");
+        let other = decl("t", Dtype::F32, &["T"]);
+        let pair = [x.clone(), other];
+        refused(
+            &pair,
+            from_ref(&y),
+            1,
+            "`t` has `T` for dimension 0, where `x` has `B`",
+        );
+        let scalar = [x.clone(), decl("s", Dtype::F32, &[])];
+        refused(&scalar, &[y], 1, "`s` has no named dimension 0");
+        let reduced = [decl("y", Dtype::F32, &["7"])];
+        refused(&[x], &reduced, 1, "`y` has no named dimension 0");
+    }
+
+    #[test]
+    fn a_scalar_is_one_number_for_the_client() {
+        let described = |name: &str, dims: &[i64]| Described {
+            name: name.into(),
+            data_type: "TYPE_FP32",
+            dims: dims.to_vec(),
+        };
+        let config = Config {
+            name: "m".into(),
+            max_batch_size: 0,
+            inputs: vec![described("t", &[])],
+            outputs: vec![described("y", &[-1, 4])],
+            profiles: 2,
+        };
+        let text = config.text("TensorRT 8.6.0");
+        assert!(
+            text.contains("dims: [ 1 ]\n  reshape { shape: [ ] }"),
+            "{text}"
+        );
+        assert!(text.contains("dims: [ -1, 4 ]\n}"), "{text}");
+        assert!(!text.contains("dynamic_batching"), "{text}");
+        assert!(text.contains("profile: [ \"0\", \"1\" ]"), "{text}");
+    }
+}
