@@ -1,6 +1,9 @@
 //! Every console block of the README and of the documentation runs, and prints what it shows; what is not read is a short list with
 //! reasons, and the layouts that are read are all named.
 
+#[path = "support/pages.rs"]
+mod pages;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
