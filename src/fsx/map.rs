@@ -204,7 +204,7 @@ impl Map {
         if range.is_empty() {
             return Ok(());
         }
-        let blocks = range.start / memory.block..=(range.end - 1) / memory.block;
+        let blocks = range.start / memory.block..range.end.div_ceil(memory.block);
         let read = |block| memory.read_once(block, &self.file);
         // Most of the time goes into pages that are touched for the first time, and that is work for all cores.
         let done = if range.len() > SHARED {
