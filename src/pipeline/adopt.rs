@@ -102,6 +102,7 @@ pub fn adopt(
             mapping: MappingSource::Infer {
                 files: request.base,
                 partial: request.partial,
+                probe: None,
                 component: None,
             },
             options: &options,

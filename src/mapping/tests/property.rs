@@ -199,6 +199,12 @@ fn nor_where_its_weight_looks_like_another() {
     check(15_199_731_589_941_688_948, &mut Tally::default()).unwrap();
 }
 
+/// A weight of equal values is itself plus any bias of zeros.
+#[test]
+fn a_sum_with_zeros_explains_nothing() {
+    check(12_141_871_691_667_333_426, &mut Tally::default()).unwrap();
+}
+
 #[test]
 fn most_generated_refits_go_through() {
     let mut tally = Tally::default();

@@ -400,13 +400,18 @@ impl Overlay {
         let touched: Vec<usize> = adopted.rows.values().flatten().copied().collect();
         self.mapping = adopted.all()?;
         self.fusion = Some(fusion);
+        self.fuse_all(&touched, watch)
+    }
+
+    /// Computes the rows that LoRAs change, and keeps of their bytes what fits.
+    fn fuse_all(&mut self, touched: &[usize], watch: &dyn Watch) -> Result<(), Error> {
         watch.event(Event::Begin {
             step: "fusing",
             total: Some(touched.len() as u64),
         });
         let mut budget = KEPT_BYTES;
         // One after the other: each product is threaded by itself, and memory stays at a few tensors.
-        for row in touched {
+        for &row in touched {
             let bytes = self.fuse(row)?;
             let name = self.mapping.rows[row].name.clone();
             self.weights
