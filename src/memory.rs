@@ -39,7 +39,7 @@ pub fn state_limit() {
     STATED.store(true, Ordering::Relaxed);
 }
 
-/// Lets the system refuse this process more memory than the limit that the user set, and [`FOR_LIBRARIES`]. It counts what is mapped
+/// Lets the system refuse this process more memory than the limit that the user set, and `FOR_LIBRARIES`. It counts what is mapped
 /// to be written (`RLIMIT_DATA`); a library in C++ reports the refusal as an error. For all that is mapped from now on, once.
 pub fn bound_libraries() {
     static ONCE: Once = Once::new();
