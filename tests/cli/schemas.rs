@@ -224,9 +224,10 @@ fn every_document_has_a_schema_and_is_as_it_says() {
     ] {
         run(args);
     }
-    // Errors of every class, and command lines that clap refuses.
+    // The lines that make a probe; errors of every class, and command lines that clap refuses.
     for args in [
         &["inspect", "nothing.onnx"][..],
+        &["probe", "--print"],
         &["build"],
         &["build", "m.onnx", "--such-option"],
         &[],

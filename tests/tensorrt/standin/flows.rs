@@ -611,7 +611,7 @@ fn several_profiles(w: &World) {
     );
     w.run(&["inspect", "p.plan"])
         .exits(0)
-        .prints("profile 2  B 6 to 8");
+        .prints("6x8  7x8  8x8");
     w.run(&["diff", "p.plan", "--shapes", "profiles.json", "--exit-code"])
         .exits(0);
     w.run(&["diff", "p.plan", "--shapes", "shapes.json", "--exit-code"])
@@ -625,7 +625,7 @@ fn several_profiles(w: &World) {
     w.run(&seven).exits(0);
     w.run(&["inspect", "p.plan"])
         .exits(0)
-        .prints("profile 1  B 1 to 5");
+        .prints("1x8  2x8  5x8");
 
     let done = build("e.plan", w.backend(), &[]);
     done.exits(0);
