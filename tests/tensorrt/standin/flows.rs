@@ -6,6 +6,7 @@ pub mod triton;
 use super::library::{FACTS, Release, StandIn, cuda, stand_in};
 use crate::net::{Net, Weights, random, safetensors};
 use crate::scene::{Done, Scene};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 
@@ -192,7 +193,16 @@ impl World {
                 .split(' ')
                 .any(|r| r == self.release().name)
         });
-        of.is_some_and(|g| g["is"].get(name).is_some())
+        let method = |signature: &Value| {
+            let signature = signature.as_str().unwrap_or_default();
+            let head = signature.split('(').next().unwrap_or_default();
+            head.rsplit([' ', '*', '&']).next() == Some(name)
+        };
+        // Enumerators by name; methods in the order of their declaration.
+        of.is_some_and(|g| match &g["is"] {
+            Value::Array(methods) => methods.iter().any(method),
+            values => values.get(name).is_some(),
+        })
     }
 
     /// What the library was called for.
