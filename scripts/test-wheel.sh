@@ -12,12 +12,16 @@ missing() {
 }
 command -v python3 >/dev/null || missing "there is no python3"
 python3 -m pip --version >/dev/null 2>&1 || missing "python3 has no pip"
-python3 -m venv --help >/dev/null 2>&1 || missing "python3 has no venv"
+python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing "python3 has no venv"
 
 root="$PWD"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
-scripts/wheel.sh --profile dev --out "$work"
+scripts/wheel.sh --profile dev --out "$work" || {
+    status=$?
+    [ $status -ne 3 ] || missing "maturin could not be installed"
+    exit $status
+}
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check --no-index "$work"/trtmut-*.whl
 
@@ -29,6 +33,7 @@ begun=$(date +%s%N)
 "$trtmut" run engine.plan --inputs io0.safetensors --expect io0.safetensors
 echo "test-wheel: first plan built and run in $((($(date +%s%N) - begun) / 1000000)) ms"
 "$trtmut" refit engine.plan fused.safetensors
+"$trtmut" run engine.plan --inputs io0.safetensors --expect io0.safetensors:fused.
 "$trtmut" --version --verbose
 for file in bash-completion/completions/trtmut zsh/site-functions/_trtmut fish/vendor_completions.d/trtmut.fish man/man1/trtmut-refit.1; do
     [ -s "$work/venv/share/$file" ] || { echo "test-wheel: $file is not in the wheel" >&2; exit 1; }

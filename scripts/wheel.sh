@@ -25,8 +25,11 @@ if ! command -v maturin >/dev/null || [ -n "$portable" ]; then
     [ -z "$portable" ] || wanted='maturin[zig]==1.16.0'
     if [ "$(cat .deps/maturin/version 2>/dev/null)" != "$wanted" ]; then
         rm -rf .deps/maturin
-        python3 -m venv .deps/maturin
-        .deps/maturin/bin/pip install --quiet --disable-pip-version-check --only-binary :all: "$wanted"
+        # Three, as trtmut's own exit code for what is missing around it.
+        python3 -m venv .deps/maturin && .deps/maturin/bin/pip install --quiet --disable-pip-version-check --only-binary :all: "$wanted" || {
+            echo "wheel.sh: $wanted could not be installed" >&2
+            exit 3
+        }
         echo "$wanted" >.deps/maturin/version
     fi
     PATH="$PWD/.deps/maturin/bin:$PATH"
