@@ -10,6 +10,13 @@ pub enum Event<'a> {
         /// Units of work ahead.
         total: Option<u64>,
     },
+    /// A step begins whose units are bytes.
+    BeginBytes {
+        /// What is being done.
+        step: &'a str,
+        /// Bytes ahead.
+        bytes: u64,
+    },
     /// So many more units of the current step are done.
     Advance(u64),
     /// The current step is over.

@@ -8,7 +8,7 @@ use super::folder::{
 use super::lock::{BuildLock, Freed};
 use super::record::{Part, Record};
 use super::{CacheFault, hash};
-use crate::fsx;
+use crate::fsx::{self, Map};
 use crate::tensor::Digest;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,12 +17,14 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Where a plan's bytes come from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub enum Plan<'a> {
     /// Memory.
     Bytes(&'a [u8]),
     /// A file, which is reflinked or copied, never linked: it is its owner's to write into.
     File(&'a Path),
+    /// As [`Plan::File`], and the copy is stored only if this says that it is the plan that was meant.
+    Checked(&'a Path, &'a dyn Fn(&Map) -> bool),
 }
 
 impl BuildLock<'_> {
@@ -35,7 +37,7 @@ impl BuildLock<'_> {
     pub fn put(&self, plan: Plan<'_>, manifest: &[u8]) -> Result<Hit, CacheFault> {
         let length = match plan {
             Plan::Bytes(bytes) => bytes.len() as u64,
-            Plan::File(path) => {
+            Plan::File(path) | Plan::Checked(path, _) => {
                 let meta = path.metadata().map_err(CacheFault::io("read", path))?;
                 meta.len()
             }
@@ -45,6 +47,11 @@ impl BuildLock<'_> {
             let written = match plan {
                 Plan::Bytes(bytes) => out.write_all(bytes).map(|()| part(bytes)),
                 Plan::File(from) => copy_in(from, out),
+                Plan::Checked(from, is_right) => copy_in(from, out).and_then(|part| {
+                    let map = Map::of(out, path).map_err(io::Error::other)?;
+                    let other = || io::Error::other("another plan was put in its place");
+                    is_right(&map).then_some(part).ok_or_else(other)
+                }),
             };
             written.map_err(CacheFault::io("write", path))
         })

@@ -21,7 +21,7 @@ mod tables;
 mod trtexec;
 pub mod watch;
 
-use crate::cache::{CacheFault, RemoteFault};
+use crate::cache::{CacheFault, Memo, RemoteFault};
 use crate::cli::Command;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
@@ -52,7 +52,7 @@ pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow
         Command::Build(args) => build::run(args, ui, environment),
         Command::Inspect(args) => inspect::run(args, ui, environment),
         Command::Doctor(args) => doctor::run(args, ui, environment),
-        Command::Diff(args) => diff::run(args, ui),
+        Command::Diff(args) => diff::run(args, ui, environment),
         Command::Map(args) => map::run(args, ui, environment),
         Command::Probe(args) => probe::run(args, ui),
         Command::Refit(args) => refit::run(args, ui, environment),
@@ -122,6 +122,13 @@ impl Explain for Exhausted {
             Exhausted::Memory => "take smaller shapes, with --shape or --dim".into(),
         }]
     }
+}
+
+/// Where digests of files are remembered: in the engine cache's folder, where there is one that can be written. `rehash` reads the
+/// files all the same.
+pub(crate) fn memo(environment: &Environment, rehash: bool) -> Option<Memo> {
+    let store = environment.open_cache(None, None).ok()??;
+    Some(store.memo().rehash(rehash))
 }
 
 /// A wrong value on the command line that clap cannot see.

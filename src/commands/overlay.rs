@@ -92,6 +92,7 @@ impl OverlayArgs {
                 FuseMode::Peft => Fuse::Peft,
                 FuseMode::PeftHalf => Fuse::PeftHalf,
             },
+            memo: None,
         }
     }
 }

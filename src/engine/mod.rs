@@ -13,12 +13,13 @@ use crate::fault::{Class, Explain};
 use crate::fsx;
 use crate::onnx::Model;
 use crate::shapes::Profile;
-use crate::tensor::{Dtype, NamedTensors, TensorDecl};
+use crate::tensor::{Digest, Dtype, NamedTensors, TensorDecl};
 use crate::watch::Watch;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -96,6 +97,33 @@ pub trait Feed: Send + Sync {
         let _ = slot;
         true
     }
+
+    /// The digest of the slot's bytes, where it was decided on.
+    fn digest(&self, slot: &Slot) -> Option<Digest> {
+        let _ = slot;
+        None
+    }
+}
+
+/// A plan that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Length in bytes.
+    pub bytes: u64,
+    /// The digest that [`digest_of`] gives.
+    pub digest: Digest,
+}
+
+/// The digest by which a plan is known: of the whole file, or for the CPU backends of its tensors' digests. Reads all of it, on
+/// all cores, and keeps nothing.
+pub fn digest_of(map: &fsx::Map) -> Digest {
+    cpu::digest_of(map)
+        .unwrap_or_else(|| Digest::of_length(map.len(), |at, into| map.copy_to(at, into)))
+}
+
+/// Whether [`digest_of`] a plan is made of its tensors' digests; reads its header only.
+pub fn is_known_by_tensors(map: &fsx::Map) -> bool {
+    cpu::is_known_by_tensors(map)
 }
 
 /// Compiles and opens plans.
@@ -121,6 +149,19 @@ pub trait Backend {
         out: &mut dyn Write,
         watch: &dyn Watch,
     ) -> Result<BuildNotes, Error>;
+
+    /// As [`Backend::build`], into an empty file in whichever order is fastest; `None` where it only writes front to back.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was written is then worthless.
+    fn build_into(
+        &self,
+        _job: &BuildJob<'_>,
+        _file: &File,
+        _watch: &dyn Watch,
+    ) -> Result<Option<(BuildNotes, Written)>, Error> {
+        Ok(None)
+    }
 
     /// Opens the plan at `path`.
     ///
@@ -168,6 +209,14 @@ pub trait Engine {
     /// # Errors
     /// See [`Error`].
     fn serialize(&self, out: &mut dyn Write) -> Result<(), Error>;
+
+    /// As [`Engine::serialize`], into an empty file in whichever order is fastest; `None` where it only writes front to back.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was written is then worthless.
+    fn serialize_into(&self, _file: &File, _watch: &dyn Watch) -> Result<Option<Written>, Error> {
+        Ok(None)
+    }
 
     /// Whether it can run with these options; said before anything is done for a run.
     ///
@@ -395,6 +444,9 @@ impl Explain for Error {
             Error::Plan { .. } => vec!["build it again with `trtmut build`".into()],
             Error::Onnx(e) => e.hints(),
             Error::File(e) => e.hints(),
+            Error::Write(e) if e.kind() == std::io::ErrorKind::StorageFull => {
+                vec!["free some space, or write to another disk with -o".into()]
+            }
             _ => Vec::new(),
         }
     }

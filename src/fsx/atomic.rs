@@ -46,6 +46,30 @@ impl Staged {
         like: &Path,
         fill: impl FnOnce(&mut dyn Write) -> Result<(), E>,
     ) -> Result<Staged, E> {
+        Staged::fill_like(path, like, |file| {
+            let mut out = BufWriter::with_capacity(1 << 20, file);
+            fill(&mut out)?;
+            (out.into_inner()).map_err(|e| E::from(Error::write(path, e.into_error())))?;
+            Ok(())
+        })
+    }
+
+    /// As [`Staged::write`], for what is written into the empty file in any order.
+    ///
+    /// # Errors
+    /// As [`Staged::write`].
+    pub fn fill<E: From<Error>>(
+        path: &Path,
+        fill: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<Staged, E> {
+        Staged::fill_like(path, path, fill)
+    }
+
+    fn fill_like<E: From<Error>>(
+        path: &Path,
+        like: &Path,
+        fill: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<Staged, E> {
         let to = resolve(path);
         let wrap = |e| E::from(Error::write(path, e));
         let folder = folder_of(&to);
@@ -58,9 +82,7 @@ impl Staged {
             .map_err(wrap)?;
         let noted = beside::note_temporary(file.path());
         beside::claim(file.as_file());
-        let mut out = BufWriter::with_capacity(1 << 20, file);
-        fill(&mut out)?;
-        let file = out.into_inner().map_err(|e| wrap(e.into_error()))?;
+        fill(file.as_file())?;
         file.as_file().sync_all().map_err(wrap)?;
         Ok(Staged {
             file,

@@ -1,5 +1,6 @@
 //! How much room there is.
 
+use std::fs::File;
 use std::io;
 use std::path::Path;
 
@@ -29,6 +30,32 @@ pub fn disk(path: impl AsRef<Path>) -> io::Result<Disk> {
     })
 }
 
+/// Less is not looked for: a disk that is as full as that fails soon enough.
+const LARGE: u64 = 64 << 20;
+
+/// Finds out before a large write whether the disk of `file` has room for it.
+///
+/// # Errors
+/// [`io::ErrorKind::StorageFull`], with both numbers.
+pub fn check_room(file: &File, bytes: u64) -> io::Result<()> {
+    let Ok(disk) = rustix::fs::fstatvfs(file) else {
+        return Ok(());
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if bytes < LARGE || bytes <= free {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    Err(io::Error::new(
+        io::ErrorKind::StorageFull,
+        format!(
+            "it takes {} MiB, and the disk has {} MiB left",
+            mib(bytes),
+            mib(free)
+        ),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,5 +67,15 @@ mod tests {
         let below = disk(dir.path().join("not/yet/there")).unwrap();
         assert_eq!(here.total, below.total);
         assert!(here.total > 0 && here.free <= here.total);
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_is_refused() {
+        let file = tempfile::tempfile().unwrap();
+        check_room(&file, 0).unwrap();
+        check_room(&file, LARGE - 1).unwrap();
+        let full = check_room(&file, u64::MAX).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
+        assert!(full.to_string().contains("MiB left"), "{full}");
     }
 }

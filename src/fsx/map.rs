@@ -175,23 +175,28 @@ impl Map {
         Ok(Beginning(Some(memory)))
     }
 
+    /// Fills `into` with the bytes from `at` on, without keeping what was not read before. Fails as slicing does.
+    pub fn copy_to(&self, at: usize, into: &mut [u8]) {
+        let range = at..at + into.len();
+        let Some(memory) = self.memory.as_ref().filter(|_| !into.is_empty()) else {
+            return;
+        };
+        assert!(range.end <= self.len(), "the range {range:?} is outside");
+        if memory.is_read(&range) {
+            into.copy_from_slice(self.sliced(range));
+        } else if let Err(e) = self.file.read_exact_at(into, at as u64) {
+            resume_unwind(Box::new(self.failed(e)));
+        }
+    }
+
     /// Hands all of it to `take`, from its beginning on and piece by piece, without keeping what was not read before. Fails as
     /// slicing does.
     pub fn pieces(&self, take: &mut dyn FnMut(&[u8])) {
-        /// Enough for all cores to hash, in bytes.
         const PIECE: usize = 8 << 20;
-        let Some(memory) = &self.memory else { return };
         let mut piece = Vec::new();
         for start in (0..self.len()).step_by(PIECE) {
-            let range = start..(start + PIECE).min(self.len());
-            if memory.is_read(&range) {
-                take(self.sliced(range));
-                continue;
-            }
-            piece.resize(range.len(), 0);
-            if let Err(e) = self.file.read_exact_at(&mut piece, start as u64) {
-                resume_unwind(Box::new(self.failed(e)));
-            }
+            piece.resize(PIECE.min(self.len() - start), 0);
+            self.copy_to(start, &mut piece);
             take(&piece);
         }
     }
@@ -353,6 +358,12 @@ impl Deref for Beginning {
     }
 }
 
+/// Makes the empty file `to` share all blocks of the file in `map`: a reflink. `false` where the file system has none, or the two
+/// are on different ones.
+pub fn share(map: &Map, to: &File) -> bool {
+    rustix::fs::ioctl_ficlone(to, &*map.file).is_ok()
+}
+
 /// Runs `work`, and makes an error of a file that could not be read any further. Other panics go on.
 ///
 /// # Errors
@@ -412,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_is_as_long_as_the_file_and_pieces_are_all_of_it() {
+    fn a_beginning_is_as_long_as_the_file_and_copies_are_parts_of_it() {
         let dir = tempfile::tempdir().unwrap();
         let (path, bytes) = long(dir.path(), 20 << 20);
         let map = Map::open(&path).unwrap();
@@ -422,9 +433,11 @@ mod tests {
         assert!(beginning[10..].iter().all(|b| *b == 0));
         for read in [0, 9 << 20, 20 << 20] {
             assert_eq!(map[..read], bytes[..read]);
-            let mut all = Vec::new();
-            map.pieces(&mut |piece| all.extend_from_slice(piece));
-            assert_eq!(all, bytes);
+            for range in [0..0, 0..bytes.len(), 7..BLOCK - 1, read..bytes.len()] {
+                let mut copy = vec![0; range.len()];
+                map.copy_to(range.start, &mut copy);
+                assert_eq!(copy, bytes[range]);
+            }
         }
     }
 

@@ -17,9 +17,9 @@ pub use beside::{
     note_temporary, temporary, uninterrupted,
 };
 pub use claim::{Claim, claim_output};
-pub use disk::{Disk, disk};
+pub use disk::{Disk, check_room, disk};
 pub use log::open_log;
-pub use map::{Beginning, Map, caught};
+pub use map::{Beginning, Map, caught, share};
 pub use open::{Stamp, open_regular, read_bounded, read_stream};
 pub use raw::{open_folder, read_system};
 pub use sources::{check_report, check_sources, expect_plan, guard_sources, note_replaced};

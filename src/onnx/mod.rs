@@ -36,13 +36,16 @@ pub use wire::WireFault;
 pub use write::BytesOf;
 
 use crate::fsx::Map;
-use crate::tensor::{Digest, Dtype, TensorDecl, TensorView, element_count, show_shape};
+use crate::tensor::{
+    Digest, Dtype, Stretch, TensorDecl, TensorView, digests_of, element_count, show_shape,
+};
 use collect::Constant;
 use external::Files;
 use net::Net;
 use onnx_protobuf::{Message, ModelProto, TensorProto};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use tensor::{Bytes, Taking};
 
@@ -67,6 +70,12 @@ pub struct Model {
 pub trait WeightBytes: Send + Sync {
     /// Dtype, shape and row-major little-endian bytes of the weight `name`.
     fn get(&self, name: &str) -> Option<TensorView<'_>>;
+
+    /// Dtype, shape and number of bytes of the weight `name`, without reading it where that can be told.
+    fn describe(&self, name: &str) -> Option<(Dtype, &[usize], usize)> {
+        let view = self.get(name)?;
+        Some((view.dtype, view.shape, view.data.len()))
+    }
 }
 
 /// What a constant tensor is to an engine.
@@ -297,6 +306,56 @@ impl Model {
         ))
     }
 
+    /// As [`Model::bytes`], for use once: what is read for it is not kept.
+    ///
+    /// # Panics
+    /// As [`Model::bytes`].
+    pub fn read(&self, weight: &Weight) -> Cow<'_, [u8]> {
+        match &self.bytes[self.by_name[&weight.name]] {
+            Bytes::Mapped((file, range)) => {
+                let mut bytes = vec![0; range.len()];
+                self.files.maps()[*file].copy_to(range.start, &mut bytes);
+                Cow::Owned(bytes)
+            }
+            _ => self.bytes(weight),
+        }
+    }
+
+    /// Where the bytes of a weight are in one of [`Model::files`]; `None` where they are not there as they are.
+    pub fn place_of(&self, weight: &Weight) -> Option<(&Map, Range<usize>)> {
+        match &self.bytes[*self.by_name.get(&weight.name)?] {
+            Bytes::Mapped((file, range)) => Some((&self.files.maps()[*file], range.clone())),
+            _ => None,
+        }
+    }
+
+    /// The digest of every one of [`Model::weights`], in their order, on all cores; nothing of it is kept. `done` is told how many
+    /// bytes were hashed.
+    pub fn digests(&self, done: impl Fn(u64) + Sync) -> Vec<Digest> {
+        let stretch = |bytes: &Bytes| match bytes {
+            Bytes::Mapped((file, range)) => Some(Stretch {
+                file: *file,
+                range: range.clone(),
+            }),
+            _ => None,
+        };
+        let stretches: Vec<Stretch> = self.bytes.iter().filter_map(stretch).collect();
+        let read = |file: usize, at: usize, into: &mut [u8]| {
+            self.files.maps()[file].copy_to(at, into);
+        };
+        let mut hashed = digests_of(&stretches, read, &done).into_iter();
+        (self.weights.iter().zip(&self.bytes))
+            .map(|(weight, bytes)| {
+                if matches!(bytes, Bytes::Mapped(_)) {
+                    return hashed.next().expect("there is one for every stretch");
+                }
+                let bytes = self.bytes(weight);
+                done(bytes.len() as u64);
+                Digest::of(&bytes)
+            })
+            .collect()
+    }
+
     /// Inputs that are not initializers, in graph order.
     pub fn inputs(&self) -> &[TensorDecl] {
         &self.inputs
@@ -368,21 +427,17 @@ fn check_source(constants: &[Constant], source: &dyn WeightBytes, problems: &mut
         .iter()
         .filter(|c| matches!(c.bytes, Bytes::Source))
     {
-        let Some(view) = source.get(&c.name) else {
+        let Some((dtype, shape, length)) = source.describe(&c.name) else {
             problems.push(Problem::WeightMissing {
                 name: c.name.clone(),
             });
             continue;
         };
         let expected = element_count(&c.shape).and_then(|n| c.dtype.bytes_for(n));
-        let found = if view.dtype != c.dtype || view.shape != c.shape {
-            show(view.dtype, view.shape)
-        } else if expected != Some(view.data.len()) {
-            format!(
-                "{} of {} bytes",
-                show(view.dtype, view.shape),
-                view.data.len()
-            )
+        let found = if dtype != c.dtype || shape != c.shape {
+            show(dtype, shape)
+        } else if expected != Some(length) {
+            format!("{} of {length} bytes", show(dtype, shape))
         } else {
             continue;
         };

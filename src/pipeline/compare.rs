@@ -4,6 +4,7 @@ use super::build::key;
 use super::error::Error;
 use super::facts::{digests, shapes_of_engine};
 use super::look::{Thing, look};
+use super::measure::{self, Moved, Pair, Placed};
 use super::refit::{Overlay, OverlayRequest, source_model};
 use crate::diff::{
     self, Decision, Diff, Graph, Kind, Maker, Reason, Side, TensorChange, Verdict, WeightFact,
@@ -11,14 +12,13 @@ use crate::diff::{
 };
 use crate::engine::{Identity, Options};
 use crate::mapping::{self, Change, ModelValues};
-use crate::onnx::Model;
+use crate::onnx::{Model, Weight};
 use crate::plan::{self, Manifest};
 use crate::shapes::{Overrides, Resolved, ShapeSpec};
 use crate::tensor::{Digest, TensorView};
 use crate::watch::{Event, Watch};
 use crate::weights::{Source, normalise};
-use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// What is compared with what.
@@ -32,7 +32,7 @@ pub struct CompareRequest {
     pub overlay: OverlayRequest,
     /// Shapes that are wanted.
     pub shapes: Option<(ShapeSpec, Overrides)>,
-    /// How many changed tensors to measure; all of them unless given.
+    /// How many changed tensors to measure, those that a sample says moved most; all of them unless given.
     pub measure: Option<usize>,
 }
 
@@ -45,8 +45,8 @@ pub struct Measured {
     pub source: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// How far it moved; none where the old bytes are not at hand.
-    pub change: Option<TensorChange>,
+    /// How far it moved; nothing is known where the old bytes are not at hand.
+    pub moved: Moved,
 }
 
 /// What a comparison found.
@@ -95,7 +95,7 @@ impl Left {
 /// # Errors
 /// What cannot be read, or cannot be compared at all; differences are no errors.
 pub fn compare(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, Error> {
-    let old = look(&request.old)?;
+    let old = look(&request.old, request.overlay.memo.as_ref())?;
     let stripped = matches!(&old, Thing::Plan(m) if m.stripped);
     let unproven = match &old {
         // Shapes alone say nothing of weights.
@@ -122,7 +122,7 @@ fn compare_with(
 ) -> Result<Compared, Error> {
     let wants_weights = !request.overlay.loras.is_empty();
     let new = match request.new.first() {
-        Some(first) => Some(look(first)?),
+        Some(first) => Some(look(first, request.overlay.memo.as_ref())?),
         None => None,
     };
     match (old, new) {
@@ -325,9 +325,12 @@ fn plan_with(
         };
         diff = diff.and(diff::compare(&side(manifest.shapes.clone()), &side(wanted)));
     }
-    let changed = measure_all(request, manifest, &overlay, &names, watch)?;
+    let changed = measure_all(request, manifest, &overlay, &names, watch);
+    let mapped: HashMap<&str, &mapping::Row> = (overlay.mapping().rows.iter())
+        .map(|row| (row.name.as_str(), row))
+        .collect();
     let all = manifest.weights.iter().filter_map(|w| {
-        let recipe = overlay.mapping().row(&w.name)?.recipe.as_ref()?;
+        let recipe = mapped.get(w.name.as_str())?.recipe.as_ref()?;
         Some((
             w.name.clone(),
             recipe.sources().first().map(|s| (*s).to_owned()),
@@ -350,7 +353,7 @@ fn measure_all(
     overlay: &Overlay,
     names: &[(String, Option<String>)],
     watch: &dyn Watch,
-) -> Result<Vec<Measured>, Error> {
+) -> Vec<Measured> {
     let rows: BTreeMap<&str, &plan::WeightRow> = manifest
         .weights
         .iter()
@@ -362,41 +365,125 @@ fn measure_all(
     } else {
         None
     };
-    let held = match (&base, overlay.whole) {
-        (Some(base), _) => Some(ModelValues::of(&base.model)),
-        (None, false) => Some(ModelValues::of(&overlay.model().model)),
-        (None, true) => None,
-    };
-    let measure = |(name, source): &(String, Option<String>)| -> Result<Measured, Error> {
-        let row = rows[name.as_str()];
-        let mut change = None;
-        // Only the base values are at hand; where the engine holds others, the distance from those is not known.
-        if row.base.is_none()
-            && let Some(held) = &held
-            && let (Some(old), Some(new)) = (mapping::Held::held(held, name), overlay.bytes(name)?)
-        {
-            change = measured(row.dtype, &row.shape, &old, &new);
-        }
-        Ok(Measured {
-            name: name.clone(),
-            source: source.clone().unwrap_or_else(|| name.clone()),
-            shape: row.shape.clone(),
-            change,
-        })
-    };
     watch.event(Event::Begin {
         step: "measuring",
         total: None,
     });
-    let limit = request.measure.unwrap_or(usize::MAX);
-    // One after the other: memory stays at a few tensors.
-    let changed = names
-        .iter()
-        .take(limit)
-        .map(measure)
-        .collect::<Result<Vec<_>, _>>()?;
+    let base_model = base.as_ref().unwrap_or(overlay.model());
+    let pairs: Vec<OfPlan<'_>> = (names.iter())
+        .map(|(name, _)| OfPlan {
+            row: rows[name.as_str()],
+            // Only the base values are at hand; where the engine holds others, the distance from those is not known.
+            base: (base.is_some() || !overlay.whole).then_some(&base_model.model),
+            overlay,
+        })
+        .collect();
+    let changed = (names.iter().zip(&pairs))
+        .zip(measure::measure(&pairs, request.measure))
+        .map(|(((name, source), pair), moved)| Measured {
+            name: name.clone(),
+            source: source.clone().unwrap_or_else(|| name.clone()),
+            shape: pair.row.shape.clone(),
+            moved,
+        })
+        .collect();
     watch.event(Event::End);
-    Ok(changed)
+    changed
+}
+
+/// A weight of a plan, as the model has it and as it shall be.
+struct OfPlan<'a> {
+    row: &'a plan::WeightRow,
+    base: Option<&'a Model>,
+    overlay: &'a Overlay,
+}
+
+impl OfPlan<'_> {
+    fn old(&self) -> Option<(&Model, &Weight)> {
+        let model = self.base.filter(|_| self.row.base.is_none())?;
+        Some((model, model.weight(&self.row.name)?))
+    }
+
+    /// Both versions whole, for `use_them`.
+    fn both<T>(&self, use_them: impl FnOnce(TensorView<'_>, TensorView<'_>) -> T) -> Option<T> {
+        let (model, weight) = self.old()?;
+        let old = model.read(weight);
+        // What cannot be computed was refused before.
+        let new = self.overlay.bytes(&self.row.name).ok()??;
+        let (dtype, shape) = (self.row.dtype, &self.row.shape[..]);
+        let view = |data| TensorView { dtype, shape, data };
+        Some(use_them(view(&old), view(&new)))
+    }
+
+    fn by_places(&self) -> Option<f64> {
+        let (model, weight) = self.old()?;
+        let (map, range) = model.place_of(weight)?;
+        let old = Placed {
+            map,
+            range,
+            dtype: self.row.dtype,
+            transposed: false,
+        };
+        measure::by_places(&self.row.shape, &old, &self.overlay.placed(&self.row.name)?)
+    }
+}
+
+impl Pair for OfPlan<'_> {
+    fn count(&self) -> usize {
+        self.row.shape.iter().product()
+    }
+
+    fn estimate(&self) -> Option<f64> {
+        self.by_places()
+            .or_else(|| self.both(measure::by_values).flatten())
+    }
+
+    fn measure(&self) -> Option<TensorChange> {
+        self.both(measure::whole).flatten()
+    }
+}
+
+/// A tensor of two checkpoints.
+struct OfSources<'a> {
+    old: (&'a Source, &'a str),
+    new: (&'a Source, &'a str),
+}
+
+impl Pair for OfSources<'_> {
+    fn count(&self) -> usize {
+        self.old
+            .0
+            .shape(self.old.1)
+            .unwrap_or_default()
+            .iter()
+            .product()
+    }
+
+    fn estimate(&self) -> Option<f64> {
+        fn place<'s>((source, name): (&'s Source, &str)) -> Option<Placed<'s>> {
+            let stretch = source.stretch(name)?;
+            Some(Placed {
+                map: source.files()[stretch.file].map(),
+                range: stretch.range,
+                dtype: source.describe(name)?.0,
+                transposed: false,
+            })
+        }
+        let shape = self.old.0.shape(self.old.1)?;
+        let by_places = || measure::by_places(shape, &place(self.old)?, &place(self.new)?);
+        by_places().or_else(|| self.both(measure::by_values).flatten())
+    }
+
+    fn measure(&self) -> Option<TensorChange> {
+        self.both(measure::whole).flatten()
+    }
+}
+
+impl OfSources<'_> {
+    fn both<T>(&self, use_them: impl FnOnce(TensorView<'_>, TensorView<'_>) -> T) -> Option<T> {
+        let (old, new) = (self.old.0.read(self.old.1)?, self.new.0.read(self.new.1)?);
+        (old.shape == new.shape).then(|| use_them(old.view(), new.view()))
+    }
 }
 
 /// A plan against a model of the same structure: what a refit with its weights does, and what else differs.
@@ -459,8 +546,8 @@ fn model_with(
         judged: Some(&judged),
         permissions: &request.overlay.permissions,
         tensor: &|name| {
-            let view = new.get(name)?;
-            Some((view.dtype, view.shape.to_vec()))
+            let (dtype, shape) = new.describe(name)?;
+            Some((dtype, shape.to_vec()))
         },
     });
     let left = Left::of(&decision);
@@ -483,11 +570,11 @@ fn checkpoints(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, 
     let facts =
         |source: &Source, digests: &BTreeMap<String, Digest>, rename: &dyn Fn(&str) -> String| {
             let all = source.names().filter_map(|name| {
-                let view = source.get(name)?;
+                let (dtype, shape) = source.describe(name)?;
                 Some(WeightFact {
                     name: rename(name),
-                    dtype: view.dtype,
-                    shape: view.shape.to_vec(),
+                    dtype,
+                    shape: shape.to_vec(),
                     digest: *digests.get(name)?,
                     kind: Kind::Weight,
                     uses: None,
@@ -508,19 +595,20 @@ fn checkpoints(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, 
         .filter(|r| r.verdict() == Verdict::NeedsRefit)
         .filter_map(|r| Some((r.subject()?.to_owned(), None)))
         .collect();
-    let limit = request.measure.unwrap_or(usize::MAX);
-    let measured: Vec<Measured> = changed
-        .par_iter()
-        .take(limit)
+    let pairs: Vec<OfSources<'_>> = (changed.iter())
         .filter_map(|(name, _)| {
-            let was = old.get(name)?;
-            let is = new.get(new_names.get(name)?)?;
-            Some(Measured {
-                name: name.clone(),
-                source: name.clone(),
-                shape: was.shape.to_vec(),
-                change: diff::change(was, is).ok(),
+            Some(OfSources {
+                old: (&old, name),
+                new: (&new, new_names.get(name)?),
             })
+        })
+        .collect();
+    let measured = (pairs.iter().zip(measure::measure(&pairs, request.measure)))
+        .map(|(pair, moved)| Measured {
+            name: pair.old.1.to_owned(),
+            source: pair.old.1.to_owned(),
+            shape: old.shape(pair.old.1).unwrap_or_default().to_vec(),
+            moved,
         })
         .collect();
     let blocks = blocks(old.names().map(|n| (n.to_owned(), None)), &changed);
@@ -531,16 +619,6 @@ fn checkpoints(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, 
         rules: named.rules,
         left: Left::default(),
     })
-}
-
-fn measured(
-    dtype: crate::tensor::Dtype,
-    shape: &[usize],
-    old: &[u8],
-    new: &[u8],
-) -> Option<TensorChange> {
-    let view = |data| TensorView { dtype, shape, data };
-    diff::change(view(old), view(new)).ok()
 }
 
 fn blocks(
@@ -563,10 +641,15 @@ fn blocks(
 }
 
 fn sorted(mut changed: Vec<Measured>) -> Vec<Measured> {
-    let size = |m: &Measured| m.change.as_ref().map_or(-1.0, |c| c.relative);
+    // Those that were measured come first; a sample may be off.
+    let size = |m: &Measured| match (&m.moved.change, m.moved.estimate) {
+        (Some(change), _) => (1, change.relative),
+        (None, estimate) => (0, estimate.unwrap_or(-1.0)),
+    };
     changed.sort_by(|a, b| {
-        size(b)
-            .total_cmp(&size(a))
+        let ((first, larger), (second, other)) = (size(b), size(a));
+        (first.cmp(&second))
+            .then(larger.total_cmp(&other))
             .then_with(|| a.name.cmp(&b.name))
     });
     changed

@@ -212,6 +212,14 @@ fn differing(verification: &Verification) -> String {
 }
 
 impl Error {
+    /// An engine's error while it wrote `output`, which it does not know by name.
+    pub(super) fn writing(output: &Path) -> impl Fn(engine::Error) -> Error {
+        move |error| match error {
+            engine::Error::Write(e) => fsx::Error::write(output, e).into(),
+            other => other.into(),
+        }
+    }
+
     /// This error, with the plan that it is about.
     pub(super) fn of_plan(self, plan: &Path) -> Error {
         Error::OfPlan {

@@ -9,7 +9,6 @@ use crate::plan::{Manifest, WeightRow};
 use crate::shapes::Resolved;
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
-use rayon::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -94,23 +93,17 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
     };
 }
 
-/// Digest of every constant tensor by name, on all cores.
+/// Digest of every constant tensor by name, on all cores. Events are in bytes.
 pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a str, Digest> {
-    watch.event(Event::Begin {
+    let bytes = model.weights().iter().map(|w| w.byte_length() as u64);
+    watch.event(Event::BeginBytes {
         step: "hashing weights",
-        total: Some(model.weights().len() as u64),
+        bytes: bytes.sum(),
     });
-    let all = model
-        .weights()
-        .par_iter()
-        .map(|w| {
-            let digest = Digest::of(&model.bytes(w));
-            watch.event(Event::Advance(1));
-            (w.name.as_str(), digest)
-        })
-        .collect();
+    let digests = model.digests(|n| watch.event(Event::Advance(n)));
     watch.event(Event::End);
-    all
+    let names = model.weights().iter().map(|w| w.name.as_str());
+    names.zip(digests).collect()
 }
 
 fn fixed(weight: &Weight, refittable: Option<bool>) -> Option<String> {

@@ -1,6 +1,8 @@
 //! What a file is, by its name and its first bytes.
 
 use super::error::Error;
+use super::past;
+use crate::cache::Memo;
 use crate::fsx;
 use crate::onnx::Model;
 use crate::plan::{self, Manifest};
@@ -49,12 +51,17 @@ pub fn is_plan(path: &Path) -> bool {
 }
 
 /// Opens what is at `path`.
-pub(super) fn look(path: &Path) -> Result<Thing, Error> {
+pub(super) fn look(path: &Path, memo: Option<&Memo>) -> Result<Thing, Error> {
     Ok(match kind_of(path) {
-        ThingKind::Plan => Thing::Plan(Box::new(plan::open(path)?)),
+        ThingKind::Plan => Thing::Plan(Box::new(open_plan(path, memo)?)),
         ThingKind::Model => Thing::Model(Box::new(Model::open(path)?)),
         ThingKind::Weights => Thing::Weights,
     })
+}
+
+/// The manifest of a plan, which is read and checked unless `memo` knows its digest.
+pub(super) fn open_plan(path: &Path, memo: Option<&Memo>) -> Result<Manifest, Error> {
+    Ok(plan::open_with(path, |map| past::plan(map, memo))?)
 }
 
 /// Whether `path` is an ONNX model and nothing else: by its extension, or because it begins as a `ModelProto` does, with

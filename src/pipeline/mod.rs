@@ -20,15 +20,18 @@ mod error;
 mod facts;
 mod feed;
 mod look;
+mod measure;
 pub mod next;
 mod open;
 mod other_gpu;
+mod past;
 mod plugins;
 mod refit;
 mod run;
 mod variables;
 mod verification;
 mod verify;
+mod watched;
 
 pub use adopt::{AdoptRequest, Adopted, adopt};
 pub use backends::{
@@ -43,6 +46,7 @@ pub use environment::Environment;
 pub use error::Error;
 pub use facts::shapes_of_engine;
 pub use look::{ThingKind, is_model, is_plan, kind_of};
+pub use measure::Moved;
 pub use open::{OpenPlan, open};
 pub use other_gpu::check_gpu;
 pub use plugins::with_plugins;

@@ -23,7 +23,7 @@ fn refuse(library: &str, reason: String) -> Error {
 
 fn digest(path: &Path) -> Result<String, Error> {
     let map = Map::open(path)?;
-    Ok(Digest::of_pieces(|take| map.pieces(take)).short())
+    Ok(Digest::of_length(map.len(), |at, into| map.copy_to(at, into)).short())
 }
 
 fn name(path: &Path) -> String {

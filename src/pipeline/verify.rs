@@ -112,7 +112,7 @@ fn against_reference(
     beside: &Path,
     environment: &Environment,
 ) -> Result<Verification, Error> {
-    let refitted = !overlay.recipe.ingredients.is_empty();
+    let refitted = !overlay.is_base();
     let written = refitted.then(|| write_model(overlay, beside)).transpose()?;
     let model = written
         .as_ref()

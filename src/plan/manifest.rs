@@ -67,7 +67,7 @@ pub struct Manifest {
 pub struct PlanRef {
     /// Length in bytes.
     pub bytes: u64,
-    /// Digest of the whole file.
+    /// [`crate::engine::digest_of`] the file.
     pub digest: Digest,
 }
 

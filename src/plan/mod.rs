@@ -23,7 +23,7 @@ pub use manifest::{
     Asked, BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef,
     ProbeSource, Recipe, WeightRow,
 };
-pub use pair::{adopt, manifest_path, open, read_manifest, reference, replace, stage};
+pub use pair::{adopt, manifest_path, open, open_with, read_manifest, reference, replace, stage};
 
 use crate::fault::{Class, Explain};
 use crate::fsx;

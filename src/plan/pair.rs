@@ -1,8 +1,10 @@
 //! Reading and replacing the two files as one.
 
 use super::{Error, FORMAT, FORMAT_1, Manifest, PlanRef, journal};
+use crate::engine::{self, Written};
 use crate::fsx::{self, Map, Staged, Stamp};
 use crate::tensor::{Digest, DigestWriter};
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -31,8 +33,16 @@ pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// [`Error`], with the file that is wrong.
 pub fn open(plan: &Path) -> Result<Manifest, Error> {
+    open_with(plan, engine::digest_of)
+}
+
+/// As [`open`], with the digest that `digest` gives of the plan.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(plan: &Path, digest: impl Fn(&Map) -> Digest) -> Result<Manifest, Error> {
     journal::settle(plan)?;
-    let (actual, current, stamp) = look(plan)?;
+    let (actual, current, stamp) = look(plan, &digest)?;
     if let Ok(m) = &current
         && m.plan == actual
     {
@@ -41,7 +51,7 @@ pub fn open(plan: &Path) -> Result<Manifest, Error> {
     }
     // Another process may be between its two renames at this moment; under the lock none is.
     let _alone = fsx::lock_folder_of(plan);
-    let (actual, current, stamp) = look(plan)?;
+    let (actual, current, stamp) = look(plan, &digest)?;
     fsx::expect_plan(plan, &stamp)?;
     if let Ok(m) = &current
         && m.plan == actual
@@ -77,12 +87,15 @@ pub fn open(plan: &Path) -> Result<Manifest, Error> {
 }
 
 /// What the plan is now, and the manifest that stands beside it.
-fn look(plan: &Path) -> Result<(PlanRef, Result<Manifest, Error>, Stamp), Error> {
+fn look(
+    plan: &Path,
+    digest: &dyn Fn(&Map) -> Digest,
+) -> Result<(PlanRef, Result<Manifest, Error>, Stamp), Error> {
     let file = fsx::open_regular(plan)?;
     let map = Map::of(&file, plan)?;
     let actual = PlanRef {
         bytes: map.len() as u64,
-        digest: Digest::of_pieces(|take| map.pieces(take)),
+        digest: digest(&map),
     };
     Ok((actual, read_manifest(plan), Stamp::of(map.metadata())))
 }
@@ -141,7 +154,7 @@ pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
 /// # Errors
 /// Where it cannot be read.
 pub fn reference(plan: &Path) -> Result<PlanRef, Error> {
-    Ok(look(plan)?.0)
+    Ok(look(plan, &engine::digest_of)?.0)
 }
 
 /// Writes the manifest of a plan that stays as it is.
@@ -169,28 +182,43 @@ pub fn adopt(plan: &Path, manifest: &Manifest) -> Result<(), Error> {
     })
 }
 
-/// Writes a plan beside `to` with `fill`, and returns its length and digest, taken while it is written. Nothing is visible under `to` yet.
+/// Writes a plan beside `to`, and returns what it is, taken while it is written. Nothing is visible under `to` yet. `fill` gets the
+/// empty file, and says what it wrote there, or hands back nothing and is followed by `stream`, which writes front to back.
 ///
 /// # Errors
-/// `fill`'s own error, or a write error.
-pub fn stage<E: From<fsx::Error>>(
+/// Those of `fill` and `stream`, or a write error.
+pub fn stage<E: From<fsx::Error>, T>(
     to: &Path,
-    fill: impl FnOnce(&mut dyn io::Write) -> Result<(), E>,
-) -> Result<(Staged, PlanRef), E> {
-    let (mut bytes, mut digest) = (0, None);
-    let staged = Staged::write(to, |out| {
-        let mut hashing = Hashing {
-            out,
-            bytes: 0,
-            hasher: DigestWriter::default(),
-        };
-        fill(&mut hashing)?;
-        bytes = hashing.bytes;
-        digest = Some(hashing.hasher.finish());
+    fill: impl FnOnce(&File) -> Result<Option<(T, Written)>, E>,
+    stream: impl FnOnce(&mut dyn io::Write) -> Result<T, E>,
+) -> Result<(Staged, PlanRef, T), E> {
+    let mut done = None;
+    let staged = Staged::fill(to, |file| {
+        done = Some(match fill(file)? {
+            Some(filled) => filled,
+            None => streamed(to, file, stream)?,
+        });
         Ok::<_, E>(())
     })?;
-    let digest = digest.expect("`fill` was called");
-    Ok((staged, PlanRef { bytes, digest }))
+    let (said, Written { bytes, digest }) = done.expect("the file was filled");
+    Ok((staged, PlanRef { bytes, digest }, said))
+}
+
+fn streamed<E: From<fsx::Error>, T>(
+    to: &Path,
+    file: &File,
+    stream: impl FnOnce(&mut dyn io::Write) -> Result<T, E>,
+) -> Result<(T, Written), E> {
+    let mut out = io::BufWriter::with_capacity(1 << 20, file);
+    let mut hashing = Hashing {
+        out: &mut out,
+        bytes: 0,
+        hasher: DigestWriter::default(),
+    };
+    let said = stream(&mut hashing)?;
+    let (bytes, digest) = (hashing.bytes, hashing.hasher.finish());
+    io::Write::flush(&mut out).map_err(|e| fsx::Error::write(to, e))?;
+    Ok((said, Written { bytes, digest }))
 }
 
 /// Hashes what is written, so that the digest is of what was meant and not of what a disk gives back.

@@ -7,12 +7,14 @@ mod convert;
 mod decl;
 mod digest;
 mod dtype;
+mod stretches;
 
 pub use compare::{Difference, Statistics, difference, statistics};
 pub use convert::{ConvertError, cast, from_f32, permute, to_f32, transpose};
 pub use decl::{Extent, TensorDecl};
 pub use digest::{Digest, DigestWriter, LabelledHasher, ParseDigestError};
 pub use dtype::Dtype;
+pub use stretches::{Stretch, digests_of};
 
 /// Number of elements of `shape`, or `None` when it does not fit in a `usize`.
 pub fn element_count(shape: &[usize]) -> Option<usize> {

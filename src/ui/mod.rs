@@ -286,6 +286,7 @@ fn log_event(event: Event<'_>) {
         Event::Warn(text) => tracing::warn!(target: log::SAID, "{text}"),
         Event::Status(text) | Event::Note(text) => tracing::info!(target: log::SAID, "{text}"),
         Event::Begin { step, total } => tracing::info!(target: log::SAID, total, "{step}"),
+        Event::BeginBytes { step, bytes } => tracing::info!(target: log::SAID, bytes, "{step}"),
         Event::End => tracing::debug!(target: log::SAID, "done"),
         Event::Advance(_) => {}
     }
@@ -318,6 +319,13 @@ impl Watch for Ui {
             Event::Begin { step, total } => {
                 if let Some(p) = &self.progress {
                     p.begin(step, total);
+                } else if self.verbosity == Verbosity::Verbose {
+                    self.say(failure::NOTE, "step", step);
+                }
+            }
+            Event::BeginBytes { step, bytes } => {
+                if let Some(p) = &self.progress {
+                    p.begin_bytes(step, bytes);
                 } else if self.verbosity == Verbosity::Verbose {
                     self.say(failure::NOTE, "step", step);
                 }

@@ -21,7 +21,19 @@ impl Progress {
             }
             None => ProgressBar::new_spinner().with_style(style("{spinner} {msg} {elapsed}")),
         };
+        self.show(step, bar);
+    }
+
+    /// Starts a step that is counted in bytes, replacing the one before: with its speed, and how long it will take.
+    pub fn begin_bytes(&self, step: &str, bytes: u64) {
+        let template = "{msg} {bar:30} {percent:>3}% {binary_bytes_per_sec} {elapsed}, {eta} left";
+        self.show(step, ProgressBar::new(bytes).with_style(style(template)));
+    }
+
+    fn show(&self, step: &str, bar: ProgressBar) {
         bar.set_message(step.to_owned());
+        // What was drawn before goes first: its ticks would draw it again.
+        self.swap(None);
         bar.enable_steady_tick(Duration::from_millis(120));
         self.swap(Some(bar));
     }

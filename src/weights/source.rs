@@ -3,9 +3,8 @@
 use super::error::Error;
 use super::index;
 use crate::fsx::Map;
-use crate::tensor::{Digest, Dtype, TensorView};
+use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, digests_of};
 use crate::watch::{Event, Watch};
-use rayon::prelude::*;
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::BTreeMap;
@@ -99,10 +98,45 @@ impl Source {
         self.files[*self.home.get(name)?].get(name)
     }
 
+    /// Element type and shape of the tensor of that name; reads nothing.
+    pub fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        let entry = self.entry(name)?.1;
+        Some((entry.dtype, &entry.shape))
+    }
+
     /// The shape of the tensor of that name; reads nothing.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        let file = &self.files[*self.home.get(name)?];
-        Some(&file.entries.get(name)?.shape)
+        Some(self.describe(name)?.1)
+    }
+
+    /// A copy of the tensor of that name, for use once: what is read for it is not kept.
+    pub fn read(&self, name: &str) -> Option<Tensor> {
+        let (file, entry) = self.entry(name)?;
+        let mut data = vec![0; entry.range.len()];
+        self.files[file].map.copy_to(entry.range.start, &mut data);
+        Some(Tensor {
+            dtype: entry.dtype,
+            shape: entry.shape.clone(),
+            data,
+        })
+    }
+
+    fn entry(&self, name: &str) -> Option<(usize, &Entry)> {
+        let file = *self.home.get(name)?;
+        Some((file, self.files[file].entries.get(name)?))
+    }
+
+    /// Where the bytes of the tensor of that name are: index of [`Source::files`], and range.
+    pub fn stretch(&self, name: &str) -> Option<Stretch> {
+        let (file, entry) = self.entry(name)?;
+        let range = entry.range.clone();
+        Some(Stretch { file, range })
+    }
+
+    /// The digests of stretches of the files, on all cores; nothing is kept. `done` is told how many bytes were hashed.
+    pub fn hash(&self, stretches: &[Stretch], done: impl Fn(u64) + Sync) -> Vec<Digest> {
+        let read = |file: usize, at: usize, into: &mut [u8]| self.files[file].map.copy_to(at, into);
+        digests_of(stretches, read, done)
     }
 
     /// The files, in the order given; shards of an index sorted by name.
@@ -117,31 +151,14 @@ impl Source {
 
     /// The digest of every tensor's bytes, computed on all cores. Events are in bytes.
     pub fn digests(&self, watch: &dyn Watch) -> BTreeMap<String, Digest> {
-        // In file order, so that a cold disk is read forwards.
-        let mut order: Vec<(usize, usize, &str)> = Vec::with_capacity(self.len());
-        for (name, &file) in &self.home {
-            order.push((file, self.files[file].entries[name].range.start, name));
-        }
-        order.sort_unstable();
-        let length = |&(file, _, name): &(usize, usize, &str)| {
-            self.files[file].entries[name].range.len() as u64
-        };
-        let total = order.iter().map(length).sum();
-        watch.event(Event::Begin {
+        let stretches: Vec<Stretch> = self.names().filter_map(|n| self.stretch(n)).collect();
+        watch.event(Event::BeginBytes {
             step: "hashing weights",
-            total: Some(total),
+            bytes: stretches.iter().map(|s| s.range.len() as u64).sum(),
         });
-        let digests = order
-            .par_iter()
-            .filter_map(|(_, _, name)| Some((name, self.get(name)?)))
-            .map(|(name, view)| {
-                let digest = Digest::of(view.data);
-                watch.event(Event::Advance(view.data.len() as u64));
-                ((*name).to_owned(), digest)
-            })
-            .collect();
+        let digests = self.hash(&stretches, |n| watch.event(Event::Advance(n)));
         watch.event(Event::End);
-        digests
+        self.names().map(ToOwned::to_owned).zip(digests).collect()
     }
 }
 
@@ -168,7 +185,7 @@ impl SourceFile {
 
     /// The digest of the whole file, header included; reads all of it.
     pub fn digest(&self) -> Digest {
-        Digest::of_pieces(|take| self.map.pieces(take))
+        Digest::of_length(self.map.len(), |at, into| self.map.copy_to(at, into))
     }
 
     /// Names of its tensors, sorted.

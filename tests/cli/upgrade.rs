@@ -51,7 +51,14 @@ fn a_plan_of_0_1_0_runs_and_is_refitted() {
         .run(&["diff", "p.plan", "new.safetensors"])
         .exits(0)
         .prints("NEEDS_REFIT");
+    let format = |scene: &Scene| -> String {
+        let plan = fs::read(scene.file("p.plan")).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&plan).unwrap();
+        header.metadata().as_ref().unwrap()["format"].clone()
+    };
+    assert_eq!(format(&scene), "trtmut.plan/1");
     scene.run(&["refit", "p.plan", "new.safetensors"]).exits(0);
+    assert_eq!(format(&scene), "trtmut.plan/2");
     runs_as(&scene, "p.plan", "out_new.safetensors");
     scene.run(&["refit", "p.plan", "--base"]).exits(0);
     runs_as(&scene, "p.plan", "out_base.safetensors");

@@ -241,7 +241,7 @@ fn act(e: &Exported, inferred: &Mapping, file: &File, permissions: &Permissions)
         let holds = trtmut::tensor::Digest::of(&old);
         let mut wanted = holds;
         if let Change::Changed { digest } = change {
-            let new = mapping::bytes_of(row, file).unwrap().into_owned();
+            let new = mapping::bytes_of(row, file).unwrap();
             wanted = trtmut::tensor::Digest::of(&new);
             assert_eq!(
                 wanted, *digest,

@@ -217,6 +217,7 @@ pub(super) fn explain(
         &asked.base_weights,
         asked.component.as_deref(),
         Some(&memo),
+        ui,
     )?;
     let found = store.explain(&fields)?;
     let nearest = found.nearest.iter().map(|n| NearEntry {

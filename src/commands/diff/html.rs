@@ -297,7 +297,7 @@ fn data(columns: &[Column], rows: &[Row]) -> Value {
             let cells: Vec<Value> = (changes.iter())
                 .map(|of| {
                     of.get(row.name.as_str())
-                        .map_or(Value::Null, |m| cell(m.change.as_ref()))
+                        .map_or(Value::Null, |m| cell(m.moved.change.as_ref()))
                 })
                 .collect();
             // A source's name says more than that of a constant, and the name says which constant.

@@ -6,9 +6,11 @@ mod next;
 use super::overlay::OverlayArgs;
 use super::shape_args::{ShapeArgs, read_spec};
 use super::tables;
-use crate::diff::{Reason, TensorChange, Verdict};
+use crate::diff::{Reason, Verdict};
 use crate::exit::Exit;
-use crate::pipeline::{self, CompareRequest, Compared, Measured, ThingKind, kind_of};
+use crate::pipeline::{
+    self, CompareRequest, Compared, Environment, Measured, OverlayRequest, ThingKind, kind_of,
+};
 use crate::plan;
 use crate::tensor::show_shape;
 use crate::ui::{self, Align, Annotation, Level, Report, Screen, Table, Ui};
@@ -56,8 +58,25 @@ pub struct Args {
     #[command(flatten)]
     ranges: ShapeArgs,
 
+    /// How many changed tensors to measure as wholes; a report for a browser has all of them
+    #[arg(long, value_enum, default_value_t = Measuring::Largest)]
+    measure: Measuring,
+
+    /// Read the plan and the model, though they are as they were when they were last read
+    #[arg(long)]
+    rehash: bool,
+
     #[command(flatten)]
     overlay: OverlayArgs,
+}
+
+/// `--measure`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Measuring {
+    /// Those that are listed: a sample of each changed tensor says which moved most
+    Largest,
+    /// Every changed tensor
+    All,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,15 +107,38 @@ struct DiffReport {
     html: Option<PathBuf>,
     #[serde(skip)]
     top: usize,
+    #[serde(skip)]
+    measure: Measuring,
 }
 
+/// Measures that were not taken are null.
 #[derive(Debug, Serialize)]
 struct Changed {
     name: String,
     source: String,
     shape: Vec<usize>,
-    #[serde(flatten)]
-    change: Option<TensorChange>,
+    /// `relative` over a sample of the elements.
+    estimate: Option<f64>,
+    max_abs: Option<f64>,
+    relative: Option<f64>,
+    rank: Option<usize>,
+    full_rank: Option<usize>,
+}
+
+impl From<Measured> for Changed {
+    fn from(m: Measured) -> Changed {
+        let change = m.moved.change.as_ref();
+        Changed {
+            estimate: m.moved.estimate,
+            max_abs: change.map(|c| c.max_abs),
+            relative: change.map(|c| c.relative),
+            rank: change.and_then(|c| c.rank),
+            full_rank: change.and_then(|c| c.full_rank),
+            name: m.name,
+            source: m.source,
+            shape: m.shape,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -269,7 +311,7 @@ impl DiffReport {
         }
         writeln!(out)?;
         // Where nothing could be measured, columns of dashes say nothing.
-        let measured = self.changed.iter().any(|c| c.change.is_some());
+        let measured = self.changed.iter().any(|c| c.relative.is_some());
         let mut table = if measured {
             Table::new(&[
                 ("largest changes", Align::Left),
@@ -283,25 +325,30 @@ impl DiffReport {
         };
         for c in self.changed.iter().take(self.top) {
             let amount = |v: Option<f64>| v.map_or("-".into(), ui::amount);
-            let m = c.change.as_ref();
-            let rank = match m.map(|m| (m.rank, m.full_rank)) {
-                Some((Some(rank), Some(full))) => format!("{rank} of {full}"),
-                Some((None, Some(_))) => "full".into(),
+            let rank = match (c.rank, c.full_rank) {
+                (Some(rank), Some(full)) => format!("{rank} of {full}"),
+                (None, Some(_)) => "full".into(),
                 _ => "-".into(),
             };
             table.row([
                 c.source.clone(),
                 show_shape(&c.shape),
-                amount(m.map(|m| m.relative)),
-                amount(m.map(|m| m.max_abs)),
+                amount(c.relative),
+                amount(c.max_abs),
                 rank,
             ]);
         }
         table.write(out, 2)?;
         if self.changed.len() > self.top {
+            let sampled = match self.measure {
+                Measuring::All => "",
+                Measuring::Largest => {
+                    ", which moved less by a sample of each; --measure all measures every one"
+                }
+            };
             writeln!(
                 out,
-                "  … and {} more; --top N or --json list them",
+                "  … and {} more{sampled}; --top N or --json list them",
                 self.changed.len() - self.top
             )?;
         }
@@ -480,7 +527,7 @@ fn leftover(why: &crate::mapping::Why) -> String {
 ///
 /// # Errors
 /// Anything that `commands::explain` knows.
-pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     let shapes = if args.shapes.is_some() || !args.ranges.is_empty() {
         Some((read_spec(args.shapes.as_deref())?, args.ranges.overrides()?))
     } else {
@@ -503,9 +550,12 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let request = CompareRequest {
         old: args.old.clone(),
         new: args.new.clone(),
-        overlay: args.overlay.request(Vec::new()),
+        overlay: OverlayRequest {
+            memo: super::memo(environment, args.rehash),
+            ..args.overlay.request(Vec::new())
+        },
         shapes,
-        measure: None,
+        measure: (args.measure == Measuring::Largest && args.html.is_none()).then_some(args.top),
     };
     let Compared {
         diff,
@@ -529,15 +579,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         unchanged: diff.unchanged,
         counts: diff.counts(),
         reasons: diff.reasons,
-        changed: changed
-            .into_iter()
-            .map(|m| Changed {
-                name: m.name,
-                source: m.source,
-                shape: m.shape,
-                change: m.change,
-            })
-            .collect(),
+        changed: changed.into_iter().map(Into::into).collect(),
         blocks: blocks
             .into_iter()
             .map(|(name, (tensors, changed))| Block {
@@ -553,6 +595,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         ignored: left.ignored,
         missing: left.missing,
         top: args.top,
+        measure: args.measure,
     };
     if let Some(path) = &args.html {
         html::write(path, &report, &columns)?;

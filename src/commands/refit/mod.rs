@@ -9,7 +9,7 @@ use crate::diff::{Told, WeightState};
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::fsx;
-use crate::pipeline::{self, Environment, Opening, Prepared};
+use crate::pipeline::{self, Environment, Opening, OverlayRequest, Prepared};
 use crate::plan;
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
@@ -60,6 +60,10 @@ pub struct Args {
     /// Find out what would be done, and write nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+
+    /// Read the plan and the model, though they are as they were when they were last read
+    #[arg(long)]
+    rehash: bool,
 
     #[command(flatten)]
     overlay: OverlayArgs,
@@ -190,7 +194,10 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let output = args.output.as_ref().unwrap_or(&args.plan);
     let _alone = claim(args, output, ui)?;
     let start = Instant::now();
-    let request = args.overlay.request(checkpoint.to_vec());
+    let request = OverlayRequest {
+        memo: super::memo(environment, args.rehash),
+        ..args.overlay.request(checkpoint.to_vec())
+    };
     let opening = if args.dry_run {
         Opening::WhenNeeded
     } else {

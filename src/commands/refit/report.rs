@@ -126,7 +126,7 @@ impl RefitReport {
             missing: (decision.missing.iter())
                 .map(|m| m.weight.clone())
                 .collect(),
-            recipe: prepared.overlay().recipe.clone(),
+            recipe: prepared.overlay().recipe().clone(),
             resolve_ns: resolve.as_nanos() as u64,
             apply_ns: 0,
             write_ns: 0,

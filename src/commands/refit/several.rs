@@ -6,7 +6,7 @@ use crate::commands::{UsageError, lock_plan};
 use crate::diff::WeightState;
 use crate::exit::Exit;
 use crate::fsx::{self, Stamp};
-use crate::pipeline::{self, Environment, Prepared};
+use crate::pipeline::{self, Environment, OverlayRequest, Prepared};
 use crate::plan;
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
@@ -26,7 +26,10 @@ pub(super) fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Re
     let _alone = lock_in_order(&outputs, ui);
     claim(args, &plans, &outputs, ui)?;
     let start = Instant::now();
-    let request = args.overlay.request(args.checkpoint()?.to_vec());
+    let request = OverlayRequest {
+        memo: crate::commands::memo(environment, args.rehash),
+        ..args.overlay.request(args.checkpoint()?.to_vec())
+    };
     let mut prepared = pipeline::prepare_all(&plans, &request, environment, ui)?;
     let resolve = start.elapsed();
     let mut report = SeveralReport {

@@ -5,7 +5,7 @@ use super::{Args, OnRange};
 use crate::arrays;
 use crate::commands::{UsageError, refit};
 use crate::diff::Verdict;
-use crate::pipeline::{self, Environment, Inputs, OpenPlan, Opening, Prepared};
+use crate::pipeline::{self, Environment, Inputs, OpenPlan, Opening, OverlayRequest, Prepared};
 use crate::plan::Manifest;
 use crate::shapes::{self, InputShapes, Resolved};
 use crate::tensor::NamedTensors;
@@ -63,7 +63,10 @@ pub(super) fn check(
         Held::Open(Box::new(pipeline::open(plan, environment)?))
     } else {
         let start = Instant::now();
-        let asked = args.overlay.request(args.weights.clone());
+        let asked = OverlayRequest {
+            memo: crate::commands::memo(environment, args.cache.rehash),
+            ..args.overlay.request(args.weights.clone())
+        };
         let prepared = pipeline::prepare(plan, &asked, Opening::Meanwhile, environment, ui)?;
         Held::Prepared(Box::new(prepared), start.elapsed())
     };

@@ -1,13 +1,13 @@
 //! The plan file of the CPU backends: a safetensors file (<https://github.com/huggingface/safetensors#format>).
 //!
 //! Its tensors are the model's weights under their ONNX names, and `trtmut.graph` (U8): the ONNX graph without them. A refit
-//! replaces bytes, and any safetensors reader can look inside. Metadata: `format` = `trtmut.plan/1`, `backend`, and, where a
+//! replaces bytes, and any safetensors reader can look inside. Metadata: `format` = `trtmut.plan/2`, `backend`, and, where a
 //! weight's element type is none of safetensors' byte-wide ones, `trtmut.packed`: JSON `{name: {"dtype", "shape"}}` of weights
 //! that are stored as plain bytes. The same model gives the same bytes.
 
 use crate::engine::{Error, Slot};
 use crate::fsx::Map;
-use crate::tensor::{Dtype, element_count};
+use crate::tensor::{Digest, Dtype, LabelledHasher, Stretch, digests_of, element_count};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map as Json, Value, json};
@@ -17,8 +17,10 @@ use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
-/// Version of the layout.
-const FORMAT: &str = "trtmut.plan/1";
+/// Version of the layout that is written. A plan of it is known by [`digest`].
+const FORMAT: &str = "trtmut.plan/2";
+/// The version of 0.1.0: the same, but known by the digest of the whole file.
+const FORMAT_1: &str = "trtmut.plan/1";
 /// Name of the tensor that is the graph.
 const GRAPH: &str = "trtmut.graph";
 /// Metadata key of the weights that are stored as plain bytes.
@@ -63,7 +65,7 @@ impl Container {
         let none = std::collections::HashMap::new();
         let metadata = tensors.metadata().as_ref().unwrap_or(&none);
         match metadata.get("format").map(String::as_str) {
-            Some(FORMAT) => {}
+            Some(FORMAT | FORMAT_1) => {}
             Some(other) => {
                 return Err(bad(format!("its format is `{other}`, not `{FORMAT}`")));
             }
@@ -137,6 +139,16 @@ impl Container {
         &self.slots
     }
 
+    /// The file's bytes.
+    pub(super) fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// Where a weight is in the file; `None` for a name that it does not have.
+    pub(super) fn range(&self, name: &str) -> Option<Range<usize>> {
+        self.places.get(name).map(|(_, range)| range.clone())
+    }
+
     /// The bytes of a weight as the file has them; `None` for a name that it does not have.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         self.places.get(name).map(|(_, r)| &self.map[r.clone()])
@@ -157,7 +169,131 @@ fn is_packed(dtype: Dtype) -> bool {
         )
 }
 
-/// Writes a plan of `backend`: the header first, then every weight as `bytes` gives it, one at a time.
+/// Where everything of a plan goes.
+pub(super) struct Layout<'s> {
+    /// Length of the header, and the header.
+    pub start: Vec<u8>,
+    /// The weights in file order, with their places.
+    pub places: Vec<(&'s Slot, Range<usize>)>,
+    /// The graph's place, after all weights.
+    pub graph: Range<usize>,
+    /// Length of the file.
+    pub length: usize,
+}
+
+impl<'s> Layout<'s> {
+    /// Lays out a plan of `backend`.
+    ///
+    /// # Errors
+    /// [`Error::Weight`] for a weight whose name cannot be used, or that is too large.
+    pub fn of(backend: &str, graph: &[u8], slots: &'s [Slot]) -> Result<Layout<'s>, Error> {
+        // Wide elements first keeps every tensor aligned without holes, which the format forbids.
+        let mut order: Vec<&Slot> = slots.iter().collect();
+        order.sort_by_key(|s| std::cmp::Reverse(width(s.dtype)));
+
+        let mut header = Json::new();
+        let mut packed = BTreeMap::new();
+        let mut tensors = Json::new();
+        let mut places = Vec::with_capacity(order.len());
+        let mut offset = 0usize;
+        for slot in order {
+            let shape = slot.shape.clone().unwrap_or_else(|| vec![slot.count]);
+            let length = length(slot)?;
+            if slot.name == GRAPH || slot.name == "__metadata__" || tensors.contains_key(&slot.name)
+            {
+                return Err(Error::Weight {
+                    name: slot.name.clone(),
+                    reason: "the name cannot be used in a plan".into(),
+                });
+            }
+            let named = slot.dtype.safetensors().filter(|_| !is_packed(slot.dtype));
+            let (dtype, stored) = if let Some(name) = named {
+                (name, shape)
+            } else {
+                let dtype = slot.dtype;
+                packed.insert(slot.name.clone(), Packed { dtype, shape });
+                ("U8", vec![length])
+            };
+            tensors.insert(
+                slot.name.clone(),
+                json!({"dtype": dtype, "shape": stored, "data_offsets": [offset, offset + length]}),
+            );
+            places.push((slot, offset..offset + length));
+            offset += length;
+        }
+        tensors.insert(
+            GRAPH.into(),
+            json!({"dtype": "U8", "shape": [graph.len()], "data_offsets": [offset, offset + graph.len()]}),
+        );
+        let mut metadata = json!({"format": FORMAT, "backend": backend});
+        if !packed.is_empty() {
+            metadata[PACKED] = Value::String(json!(packed).to_string());
+        }
+        header.insert("__metadata__".into(), metadata);
+        header.extend(tensors);
+
+        let mut text = Value::Object(header).to_string().into_bytes();
+        text.resize(text.len().next_multiple_of(8), b' ');
+        let start = [&(text.len() as u64).to_le_bytes()[..], &text].concat();
+        for (_, range) in &mut places {
+            *range = start.len() + range.start..start.len() + range.end;
+        }
+        let graph = start.len() + offset..start.len() + offset + graph.len();
+        Ok(Layout {
+            start,
+            places,
+            length: graph.end,
+            graph,
+        })
+    }
+}
+
+/// The digest by which a plan of format 2 is known: of its header and of the digests of its tensors, in file order.
+pub(super) fn digest(header: &[u8], tensors: &[Digest]) -> Digest {
+    let mut h = LabelledHasher::new(FORMAT);
+    h.field("header", header);
+    for tensor in tensors {
+        h.field("tensor", &tensor.0);
+    }
+    h.finish()
+}
+
+/// The header of the file in `map` where it is a plan of format 2, and the places of its tensors in file order.
+fn known_by_tensors(map: &Map) -> Option<(Vec<u8>, Vec<Stretch>)> {
+    let stated = u64::from_le_bytes(map.get(0..8.min(map.len())).ok()?.try_into().ok()?);
+    let length = usize::try_from(stated.checked_add(8)?).ok()?;
+    // A header that reaches beyond the file or is not JSON is not one of ours.
+    if length > map.len() || map.get(8..9).ok()? != b"{" {
+        return None;
+    }
+    let start = map.beginning(length).ok()?;
+    let (header, tensors) = SafeTensors::read_metadata(&start).ok()?;
+    if tensors.metadata().as_ref()?.get("format")? != FORMAT {
+        return None;
+    }
+    let begin = size_of::<u64>() + header;
+    let place = |name: &String| {
+        let (from, to) = tensors.info(name)?.data_offsets;
+        let range = begin + from..begin + to;
+        Some(Stretch { file: 0, range })
+    };
+    let places = tensors.offset_keys().iter().filter_map(place).collect();
+    Some((start[size_of::<u64>()..begin].to_vec(), places))
+}
+
+/// Whether [`digest_of`] gives a digest; reads the header only.
+pub fn is_known_by_tensors(map: &Map) -> bool {
+    known_by_tensors(map).is_some()
+}
+
+/// The digest of the file in `map`, where it is a plan of format 2; it is read on all cores, and nothing of it is kept.
+pub fn digest_of(map: &Map) -> Option<Digest> {
+    let (header, places) = known_by_tensors(map)?;
+    let hashed = digests_of(&places, |_, at, into| map.copy_to(at, into), |_| ());
+    Some(digest(&header, &hashed))
+}
+
+/// Writes a plan of `backend` front to back: the header first, then every weight as `bytes` gives it, one at a time.
 ///
 /// # Errors
 /// What `bytes` reports, a weight whose bytes do not fit its slot, or a failed write.
@@ -168,53 +304,9 @@ pub fn write<'b>(
     slots: &[Slot],
     mut bytes: impl FnMut(&Slot) -> Result<Cow<'b, [u8]>, Error>,
 ) -> Result<(), Error> {
-    // Wide elements first keeps every tensor aligned without holes, which the format forbids.
-    let mut order: Vec<&Slot> = slots.iter().collect();
-    order.sort_by_key(|s| std::cmp::Reverse(width(s.dtype)));
-
-    let mut header = Json::new();
-    let mut packed = BTreeMap::new();
-    let mut tensors = Json::new();
-    let mut offset = 0usize;
-    for slot in &order {
-        let shape = slot.shape.clone().unwrap_or_else(|| vec![slot.count]);
-        let length = length(slot)?;
-        if slot.name == GRAPH || slot.name == "__metadata__" || tensors.contains_key(&slot.name) {
-            return Err(Error::Weight {
-                name: slot.name.clone(),
-                reason: "the name cannot be used in a plan".into(),
-            });
-        }
-        let named = slot.dtype.safetensors().filter(|_| !is_packed(slot.dtype));
-        let (dtype, stored) = if let Some(name) = named {
-            (name, shape)
-        } else {
-            let dtype = slot.dtype;
-            packed.insert(slot.name.clone(), Packed { dtype, shape });
-            ("U8", vec![length])
-        };
-        tensors.insert(
-            slot.name.clone(),
-            json!({"dtype": dtype, "shape": stored, "data_offsets": [offset, offset + length]}),
-        );
-        offset += length;
-    }
-    tensors.insert(
-        GRAPH.into(),
-        json!({"dtype": "U8", "shape": [graph.len()], "data_offsets": [offset, offset + graph.len()]}),
-    );
-    let mut metadata = json!({"format": FORMAT, "backend": backend});
-    if !packed.is_empty() {
-        metadata[PACKED] = Value::String(json!(packed).to_string());
-    }
-    header.insert("__metadata__".into(), metadata);
-    header.extend(tensors);
-
-    let mut text = Value::Object(header).to_string().into_bytes();
-    text.resize(text.len().next_multiple_of(8), b' ');
-    out.write_all(&(text.len() as u64).to_le_bytes())?;
-    out.write_all(&text)?;
-    for slot in order {
+    let layout = Layout::of(backend, graph, slots)?;
+    out.write_all(&layout.start)?;
+    for (slot, _) in layout.places {
         let data = bytes(slot)?;
         fits(slot, &data)?;
         out.write_all(&data)?;
@@ -357,8 +449,8 @@ mod tests {
         let header =
             |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
         assert!(reason(&header("{}")).contains("no plan"));
-        let other = header(r#"{"__metadata__":{"format":"trtmut.plan/2","backend":"cpu"}}"#);
-        assert!(reason(&other).contains("`trtmut.plan/2`"));
+        let other = header(r#"{"__metadata__":{"format":"trtmut.plan/3","backend":"cpu"}}"#);
+        assert!(reason(&other).contains("`trtmut.plan/3`"));
         let other =
             header(r#"{"__metadata__":{"format":"trtmut.plan/1","backend":"onnxruntime"}}"#);
         assert!(reason(&other).contains("`onnxruntime`"));

@@ -18,20 +18,25 @@ mod rten;
 mod table;
 #[cfg(test)]
 mod tests;
+mod writer;
 
 pub use self::ort::{ONNXRUNTIME, OnnxRuntime};
 
 use super::{
     Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Refusal, RunOptions, Slot,
+    Written,
 };
 use crate::onnx::Model;
 use crate::watch::{Event, Watch};
 use container::Container;
+pub use container::{digest_of, is_known_by_tensors};
 use lower::lower;
 use plan::PlanEngine;
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Write;
 use std::path::Path;
+use writer::{Content, Contents};
 
 /// Name of the embedded backend.
 pub const CPU: &str = "cpu";
@@ -65,6 +70,22 @@ impl Backend for Cpu {
         }
     }
 
+    fn build_into(
+        &self,
+        job: &BuildJob<'_>,
+        file: &File,
+        watch: &dyn Watch,
+    ) -> Result<Option<(BuildNotes, Written)>, Error> {
+        take_no_options(CPU, job.options)?;
+        match prove(job.model) {
+            Ok(proven) => proven.build_into(job, file, watch),
+            Err(refusals) => Err(Error::Refused {
+                backend: CPU.into(),
+                refusals,
+            }),
+        }
+    }
+
     fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {
         let container = Container::open(path, CPU)?;
         let start = Box::new(rten::RtenSession::start);
@@ -90,6 +111,16 @@ impl Backend for Proven {
     ) -> Result<BuildNotes, Error> {
         take_no_options(CPU, job.options)?;
         write_plan(CPU, job.model, out, watch, self.notes.clone())
+    }
+
+    fn build_into(
+        &self,
+        job: &BuildJob<'_>,
+        file: &File,
+        watch: &dyn Watch,
+    ) -> Result<Option<(BuildNotes, Written)>, Error> {
+        take_no_options(CPU, job.options)?;
+        write_plan_into(CPU, job.model, file, watch, self.notes.clone())
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {
@@ -184,6 +215,45 @@ fn take_no_options(backend: &str, options: &Options) -> Result<(), Error> {
             reason: "it takes no options".into(),
         }),
     }
+}
+
+/// The weights of a model, for a new plan.
+struct OfModel<'m>(&'m Model);
+
+impl Contents for OfModel<'_> {
+    fn is_kept(&self, _: &Slot) -> bool {
+        false
+    }
+
+    fn of(&self, slot: &Slot) -> Result<Content<'_>, Error> {
+        match self.0.weight(&slot.name) {
+            Some(weight) => Ok(Content::Bytes(self.0.read(weight), None)),
+            None => Err(Error::Weight {
+                name: slot.name.clone(),
+                reason: "the model does not hold it".into(),
+            }),
+        }
+    }
+}
+
+/// Writes the plan of `model` to an empty file.
+fn write_plan_into(
+    backend: &str,
+    model: &Model,
+    file: &File,
+    watch: &dyn Watch,
+    notes: Vec<String>,
+) -> Result<Option<(BuildNotes, Written)>, Error> {
+    let slots = slots(model);
+    let graph = model.graph_bytes();
+    let written = writer::write(file, backend, &graph, &slots, &OfModel(model), None, watch)?;
+    let notes = BuildNotes {
+        notes,
+        slots,
+        folds: Vec::new(),
+        stripped: false,
+    };
+    Ok(Some((notes, written)))
 }
 
 /// Streams the plan of `model`.

@@ -6,8 +6,8 @@
 
 use super::container::Container;
 use super::plan::{PlanEngine, Session};
-use super::{take_no_options, write_plan};
-use crate::engine::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, RunOptions};
+use super::{take_no_options, write_plan, write_plan_into};
+use crate::engine::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, RunOptions, Written};
 use crate::fsx;
 use crate::onnx::{self, Model};
 use crate::tensor::{Dtype, Tensor, element_count};
@@ -18,6 +18,7 @@ use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynTensor, DynTensorValueType, TensorElementType};
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -114,6 +115,13 @@ impl OnnxRuntime {
         }
     }
 
+    /// A model that the library does not take is told now, not when the plan first runs.
+    fn prove(&self, model: &Model) -> Result<(), Error> {
+        let bytes_of = |weight: &onnx::Weight| Ok(model.bytes(weight));
+        self.load(model, &bytes_of, &RunOptions::default())?;
+        Ok(())
+    }
+
     fn load(
         &self,
         model: &Model,
@@ -176,13 +184,19 @@ impl Backend for OnnxRuntime {
         watch: &dyn Watch,
     ) -> Result<BuildNotes, Error> {
         take_no_options(ONNXRUNTIME, job.options)?;
-        // A model that the library does not take is told now, not when the plan first runs.
-        self.load(
-            job.model,
-            &|weight| Ok(job.model.bytes(weight)),
-            &RunOptions::default(),
-        )?;
+        self.prove(job.model)?;
         write_plan(ONNXRUNTIME, job.model, out, watch, Vec::new())
+    }
+
+    fn build_into(
+        &self,
+        job: &BuildJob<'_>,
+        file: &File,
+        watch: &dyn Watch,
+    ) -> Result<Option<(BuildNotes, Written)>, Error> {
+        take_no_options(ONNXRUNTIME, job.options)?;
+        self.prove(job.model)?;
+        write_plan_into(ONNXRUNTIME, job.model, file, watch, Vec::new())
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {

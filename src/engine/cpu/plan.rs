@@ -1,14 +1,16 @@
 //! What the CPU backends have in common: an open plan, its weights as they are now, and a session made from both.
 
 use super::container::{self, Container};
-use crate::engine::{Engine, Error, Feed, RunOptions, Slot};
+use super::writer::{self, Content, Contents};
+use crate::engine::{Engine, Error, Feed, RunOptions, Slot, Written};
 use crate::onnx::{Model, WeightBytes};
 use crate::tensor::{
-    Extent, NamedTensors, Tensor, TensorDecl, TensorView, element_count, show_shape,
+    Dtype, Extent, NamedTensors, Tensor, TensorDecl, TensorView, element_count, show_shape,
 };
 use crate::watch::{Event, Watch};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -61,6 +63,20 @@ impl Weights {
     }
 }
 
+impl Contents for Weights {
+    fn is_kept(&self, slot: &Slot) -> bool {
+        (self.feed.as_ref()).is_some_and(|f| !f.differs(slot) && f.digest(slot).is_some())
+    }
+
+    fn of(&self, slot: &Slot) -> Result<Content<'_>, Error> {
+        let digest = self.feed.as_ref().and_then(|f| f.digest(slot));
+        match digest.filter(|_| self.is_kept(slot)) {
+            Some(digest) => Ok(Content::Kept(digest)),
+            None => Ok(Content::Bytes(self.bytes(slot)?, digest)),
+        }
+    }
+}
+
 /// The weights as the file has them, for reading the graph.
 struct Stored(Arc<Container>);
 
@@ -72,6 +88,15 @@ impl WeightBytes for Stored {
             shape: slot.shape.as_deref()?,
             data: self.0.bytes(name)?,
         })
+    }
+
+    fn describe(&self, name: &str) -> Option<(Dtype, &[usize], usize)> {
+        let slot = self.0.slot(name)?;
+        Some((
+            slot.dtype,
+            slot.shape.as_deref()?,
+            self.0.range(name)?.len(),
+        ))
     }
 }
 
@@ -139,13 +164,16 @@ impl Engine for PlanEngine {
 
     fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error> {
         self.session = None;
-        self.weights.feed = Some(feed);
+        self.weights.feed = Some(Arc::clone(&feed));
         watch.event(Event::Begin {
             step: "checking weights",
             total: Some(self.weights.slots().len() as u64),
         });
         for slot in self.weights.slots() {
-            self.weights.bytes(slot)?;
+            // Bytes that were decided on were computed before, and had the right length.
+            if feed.digest(slot).is_none() {
+                self.weights.bytes(slot)?;
+            }
             watch.event(Event::Advance(1));
         }
         watch.event(Event::End);
@@ -160,6 +188,20 @@ impl Engine for PlanEngine {
             self.weights.slots(),
             |slot| self.weights.bytes(slot),
         )
+    }
+
+    fn serialize_into(&self, file: &File, watch: &dyn Watch) -> Result<Option<Written>, Error> {
+        let container = &self.weights.container;
+        let written = writer::write(
+            file,
+            self.backend,
+            container.graph(),
+            self.weights.slots(),
+            &self.weights,
+            Some(container),
+            watch,
+        );
+        written.map(Some)
     }
 
     fn check_options(&self, options: &RunOptions) -> Result<(), Error> {

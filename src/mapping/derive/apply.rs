@@ -2,7 +2,7 @@
 
 use super::elementwise::step as step_value;
 use super::fold::{self, Affine};
-use crate::mapping::types::{Checkpoint, Error, Part, Recipe, Row, Run, Step};
+use crate::mapping::types::{Checkpoint, Error, Loaded, Part, Recipe, Row, Run, Step};
 use crate::tensor::{Dtype, Tensor, TensorView, cast, element_count, from_f32, permute, to_f32};
 use std::borrow::Cow;
 
@@ -60,6 +60,29 @@ pub fn apply_recipe<'a>(
         return Err(Error::length(row, dtype, &shape));
     }
     Ok(data)
+}
+
+/// As [`apply_recipe`], keeping nothing of what is read for it.
+///
+/// # Errors
+/// As [`apply`].
+pub(in crate::mapping) fn apply_once(
+    row: &Row,
+    recipe: &Recipe,
+    sources: &dyn Checkpoint,
+) -> Result<Vec<u8>, Error> {
+    let names = recipe.sources();
+    let loaded = Loaded::of(sources, &names);
+    let computed = match apply_recipe(row, recipe, &loaded)? {
+        Cow::Owned(bytes) => Some(bytes),
+        Cow::Borrowed(bytes) => {
+            let whole = loaded
+                .get(names[0])
+                .is_some_and(|v| v.data.len() == bytes.len());
+            (!whole).then(|| bytes.to_vec())
+        }
+    };
+    Ok(computed.unwrap_or_else(|| loaded.into_bytes(names[0])))
 }
 
 /// `data` in the row's type, rounded once. A cast is no step of a derivation: it depends on the file that is read.

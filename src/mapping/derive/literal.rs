@@ -11,6 +11,8 @@ const SMALL: usize = 8;
 const ROUNDING: f64 = 1e-5;
 /// Rows and columns that a sine table is recognised by.
 const TABLE: usize = 4;
+/// Absolute error that sine tables have, at least.
+const WAVE: f64 = 1e-4;
 /// Numbers up to this many may be a list that somebody typed.
 const SHORT: usize = 4;
 /// Digits of a number that somebody typed; a trained value has more.
@@ -44,22 +46,28 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     if is_flat(view.dtype, view.data) {
         return Some(Literal::Flat);
     }
-    let values: Vec<f64> = to_f32(view.dtype, view.data)
-        .ok()?
-        .into_iter()
-        .map(f64::from)
-        .collect();
-    if values.iter().any(|v| !v.is_finite()) {
-        return None;
-    }
     let tolerance = match view.dtype {
         Dtype::F16 => 2e-3,
         Dtype::Bf16 => 1.6e-2,
         _ => ROUNDING,
     };
     let shape: Vec<usize> = view.shape.iter().copied().filter(|&d| d != 1).collect();
-    // A sequence, or the same sequence in every row.
     let last = *shape.last()?;
+    let numbers = |data: &[u8]| -> Option<Vec<f64>> {
+        let values = to_f32(view.dtype, data).ok()?;
+        Some(values.into_iter().map(f64::from).collect())
+    };
+    // Most tensors are told by their first row to be none of these.
+    let first = numbers(view.data.get(..view.dtype.bytes_for(last)?)?)?;
+    if count > SHORT && !may_be_a_sequence(&first, tolerance) && !may_be_a_table(&first, tolerance)
+    {
+        return None;
+    }
+    let values = numbers(view.data)?;
+    if values.iter().any(|v| !v.is_finite()) {
+        return None;
+    }
+    // A sequence, or the same sequence in every row.
     let repeats = values.chunks_exact(last).all(|row| row == &values[..last]);
     if repeats && last > 2 {
         if is_arithmetic(&values[..last], tolerance) {
@@ -72,9 +80,21 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     if values.len() <= SHORT && values.iter().all(|v| is_typed(*v as f32)) {
         return Some(Literal::Typed);
     }
-    let tolerance = tolerance.max(1e-4);
+    let tolerance = tolerance.max(WAVE);
     let table = is_sinusoidal(&values, last, tolerance) || is_grid(&values, last, tolerance);
     table.then_some(Literal::Sinusoidal)
+}
+
+/// Whether the first row of a tensor allows that every row is one sequence.
+fn may_be_a_sequence(row: &[f64], tolerance: f64) -> bool {
+    row.len() > 2 && (is_arithmetic(row, tolerance) || is_geometric(row, tolerance))
+}
+
+/// Whether the first row of a tensor allows that every column is a wave: sine and cosine begin with 0 and 1.
+fn may_be_a_table(row: &[f64], tolerance: f64) -> bool {
+    let tolerance = tolerance.max(WAVE);
+    row.iter()
+        .all(|v| v.abs() <= tolerance || (v - 1.0).abs() <= tolerance)
 }
 
 /// Digits of a longer number in code: `0.044715`, `0.18215`.

@@ -9,6 +9,7 @@ mod literal;
 mod rows;
 mod value;
 
+pub(in crate::mapping) use apply::apply_once;
 pub use apply::{apply, apply_recipe, inverse};
 pub(super) use batch::batched;
 pub(super) use close::{CLEARLY, FEWEST, LEAD, Measure, cosine, sample};

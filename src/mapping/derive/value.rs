@@ -29,15 +29,19 @@ pub(in crate::mapping) struct Print {
 impl Print {
     /// Fingerprint of little-endian elements.
     pub fn of(dtype: Dtype, data: &[u8]) -> Print {
-        let width = (dtype.bits() / 8).max(1);
-        let word = |element: &[u8]| {
-            let mut word = [0u8; 8];
-            let kept = element.len().min(8);
-            word[..kept].copy_from_slice(&element[..kept]);
-            u64::from_le_bytes(word)
-        };
+        match dtype.bits() / 8 {
+            2 => Print::of_width::<2>(data),
+            4 => Print::of_width::<4>(data),
+            8 => Print::of_width::<8>(data),
+            16 => Print::of_width::<16>(data),
+            _ => Print::of_width::<1>(data),
+        }
+    }
+
+    fn of_width<const N: usize>(data: &[u8]) -> Print {
+        let elements = data.as_chunks::<N>().0;
         let mut seen: Vec<u64> = Vec::with_capacity(DISTINCT);
-        for word in data.chunks(width).map(word) {
+        for word in elements.iter().map(word) {
             if !seen.contains(&word) {
                 seen.push(word);
             }
@@ -45,18 +49,25 @@ impl Print {
                 break;
             }
         }
-        let sum = |part: &[u8]| {
-            let words = part.chunks(width).map(word);
+        let sum = |part: &[[u8; N]]| {
+            let words = part.iter().map(word);
             words.fold(0u64, |bag, word| bag.wrapping_add(mix(word)))
         };
-        // Whole elements in every stretch: the width divides it.
-        let bag = (data.par_chunks(STRETCH).map(sum)).reduce(|| 0, u64::wrapping_add);
+        let bag = elements.par_chunks(STRETCH / N).map(sum);
         Print {
             flat: Digest::of(data),
-            bag,
-            informative: data.len() / width >= INFORMATIVE_COUNT && seen.len() >= DISTINCT,
+            bag: bag.reduce(|| 0, u64::wrapping_add),
+            informative: elements.len() >= INFORMATIVE_COUNT && seen.len() >= DISTINCT,
         }
     }
+}
+
+/// The first 8 bytes of an element.
+fn word<const N: usize>(element: &[u8; N]) -> u64 {
+    let mut word = [0u8; 8];
+    let kept = N.min(8);
+    word[..kept].copy_from_slice(&element[..kept]);
+    u64::from_le_bytes(word)
 }
 
 /// The finaliser of `SplitMix64` (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).

@@ -4,14 +4,13 @@
 //! ones; a constant without an explanation stops every change that may be in it; a changed tensor that is in no explanation
 //! stops unless the model is known not to hold it.
 
-use crate::mapping::derive::{apply_recipe, batched, literal};
+use crate::mapping::derive::{apply_once, batched, literal};
 use crate::mapping::hints::{align, same_name};
 use crate::mapping::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Literal,
     Mapping, Missing, Permissions, Recipe, Refusal, Row, SourceTensor, Why, held_bytes,
 };
-use crate::tensor::{Digest, Dtype, TensorView};
-use rayon::prelude::*;
+use crate::tensor::{Digest, Dtype, Tensor, TensorView};
 use std::collections::{HashMap, HashSet};
 
 /// Changed tensors that one refusal lists.
@@ -40,6 +39,14 @@ impl Checkpoint for Spelled<'_> {
     fn get(&self, name: &str) -> Option<TensorView<'_>> {
         self.new.get(self.by_base.get(name)?)
     }
+
+    fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.new.describe(self.by_base.get(name)?)
+    }
+
+    fn read(&self, name: &str) -> Option<Tensor> {
+        self.new.read(self.by_base.get(name)?)
+    }
 }
 
 fn spell<'a>(inventory: &'a Inventory, new: &'a dyn Checkpoint) -> Spelled<'a> {
@@ -55,7 +62,7 @@ fn spell<'a>(inventory: &'a Inventory, new: &'a dyn Checkpoint) -> Spelled<'a> {
             .map(|t| (t.name.as_str(), count(&t.shape))),
         names
             .iter()
-            .map(|n| (*n, new.get(n).and_then(|v| count(v.shape)))),
+            .map(|n| (*n, new.describe(n).and_then(|(_, shape)| count(shape)))),
     );
     let translated = known()
         .filter(|n| {
@@ -94,8 +101,12 @@ fn follow_twins<'a>(
             .filter_map(|t| by_base.get(t).cloned())
             .collect();
         let Some(first) = given.first() else { continue };
-        let bytes = |name: &String| new.get(name).map(|v| (v.dtype, v.data.to_vec()));
-        if given[1..].iter().any(|other| bytes(other) != bytes(first)) {
+        let names: Vec<&str> = given.iter().map(String::as_str).collect();
+        let types = names
+            .iter()
+            .map(|n| new.describe(n).map(|(dtype, _)| dtype));
+        let values: Vec<_> = types.zip(new.digests(&names)).collect();
+        if names.len() > 1 && values[1..].iter().any(|other| *other != values[0]) {
             continue;
         }
         for twin in twins {
@@ -110,12 +121,20 @@ struct Books<'a> {
     held: &'a dyn Held,
     new: Spelled<'a>,
     states: HashMap<&'a str, State>,
+    /// Digests of its tensors, by their own names.
+    digests: HashMap<&'a str, Digest>,
     permissions: &'a Permissions,
 }
 
 impl Books<'_> {
     fn state(&self, name: &str) -> State {
         self.states.get(name).copied().unwrap_or(State::Missing)
+    }
+
+    /// Element type and digest of a tensor of the new file.
+    fn value(&self, name: &str) -> Option<(Dtype, Digest)> {
+        let own = self.new.by_base.get(name)?;
+        Some((self.new.describe(name)?.0, *self.digests.get(own.as_str())?))
     }
 
     fn changed(&self) -> impl Iterator<Item = &str> {
@@ -137,21 +156,35 @@ pub(super) fn judge(
     permissions: &Permissions,
 ) -> Result<Judged, Error> {
     let spelled = spell(inventory, new);
-    let states = (inventory.tensors.par_iter())
-        .map(|t| {
-            let state = match spelled.get(&t.name) {
-                None => State::Missing,
-                Some(view) if !t.contradicted && t.is_same(view) => State::Same,
-                Some(_) => State::Changed,
-            };
-            (t.name.as_str(), state)
-        })
+    let names = new.names();
+    let digests: HashMap<&str, Digest> = (names.iter().zip(new.digests(&names)))
+        .filter_map(|(name, digest)| Some((*name, digest?)))
         .collect();
+    let is_same = |t: &SourceTensor| {
+        let (dtype, shape) = spelled.describe(&t.name)?;
+        let digest = digests[spelled.by_base[t.name.as_str()].as_str()];
+        Some(!t.contradicted && t.is_same(dtype, shape, digest, || spelled.read(&t.name)))
+    };
+    // Only a copy in a wider type is looked at once more.
+    let cost = |t: &SourceTensor| match spelled.describe(&t.name) {
+        Some((dtype, shape)) if dtype != t.dtype => 16 * shape.iter().product::<usize>(),
+        _ => 0,
+    };
+    let states = batched(&inventory.tensors, cost, |t| {
+        let state = match is_same(t) {
+            None => State::Missing,
+            Some(true) => State::Same,
+            Some(false) => State::Changed,
+        };
+        Ok::<_, Error>(state)
+    })?;
+    let known = inventory.tensors.iter().map(|t| t.name.as_str());
     let books = Books {
         inventory,
         held,
         new: spelled,
-        states,
+        states: known.zip(states).collect(),
+        digests,
         permissions,
     };
     let changes = batched(
@@ -216,9 +249,9 @@ fn of_row(books: &Books<'_>, row: &Row) -> Result<Change, Error> {
     let twinless = row.explanations().any(|r| !is_given(&r));
     let mut outcomes: Vec<Vec<u8>> = Vec::new();
     for recipe in &given {
-        match apply_recipe(row, recipe, &books.new) {
-            Ok(bytes) if outcomes.iter().any(|o| **o == *bytes) => {}
-            Ok(bytes) => outcomes.push(bytes.into_owned()),
+        match apply_once(row, recipe, &books.new) {
+            Ok(bytes) if outcomes.contains(&bytes) => {}
+            Ok(bytes) => outcomes.push(bytes),
             Err(error) => return Ok(misfit(books, row, recipe, &error)),
         }
     }
@@ -231,8 +264,12 @@ fn of_row(books: &Books<'_>, row: &Row) -> Result<Change, Error> {
         sources.dedup();
         return Ok(refused(Refusal::Ambiguous { sources }));
     }
-    let bytes = outcomes.remove(0);
-    if *held_bytes(row, books.held)? == bytes[..] {
+    let digest = Digest::of(&outcomes[0]);
+    let held = match books.held.known(&row.name) {
+        Some(known) => known,
+        None => Digest::of(&held_bytes(row, books.held)?),
+    };
+    if held == digest {
         return Ok(Change::Unchanged);
     }
     if let Some(with) = &row.pinned {
@@ -241,9 +278,7 @@ fn of_row(books: &Books<'_>, row: &Row) -> Result<Change, Error> {
             with: with.clone(),
         }));
     }
-    Ok(Change::Changed {
-        digest: Digest::of(&bytes),
-    })
+    Ok(Change::Changed { digest })
 }
 
 fn refused(why: Refusal) -> Change {
@@ -274,14 +309,14 @@ fn misfit(books: &Books<'_>, row: &Row, recipe: &Recipe, error: &Error) -> Chang
         });
     }
     let view = recipe.sources().iter().find_map(|s| {
-        let view = books.new.get(s)?;
+        let (dtype, shape) = books.new.describe(s)?;
         let base = books.inventory.get(s)?;
-        (view.shape != base.shape).then(|| ((*s).to_owned(), view.dtype, view.shape.to_vec()))
+        (shape != base.shape).then(|| ((*s).to_owned(), dtype, shape.to_vec()))
     });
     let (source, dtype, shape) = view.unwrap_or_else(|| {
-        let view = books.new.get(&first);
-        let dtype = view.map_or(row.dtype, |v| v.dtype);
-        (first, dtype, view.map_or(Vec::new(), |v| v.shape.to_vec()))
+        let view = books.new.describe(&first);
+        let (dtype, shape) = view.map_or((row.dtype, Vec::new()), |(d, s)| (d, s.to_vec()));
+        (first, dtype, shape)
     });
     refused(Refusal::Misfit {
         source,
@@ -413,10 +448,8 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
     let mut extra: Vec<&str> = new.names();
     extra.retain(|name| !taken.contains(name));
     extra.sort_unstable();
-    let views = extra
-        .into_iter()
-        .filter_map(|name| Some((name, new.get(name)?)));
-    found.extend(views.map(|(name, view)| extra_tensor(books, &unused, name, view)));
+    let described = (extra.into_iter()).filter_map(|name| Some((name, new.describe(name)?)));
+    found.extend(described.map(|(name, what)| extra_tensor(books, &unused, new, name, what)));
     found
 }
 
@@ -424,8 +457,9 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
 fn extra_tensor(
     books: &Books<'_>,
     unused: &Unused<'_>,
+    new: &dyn Checkpoint,
     name: &str,
-    view: TensorView<'_>,
+    (dtype, shape): (Dtype, &[usize]),
 ) -> Leftover {
     let why = if books.permissions.ignores(name) {
         Why::Ignored
@@ -434,18 +468,18 @@ fn extra_tensor(
     } else if unused.is_unproven(name) {
         // A constant is called so, and nothing says what it is made of: whatever the tensor equals now, the constant keeps its value.
         Why::Unreached
-    } else if let Some(of) = unused.duplicate_of(view) {
+    } else if let Some(of) = unused.duplicate_of(books.digests.get(name)) {
         Why::Duplicate { of }
-    } else if !view.dtype.is_float() && literal(view).is_some() {
+    } else if !dtype.is_float() && new.read(name).is_some_and(|t| literal(t.view()).is_some()) {
         Why::NotFloat
-    } else if unused.shared.contains(&extents(view.shape)) {
+    } else if unused.shared.contains(&extents(shape)) {
         // The base may have saved a tied tensor under one of its names; this may be the other, untied.
         Why::Unreached
     } else {
         let module = name.rsplit_once('.').map_or("", |(m, _)| m);
-        let count = view.shape.iter().product();
+        let count = shape.iter().product();
         let safe = !unused.absorbed.contains(module) && !unused.blanks.contains(&count);
-        unused.judge(name, view.dtype, safe)
+        unused.judge(name, dtype, safe)
     };
     Leftover {
         name: name.to_owned(),
@@ -501,10 +535,11 @@ impl<'b> Unused<'b> {
                 tied.entry(&tensor.digest).or_default().push(&tensor.name);
             }
         }
-        let given = used.par_iter().filter_map(|name| {
+        let given = used.iter().filter_map(|name| {
             let tensor = books.inventory.get(name)?;
-            let view = books.new.get(name)?;
-            (!tensor.flat).then(|| (Digest::of(view.data), (*name).to_owned()))
+            let own = books.new.by_base.get(*name)?;
+            let digest = books.digests.get(own.as_str())?;
+            (!tensor.flat).then(|| (*digest, (*name).to_owned()))
         });
         Unused {
             modules: modules.collect(),
@@ -540,13 +575,12 @@ impl<'b> Unused<'b> {
     fn twin(&self, books: &Books<'_>, tensor: &SourceTensor) -> Option<Why> {
         let known = !tensor.flat && !tensor.contradicted;
         let twins = self.tied.get(&tensor.digest).filter(|_| known)?;
-        let own = books.new.get(&tensor.name)?;
+        let own = books.value(&tensor.name)?;
         let follows = |twin: &&str| {
             let (state, own_state) = (books.state(twin), books.state(&tensor.name));
             // What the file leaves out keeps its base value.
             let kept = |s: State| matches!(s, State::Same | State::Missing);
-            (kept(state) && kept(own_state))
-                || (books.new.get(twin)).is_some_and(|v| (v.dtype, v.data) == (own.dtype, own.data))
+            (kept(state) && kept(own_state)) || books.value(twin) == Some(own)
         };
         Some(match twins.iter().all(follows) {
             true if books.state(&tensor.name) == State::Same => Why::Unchanged,
@@ -562,8 +596,8 @@ impl<'b> Unused<'b> {
         self.unproven.iter().any(|row| same_name(row, name))
     }
 
-    fn duplicate_of(&self, view: TensorView<'_>) -> Option<String> {
-        self.given.get(&Digest::of(view.data)).cloned()
+    fn duplicate_of(&self, digest: Option<&Digest>) -> Option<String> {
+        self.given.get(digest?).cloned()
     }
 
     /// `safe`: the base value is known and tells the tensor from others.

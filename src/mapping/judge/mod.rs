@@ -6,7 +6,7 @@ mod unproven;
 
 pub use lora_targets::Adopted;
 
-use super::derive::apply_recipe;
+use super::derive::apply_once;
 use super::types::{Checkpoint, Error, Held, Judged, Mapping, Permissions, Recipe, Row};
 
 /// Decides what `new` does to every row of `mapping`, and what becomes of every tensor of it: against the base that was
@@ -32,14 +32,11 @@ pub fn judge(
 ///
 /// # Errors
 /// As [`super::apply()`].
-pub fn bytes_of<'a>(
-    row: &Row,
-    new: &'a dyn Checkpoint,
-) -> Result<std::borrow::Cow<'a, [u8]>, Error> {
-    let given = |r: &&Recipe| r.sources().iter().all(|n| new.get(n).is_some());
+pub fn bytes_of(row: &Row, new: &dyn Checkpoint) -> Result<Vec<u8>, Error> {
+    let given = |r: &&Recipe| r.sources().iter().all(|n| new.describe(n).is_some());
     let mut recipes = row.recipe.iter().chain(&row.alternatives);
     match recipes.find(given).or(row.recipe.as_ref()) {
-        Some(recipe) => apply_recipe(row, recipe, new),
+        Some(recipe) => apply_once(row, recipe, new),
         None => Err(Error::NoRecipe {
             weight: row.name.clone(),
             grade: row.grade,

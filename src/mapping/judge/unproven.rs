@@ -2,7 +2,7 @@
 
 use super::base::unexplained;
 use crate::mapping::derive::{
-    apply_recipe, as_type, batched, functions, is_equal, presumed_relations,
+    apply_once, apply_recipe, as_type, batched, functions, is_equal, presumed_relations,
 };
 use crate::mapping::hints::same_name;
 use crate::mapping::resolve::corroborate;
@@ -268,7 +268,7 @@ fn of_recipe(
 ) -> Result<Change, Error> {
     let wanted = recipe.sources();
     let missing: Vec<&str> = (wanted.iter().copied())
-        .filter(|n| new.get(n).is_none())
+        .filter(|n| new.describe(n).is_none())
         .collect();
     if missing.len() == wanted.len() {
         return Ok(Change::NotGiven);
@@ -280,7 +280,7 @@ fn of_recipe(
             },
         });
     }
-    let computed = apply_recipe(row, recipe, new);
+    let computed = apply_once(row, recipe, new);
     if let Err(Error::Overflow {
         source_name,
         dtype,
@@ -298,17 +298,17 @@ fn of_recipe(
     }
     let Ok(bytes) = computed else {
         let source = wanted[0];
-        let view = new.get(source).expect("none of the sources is missing");
+        let (dtype, shape) = (new.describe(source)).expect("none of the sources is missing");
         return Ok(Change::Refused {
             why: Refusal::Misfit {
                 source: source.to_owned(),
-                dtype: view.dtype,
-                shape: view.shape.to_vec(),
+                dtype,
+                shape: shape.to_vec(),
             },
         });
     };
     let own = held_bytes(row, held)?;
-    if own == bytes {
+    if *own == bytes[..] {
         return Ok(Change::Unchanged);
     }
     if same_at_storage_type(row, recipe, &own, &bytes, new) {
@@ -337,7 +337,7 @@ fn same_at_storage_type(
     let Recipe::Tensor { source, .. } = recipe else {
         return false;
     };
-    let Some(stored) = new.get(source).map(|v| v.dtype) else {
+    let Some(stored) = new.describe(source).map(|(dtype, _)| dtype) else {
         return false;
     };
     if stored.bits() >= row.dtype.bits() || !stored.is_float() || !row.dtype.is_float() {

@@ -431,10 +431,12 @@ fn gives(row: &Row, recipe: &Recipe, checkpoint: &dyn Checkpoint, bytes: &[u8]) 
 /// Records the checkpoint, and what of it the model contradicts: a parameter that stands in the graph under its own name with
 /// another value.
 fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
-    let mut tensors: Vec<SourceTensor> = (case.sources.par_iter())
-        .map(|s| {
+    let mut tensors: Vec<SourceTensor> = (case.sources.par_iter().enumerate())
+        .map(|(i, s)| {
             let flat = is_flat(s.view.dtype, s.view.data);
-            SourceTensor::of(s.name, s.view, flat)
+            let known = case.equal.print(i, s.view.dtype).map(|print| print.flat);
+            let digest = known.unwrap_or_else(|| Digest::of(s.view.data));
+            SourceTensor::of(s.name, s.view, flat, digest)
         })
         .collect();
     let at: HashMap<String, usize> = (tensors.iter().enumerate())

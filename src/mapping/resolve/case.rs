@@ -12,6 +12,7 @@ use crate::mapping::types::{
     held_bytes, squeezed,
 };
 use crate::tensor::{Dtype, TensorView};
+use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -46,7 +47,7 @@ impl<'a> Case<'a> {
     ) -> Result<(Case<'a>, Vec<usize>), Error> {
         let mut names = checkpoint.names();
         names.sort_unstable();
-        let sources: Vec<Source<'_>> = (names.into_iter())
+        let sources: Vec<Source<'_>> = (names.into_par_iter())
             .filter_map(|name| checkpoint.get(name).map(|view| Source { name, view }))
             .collect();
         let open: Vec<usize> = (0..rows.len())

@@ -3,16 +3,35 @@
 use super::error::Error;
 use super::row::Row;
 use crate::onnx::{Model, Weight};
-use crate::tensor::TensorView;
+use crate::tensor::{Digest, Dtype, Tensor, TensorView};
+use rayon::prelude::*;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Named tensors of a checkpoint.
 pub trait Checkpoint: Sync {
     /// Every name, in any order.
     fn names(&self) -> Vec<&str>;
+
     /// One tensor.
     fn get(&self, name: &str) -> Option<TensorView<'_>>;
+
+    /// Element type and shape of a tensor, without reading it where that can be told.
+    fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        let view = self.get(name)?;
+        Some((view.dtype, view.shape))
+    }
+
+    /// A copy of one tensor, for use once: what is read for it need not be kept.
+    fn read(&self, name: &str) -> Option<Tensor> {
+        self.get(name).map(|view| view.to_owned())
+    }
+
+    /// The digest of every tensor of `names`, on all cores.
+    fn digests(&self, names: &[&str]) -> Vec<Option<Digest>> {
+        let digest = |name: &&str| Some(Digest::of(self.get(name)?.data));
+        names.par_iter().map(digest).collect()
+    }
 }
 
 impl Checkpoint for crate::weights::Source {
@@ -22,6 +41,22 @@ impl Checkpoint for crate::weights::Source {
 
     fn get(&self, name: &str) -> Option<TensorView<'_>> {
         self.get(name)
+    }
+
+    fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.describe(name)
+    }
+
+    fn read(&self, name: &str) -> Option<Tensor> {
+        self.read(name)
+    }
+
+    fn digests(&self, names: &[&str]) -> Vec<Option<Digest>> {
+        let stretches: Vec<_> = names.iter().map(|n| self.stretch(n)).collect();
+        let known: Vec<_> = stretches.iter().flatten().cloned().collect();
+        let mut hashed = self.hash(&known, |_| ()).into_iter();
+        let digest = |stretch: &Option<_>| stretch.as_ref().and_then(|_| hashed.next());
+        stretches.iter().map(digest).collect()
     }
 }
 
@@ -33,34 +68,90 @@ impl Checkpoint for crate::weights::layouts::View {
     fn get(&self, name: &str) -> Option<TensorView<'_>> {
         self.get(name)
     }
+
+    fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.describe(name)
+    }
+
+    fn read(&self, name: &str) -> Option<Tensor> {
+        self.read(name)
+    }
+
+    fn digests(&self, names: &[&str]) -> Vec<Option<Digest>> {
+        self.digests(names, |_| ())
+    }
+}
+
+/// Tensors of a checkpoint that were read for one derivation, and go with it.
+pub(in crate::mapping) struct Loaded(BTreeMap<String, Tensor>);
+
+impl Loaded {
+    /// Reads `names`, as far as `checkpoint` has them.
+    pub fn of(checkpoint: &dyn Checkpoint, names: &[&str]) -> Loaded {
+        let read = |name: &&str| Some(((*name).to_owned(), checkpoint.read(name)?));
+        Loaded(names.iter().filter_map(read).collect())
+    }
+
+    /// The bytes of one of them.
+    pub fn into_bytes(mut self, name: &str) -> Vec<u8> {
+        self.0.remove(name).map_or_else(Vec::new, |t| t.data)
+    }
+}
+
+impl Checkpoint for Loaded {
+    fn names(&self) -> Vec<&str> {
+        self.0.keys().map(String::as_str).collect()
+    }
+
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.0.get(name).map(Tensor::view)
+    }
 }
 
 /// The values that an ONNX file (or an unrefitted plan) holds.
 pub trait Held: Sync {
     /// The bytes of the weight with this ONNX name.
     fn held(&self, name: &str) -> Option<Cow<'_, [u8]>>;
+
+    /// The digest of those bytes, where it is known without reading them.
+    fn known(&self, name: &str) -> Option<Digest> {
+        let _ = name;
+        None
+    }
 }
 
 /// A model's own values, by name.
 pub struct ModelValues<'a> {
     model: &'a Model,
     index: HashMap<&'a str, &'a Weight>,
+    digests: HashMap<&'a str, Digest>,
 }
 
 impl<'a> ModelValues<'a> {
     /// Indexes the weights of `model`.
     pub fn of(model: &'a Model) -> Self {
+        ModelValues::knowing(model, HashMap::new())
+    }
+
+    /// As [`ModelValues::of`], with the digests of weights by name.
+    pub fn knowing(model: &'a Model, digests: HashMap<&'a str, Digest>) -> Self {
         let index = model.weights().iter().map(|w| (w.name.as_str(), w));
         ModelValues {
             model,
             index: index.collect(),
+            digests,
         }
     }
 }
 
 impl Held for ModelValues<'_> {
     fn held(&self, name: &str) -> Option<Cow<'_, [u8]>> {
-        Some(self.model.bytes(self.index.get(name)?))
+        // Large models: what was compared once is not needed again.
+        Some(self.model.read(self.index.get(name)?))
+    }
+
+    fn known(&self, name: &str) -> Option<Digest> {
+        self.digests.get(name).copied()
     }
 }
 

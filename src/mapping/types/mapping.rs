@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use super::row::{Evidence, Grade, Layout, Recipe, Row};
-use crate::tensor::{Digest, Dtype, TensorView, cast};
+use crate::tensor::{Digest, Dtype, Tensor, TensorView, cast};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -188,8 +188,8 @@ fn narrower(dtype: Dtype) -> &'static [Dtype] {
 }
 
 impl SourceTensor {
-    /// Records `view`, a tensor of the base called `name`.
-    pub fn of(name: &str, view: TensorView<'_>, flat: bool) -> SourceTensor {
+    /// Records `view`, a tensor of the base called `name`. `digest` is that of its bytes.
+    pub fn of(name: &str, view: TensorView<'_>, flat: bool, digest: Digest) -> SourceTensor {
         let rounded = narrower(view.dtype).iter().filter_map(|&to| {
             let bytes = cast(view.dtype, to, view.data).ok()?;
             Some((to.to_string(), Digest::of(&bytes)))
@@ -198,7 +198,7 @@ impl SourceTensor {
             name: name.to_owned(),
             dtype: view.dtype,
             shape: view.shape.to_vec(),
-            digest: Digest::of(view.data),
+            digest,
             rounded: rounded.collect(),
             flat,
             contradicted: false,
@@ -206,25 +206,33 @@ impl SourceTensor {
         }
     }
 
-    /// Whether `view` is this tensor, or a copy of it in another float type.
-    pub fn is_same(&self, view: TensorView<'_>) -> bool {
-        if view.shape != self.shape {
+    /// Whether a tensor of this type and shape is this one, or a copy of it in another float type. `digest` is that of its bytes;
+    /// `read` gives them where they have to be looked at.
+    pub fn is_same(
+        &self,
+        dtype: Dtype,
+        shape: &[usize],
+        digest: Digest,
+        read: impl FnOnce() -> Option<Tensor>,
+    ) -> bool {
+        if shape != self.shape {
             return false;
         }
-        if view.dtype == self.dtype {
-            return Digest::of(view.data) == self.digest;
+        if dtype == self.dtype {
+            return digest == self.digest;
         }
-        if let Some(rounded) = self.rounded.get(&view.dtype.to_string()) {
-            return Digest::of(view.data) == *rounded;
+        if let Some(rounded) = self.rounded.get(&dtype.to_string()) {
+            return digest == *rounded;
         }
         // A wider copy is the same only if nothing is lost on the way back.
-        if !narrower(view.dtype).contains(&self.dtype) {
+        if !narrower(dtype).contains(&self.dtype) {
             return false;
         }
-        let back = cast(view.dtype, self.dtype, view.data).ok();
+        let Some(wide) = read() else { return false };
+        let back = cast(dtype, self.dtype, &wide.data).ok();
         back.is_some_and(|b| {
             Digest::of(&b) == self.digest
-                && cast(self.dtype, view.dtype, &b).is_ok_and(|again| again == view.data)
+                && cast(self.dtype, dtype, &b).is_ok_and(|again| again == wide.data)
         })
     }
 }

@@ -6,8 +6,8 @@ mod judgement;
 mod mapping;
 mod row;
 
-pub(super) use checkpoint::held_bytes;
 pub use checkpoint::{Checkpoint, Held, ModelValues};
+pub(super) use checkpoint::{Loaded, held_bytes};
 pub use error::{Declined, Error};
 pub use judgement::{
     Accounts, Assessment, Change, Judged, Leftover, Missing, Permissions, Refusal, Resolved, Why,

@@ -18,7 +18,8 @@ use crate::onnx::Model;
 use crate::pipeline::backends::reopen;
 use crate::pipeline::environment::Environment;
 use crate::pipeline::error::Error;
-use crate::pipeline::feed::slot_bytes;
+use crate::pipeline::feed::{fold_of, slot_bytes};
+use crate::pipeline::refit::stage_engine;
 use crate::plan::{self, Manifest, PlanRef};
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
@@ -222,7 +223,10 @@ impl Cached<'_> {
         built.cache = CacheUse::Miss;
         let manifest = serde_json::to_vec(&anonymous(&built.manifest))
             .expect("a manifest that was written can be written");
-        if let Err(fault) = lock.put(Plan::File(self.draft.request.output), &manifest) {
+        // The manifest must be this plan's, whoever replaced it meanwhile.
+        let is_right = |map: &fsx::Map| engine::digest_of(map) == built.manifest.plan.digest;
+        let plan = Plan::Checked(self.draft.request.output, &is_right);
+        if let Err(fault) = lock.put(plan, &manifest) {
             warn(watch, "the engine was not stored in the cache", &fault);
         }
         Ok(Ok(built))
@@ -275,12 +279,8 @@ impl Cached<'_> {
             )));
             Ok(None)
         };
-        let plan = PlanRef {
-            bytes: hit.record().plan.bytes,
-            digest: hit.plan_digest(),
-        };
         let entry = match serde_json::from_slice::<Manifest>(hit.manifest()) {
-            Ok(m) if m.plan == plan && m.model.structure == self.draft.structure => m,
+            Ok(m) if m.model.structure == self.draft.structure && belongs(&m.plan, hit) => m,
             Ok(_) => return useless("its manifest belongs to another plan"),
             Err(e) => return useless(&e.to_string()),
         };
@@ -365,9 +365,9 @@ impl Cached<'_> {
             step: "refitting the cached engine",
             total: None,
         });
-        let feed = Arc::new(ModelFeed::open(self.draft, entry.folds.clone())?);
+        let feed = Arc::new(ModelFeed::open(self.draft, entry)?);
         engine.refit(feed, watch).map_err(Error::from)?;
-        let (staged, plan) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
+        let (staged, plan) = stage_engine(output, engine.as_ref(), watch)?;
         watch.event(Event::End);
         let manifest = self.manifest(plan, entry);
         plan::replace(output, staged, &manifest).map_err(Error::from)?;
@@ -377,6 +377,16 @@ impl Cached<'_> {
             cache: CacheUse::Refitted,
         })
     }
+}
+
+/// Whether `plan` is the plan of an entry. The cache knows it by the digest of the file; where a manifest knows it by another, the
+/// two were compared when the entry was stored.
+fn belongs(plan: &PlanRef, hit: &Hit) -> bool {
+    let by_tensors = || {
+        hit.plan()
+            .is_ok_and(|map| engine::is_known_by_tensors(&map))
+    };
+    plan.bytes == hit.record().plan.bytes && (plan.digest == hit.plan_digest() || by_tensors())
 }
 
 /// An entry's manifest: nothing of who built it from where.
@@ -395,16 +405,20 @@ fn anonymous(manifest: &Manifest) -> Manifest {
 struct ModelFeed {
     model: Model,
     digests: HashMap<String, Digest>,
+    /// Those of what the engine holds; none where it is stripped.
+    held: HashMap<String, Digest>,
     folds: Vec<Fold>,
 }
 
 impl ModelFeed {
-    fn open(draft: &Draft<'_>, folds: Vec<Fold>) -> Result<ModelFeed, Error> {
+    fn open(draft: &Draft<'_>, entry: &Manifest) -> Result<ModelFeed, Error> {
         let digests = draft.digests.iter();
+        let held = entry.weights.iter().filter(|_| !entry.stripped);
         Ok(ModelFeed {
             model: Model::open(draft.request.model_path)?,
             digests: digests.map(|(n, d)| ((*n).to_owned(), *d)).collect(),
-            folds,
+            held: held.map(|w| (w.name.clone(), w.digest)).collect(),
+            folds: entry.folds.clone(),
         })
     }
 
@@ -412,7 +426,7 @@ impl ModelFeed {
         let (Some(weight), Some(digest)) = (self.model.weight(name), self.digests.get(name)) else {
             return Ok(None);
         };
-        let bytes = self.model.bytes(weight);
+        let bytes = self.model.read(weight);
         if Digest::of(&bytes) == *digest {
             return Ok(Some(bytes));
         }
@@ -424,6 +438,20 @@ impl ModelFeed {
 }
 
 impl Feed for ModelFeed {
+    fn differs(&self, slot: &Slot) -> bool {
+        let differs = |name: &str| self.digests.get(name) != self.held.get(name);
+        match fold_of(&self.folds, slot) {
+            Some(fold) => fold.sources().into_iter().any(differs),
+            None => differs(&slot.name),
+        }
+    }
+
+    fn digest(&self, slot: &Slot) -> Option<Digest> {
+        let weight = self.model.weight(&slot.name)?;
+        let plain = fold_of(&self.folds, slot).is_none() && weight.dtype == slot.dtype;
+        (self.digests.get(&slot.name).copied()).filter(|_| plain)
+    }
+
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
         slot_bytes(slot, &self.folds, &self.model, |name| self.weight(name))
     }

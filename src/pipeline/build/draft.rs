@@ -1,6 +1,5 @@
 //! A model becomes a plan and a manifest.
 
-use super::past;
 use crate::cache::Memo;
 use crate::engine::{Backend, BuildJob, Identity, Options};
 use crate::fsx;
@@ -8,6 +7,7 @@ use crate::mapping::{self, Mapping, Row};
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{marked, note_slots, relative, require_proof, shapes_of_engine};
+use crate::pipeline::past;
 use crate::plan::{
     self, BaseSource, FORMAT, FileRef, Manifest, ModelRef, PlanRef, ProbeSource, Recipe, WeightRow,
 };
@@ -155,7 +155,7 @@ impl<'a> Draft<'a> {
             watch.event(Event::Warn(&said));
         }
         let structure = request.model.structure_digest();
-        let (mapping, base) = mapping(request, memo)?;
+        let (mapping, base) = mapping(request, memo, watch)?;
         // The file that was parsed, where there is one; it may have been replaced since.
         let file = match request.model.files().first() {
             Some(map) => past::file(map, memo),
@@ -195,14 +195,13 @@ impl<'a> Draft<'a> {
             total: None,
         });
         let start = Instant::now();
-        let mut notes = None;
-        let (staged, plan) = plan::stage::<Error>(output, |out| {
-            notes = Some(backend.build(&job, out, watch)?);
-            Ok(())
-        })?;
+        let (staged, plan, notes) = plan::stage::<Error, _>(
+            output,
+            |file| (backend.build_into(&job, file, watch)).map_err(Error::writing(output)),
+            |out| (backend.build(&job, out, watch)).map_err(Error::writing(output)),
+        )?;
         let compile = start.elapsed();
         watch.event(Event::End);
-        let notes = notes.expect("a staged plan was built");
         let mut manifest = Manifest {
             notes: notes.notes,
             stripped: notes.stripped,
@@ -285,6 +284,7 @@ pub fn describe(
 fn mapping(
     request: &BuildRequest<'_>,
     memo: Option<&Memo>,
+    watch: &dyn Watch,
 ) -> Result<(Mapping, Option<BaseSource>), Error> {
     let (files, partial, component, probe) = match request.mapping {
         MappingSource::Keep(manifest) => {
@@ -307,7 +307,7 @@ fn mapping(
         return Ok((mapping::infer(request.model, None)?, None));
     }
     let source = Arc::new(Source::open_all(files)?);
-    let mut mapping = past::mapping(request.model, &source, component, memo)?;
+    let mut mapping = past::mapping(request.model, &source, component, memo, watch)?;
     let mut probed = None;
     if let Some(probe) = probe {
         probed = Some(ask(request, probe, &source, component, &mut mapping)?);

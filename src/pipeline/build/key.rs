@@ -2,12 +2,12 @@
 //! names by digest, unless the engine cannot be given others.
 
 use super::draft::Draft;
-use super::past;
 use crate::cache::{KeyFields, Memo};
 use crate::engine::{Identity, Options, tensorrt};
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::marked;
+use crate::pipeline::past;
 use crate::plan::FORMAT;
 use crate::shapes::Profile;
 use crate::tensor::{Digest, LabelledHasher};
@@ -53,12 +53,13 @@ pub fn with_checkpoint(
     files: &[PathBuf],
     component: Option<&str>,
     memo: Option<&Memo>,
+    watch: &dyn Watch,
 ) -> Result<KeyFields, Error> {
     if files.is_empty() {
         return Ok(fields);
     }
     let source = Arc::new(Source::open_all(files)?);
-    let rows = past::mapping(model, &source, component, memo)?.rows;
+    let rows = past::mapping(model, &source, component, memo, watch)?.rows;
     Ok(marking(fields, marked(options, true, &rows).as_ref()))
 }
 

@@ -3,7 +3,6 @@
 mod cached;
 mod draft;
 pub(super) mod key;
-mod past;
 
 pub use cached::{CacheRequest, build_cached};
 pub use draft::{BuildRequest, Built, CacheUse, MappingSource, Probe, build, describe};

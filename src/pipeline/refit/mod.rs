@@ -13,6 +13,7 @@ mod source_model;
 pub use complete::refusal;
 pub use overlay::Overlay;
 pub use part::Part;
+pub(super) use prepared::stage_engine;
 pub use prepared::{Opening, Prepared, Refitted, prepare};
 pub use ready::{Ready, put_in_place};
 pub(super) use rebuild::write_model;

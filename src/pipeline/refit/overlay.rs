@@ -6,6 +6,7 @@
 use super::part::Part;
 use super::request::{OverlayRequest, Stated};
 use super::source_model::{SourceModel, source_model_at};
+use crate::cache::Memo;
 use crate::diff::{Decision, Diff, Reason, Request, WeightState};
 use crate::mapping::{
     self, Assessment, Change, Checkpoint, Held, Inventory, Judged, Mapping, ModelValues, Override,
@@ -13,8 +14,11 @@ use crate::mapping::{
 };
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
-use crate::pipeline::facts::{digests, relative, require_proof};
+use crate::pipeline::facts::{relative, require_proof};
 use crate::pipeline::look::is_model;
+use crate::pipeline::measure::{self, Placed};
+use crate::pipeline::past;
+use crate::pipeline::watched::Watched;
 use crate::plan::{Asked, BaseSource, FileRef, Ingredient, Manifest, Recipe};
 use crate::tensor::{Digest, Tensor, TensorView};
 use crate::watch::{Event, Watch};
@@ -24,7 +28,7 @@ use crate::weights::{self, Source};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// No mapping file is longer, in bytes: it has at most a line for each weight.
 const LONGEST_MAPPING: u64 = 64 << 20;
@@ -59,8 +63,10 @@ pub struct Overlay {
     kept: Mutex<HashMap<usize, Vec<u8>>>,
     /// How every row and every tensor fares, where there is a checkpoint.
     pub judged: Option<Judged>,
-    /// What is put over the base weights, for the manifest.
-    pub recipe: Recipe,
+    plan: PathBuf,
+    asked: Asked,
+    memo: Option<Memo>,
+    recipe: OnceLock<Recipe>,
     /// What is to be said about the files: parts that are left out, types that are decoded.
     pub notes: Vec<String>,
     /// Names of fused tensors, where there are LoRAs.
@@ -84,11 +90,12 @@ impl Overlay {
     ) -> Result<Overlay, Error> {
         let _span = tracing::info_span!("survey", plan = ?plan).entered();
         if let Some(model) = whole_model(plan, manifest, request)? {
-            return Ok(Overlay::of_model(plan, manifest, model, watch));
+            let memo = request.memo.as_ref();
+            return Ok(Overlay::of_model(plan, manifest, model, memo, watch));
         }
         let source = source_model_at(plan, manifest, request.model.as_deref())?;
-        check_base(plan, manifest, &source, watch)?;
-        let held = ModelValues::of(&source.model);
+        let digests = check_base(plan, manifest, &source, request.memo.as_ref(), watch)?;
+        let held = ModelValues::knowing(&source.model, digests);
         let component = request.component.as_deref();
         let outline = mapping::infer(&source.model, None)?;
         let base = open_view(&request.base_weights, &outline, component)?;
@@ -110,11 +117,8 @@ impl Overlay {
         let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
         let mut judged = None;
         if let Some(new) = &checkpoint {
-            watch.event(Event::Begin {
-                step: "mapping the checkpoint",
-                total: None,
-            });
-            let found = mapping::judge(&mapping, &held, new, &request.permissions)?;
+            let watched = Watched::begin(new, "mapping the checkpoint", watch);
+            let found = mapping::judge(&mapping, &held, &watched, &request.permissions)?;
             watch.event(Event::End);
             mapping.clone_from(&found.mapping);
             judged = Some(found);
@@ -130,10 +134,10 @@ impl Overlay {
             mapping,
             kept: Mutex::default(),
             judged,
-            recipe: Recipe {
-                asked: asked(request, by_hand.map(|(_, o)| o)),
-                ..Recipe::default()
-            },
+            plan: plan.to_owned(),
+            asked: asked(request, by_hand.map(|(_, o)| o)),
+            memo: request.memo.clone(),
+            recipe: OnceLock::new(),
             notes: Vec::new(),
             fused: Vec::new(),
             parts: Vec::new(),
@@ -144,7 +148,6 @@ impl Overlay {
             .flat_map(|view| Part::of_checkpoint(&request.checkpoint, view));
         overlay.parts = of_checkpoint.collect();
         overlay.add_loras(request, watch)?;
-        overlay.recipe.ingredients = overlay.ingredients(plan);
         Ok(overlay)
     }
 
@@ -154,9 +157,10 @@ impl Overlay {
         plan: &Path,
         manifest: &Manifest,
         source: SourceModel,
+        memo: Option<&Memo>,
         watch: &dyn Watch,
     ) -> Overlay {
-        let found = digests(&source.model, watch);
+        let found = past::weights(&source.model, memo, watch);
         let weights = manifest.weights.iter().filter_map(|w| {
             let digest = *found.get(w.name.as_str())?;
             Some((w.name.clone(), (usize::MAX, From::Base, digest)))
@@ -180,10 +184,13 @@ impl Overlay {
             fusion: None,
             kept: Mutex::default(),
             judged: None,
-            recipe: Recipe {
+            plan: plan.to_owned(),
+            asked: Asked::default(),
+            memo: memo.cloned(),
+            recipe: OnceLock::from(Recipe {
                 ingredients: vec![Ingredient::Checkpoint { file }],
-                ..Recipe::default()
-            },
+                asked: Asked::default(),
+            }),
             proven: None,
             notes: Vec::new(),
             fused: Vec::new(),
@@ -276,8 +283,8 @@ impl Overlay {
             judged: self.judged.as_ref(),
             permissions,
             tensor: &|name| {
-                let view = self.checkpoint.as_ref()?.get(name)?;
-                Some((view.dtype, view.shape.to_vec()))
+                let (dtype, shape) = self.checkpoint.as_ref()?.describe(name)?;
+                Some((dtype, shape.to_vec()))
             },
         });
         if manifest.unproven {
@@ -291,6 +298,19 @@ impl Overlay {
     /// Digest of the bytes that `weight` gets; `None` for a name that the plan does not have.
     pub fn digest(&self, weight: &str) -> Option<Digest> {
         self.weights.get(weight).map(|(_, _, digest)| *digest)
+    }
+
+    /// Whether nothing is put over the base weights.
+    pub fn is_base(&self) -> bool {
+        !self.whole && self.checkpoint.is_none() && self.fusion.is_none()
+    }
+
+    /// What is put over the base weights, for the manifest. The files are hashed as wholes when it is first asked for.
+    pub fn recipe(&self) -> &Recipe {
+        self.recipe.get_or_init(|| Recipe {
+            ingredients: self.ingredients(),
+            asked: self.asked.clone(),
+        })
     }
 
     /// The mapping as this overlay resolved it.
@@ -343,17 +363,34 @@ impl Overlay {
                     .ok_or_else(|| mapping::Error::NotHeld {
                         weight: weight.to_owned(),
                     })?;
-                model.bytes(found)
+                model.read(found)
             }
             From::Checkpoint => {
                 let new = self
                     .checkpoint
                     .as_ref()
                     .expect("only a checkpoint gives rows of this kind");
-                mapping::bytes_of(&self.mapping.rows[row], new)?
+                Cow::Owned(mapping::bytes_of(&self.mapping.rows[row], new)?)
             }
             From::Lora => Cow::Owned(self.fuse(row)?),
         }))
+    }
+
+    /// Where the bytes that `weight` gets are in the checkpoint, where they stand there as they are or as a matrix transposed.
+    pub(in crate::pipeline) fn placed(&self, weight: &str) -> Option<Placed<'_>> {
+        let &(row, From::Checkpoint, _) = self.weights.get(weight)? else {
+            return None;
+        };
+        let row = &self.mapping.rows[row];
+        let (source, transposed) = measure::turned(row.recipe.as_ref()?, &row.shape)?;
+        let new = self.checkpoint.as_ref()?;
+        let (map, range) = new.place(&source)?;
+        Some(Placed {
+            map,
+            range,
+            dtype: new.describe(&source)?.0,
+            transposed,
+        })
     }
 
     fn add_loras(&mut self, request: &OverlayRequest, watch: &dyn Watch) -> Result<(), Error> {
@@ -460,23 +497,24 @@ impl Overlay {
             .expect("only LoRAs give rows of this kind");
         let row = &self.mapping.rows[row];
         let over = self.checkpoint.as_ref().or(self.base.as_ref());
-        let mut changed = Patched {
-            tensors: BTreeMap::new(),
-            under: over.map(|s| s as &dyn Checkpoint),
-        };
+        let mut changed = Patched(BTreeMap::new());
         let sources = row.recipe.as_ref().map_or_else(Vec::new, How::sources);
         for name in sources {
-            if !self.fused.iter().any(|f| f == name) {
-                continue;
-            }
-            let base = match over.and_then(|o| o.get(name)) {
-                Some(view) => view.to_owned(),
-                None => self.torch_tensor(row)?,
+            let is_fused = (self.fused.binary_search_by(|f| f.as_str().cmp(name))).is_ok();
+            let base = match over.and_then(|o| o.read(name)) {
+                Some(tensor) => tensor,
+                None if is_fused => self.torch_tensor(row)?,
+                None => continue,
             };
-            let data = fusion.fuse(name, base.view())?;
+            let data = if is_fused {
+                fusion.fuse(name, base.view())?
+            } else {
+                base.data
+            };
+            let Tensor { dtype, shape, .. } = base;
             changed
-                .tensors
-                .insert(name.to_owned(), Tensor { data, ..base });
+                .0
+                .insert(name.to_owned(), Tensor { dtype, shape, data });
         }
         Ok(mapping::apply(row, &changed)?.into_owned())
     }
@@ -492,13 +530,14 @@ impl Overlay {
         Ok(mapping::inverse(row, &bytes, &row.source_shape())?)
     }
 
-    fn ingredients(&self, plan: &Path) -> Vec<Ingredient> {
+    fn ingredients(&self) -> Vec<Ingredient> {
+        let plan = &self.plan;
         let mut ingredients = Vec::new();
         for file in self.checkpoint.iter().flat_map(|v| v.source().files()) {
             ingredients.push(Ingredient::Checkpoint {
                 file: FileRef {
                     path: relative(plan, file.path()),
-                    digest: file.digest(),
+                    digest: past::file(file.map(), self.memo.as_ref()),
                 },
             });
         }
@@ -515,26 +554,16 @@ impl Overlay {
     }
 }
 
-/// A checkpoint with some tensors replaced.
-struct Patched<'a> {
-    tensors: BTreeMap<String, Tensor>,
-    under: Option<&'a dyn Checkpoint>,
-}
+/// The tensors that a row is made of, those that LoRAs change with their new values.
+struct Patched(BTreeMap<String, Tensor>);
 
-impl Checkpoint for Patched<'_> {
+impl Checkpoint for Patched {
     fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.under.map_or_else(Vec::new, Checkpoint::names);
-        names.extend(self.tensors.keys().map(String::as_str));
-        names.sort_unstable();
-        names.dedup();
-        names
+        self.0.keys().map(String::as_str).collect()
     }
 
     fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        match self.tensors.get(name) {
-            Some(t) => Some(t.view()),
-            None => self.under?.get(name),
-        }
+        self.0.get(name).map(Tensor::view)
     }
 }
 
@@ -696,13 +725,14 @@ fn is_probed_base(manifest: &Manifest, mapping: &Mapping) -> bool {
 }
 
 /// The base values must be those that the plan was built from.
-fn check_base(
+fn check_base<'m>(
     plan: &Path,
     manifest: &Manifest,
-    source: &SourceModel,
+    source: &'m SourceModel,
+    memo: Option<&Memo>,
     watch: &dyn Watch,
-) -> Result<(), Error> {
-    let rows = digests(&source.model, watch);
+) -> Result<HashMap<&'m str, Digest>, Error> {
+    let rows = past::weights(&source.model, memo, watch);
     let changed = manifest
         .weights
         .iter()
@@ -714,7 +744,7 @@ fn check_base(
             reason: "has other weights now than the plan was built from",
         });
     }
-    Ok(())
+    Ok(rows)
 }
 
 fn initial(

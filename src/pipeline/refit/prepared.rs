@@ -8,16 +8,18 @@ use super::request::OverlayRequest;
 
 use crate::diff::{Decision, Verdict, WeightState};
 use crate::engine::{self, Engine, Feed, Fold, RunOptions, Slot};
+use crate::fsx::Staged;
 use crate::pipeline::backends::reopen;
 use crate::pipeline::environment::Environment;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::note_slots;
 use crate::pipeline::feed::{fold_of, slot_bytes};
+use crate::pipeline::look::open_plan;
 use crate::pipeline::open::{OpenPlan, open_engine};
 use crate::pipeline::other_gpu::check_gpu;
 use crate::pipeline::verification::Verification;
 use crate::pipeline::verify;
-use crate::plan::{self, Manifest, Recipe, WeightRow};
+use crate::plan::{self, Manifest, PlanRef, Recipe, WeightRow};
 use crate::shapes::Resolved;
 use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
@@ -69,7 +71,7 @@ pub fn prepare(
     environment: &Environment,
     watch: &dyn Watch,
 ) -> Result<Prepared, Error> {
-    let manifest = plan::open(plan)?;
+    let manifest = open_plan(plan, request.memo.as_ref())?;
     if let (Opening::Meanwhile, Ok(Some(said))) = (opening, check_gpu(plan, &manifest)) {
         watch.event(Event::Warn(&said));
     }
@@ -127,6 +129,23 @@ fn held(manifest: &Manifest) -> HashMap<String, Digest> {
     }
     let rows = manifest.weights.iter();
     rows.map(|w| (w.name.clone(), w.digest)).collect()
+}
+
+/// Writes an engine as it is now beside `output`.
+pub(in crate::pipeline) fn stage_engine(
+    output: &Path,
+    engine: &dyn Engine,
+    watch: &dyn Watch,
+) -> Result<(Staged, PlanRef), Error> {
+    let (staged, written, ()) = plan::stage::<Error, _>(
+        output,
+        |file| {
+            let written = engine.serialize_into(file, watch);
+            Ok(written.map_err(Error::writing(output))?.map(|w| ((), w)))
+        },
+        |out| engine.serialize(out).map_err(Error::writing(output)),
+    )?;
+    Ok((staged, written))
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -234,7 +253,7 @@ impl Prepared {
         manifest.recipe = if manifest.weights.iter().all(|w| w.base.is_none()) {
             Recipe::default()
         } else {
-            overlay.recipe.clone()
+            overlay.recipe().clone()
         };
         manifest
     }
@@ -280,7 +299,7 @@ impl Prepared {
             total: None,
         });
         let engine = self.engine(environment)?;
-        let (staged, written) = plan::stage::<Error>(output, |out| Ok(engine.serialize(out)?))?;
+        let (staged, written) = stage_engine(output, engine, watch)?;
         let mut manifest = self.refitted_manifest();
         manifest.plan = written;
         if self.manifest.stripped {
@@ -403,6 +422,13 @@ impl Feed for OverlayFeed {
             Some(fold) => fold.sources().into_iter().any(differs),
             None => differs(&slot.name),
         }
+    }
+
+    fn digest(&self, slot: &Slot) -> Option<Digest> {
+        let weight = self.overlay.model().model.weight(&slot.name)?;
+        // What is folded or converted for the slot has another one.
+        let plain = fold_of(&self.folds, slot).is_none() && weight.dtype == slot.dtype;
+        self.overlay.digest(&slot.name).filter(|_| plain)
     }
 
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {

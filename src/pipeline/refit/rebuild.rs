@@ -115,14 +115,13 @@ pub(super) fn stage(
         total: None,
     });
     let start = Instant::now();
-    let mut notes = None;
-    let (staged, bytes) = plan::stage::<Error>(output, |out| {
-        notes = Some(backend.build(&job, out, watch)?);
-        Ok(())
-    })?;
+    let (staged, bytes, notes) = plan::stage::<Error, _>(
+        output,
+        |file| (backend.build_into(&job, file, watch)).map_err(Error::writing(output)),
+        |out| (backend.build(&job, out, watch)).map_err(Error::writing(output)),
+    )?;
     let time = start.elapsed();
     watch.event(Event::End);
-    let notes = notes.expect("a staged plan was built");
     manifest.plan = bytes;
     manifest.backend = backend.identity();
     manifest.notes = notes.notes;

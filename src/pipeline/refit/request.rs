@@ -1,5 +1,6 @@
 //! What is asked to lie over the base weights of a plan.
 
+use crate::cache::Memo;
 use crate::mapping::{Override, Permissions};
 use crate::weights::lora::Fuse;
 use std::path::PathBuf;
@@ -36,4 +37,6 @@ pub struct OverlayRequest {
     pub permissions: Permissions,
     /// How LoRAs are rounded.
     pub fuse: Fuse,
+    /// Where digests of plans and models are remembered; without it they are read.
+    pub memo: Option<Memo>,
 }

@@ -25,7 +25,7 @@ mod wanted;
 pub use candidate::Op;
 pub use error::Error;
 pub use table::Table;
-pub use view::{LaidOut, View, open_in_layout};
+pub use view::{View, open_in_layout};
 
 use std::sync::LazyLock;
 

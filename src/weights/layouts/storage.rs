@@ -96,7 +96,7 @@ pub(super) fn read(source: &Source) -> Result<Storage, Error> {
             storage.side += 1;
             continue;
         }
-        let Some(view) = source.get(name) else {
+        let Some((dtype, shape)) = source.describe(name) else {
             continue;
         };
         let segments = name.split('.').filter(|s| !WRAPPERS.contains(s));
@@ -109,17 +109,13 @@ pub(super) fn read(source: &Source) -> Result<Storage, Error> {
                 second: name.to_owned(),
             });
         }
-        decoded += usize::from(is_f8(view.dtype));
+        decoded += usize::from(is_f8(dtype));
         storage.tensors.push(Stored {
             name: clean,
             source: name.to_owned(),
             scale: scales.of.get(name).cloned(),
-            dtype: if is_f8(view.dtype) {
-                Dtype::F32
-            } else {
-                view.dtype
-            },
-            shape: view.shape.to_vec(),
+            dtype: if is_f8(dtype) { Dtype::F32 } else { dtype },
+            shape: shape.to_vec(),
         });
     }
     if decoded > 0 {
@@ -201,7 +197,7 @@ fn scales(source: &Source) -> Result<Scales, Error> {
     let mut found = Scales::default();
     let mut bare = Vec::new();
     let f8: Vec<&str> = (source.names())
-        .filter(|n| source.get(n).is_some_and(|v| is_f8(v.dtype)))
+        .filter(|n| source.describe(n).is_some_and(|(dtype, _)| is_f8(dtype)))
         .collect();
     for &name in &f8 {
         if name.ends_with("scaled_fp8") {
@@ -259,8 +255,8 @@ fn find_scale(
         format!("{name}.scale"),
         format!("{module}.scale"),
     ];
-    let present: Vec<&String> = known.iter().filter(|k| source.get(k).is_some()).collect();
-    let shape = source.get(name).map_or(&[][..], |v| v.shape);
+    let present: Vec<&String> = known.iter().filter(|k| source.shape(k).is_some()).collect();
+    let shape = source.shape(name).unwrap_or_default();
     let under = format!("{module}.");
     let other = source.names().find(|n| {
         n.strip_prefix(&under).is_some_and(|rest| {
@@ -336,7 +332,9 @@ impl Stored {
 
     /// Whether the file holds the values as they are.
     pub(super) fn is_plain(&self, source: &Source) -> bool {
-        !is_f8(self.view(source).dtype)
+        source
+            .describe(&self.source)
+            .is_some_and(|(dtype, _)| !is_f8(dtype))
     }
 
     pub(super) fn view<'a>(&self, source: &'a Source) -> TensorView<'a> {

@@ -7,9 +7,11 @@ use super::components;
 use super::error::Error;
 use super::storage::{self, Stored};
 use super::wanted::Wanted;
-use crate::tensor::{Dtype, TensorView, transpose};
+use crate::fsx::Map;
+use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, transpose};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 /// A checkpoint in the names of a model.
@@ -25,17 +27,6 @@ pub struct View {
     family: Option<String>,
     part: Option<&'static str>,
     notes: Vec<String>,
-}
-
-/// A tensor whose bytes are the file's, or were computed for the caller.
-#[derive(Debug)]
-pub struct LaidOut<'a> {
-    /// Element type.
-    pub dtype: Dtype,
-    /// Extents, outermost first.
-    pub shape: &'a [usize],
-    /// Row-major little-endian elements.
-    pub data: Cow<'a, [u8]>,
 }
 
 /// A tensor that is laid out from others.
@@ -215,24 +206,66 @@ impl View {
         })
     }
 
-    /// As [`View::get`], but what has to be computed is not kept.
-    pub fn read(&self, name: &str) -> Option<LaidOut<'_>> {
-        let tensor = self.tensors.get(name)?;
-        let data = match (self.borrowed(tensor), tensor.bytes.get()) {
-            (Some(data), _) => Cow::Borrowed(data),
-            (None, Some(kept)) => Cow::Borrowed(kept.as_slice()),
-            (None, None) => self.computed(tensor),
+    /// As [`View::get`], as a copy for use once: neither what is computed nor what is read for it is kept, but for f8 tensors and
+    /// what is put together from several.
+    pub fn read(&self, name: &str) -> Option<Tensor> {
+        let Some(tensor) = self.tensors.get(name) else {
+            return self.source.read(name);
         };
-        Some(LaidOut {
+        let data = match self.stretch(tensor) {
+            Some(stretch) => {
+                let mut data = vec![0; stretch.range.len()];
+                let file = &self.source.files()[stretch.file];
+                file.map().copy_to(stretch.range.start, &mut data);
+                data
+            }
+            None => match tensor.bytes.get() {
+                Some(kept) => kept.clone(),
+                None => self.computed(tensor).into_owned(),
+            },
+        };
+        Some(Tensor {
             dtype: tensor.dtype,
-            shape: &tensor.shape,
+            shape: tensor.shape.clone(),
             data,
         })
     }
 
+    /// Where the bytes of a tensor are, where the file holds them as they are.
+    pub fn place(&self, name: &str) -> Option<(&Map, Range<usize>)> {
+        let stretch = match self.tensors.get(name) {
+            Some(tensor) => self.stretch(tensor),
+            None => self.source.stretch(name),
+        }?;
+        Some((self.source.files()[stretch.file].map(), stretch.range))
+    }
+
+    /// The digest of every tensor of `names`, on all cores; `None` for unknown names. What the file holds as it is, is read past
+    /// once and not kept. `done` is told how many bytes were hashed.
+    pub fn digests(&self, names: &[&str], done: impl Fn(u64) + Sync) -> Vec<Option<Digest>> {
+        let stretch = |name: &&str| match self.tensors.get(*name) {
+            Some(tensor) => self.stretch(tensor),
+            None => self.source.stretch(name),
+        };
+        let stretches: Vec<Option<Stretch>> = names.iter().map(stretch).collect();
+        let plain: Vec<Stretch> = stretches.iter().flatten().cloned().collect();
+        let mut hashed = self.source.hash(&plain, &done).into_iter();
+        (names.iter().zip(&stretches))
+            .map(|(name, stretch)| match stretch {
+                Some(_) => hashed.next(),
+                None => self.read(name).map(|tensor| {
+                    done(tensor.data.len() as u64);
+                    Digest::of(&tensor.data)
+                }),
+            })
+            .collect()
+    }
+
     /// Element type and shape of a tensor, without laying it out.
     pub fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
-        let tensor = self.tensors.get(name)?;
+        let Some(tensor) = self.tensors.get(name) else {
+            return self.source.describe(name);
+        };
         Some((tensor.dtype, &tensor.shape))
     }
 
@@ -276,8 +309,8 @@ impl View {
         &self.source
     }
 
-    /// The bytes where they are a stretch of the file's.
-    fn borrowed(&self, tensor: &Virtual) -> Option<&[u8]> {
+    /// Where the bytes are, where they are a stretch of the file's.
+    fn stretch(&self, tensor: &Virtual) -> Option<Stretch> {
         let [from] = tensor.from[..] else {
             return None;
         };
@@ -285,15 +318,24 @@ impl View {
         if !stored.is_plain(&self.source) {
             return None;
         }
-        let bytes = match &tensor.op {
-            Op::Copy | Op::Reshape => stored.bytes(&self.source),
-            Op::Rows { from, to } => stored.rows(&self.source, *from, *to),
+        let mut stretch = self.source.stretch(&stored.source)?;
+        match &tensor.op {
+            Op::Copy | Op::Reshape => {}
+            Op::Rows { from, to } => {
+                let total = stored.shape.first().copied().unwrap_or(1).max(1);
+                let row = stretch.range.len() / total;
+                let start = stretch.range.start;
+                stretch.range = start + from * row..start + to * row;
+            }
             _ => return None,
-        };
-        match bytes {
-            Cow::Borrowed(bytes) => Some(bytes),
-            Cow::Owned(_) => None,
         }
+        Some(stretch)
+    }
+
+    /// The bytes where they are a stretch of the file's.
+    fn borrowed(&self, tensor: &Virtual) -> Option<&[u8]> {
+        let Stretch { file, range } = self.stretch(tensor)?;
+        Some(&self.source.files()[file].map()[range])
     }
 
     fn computed(&self, tensor: &Virtual) -> Cow<'_, [u8]> {

@@ -19,7 +19,7 @@ pub(crate) fn write_safetensors(path: &Path, tensors: &[(&str, &[usize], &[f32])
 }
 
 /// Writes tensors of any type that the format has.
-pub(crate) fn write_tensors(path: &Path, tensors: &[(String, crate::tensor::Tensor)]) {
+pub(crate) fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) {
     let views = tensors.iter().map(|(name, t)| {
         let text = format!("\"{}\"", t.dtype.safetensors().unwrap());
         let dtype = serde_json::from_str(&text).unwrap();
@@ -68,7 +68,7 @@ fn digests_are_of_the_tensors_bytes_and_progress_adds_up() {
         fn event(&self, event: Event<'_>) {
             let mut sum = self.0.lock().unwrap();
             match event {
-                Event::Begin { total, .. } => sum.0 = total.unwrap(),
+                Event::BeginBytes { bytes, .. } => sum.0 = bytes,
                 Event::Advance(n) => sum.1 += n,
                 _ => {}
             }

@@ -4,13 +4,14 @@
 //! This program's version is part of what is asked for: it decides what a weight is called and how a mapping is proven.
 
 use crate::cache::{Memo, Seen};
+use crate::engine;
 use crate::fsx::Map;
 use crate::mapping::{self, Mapping};
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::digests;
 use crate::tensor::Digest;
-use crate::watch::Watch;
+use crate::watch::{Event, Watch};
 use crate::weights::layouts::open_in_layout;
 use crate::weights::{self, Source, SourceFile};
 use serde::Serialize;
@@ -20,6 +21,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 const FILE: &str = "digest of the file/1";
+const PLAN: &str = "digest of the plan/2";
 const WEIGHTS: &str = concat!(
     "digests of the model's weights/1, trtmut ",
     env!("CARGO_PKG_VERSION")
@@ -65,7 +67,17 @@ impl<'a> Past<'a> {
 pub(super) fn file(map: &Map, memo: Option<&Memo>) -> Digest {
     let past = Past::of(memo, &[map], FILE);
     past.recall().unwrap_or_else(|| {
-        let digest = Digest::of_pieces(|take| map.pieces(take));
+        let digest = Digest::of_length(map.len(), |at, into| map.copy_to(at, into));
+        past.remember(&digest);
+        digest
+    })
+}
+
+/// The digest by which a plan is known.
+pub(super) fn plan(map: &Map, memo: Option<&Memo>) -> Digest {
+    let past = Past::of(memo, &[map], PLAN);
+    past.recall().unwrap_or_else(|| {
+        let digest = engine::digest_of(map);
         past.remember(&digest);
         digest
     })
@@ -101,6 +113,7 @@ pub(super) fn mapping(
     base: &Arc<Source>,
     component: Option<&str>,
     memo: Option<&Memo>,
+    watch: &dyn Watch,
 ) -> Result<Mapping, Error> {
     let of_base = base.files().iter().map(SourceFile::map);
     let files: Vec<&Map> = model.files().iter().chain(of_base).collect();
@@ -111,10 +124,15 @@ pub(super) fn mapping(
     if let Some(mapping) = past.recall() {
         return Ok(mapping);
     }
+    watch.event(Event::Begin {
+        step: "proving the mapping",
+        total: None,
+    });
     let wanted = mapping::infer(model, None)?.wanted();
     let view =
         open_in_layout(Arc::clone(base), &wanted, component).map_err(weights::Error::from)?;
     let mapping = mapping::infer(model, Some(&view))?;
+    watch.event(Event::End);
     past.remember(&mapping);
     Ok(mapping)
 }
