@@ -258,3 +258,110 @@ fn a_proven_mapping_is_remembered_with_its_checkpoint() {
     let build = ["build", "model.onnx", "--dim", "N=1:4", "-o", "d.plan"];
     scene.refuses(&[&build[..], &with].concat(), 1, &["base.safetensors"]);
 }
+
+/// A plan with its base, everything of which is remembered.
+fn remembered_plan() -> Scene {
+    let scene = Scene::new();
+    let net = Net::default()
+        .input("x", &["1", "64"])
+        .weight("a.weight", &random(1, &[64, 64]))
+        .weight("b.weight", &random(2, &[64, 64]))
+        .node("p", "MatMul", &["x", "a.weight"], "h", &[])
+        .node("q", "MatMul", &["h", "b.weight"], "y", &[])
+        .output("y", &["1", "64"]);
+    scene.write("model.onnx", net.onnx(""));
+    let checkpoint = |b: u64| {
+        let all = [
+            ("a.weight", random(1, &[64, 64])),
+            ("b.weight", random(b, &[64, 64])),
+        ];
+        net::safetensors(&all.map(|(name, values)| (name.to_owned(), values)).into())
+    };
+    scene.write("base.safetensors", checkpoint(2));
+    scene.write("new.safetensors", checkpoint(3));
+    let build = ["build", "model.onnx", "--backend", "cpu", "-o", "m.plan"];
+    let base = ["--weights", "base.safetensors"];
+    scene.run(&[&build[..], &base].concat()).exits(0);
+    std::thread::sleep(SETTLED);
+    for _ in 0..2 {
+        scene
+            .run(&["diff", "m.plan", "new.safetensors"])
+            .exits(0)
+            .prints("NEEDS_REFIT");
+    }
+    scene
+}
+
+#[test]
+fn damage_of_a_remembered_plan_is_seen_and_not_taken_over() {
+    let scene = remembered_plan();
+    let whole = fs::read(scene.file("m.plan")).unwrap();
+    let manifest = fs::read(scene.file("m.plan.json")).unwrap();
+    let mtime = scene.file("m.plan").metadata().unwrap().modified().unwrap();
+    let data = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
+    // The header, a weight that stays, one that changes, and the graph.
+    let places = [
+        12,
+        data - 1,
+        data + 100,
+        data + 64 * 64 * 4 + 100,
+        whole.len() - 9,
+    ];
+    for at in places {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 2;
+        let file = File::options()
+            .write(true)
+            .open(scene.file("m.plan"))
+            .unwrap();
+        file.write_all_at(&bytes, 0).unwrap();
+        file.set_modified(mtime).unwrap();
+        drop(file);
+        for args in [
+            &["diff", "m.plan", "new.safetensors"][..],
+            &["refit", "m.plan", "new.safetensors"],
+            &["refit", "m.plan", "new.safetensors", "-o", "other.plan"],
+        ] {
+            scene.refuses(args, 1, &["m.plan"]);
+        }
+        assert!(fs::read(scene.file("m.plan")).unwrap() == bytes);
+        assert!(fs::read(scene.file("m.plan.json")).unwrap() == manifest);
+        assert!(!scene.file("other.plan").exists());
+    }
+    fs::write(scene.file("m.plan"), &whole).unwrap();
+    scene.run(&["refit", "m.plan", "new.safetensors"]).exits(0);
+    scene
+        .run(&["diff", "m.plan", "new.safetensors"])
+        .exits(0)
+        .prints("LIVE");
+}
+
+#[test]
+fn every_flipped_bit_of_a_plan_is_seen() {
+    let scene = remembered_plan();
+    scene.run(&["refit", "m.plan", "new.safetensors"]).exits(0);
+    let plan = scene.file("m.plan");
+    trtmut::plan::open(&plan).unwrap();
+    let whole = fs::read(&plan).unwrap();
+    let data = 8 + u64::from_le_bytes(*whole.first_chunk().unwrap()) as usize;
+    let file = File::options().write(true).open(&plan).unwrap();
+    let seen = |bit: usize| {
+        let byte = whole[bit / 8] ^ (1 << (bit % 8));
+        file.write_all_at(&[byte], (bit / 8) as u64).unwrap();
+        let opened = trtmut::plan::open(&plan);
+        assert!(opened.is_err(), "bit {} of byte {}", bit % 8, bit / 8);
+        file.write_all_at(&whole[bit / 8..=bit / 8], (bit / 8) as u64)
+            .unwrap();
+    };
+    // All of the length and most of the header, and 500 of everything.
+    (0..64).chain((64..data * 8).step_by(5)).for_each(seen);
+    (0..500)
+        .map(|i| i * (whole.len() * 8 - 1) / 499)
+        .for_each(seen);
+    trtmut::plan::open(&plan).unwrap();
+    // Longer and shorter.
+    for length in [whole.len() as u64 - 1, whole.len() as u64 + 1] {
+        file.set_len(length).unwrap();
+        assert!(trtmut::plan::open(&plan).is_err());
+    }
+}

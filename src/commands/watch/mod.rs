@@ -58,6 +58,10 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Fallback::None)]
     fallback: Fallback,
 
+    /// Read the plan and the model at each refit, though they are as they were when they were last read
+    #[arg(long)]
+    rehash: bool,
+
     /// Run this in a shell whenever the plan became another one, with `TRTMUT_PLAN`, `TRTMUT_MANIFEST` (paths) and `TRTMUT_DIGEST`
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,

@@ -27,6 +27,7 @@ use super::{
     Written,
 };
 use crate::onnx::Model;
+use crate::tensor::Digest;
 use crate::watch::{Event, Watch};
 use container::Container;
 pub use container::{digest_of, is_known_by_tensors};
@@ -221,8 +222,8 @@ fn take_no_options(backend: &str, options: &Options) -> Result<(), Error> {
 struct OfModel<'m>(&'m Model);
 
 impl Contents for OfModel<'_> {
-    fn is_kept(&self, _: &Slot) -> bool {
-        false
+    fn kept(&self, _: &Slot) -> Option<Digest> {
+        None
     }
 
     fn of(&self, slot: &Slot) -> Result<Content<'_>, Error> {

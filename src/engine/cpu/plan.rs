@@ -5,7 +5,7 @@ use super::writer::{self, Content, Contents};
 use crate::engine::{Engine, Error, Feed, RunOptions, Slot, Written};
 use crate::onnx::{Model, WeightBytes};
 use crate::tensor::{
-    Dtype, Extent, NamedTensors, Tensor, TensorDecl, TensorView, element_count, show_shape,
+    Digest, Dtype, Extent, NamedTensors, Tensor, TensorDecl, TensorView, element_count, show_shape,
 };
 use crate::watch::{Event, Watch};
 use std::borrow::Cow;
@@ -64,16 +64,17 @@ impl Weights {
 }
 
 impl Contents for Weights {
-    fn is_kept(&self, slot: &Slot) -> bool {
-        (self.feed.as_ref()).is_some_and(|f| !f.differs(slot) && f.digest(slot).is_some())
+    fn kept(&self, slot: &Slot) -> Option<Digest> {
+        let feed = self.feed.as_ref().filter(|f| !f.differs(slot))?;
+        feed.digest(slot)
     }
 
     fn of(&self, slot: &Slot) -> Result<Content<'_>, Error> {
-        let digest = self.feed.as_ref().and_then(|f| f.digest(slot));
-        match digest.filter(|_| self.is_kept(slot)) {
-            Some(digest) => Ok(Content::Kept(digest)),
-            None => Ok(Content::Bytes(self.bytes(slot)?, digest)),
+        if let Some(digest) = self.kept(slot) {
+            return Ok(Content::Kept(digest));
         }
+        let decided = self.feed.as_ref().and_then(|f| f.digest(slot));
+        Ok(Content::Bytes(self.bytes(slot)?, decided))
     }
 }
 

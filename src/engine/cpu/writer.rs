@@ -1,24 +1,24 @@
 //! Plan files of the CPU backends are written here: weights in parallel, each byte once, hashed as it is written.
 //!
-//! What a refit leaves as it is, is taken over from the old file by its place: as a reflink where the file system has them, else as
-//! a copy; its digest is known from the manifest, so that nobody reads it.
+//! What a refit leaves as it is, is taken over from the old file by its place, and its digest is known from the manifest. Where the
+//! file system has reflinks, nobody reads it: damage would be found when the new plan is read, which is known by that digest. Else
+//! it is copied, and what was copied must have that digest.
 
 use super::container::{self, Container, Layout};
 use crate::engine::{Error, Slot, Written};
 use crate::fsx::{self, Map};
-use crate::tensor::Digest;
+use crate::tensor::{Digest, Stretch, digests_of};
 use crate::watch::{Event, Watch};
 use rayon::prelude::*;
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes of weights that are in memory at once, unless one alone has more.
 const AT_ONCE: usize = 32 << 20;
-/// Bytes that one thread takes over from the old file at a time.
-const STRETCH: usize = 8 << 20;
 /// The disk is set to work after so many bytes.
 const FLUSHED: usize = 64 << 20;
 
@@ -32,8 +32,8 @@ pub enum Content<'b> {
 
 /// Where weights come from.
 pub trait Contents: Sync {
-    /// Whether [`Contents::of`] gives [`Content::Kept`] for a slot.
-    fn is_kept(&self, slot: &Slot) -> bool;
+    /// The digest that [`Contents::of`] gives as [`Content::Kept`] for a slot; `None` where that gives bytes.
+    fn kept(&self, slot: &Slot) -> Option<Digest>;
 
     /// The content of a slot.
     ///
@@ -87,7 +87,7 @@ fn weights(
     file: &File,
     layout: &Layout<'_>,
     contents: &dyn Contents,
-    progress: &dyn Fn(usize),
+    progress: &(dyn Fn(usize) + Sync),
     watch: &dyn Watch,
 ) -> Result<Vec<Digest>, Error> {
     let mut digests: Vec<Digest> = Vec::with_capacity(layout.places.len() + 1);
@@ -111,7 +111,7 @@ fn weights(
 /// end.
 fn flushed<T>(
     file: &File,
-    write: impl FnOnce(&dyn Fn(usize)) -> Result<T, Error>,
+    write: impl FnOnce(&(dyn Fn(usize) + Sync)) -> Result<T, Error>,
 ) -> Result<T, Error> {
     std::thread::scope(|scope| {
         let (written, to_flush) = std::sync::mpsc::channel::<()>();
@@ -125,11 +125,10 @@ fn flushed<T>(
         };
         // Where there can be no second thread, the disk begins when everything is written.
         let flushing = std::thread::Builder::new().spawn_scoped(scope, flush);
-        let since = Cell::new(0);
+        let since = AtomicUsize::new(0);
         let done = write(&|bytes| {
-            since.set(since.get() + bytes);
-            if since.get() >= FLUSHED {
-                since.set(0);
+            if since.fetch_add(bytes, Ordering::Relaxed) + bytes >= FLUSHED {
+                since.store(0, Ordering::Relaxed);
                 let _ = written.send(());
             }
         });
@@ -147,10 +146,9 @@ fn flushed<T>(
 fn fit(places: &[(&Slot, Range<usize>)], contents: &dyn Contents) -> usize {
     let mut sum = 0;
     let count = places.iter().take_while(|(slot, range)| {
-        sum += if contents.is_kept(slot) {
-            0
-        } else {
-            range.len()
+        sum += match contents.kept(slot) {
+            Some(_) => 0,
+            None => range.len(),
         };
         sum <= AT_ONCE
     });
@@ -183,32 +181,62 @@ fn one(
 }
 
 /// Stretches of the old file and where they go, neighbours as one.
-struct Runs(Vec<(Range<usize>, usize)>);
+struct Runs<'s>(Vec<Run<'s>>);
 
-impl Runs {
+struct Run<'s> {
+    from: Range<usize>,
+    /// Where it begins in the new file.
+    to: usize,
+    kept: Vec<Kept<'s>>,
+}
+
+/// A weight in the old file.
+struct Kept<'s> {
+    name: &'s str,
+    range: Range<usize>,
+    digest: Digest,
+}
+
+impl Kept<'_> {
+    fn stretch(&self, file: usize) -> Stretch {
+        let range = self.range.clone();
+        Stretch { file, range }
+    }
+}
+
+impl<'s> Runs<'s> {
     fn of(
-        layout: &Layout<'_>,
+        layout: &Layout<'s>,
         contents: &dyn Contents,
         old: Option<&Container>,
-    ) -> Result<Runs, Error> {
-        let mut runs: Vec<(Range<usize>, usize)> = Vec::new();
-        for (slot, to) in &layout.places {
-            if !contents.is_kept(slot) {
+    ) -> Result<Runs<'s>, Error> {
+        let mut runs: Vec<Run<'s>> = Vec::new();
+        for &(slot, ref to) in &layout.places {
+            let Some(digest) = contents.kept(slot) else {
                 continue;
-            }
-            let from = (old.and_then(|old| old.range(&slot.name)))
+            };
+            let name = slot.name.as_str();
+            let range = (old.and_then(|old| old.range(name)))
                 .filter(|from| from.len() == to.len())
                 .ok_or_else(|| Error::Weight {
-                    name: slot.name.clone(),
+                    name: name.to_owned(),
                     reason: "the plan does not hold it".into(),
                 })?;
+            let kept = Kept {
+                name,
+                range: range.clone(),
+                digest,
+            };
             match runs.last_mut() {
-                Some((last, start))
-                    if last.end == from.start && *start + last.len() == to.start =>
-                {
-                    last.end = from.end;
+                Some(run) if run.from.end == range.start && run.to + run.from.len() == to.start => {
+                    run.from.end = range.end;
+                    run.kept.push(kept);
                 }
-                _ => runs.push((from, to.start)),
+                _ => runs.push(Run {
+                    from: range,
+                    to: to.start,
+                    kept: vec![kept],
+                }),
             }
         }
         Ok(Runs(runs))
@@ -216,33 +244,167 @@ impl Runs {
 
     /// Whether there is something to take over, and all of it stays where it is.
     fn are_in_place(&self) -> bool {
-        !self.0.is_empty() && self.0.iter().all(|(from, to)| from.start == *to)
+        !self.0.is_empty() && self.0.iter().all(|run| run.from.start == run.to)
     }
 
+    /// Copies all of it from `old`, which must hold what its manifest says.
     fn take_over(
         &self,
         old: &Map,
         file: &File,
-        progress: &dyn Fn(usize),
+        progress: &(dyn Fn(usize) + Sync),
         watch: &dyn Watch,
     ) -> Result<(), Error> {
-        let parts = self.0.iter().flat_map(|(from, to)| {
-            let (end, moved) = (from.end, to.wrapping_sub(from.start));
-            (from.clone().step_by(STRETCH))
-                .map(move |at| (at..(at + STRETCH).min(end), at.wrapping_add(moved)))
+        let stretches: Vec<Stretch> = (self.0.iter().enumerate())
+            .flat_map(|(i, run)| run.kept.iter().map(move |kept| kept.stretch(i)))
+            .collect();
+        let failed = OnceLock::new();
+        let copy = |run: usize, at: usize, bytes: &mut [u8]| {
+            old.copy_to(at, bytes);
+            let run = &self.0[run];
+            let to = run.to + (at - run.from.start);
+            if let Err(e) = file.write_all_at(bytes, to as u64) {
+                let _ = failed.set(e);
+            }
+        };
+        let hashed = digests_of(&stretches, copy, |bytes| {
+            watch.event(Event::Advance(bytes));
+            progress(bytes as usize);
         });
-        let parts: Vec<(Range<usize>, usize)> = parts.collect();
-        // A few at a time, so that the disk hears of them.
-        for some in parts.chunks(AT_ONCE / STRETCH) {
-            some.par_iter().try_for_each(|(from, to)| {
-                let mut bytes = vec![0; from.len()];
-                old.copy_to(from.start, &mut bytes);
-                file.write_all_at(&bytes, *to as u64)?;
-                watch.event(Event::Advance(from.len() as u64));
-                Ok::<_, Error>(())
-            })?;
-            progress(some.iter().map(|(from, _)| from.len()).sum());
+        if let Some(e) = failed.into_inner() {
+            return Err(e.into());
         }
-        Ok(())
+        let kept = self.0.iter().flat_map(|run| &run.kept);
+        match kept.zip(hashed).find(|(kept, found)| kept.digest != *found) {
+            None => Ok(()),
+            Some((kept, _)) => Err(Error::Plan {
+                path: old.path().display().to_string(),
+                reason: format!("`{}` has other bytes than the manifest says", kept.name),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Dtype;
+    use crate::watch::Silent;
+    use std::collections::HashMap;
+
+    /// The old file's weights with their digests, and new bytes of some.
+    struct Given {
+        digests: HashMap<String, Digest>,
+        new: HashMap<String, Vec<u8>>,
+    }
+
+    impl Contents for Given {
+        fn kept(&self, slot: &Slot) -> Option<Digest> {
+            let kept = !self.new.contains_key(&slot.name);
+            kept.then(|| self.digests[&slot.name])
+        }
+
+        fn of(&self, slot: &Slot) -> Result<Content<'_>, Error> {
+            Ok(match self.new.get(&slot.name) {
+                Some(bytes) => Content::Bytes(Cow::Borrowed(bytes), Some(Digest::of(bytes))),
+                None => Content::Kept(self.digests[&slot.name]),
+            })
+        }
+    }
+
+    /// Lengths of the weights: some longer than what is hashed at a time, and neighbours that are taken over together.
+    const LENGTHS: [usize; 6] = [300, 700_000, 5, 0, 1 << 20, 40];
+
+    fn slots() -> Vec<Slot> {
+        let slot = |(i, length): (usize, &usize)| Slot {
+            name: format!("w{i}"),
+            dtype: Dtype::U8,
+            shape: Some(vec![*length]),
+            count: *length,
+            refittable: true,
+        };
+        LENGTHS.iter().enumerate().map(slot).collect()
+    }
+
+    fn bytes(slot: &Slot, seed: usize) -> Vec<u8> {
+        let value = |i| ((i + seed) * 2_654_435_761) >> 9;
+        (0..slot.count).map(|i| value(i) as u8).collect()
+    }
+
+    /// A plan with `graph`, as it is written front to back.
+    fn plan(graph: &[u8], new: &HashMap<String, Vec<u8>>) -> Vec<u8> {
+        let mut out = Vec::new();
+        container::write(&mut out, "cpu", graph, &slots(), |slot| {
+            let new = new.get(&slot.name).cloned();
+            Ok(Cow::Owned(new.unwrap_or_else(|| bytes(slot, 0))))
+        })
+        .unwrap();
+        out
+    }
+
+    fn open(bytes: &[u8]) -> (tempfile::NamedTempFile, Container) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let container = Container::open(file.path(), "cpu").unwrap();
+        (file, container)
+    }
+
+    fn given(changed: &[usize]) -> Given {
+        let all = slots();
+        let digests = all.iter().map(|s| Digest::of(&bytes(s, 0)));
+        let new = changed.iter().map(|&i| bytes(&all[i], 1 + i));
+        Given {
+            digests: all.iter().map(|s| s.name.clone()).zip(digests).collect(),
+            new: (changed.iter().map(|i| all[*i].name.clone()).zip(new)).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_new_make_the_plan_that_is_written_at_once() {
+        let (_kept, old) = open(&plan(b"graph", &HashMap::new()));
+        let cases: [&[usize]; 6] = [&[], &[0], &[1, 4], &[2], &[5, 0], &[0, 1, 2, 3, 4, 5]];
+        // A longer graph's header moves every weight.
+        for graph in [&b"graph"[..], &vec![7; 123_456]] {
+            for changed in cases {
+                let given = given(changed);
+                let file = tempfile::NamedTempFile::new().unwrap();
+                let slots = slots();
+                let from = Some(&old);
+                let made = write(file.as_file(), "cpu", graph, &slots, &given, from, &Silent);
+                let expected = plan(graph, &given.new);
+                assert!(std::fs::read(file.path()).unwrap() == expected);
+                let map = Map::open(file.path()).unwrap();
+                let written = Written {
+                    bytes: expected.len() as u64,
+                    digest: container::digest_of(&map).unwrap(),
+                };
+                assert_eq!(made.unwrap(), written);
+            }
+        }
+    }
+
+    #[test]
+    fn damage_is_not_taken_over() {
+        let whole = plan(b"graph", &HashMap::new());
+        let given = given(&[2]);
+        let slots = slots();
+        let layout = Layout::of("cpu", b"graph", &slots).unwrap();
+        for (slot, range) in &layout.places {
+            if range.is_empty() {
+                continue;
+            }
+            for at in [range.start, range.end - 1, range.start + range.len() / 2] {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1;
+                let (_old, old) = open(&bytes);
+                let runs = Runs::of(&layout, &given, Some(&old)).unwrap();
+                let file = tempfile::tempfile().unwrap();
+                match runs.take_over(old.map(), &file, &|_| (), &Silent) {
+                    Err(Error::Plan { reason, .. }) => assert!(reason.contains(&slot.name)),
+                    Ok(()) => assert_eq!(slot.name, "w2", "only this one is not taken over"),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
     }
 }

@@ -76,9 +76,8 @@ pub(in crate::mapping) fn apply_once(
     let computed = match apply_recipe(row, recipe, &loaded)? {
         Cow::Owned(bytes) => Some(bytes),
         Cow::Borrowed(bytes) => {
-            let whole = loaded
-                .get(names[0])
-                .is_some_and(|v| v.data.len() == bytes.len());
+            let is_all = |view: TensorView<'_>| std::ptr::eq(view.data, bytes);
+            let whole = loaded.get(names[0]).is_some_and(is_all);
             (!whole).then(|| bytes.to_vec())
         }
     };
