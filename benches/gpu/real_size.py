@@ -29,7 +29,8 @@ class Bench:
     def __init__(self, args):
         self.args = args
         self.folder = args.folder.resolve()
-        self.result = {"started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "cores": os.cpu_count()}
+        before = json.loads(args.json.read_text()) if args.json.exists() else {}
+        self.result = {k: before[k] for k in ("build",) if k in before} | {"started": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "cores": os.cpu_count()}
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("TRTMUT_")}
         self.env.update(LD_LIBRARY_PATH=str(args.libraries), TRTMUT_TENSORRT=str(args.libraries), CUDA_MODULE_LOADING="LAZY",
                         TRTMUT_CACHE_DIR=str(self.folder / "cache"), TRTMUT_NO_PROGRESS="1")
@@ -238,6 +239,8 @@ class Bench:
 
     def main(self):
         self.build()
+        if self.args.build_only:
+            return
         self.rates()
         self.peer_files()
         self.note("base_plan_outputs", self.error("base.plan", "base"))
@@ -256,6 +259,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trtmut", type=Path, required=True)
     parser.add_argument("--json", type=Path, default=Path("real_size.json"))
+    parser.add_argument("--build-only", action="store_true", help="ends after the build, which takes most of the time; the next call measures")
     args = parser.parse_args()
     args.libraries, args.trtmut, args.json = args.libraries.resolve(), args.trtmut.resolve(), args.json.resolve()
     Bench(args).main()
