@@ -30,11 +30,11 @@ pub struct Cli {
     pub tensorrt: Option<std::path::PathBuf>,
 
     /// The GPU to use, by its number in `trtmut doctor` [default: 0]
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", help_heading = "Global")]
     pub device: Option<u32>,
 
     /// A plugin library of TensorRT, which is loaded before anything else; `standard` for those that come with TensorRT (repeatable)
-    #[arg(long, global = true, value_name = "LIB")]
+    #[arg(long, global = true, value_name = "LIB", help_heading = "Global")]
     pub plugin: Vec<std::path::PathBuf>,
 
     /// Let plans that were built with --version-compatible run the code that they bring (TensorRT); only for plans that you trust

@@ -29,27 +29,27 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     model: PathBuf,
 
-    /// Dynamic-shape spec (JSON), within what the engine was built for [default: all that it was built for]
-    #[arg(long, value_name = "FILE")]
-    shapes: Option<PathBuf>,
-
-    #[command(flatten)]
-    ranges: ShapeArgs,
-
     /// The checkpoint that the model was exported from: every constant is proven by it, and refits rest on that (repeatable)
-    #[arg(long, alias = "weights", value_name = "FILE")]
+    #[arg(short = 'w', long, alias = "weights", value_name = "FILE")]
     base_weights: Vec<PathBuf>,
 
     /// The base weights are known to hold only some of the model's parameters
     #[arg(long)]
     partial: bool,
 
+    /// Replace a manifest that the plan has
+    #[arg(short, long)]
+    force: bool,
+
+    /// Dynamic-shape spec (JSON), within what the engine was built for [default: all that it was built for]
+    #[arg(short, long, value_name = "FILE", help_heading = "Shapes")]
+    shapes: Option<PathBuf>,
+
+    #[command(flatten)]
+    ranges: ShapeArgs,
+
     #[command(flatten)]
     engine: EngineArgs,
-
-    /// Replace a manifest that the plan has
-    #[arg(long)]
-    force: bool,
 }
 
 #[derive(Debug, Serialize)]

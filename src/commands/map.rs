@@ -89,7 +89,7 @@ impl Report for MapReport {
             writeln!(
                 out,
                 "no base weights were given: the sources are what the graph's names say.\n\
-                 `trtmut build MODEL.onnx --weights BASE.safetensors` proves each by its values"
+                 `trtmut build MODEL --base-weights BASE.safetensors` proves each by its values"
             )?;
         }
         Ok(())

@@ -193,6 +193,7 @@ pub fn explain(error: &anyhow::Error) -> Failure {
             Exhausted,
             crate::ui::Error,
             refit::NotEnough,
+            run::Unranged,
             watch::WatchError,
             export::ExportError,
             pipeline::Error,

@@ -13,8 +13,10 @@ impl Progress {
         Progress(Mutex::new(None))
     }
 
-    /// Starts a step, replacing the one before.
+    /// Starts a step, in the place of the one before.
     pub fn begin(&self, step: &str, total: Option<u64>) {
+        // Before the new one draws: two at once would take a line each, and one of them would stay.
+        self.clear();
         let bar = match total {
             Some(n) => {
                 ProgressBar::new(n).with_style(style("{msg} {bar:30} {percent:>3}% {elapsed}"))

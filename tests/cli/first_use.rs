@@ -55,7 +55,20 @@ fn nothing_of_a_model_is_compiled_where_its_inputs_do_not_fit() {
     };
     refuses(&["--shape", "nothing=1x2"], 1, &["no input `nothing`"]);
     refuses(&["--dim", "B=4096"], 1, &["4096"]);
-    scene.refuses(&["run", "model.ts.onnx"], 1, &["shape spec", "--shapes"]);
+    let build = "trtmut build model.ts.onnx";
+    // What the second hint prints is what stands below it.
+    let printed = scene.run(&["build", "model.ts.onnx", "--print-shapes"]);
+    printed.exits(0);
+    let hints = [
+        "needs a shape spec (--shapes)",
+        &format!("`{build} --dim NAME=min:opt:max`"),
+        &format!("`{build} --print-shapes` prints this one"),
+        printed.stdout.trim(),
+    ];
+    scene.refuses(&["run", "model.ts.onnx"], 1, &hints);
+    // A range is no size, and the spec that is missing is not the first thing to say then.
+    let range = ["run", "model.ts.onnx", "--dim", "B=1:2:3"];
+    scene.refuses(&range, 2, &["`1:2:3` is not a size", "trtmut build --dim"]);
     let built = [
         "build",
         "model.ts.onnx",

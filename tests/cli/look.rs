@@ -4,7 +4,7 @@ use crate::scene::{Done, Scene, fixture};
 use unicode_width::UnicodeWidthStr;
 
 /// Runs trtmut on a screen of 80 columns.
-fn on_screen(scene: &Scene, args: &[&str]) -> Done {
+pub fn on_screen(scene: &Scene, args: &[&str]) -> Done {
     let mut command = scene.command(args);
     command.env("COLUMNS", "80");
     let output = command.output().unwrap();
@@ -18,6 +18,7 @@ fn is_prose(line: &str) -> bool {
         "the report is in ",
         "saved ",
         "built ",
+        "refitted ",
         "inputs drawn",
         "latency ",
         "against ",
@@ -29,8 +30,9 @@ fn is_prose(line: &str) -> bool {
         || line.contains(" is ") && line.contains(" by trtmut ")
 }
 
+/// Fails where a table is wider than that.
 #[track_caller]
-fn fits(done: &Done, what: &str) {
+pub fn fits(done: &Done, what: &str) {
     for line in done.stdout.lines().filter(|line| !is_prose(line)) {
         assert!(
             line.width() <= 80,
@@ -207,23 +209,38 @@ fn backends_go_by_their_short_names_and_documents_have_the_long_ones() {
 #[test]
 fn help_groups_options_by_what_they_are_for() {
     let scene = Scene::new();
-    let help = scene.run(&["build", "--help"]).exits(0).stdout.clone();
-    let section = |option: &str| {
-        let at = help
-            .find(option)
-            .unwrap_or_else(|| panic!("no {option} in\n{help}"));
-        let heading = help[..at]
-            .lines()
-            .rfind(|l| l.ends_with(':') && !l.starts_with(' '));
-        heading.unwrap().to_owned()
-    };
-    assert_eq!(section("--force"), "Options:");
-    assert_eq!(section("--threads"), "Options:");
-    assert_eq!(section("--dim "), "Shapes:");
-    assert_eq!(section("--minShapes"), "Shapes:");
-    assert!(section("--fp16").starts_with("TensorRT"));
-    assert_eq!(section("--no-cache"), "Cache:");
-    assert_eq!(section("--json"), "Global:");
+    let groups = [
+        ("build", "Options:", &["--force", "--threads"][..]),
+        ("build", "Shapes:", &["--dim ", "--minShapes"]),
+        ("build", "TensorRT", &["--fp16"]),
+        ("build", "Cache:", &["--no-cache"]),
+        ("build", "Global:", &["--json", "--device", "--plugin"]),
+        (
+            "adopt",
+            "Options:",
+            &["--model", "--base-weights", "--force"],
+        ),
+        ("adopt", "Shapes:", &["--shapes", "--dim "]),
+        ("watch", "Options:", &["--output", "--exec", "--once"]),
+        ("watch", "Weights:", &["--weights", "--lora ", "--partial"]),
+    ];
+    for (command, heading, options) in groups {
+        let help = scene.run(&[command, "--help"]).exits(0).stdout.clone();
+        for option in options {
+            // Where it is described, not where another text names it.
+            let described = |l: &str| {
+                l.starts_with(' ') && l.split_whitespace().take(2).any(|w| w == option.trim())
+            };
+            let at = help.lines().position(described);
+            let at = at.unwrap_or_else(|| panic!("no {option} in\n{help}"));
+            let above: Vec<&str> = help.lines().take(at).collect();
+            let found = above
+                .iter()
+                .rfind(|l| l.ends_with(':') && !l.starts_with(' '));
+            let found = found.unwrap();
+            assert!(found.starts_with(heading), "{command} {option}: {found}");
+        }
+    }
 }
 
 #[test]
@@ -236,11 +253,11 @@ fn a_map_without_base_weights_says_what_is_known_and_how_to_know_more() {
     let map = scene.run(&["map", "r.plan"]);
     map.exits(0)
         .prints("by name")
-        .prints("--weights BASE.safetensors");
+        .prints("--base-weights BASE.safetensors");
     assert!(!map.stdout.contains(" ?"), "{}", map.stdout);
     // What it says to do does it.
     scene
-        .run(&[&build[..], &["--weights", &base]].concat())
+        .run(&[&build[..], &["--base-weights", &base]].concat())
         .exits(0);
     let map = scene.run(&["map", "r.plan"]);
     map.exits(0).prints("proven");

@@ -1,5 +1,6 @@
 //! Derivations of several tensors, and a second export that proves a mapping: models as torch exported them.
 
+use crate::look::{fits, on_screen};
 use crate::scene::{Done, Scene, fixture};
 use std::fs;
 
@@ -103,6 +104,9 @@ fn a_probe_proves_the_mapping() {
         .run(&["inspect", "engine.plan"])
         .exits(0)
         .prints("probe.onnx");
+    for args in [["map", "engine.plan"], ["inspect", "engine.plan"]] {
+        fits(&on_screen(&scene, &args), args[0]);
+    }
     refits_as_torch(&scene);
     // The same base, given again, takes nothing of the proof away.
     let again = [

@@ -1,5 +1,6 @@
 //! `trtmut refit` of several plans: one file, each plan its part, all of them or none.
 
+use crate::look::{fits, on_screen};
 use crate::scene::{Done, Scene, fixture};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -103,6 +104,15 @@ fn one_lora_gives_each_plan_its_part() {
         .prints("`sd_unet.plan` takes denoiser")
         .prints("`clip_text.plan` takes text-encoder")
         .prints("nothing was written");
+    let loras = [
+        "--lora",
+        "style.safetensors",
+        "--lora",
+        "style.safetensors:-0.5",
+        "-n",
+    ];
+    let both = on_screen(&scene, &[&["refit", BOTH[0], BOTH[1]], &loras[..]].concat());
+    fits(both.exits(0), "refit of two plans with two LoRAs");
     assert!(scene.files() == before);
     let report = refit(&scene, &["--lora", "style.safetensors", "--json"])
         .exits(0)

@@ -6,10 +6,11 @@ use super::{Args, input_request};
 use crate::commands::UsageError;
 use crate::commands::shape_args::{misfit, read_spec};
 use crate::diff::Verdict;
+use crate::fault::{Class, Explain};
 use crate::fsx;
 use crate::onnx::Model;
 use crate::pipeline::{self, BackendChoice, BuildRequest, CacheUse, Environment, MappingSource};
-use crate::shapes::{Overrides, Resolved};
+use crate::shapes::{self, Overrides, Resolved};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
 use anyhow::Context;
@@ -50,23 +51,63 @@ pub(super) fn place(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::
             _folder: None,
         });
     }
+    let inputs = input_request(args)?;
     let model = Model::open(&args.plan)?;
-    let resolved = read_spec(args.shapes.as_deref())?
-        .resolve(model.inputs(), &Overrides::default())
-        .with_context(|| match &args.shapes {
-            Some(spec) => misfit(spec, &args.plan),
-            None => format!("`{}` needs a shape spec (--shapes)", args.plan.display()),
-        })?;
+    let resolved = resolve(args, &model)?;
     // Compiling may take minutes; inputs that do not fit are known before.
     let range = allowed(args.on_range, &resolved);
-    pipeline::gather_inputs(
-        &input_request(args)?,
-        model.inputs(),
-        model.outputs(),
-        &range,
-    )
-    .with_context(|| format!("the inputs do not fit `{}`", args.plan.display()))?;
+    pipeline::gather_inputs(&inputs, model.inputs(), model.outputs(), &range)
+        .with_context(|| format!("the inputs do not fit `{}`", args.plan.display()))?;
     compile(args, &model, &resolved, ui, environment)
+}
+
+/// The range to compile for.
+fn resolve(args: &Args, model: &Model) -> anyhow::Result<Resolved> {
+    let resolved =
+        read_spec(args.shapes.as_deref())?.resolve(model.inputs(), &Overrides::default());
+    if let Err(source @ shapes::Error::Model { origin: None, .. }) = resolved {
+        let model = args.plan.clone();
+        return Err(Unranged { model, source }.into());
+    }
+    match &args.shapes {
+        Some(spec) => resolved.with_context(|| misfit(spec, &args.plan)),
+        None => Ok(resolved?),
+    }
+}
+
+/// Nothing says for which sizes a dynamic model is to be compiled. `--dim` of `run` is one size and no range, so that what `build`
+/// would hint at does not help.
+#[derive(Debug, thiserror::Error)]
+#[error("`{}` has dynamic sizes, and needs a shape spec (--shapes) to be compiled", .model.display())]
+pub struct Unranged {
+    /// The model.
+    model: PathBuf,
+    /// The axes without a range, and a spec to fill in.
+    source: shapes::Error,
+}
+
+impl Explain for Unranged {
+    fn code(&self) -> &'static str {
+        "shapes-model-mismatch"
+    }
+
+    fn class(&self) -> Class {
+        Class::Input
+    }
+
+    fn hints(&self) -> Vec<String> {
+        let build = shlex::try_join(["trtmut", "build", &self.model.to_string_lossy()]);
+        let build = build.unwrap_or_else(|_| "trtmut build MODEL.onnx".into());
+        let mut hints = vec![format!(
+            "build a plan with a range for each dim, `{build} --dim NAME=min:opt:max`, and run that"
+        )];
+        if let shapes::Error::Model { suggestion, .. } = &self.source {
+            hints.push(format!(
+                "or write a spec for --shapes (`{build} --print-shapes` prints this one to fill in):\n{suggestion}"
+            ));
+        }
+        hints
+    }
 }
 
 fn compile(

@@ -19,6 +19,7 @@ use crate::plan;
 use crate::tensor::{NamedTensors, statistics};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
+pub use compile::Unranged;
 use report::{Latency, LayerLine, OutputLine, RunReport, TensorLine};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -389,7 +390,7 @@ fn input_request(args: &Args) -> Result<InputRequest, UsageError> {
         let size = text.parse().map_err(|_| {
             UsageError::new(
                 format!("--dim {name}={text}: `{text}` is not a size"),
-                format!("write it as --dim {name}=2"),
+                format!("write it as --dim {name}=2; a range is stated with `trtmut build --dim`, or by a spec"),
             )
         })?;
         dims.insert(name.clone(), size);

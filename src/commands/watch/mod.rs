@@ -39,13 +39,6 @@ pub struct Args {
     /// The plan
     plan: PathBuf,
 
-    /// Checkpoint: a .safetensors file, an index of shards, or a folder with one (repeatable)
-    #[arg(long, value_name = "FILE|DIR")]
-    weights: Vec<PathBuf>,
-
-    #[command(flatten)]
-    overlay: OverlayArgs,
-
     /// Where the result goes (default: the plan itself)
     #[arg(short, long, value_name = "PLAN")]
     output: Option<PathBuf>,
@@ -73,6 +66,13 @@ pub struct Args {
     /// End after the first change, with the exit code of its refit
     #[arg(long)]
     once: bool,
+
+    /// Checkpoint: a .safetensors file, an index of shards, or a folder with one (repeatable)
+    #[arg(short, long, value_name = "FILE|DIR", help_heading = "Weights")]
+    weights: Vec<PathBuf>,
+
+    #[command(flatten)]
+    overlay: OverlayArgs,
 }
 
 /// Why the watch, or what it was to run, ended.
