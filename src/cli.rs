@@ -1,11 +1,12 @@
-//! The command line, as clap types. What a flag means is said here; what it does is in `commands`.
+//! The command line, as clap types, and which command it runs. What a flag means is said here; what it does is in `commands`.
 
 use crate::commands::{
-    adopt, build, cache, diff, doctor, export, inspect, map, probe, refit, run, shapes, shell,
-    watch,
+    Environment, adopt, build, cache, diff, doctor, export, inspect, map, probe, refit, run,
+    shapes, shell, watch,
 };
-use crate::ui::{Colour, Verbosity};
-use clap::{ArgAction, Parser, Subcommand};
+use crate::exit::Exit;
+use crate::ui::{Colour, Ui, Verbosity};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 /// Build, diff, refit and run engines from ONNX graphs and safetensors weights.
 #[derive(Debug, Parser)]
@@ -131,6 +132,32 @@ pub enum Command {
     Man(shell::ManArgs),
 }
 
+impl Command {
+    /// Runs the command that was asked for.
+    ///
+    /// # Errors
+    /// Whatever the command fails with; [`explain`](crate::commands::explain) knows how to show it.
+    pub fn run(&self, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+        match self {
+            Command::Adopt(args) => adopt::run(args, ui, environment),
+            Command::Build(args) => build::run(args, ui, environment),
+            Command::Inspect(args) => inspect::run(args, ui, environment),
+            Command::Doctor(args) => doctor::run(args, ui, environment),
+            Command::Diff(args) => diff::run(args, ui, environment),
+            Command::Map(args) => map::run(args, ui, environment),
+            Command::Probe(args) => probe::run(args, ui),
+            Command::Refit(args) => refit::run(args, ui, environment),
+            Command::Cache(args) => cache::run(args, ui, environment),
+            Command::Run(args) => run::run(args, ui, environment),
+            Command::Shapes(args) => shapes::run(args, ui, environment),
+            Command::Watch(args) => watch::run(args, Cli::command(), ui),
+            Command::Export(args) => export::run(args, ui),
+            Command::Completions(args) => shell::completions(args, Cli::command(), ui),
+            Command::Man(args) => shell::man(args, Cli::command()),
+        }
+    }
+}
+
 fn size(text: &str) -> Result<u64, String> {
     (text.trim().parse::<bytesize::ByteSize>()).map(|size| size.as_u64())
 }
@@ -154,7 +181,6 @@ impl Cli {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_consistent() {

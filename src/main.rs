@@ -86,7 +86,7 @@ fn command(cli: &Cli) -> ExitCode {
     let done = trtmut::ui::check_streams()
         .map_err(Into::into)
         .and_then(|()| start_log(cli))
-        .and_then(|()| commands::dispatch(&cli.command, &ui, &environment));
+        .and_then(|()| cli.command.run(&ui, &environment));
     match done {
         Ok(exit) => exit.into(),
         Err(error) => {

@@ -61,7 +61,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "commands",
         &[
             "tensor", "fsx", "fault", "watch", "children", "shapes", "onnx", "weights", "cache",
-            "arrays", "mapping", "engine", "plan", "diff", "pipeline", "ui", "exit", "cli",
+            "arrays", "mapping", "engine", "plan", "diff", "pipeline", "ui", "exit",
         ],
     ),
     ("cli", &["commands", "ui", "exit"]),
@@ -152,7 +152,9 @@ fn imports_point_down() {
         let allowed = table
             .get(me.as_str())
             .unwrap_or_else(|| panic!("`{me}` has no place in the table of layers"));
-        for (line, other) in imports(&text) {
+        // A unit test may ask a layer above for what users type.
+        let shipped = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+        for (line, other) in imports(shipped) {
             if other != me
                 && table.contains_key(other.as_str())
                 && !allowed.contains(&other.as_str())
@@ -171,10 +173,6 @@ fn imports_point_down() {
 #[test]
 fn the_table_of_layers_has_no_cycle() {
     fn visit<'a>(at: &'a str, table: &BTreeMap<&'a str, &'a [&'a str]>, path: &mut Vec<&'a str>) {
-        // `cli` names the arguments of the commands, and `commands` dispatches on them: one layer in two files.
-        if at == "cli" {
-            return;
-        }
         assert!(!path.contains(&at), "{path:?} -> {at}");
         path.push(at);
         for next in table[at] {
@@ -248,8 +246,8 @@ fn the_import_finder_finds_groups_and_paths() {
     assert_eq!(names, ["a", "c", "d", "g"]);
 }
 
-/// The files of the folder `room` that each of its files imports from, tests apart. Where a name comes through a `mod.rs` that hands it
-/// on, the file that defines it counts.
+/// The files of the module `room` that each of its files imports from, tests apart; of the whole crate where `room` is empty. Where a
+/// name comes through a `mod.rs` that hands it on, the file that defines it counts.
 fn arrows(room: &str) -> BTreeMap<String, BTreeSet<String>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files: BTreeMap<String, (bool, String)> = BTreeMap::new();
@@ -259,7 +257,8 @@ fn arrows(room: &str) -> BTreeMap<String, BTreeSet<String>> {
         let is_test = name
             .split("::")
             .any(|p| p == "tests" || p.ends_with("_test"));
-        if !is_test && (name == room || name.starts_with(&format!("{room}::"))) {
+        let inside = room.is_empty() || name == room || name.starts_with(&format!("{room}::"));
+        if !is_test && inside {
             let shipped = text.split("#[cfg(test)]\nmod tests").next().unwrap();
             let code: String = (shipped.lines())
                 .filter(|l| !l.trim_start().starts_with("//"))
@@ -419,17 +418,19 @@ fn circle(arrows: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
     })
 }
 
+/// Rooms in which circles are left.
+const WITH_CIRCLES: [&str; 3] = ["engine", "plan", "weights"];
+
 #[test]
-fn files_of_a_room_import_in_no_circle() {
-    for room in ["mapping", "pipeline"] {
-        let arrows = arrows(room);
-        assert!(arrows.len() > 20, "the files of `{room}` were not found");
-        assert!(
-            arrows.values().map(BTreeSet::len).sum::<usize>() > 40,
-            "the imports of `{room}` were not found"
-        );
-        assert_eq!(circle(&arrows), None, "`{room}`");
-    }
+fn files_import_in_no_circle() {
+    let mut arrows = arrows("");
+    arrows.retain(|file, _| !WITH_CIRCLES.contains(&file.split("::").next().unwrap()));
+    assert!(arrows.len() > 150, "the files were not found");
+    assert!(
+        arrows.values().map(BTreeSet::len).sum::<usize>() > 600,
+        "the imports were not found"
+    );
+    assert_eq!(circle(&arrows), None);
 }
 
 /// The arrows that a reader of a room has to follow. From outside a folder is one thing, its `mod.rs` is its door, and whatever its

@@ -11,11 +11,11 @@
 //! been built, not from the cache, whose own files are private; the cache's folders keep it private however an output is linked.
 //! A linked or copied output is as new as the copying, so that `make` sees it as up to date.
 
-use super::entry::is_at;
-use super::folder::PLAN;
+use super::entry::Check;
+use super::folder::{PLAN, is_at};
 use super::hash::{self, CopyError, Next};
 use super::record::Part;
-use super::store::{Check, Store};
+use super::store::Store;
 use super::{CacheFault, Damage, Hit};
 use crate::fsx;
 use std::fs::{File, Permissions};
@@ -41,7 +41,6 @@ pub enum Copied {
     Reflink,
     /// The cache's file under a second name, read-only.
     HardLink,
-    /// An independent file.
     Bytes,
 }
 

@@ -1,15 +1,23 @@
 //! Opening one entry: all of it checked, or a statement of what is wrong with it.
 
 use super::fault::Damage;
-use super::folder::{MANIFEST, PLAN, RECORD, same};
+use super::folder::{MANIFEST, PLAN, RECORD, is_at};
 use super::record::{LONGEST, Record};
-use super::store::Check;
 use super::{CacheFault, Key, KeyFields, hash};
 use crate::fsx::{self, Map};
 use crate::tensor::Digest;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+/// How much of an entry is checked before it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// The plan is read and its digest compared.
+    Full,
+    /// The plan's length is compared, its bytes are not read. Everything else is checked as with `Full`.
+    Trust,
+}
 
 /// An entry that was checked and stays readable while this value lives: it is not evicted, and should its folder be
 /// replaced or quarantined, the open files are still those that were checked.
@@ -25,7 +33,6 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// Its key.
     pub fn key(&self) -> Key {
         self.key
     }
@@ -213,12 +220,4 @@ fn check_length(
         }
     };
     Err(Trouble::Damage(damage))
-}
-
-/// Whether the open file or folder is still what lies at `path`.
-pub(super) fn is_at(open: &File, path: &Path) -> bool {
-    match (open.metadata(), path.symlink_metadata()) {
-        (Ok(a), Ok(b)) => same(&a, &b),
-        _ => false,
-    }
 }

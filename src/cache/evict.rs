@@ -1,8 +1,7 @@
 //! Eviction: the least recently used goes first, and what is pinned or in use stays.
 
-use super::entry::is_at;
 use super::folder::{
-    Folder, MANIFEST, PLAN, RECORD, bytes_below, children, make, named, nanoseconds, remove,
+    Folder, MANIFEST, PLAN, RECORD, bytes_below, children, is_at, make, named, nanoseconds, remove,
 };
 use super::store::{Kind, Store};
 use super::{CacheFault, Key};
@@ -10,7 +9,6 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// What to remove.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Prune {
     /// Until the cache holds so many bytes at most.
@@ -24,7 +22,6 @@ pub struct Prune {
 /// Something that was removed, or would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// What it was.
     pub kind: Kind,
     /// Its key or file name.
     pub name: String,
@@ -71,9 +68,6 @@ enum Taken {
 
 impl Store {
     /// Removes what `prune` says; without a size and an age, what exceeds the limit. Leftovers of dead processes go too.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
     pub fn prune(&self, prune: Prune) -> Result<PruneReport, CacheFault> {
         let _alone = self.folder.lock_exclusive()?;
         let to = match prune {
@@ -95,9 +89,6 @@ impl Store {
     }
 
     /// Removes everything, pinned entries too; only what is in use stays.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
     pub fn clear(&self) -> Result<PruneReport, CacheFault> {
         let _alone = self.folder.lock_exclusive()?;
         let mut report = self.folder.evict(0, Some(Duration::ZERO), false, true)?;

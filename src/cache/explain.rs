@@ -20,7 +20,6 @@ pub struct Explanation {
 /// An entry that nearly fits.
 #[derive(Debug, Clone)]
 pub struct Near {
-    /// The entry.
     pub entry: Listed,
     /// All the fields that differ.
     pub differences: Vec<Difference>,
@@ -29,7 +28,6 @@ pub struct Near {
 /// A field that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// Its label.
     pub label: String,
     /// The value that was asked for; `None` where it was not asked for.
     pub wanted: Option<String>,
@@ -39,9 +37,6 @@ pub struct Difference {
 
 impl Store {
     /// Says why looking these fields up would hit or miss. Does not count as a use, and reads no plan.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
     pub fn explain(&self, fields: &KeyFields) -> Result<Explanation, CacheFault> {
         let key = fields.key();
         let mut entries = self.list()?.entries;

@@ -11,9 +11,7 @@ pub enum CacheFault {
     /// The folder belongs to somebody else, who could plant engines in it.
     #[error("the cache folder `{path}` belongs to user {owner}, not to user {user}", path = path.display())]
     NotOwned {
-        /// The folder.
         path: PathBuf,
-        /// Who owns it.
         owner: u32,
         /// Who runs this process.
         user: u32,
@@ -21,7 +19,6 @@ pub enum CacheFault {
     /// Everybody may write into the folder, and so plant engines in it.
     #[error("everybody may write into the cache folder `{path}` (mode {mode:o})", path = path.display())]
     Exposed {
-        /// The folder.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
@@ -29,25 +26,19 @@ pub enum CacheFault {
     /// The folder holds things that the cache did not make.
     #[error("`{path}` is no cache of trtmut: it holds `{found}`", path = path.display(), found = found.display())]
     Foreign {
-        /// The folder.
         path: PathBuf,
         /// One of the things.
         found: PathBuf,
     },
     /// A part of the folder is a symbolic link.
     #[error("`{path}` is a symbolic link, which the cache does not follow", path = path.display())]
-    Link {
-        /// The part.
-        path: PathBuf,
-    },
+    Link { path: PathBuf },
     /// A file operation failed.
     #[error("cannot {action} `{path}`", path = path.display())]
     Io {
         /// What was tried, as in `cannot write …`.
         action: &'static str,
-        /// On what.
         path: PathBuf,
-        /// Why it failed.
         source: io::Error,
     },
     /// An entry is not what was once stored. It counts as a miss.
@@ -96,18 +87,10 @@ pub enum CacheFault {
         /// The keys that begin so, 12 digits each.
         matches: Vec<String>,
     },
-    /// Not a size.
     #[error("`{text}` is not a size")]
-    Size {
-        /// What was given.
-        text: String,
-    },
-    /// Not an age.
+    Size { text: String },
     #[error("`{text}` is not an age")]
-    Age {
-        /// What was given.
-        text: String,
-    },
+    Age { text: String },
 }
 
 /// How an entry differs from what was once stored.
@@ -118,10 +101,7 @@ pub enum Damage {
     Name,
     /// A file is not there, or is no file.
     #[error("`{file}` is missing")]
-    Missing {
-        /// Which file.
-        file: &'static str,
-    },
+    Missing { file: &'static str },
     /// The record is not JSON, lacks a field, or is far too long.
     #[error("`entry.json` cannot be read: {why}")]
     Record {
@@ -146,7 +126,6 @@ pub enum Damage {
     /// A file is shorter or longer than it was.
     #[error("`{file}` has {found} bytes instead of {expected}")]
     Length {
-        /// Which file.
         file: &'static str,
         /// Bytes that were stored.
         expected: u64,
@@ -155,10 +134,7 @@ pub enum Damage {
     },
     /// A file's bytes are not what was stored.
     #[error("`{file}` holds other bytes than were stored")]
-    Digest {
-        /// Which file.
-        file: &'static str,
-    },
+    Digest { file: &'static str },
 }
 
 impl CacheFault {

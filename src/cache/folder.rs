@@ -294,8 +294,16 @@ pub(super) mod named {
 }
 
 /// Whether both are the same file or folder.
-pub(super) fn same(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
+fn same(a: &std::fs::Metadata, b: &std::fs::Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+/// Whether the open file or folder is still what lies at `path`.
+pub(super) fn is_at(open: &File, path: &Path) -> bool {
+    match (open.metadata(), path.symlink_metadata()) {
+        (Ok(a), Ok(b)) => same(&a, &b),
+        _ => false,
+    }
 }
 
 /// Nanoseconds since 1970; a clock before that reads as 0.

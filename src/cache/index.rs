@@ -89,7 +89,6 @@ impl Index {
         new >= WORTH.max(all / SHARE)
     }
 
-    /// A row.
     pub fn row(key: Key, state: &State, record: &Record) -> String {
         let State {
             device,

@@ -21,7 +21,6 @@ pub struct KeyFields {
 }
 
 impl KeyFields {
-    /// No fields yet.
     pub fn new() -> Self {
         Self::default()
     }

@@ -22,7 +22,6 @@ use std::time::{Duration, SystemTime};
 /// An entry as `list` shows it; its plan was not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Its key.
     pub key: Key,
     /// Fields, sizes, digests, time of creation.
     pub record: Record,
@@ -73,9 +72,6 @@ enum Row {
 
 impl Store {
     /// Everything in the cache, from the disk; plans are not read.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
     pub fn list(&self) -> Result<Listing, CacheFault> {
         self.list_at(nanoseconds(SystemTime::now()))
     }
@@ -140,9 +136,6 @@ impl Store {
     }
 
     /// The entry that holds a plan of this digest.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
     pub fn find_plan(&self, plan: &Digest) -> Result<Option<Listed>, CacheFault> {
         let mut entries = self.list()?.entries;
         entries.retain(|e| e.record.plan.digest == *plan);

@@ -1,7 +1,6 @@
 //! Locks between processes; the contract is in the module above.
 
-use super::entry::is_at;
-use super::folder::{Folder, children, make, named, nanoseconds, open_or_create};
+use super::folder::{Folder, children, is_at, make, named, nanoseconds, open_or_create};
 use super::{CacheFault, KeyFields, Store};
 use crate::watch::{Event, Watch};
 use serde::{Deserialize, Serialize};
@@ -70,8 +69,16 @@ pub struct BuildLock<'s> {
     file: Option<File>,
 }
 
+impl Store {
+    /// Takes the right to build what has these fields; waits for whoever has it, and tells `watch` who that is. Look the
+    /// key up again afterwards: the other may have stored it.
+    pub fn lock(&self, fields: &KeyFields, watch: &dyn Watch) -> Result<BuildLock<'_>, CacheFault> {
+        BuildLock::take(self, fields, watch)
+    }
+}
+
 impl<'s> BuildLock<'s> {
-    pub(super) fn take(
+    fn take(
         store: &'s Store,
         fields: &KeyFields,
         watch: &dyn Watch,
@@ -191,7 +198,6 @@ impl Folder {
 pub(super) enum Freed {
     /// Nobody did; now this process does.
     Yes(File),
-    /// Somebody does.
     No(File),
     /// There is no such file any more.
     Gone,

@@ -21,7 +21,6 @@ const MOST_BYTES: u64 = 64 << 20;
 /// Room for the digests of some ten thousand tensors.
 const LONGEST: u64 = 8 << 20;
 
-/// See the module.
 #[derive(Debug, Clone)]
 pub struct Memo {
     folder: PathBuf,

@@ -52,7 +52,7 @@ mod store;
 mod verify;
 
 pub use copy::{Copied, Link};
-pub use entry::Hit;
+pub use entry::{Check, Hit};
 pub use evict::{Prune, PruneReport, Removed};
 pub use explain::{Difference, Explanation, Near};
 pub use fault::{CacheFault, Damage};
@@ -65,5 +65,5 @@ pub use put::Plan;
 pub use record::{Part, Record};
 pub use remote::{Cause, Existing, Pulled, Pushed, Remote, RemoteFault, RemoteSettings};
 pub use size::{default_limit, parse_age, parse_size};
-pub use store::{Check, Kind, Pinned, Store};
+pub use store::{Kind, Pinned, Store};
 pub use verify::{Broken, VerifyReport};

@@ -19,7 +19,6 @@ use std::time::SystemTime;
 /// Where a plan's bytes come from.
 #[derive(Clone, Copy)]
 pub enum Plan<'a> {
-    /// Memory.
     Bytes(&'a [u8]),
     /// A file, which is reflinked or copied, never linked: it is its owner's to write into.
     File(&'a Path),

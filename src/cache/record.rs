@@ -16,7 +16,6 @@ pub(super) const LONGEST: u64 = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Part {
-    /// Bytes.
     pub bytes: u64,
     /// BLAKE3 of the bytes.
     pub digest: Digest,
@@ -27,9 +26,7 @@ pub struct Part {
 pub struct Record {
     /// What the entry depends on.
     pub fields: KeyFields,
-    /// The plan.
     pub plan: Part,
-    /// The manifest.
     pub manifest: Part,
     /// When it was stored, nanoseconds since 1970.
     pub created_ns: u64,

@@ -1,11 +1,9 @@
 //! The store: looking up, pinning and moving away what is damaged.
 
-use super::entry::{self, Hit, Outcome, is_at};
-use super::folder::{Folder, RECORD, children, create, make, named, nanoseconds, remove};
-use super::lock::BuildLock;
-use super::{CacheFault, Damage, Key, KeyFields, Memo};
+use super::entry::{self, Check, Hit, Outcome};
+use super::folder::{Folder, RECORD, children, create, is_at, make, named, nanoseconds, remove};
+use super::{CacheFault, Damage, Key, Memo};
 use crate::fsx;
-use crate::watch::Watch;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,21 +19,11 @@ pub struct Store {
     pub(super) limit: u64,
 }
 
-/// How much of an entry is checked before it is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Check {
-    /// The plan is read and its digest compared.
-    Full,
-    /// The plan's length is compared, its bytes are not read. Everything else is checked as with `Full`.
-    Trust,
-}
-
 /// What a part of the cache is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// A damaged entry, kept for a look.
     Quarantine,
-    /// An entry.
     Engine,
     /// A file in [`Store::timing_dir`].
     Timing,
@@ -43,7 +31,6 @@ pub enum Kind {
     Runtime,
 }
 
-/// What pinning changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pinned {
     /// It was not as asked for, and is now.
@@ -63,7 +50,6 @@ impl Store {
         Ok(Store { folder, limit })
     }
 
-    /// The folder.
     pub fn dir(&self) -> &Path {
         self.folder.root()
     }
@@ -75,18 +61,12 @@ impl Store {
 
     /// Folder for `TensorRT`'s timing caches, made if missing. Its files count, and are evicted by mtime like entries; write
     /// them by rename.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
     pub fn timing_dir(&self) -> Result<PathBuf, CacheFault> {
         let path = self.folder.timing();
         make(&path).map(|()| path)
     }
 
     /// Folder for the runtime's caches; otherwise as [`Store::timing_dir`].
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
     pub fn runtime_dir(&self) -> Result<PathBuf, CacheFault> {
         let path = self.folder.runtime();
         make(&path).map(|()| path)
@@ -134,15 +114,6 @@ impl Store {
                 },
             }
         }
-    }
-
-    /// Takes the right to build what has these fields; waits for whoever has it, and tells `watch` who that is. Look the
-    /// key up again afterwards: the other may have stored it.
-    ///
-    /// # Errors
-    /// [`CacheFault::Io`].
-    pub fn lock(&self, fields: &KeyFields, watch: &dyn Watch) -> Result<BuildLock<'_>, CacheFault> {
-        BuildLock::take(self, fields, watch)
     }
 
     /// The key that begins with `text`.

@@ -1,8 +1,8 @@
 //! Checking every byte of the cache, and moving away what is wrong.
 
-use super::entry::{self, Outcome};
+use super::entry::{self, Check, Outcome};
 use super::folder::{bytes_below, children};
-use super::store::{Check, Store};
+use super::store::Store;
 use super::{CacheFault, Damage, Key, Owner};
 use crate::fsx;
 use crate::watch::{Event, Watch};
@@ -13,7 +13,6 @@ use std::path::PathBuf;
 pub struct Broken {
     /// Name of its folder: its key, unless somebody renamed it.
     pub entry: String,
-    /// What is wrong.
     pub damage: Damage,
     /// Bytes on disk.
     pub bytes: u64,

@@ -22,8 +22,6 @@ mod trtexec;
 pub mod watch;
 
 use crate::cache::{CacheFault, Memo, RemoteFault};
-use crate::cli::Command;
-use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::ui::{Failure, Ui};
 use crate::watch::{Event, Watch};
@@ -40,30 +38,6 @@ pub fn prepare_process() {
 /// Uses this GPU, by the driver's order.
 pub fn use_device(ordinal: u32) {
     engine::tensorrt::gpu::choose(ordinal);
-}
-
-/// Runs the command that was asked for.
-///
-/// # Errors
-/// Whatever the command fails with; [`explain`] knows how to show it.
-pub fn dispatch(command: &Command, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
-    match command {
-        Command::Adopt(args) => adopt::run(args, ui, environment),
-        Command::Build(args) => build::run(args, ui, environment),
-        Command::Inspect(args) => inspect::run(args, ui, environment),
-        Command::Doctor(args) => doctor::run(args, ui, environment),
-        Command::Diff(args) => diff::run(args, ui, environment),
-        Command::Map(args) => map::run(args, ui, environment),
-        Command::Probe(args) => probe::run(args, ui),
-        Command::Refit(args) => refit::run(args, ui, environment),
-        Command::Cache(args) => cache::run(args, ui, environment),
-        Command::Run(args) => run::run(args, ui, environment),
-        Command::Shapes(args) => shapes::run(args, ui, environment),
-        Command::Watch(args) => watch::run(args, ui),
-        Command::Export(args) => export::run(args, ui),
-        Command::Completions(args) => shell::completions(args, ui),
-        Command::Man(args) => shell::man(args),
-    }
 }
 
 /// Says where a plan is for another GPU than the one that is used. `errors`: also where it does not run here, which what opens it
@@ -135,7 +109,6 @@ pub(crate) fn memo(environment: &Environment, rehash: bool) -> Option<Memo> {
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct UsageError {
-    /// What is wrong.
     pub message: String,
     /// How to say it right.
     pub hint: String,

@@ -1,12 +1,11 @@
 //! What shells, manuals and bug reports need of the command line: completions, man pages, and what this build is.
 
-use crate::cli::Cli;
 use crate::engine::tensorrt::Product;
 use crate::engine::tensorrt::abi::Release;
 use crate::exit::Exit;
 use crate::fsx;
 use crate::ui::Ui;
-use clap::{Command, CommandFactory};
+use clap::Command;
 use std::path::{Path, PathBuf};
 
 /// Arguments of `trtmut completions`.
@@ -28,24 +27,24 @@ pub struct ManArgs {
     folder: PathBuf,
 }
 
-/// Runs `trtmut completions`.
+/// Runs `trtmut completions`, for the command line `cli`.
 ///
 /// # Errors
 /// When stdout cannot be written.
-pub fn completions(args: &CompletionsArgs, ui: &Ui) -> anyhow::Result<Exit> {
+pub fn completions(args: &CompletionsArgs, mut cli: Command, ui: &Ui) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "trtmut", &mut script);
+    clap_complete::generate(args.shell, &mut cli, "trtmut", &mut script);
     ui.text(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Done)
 }
 
-/// Runs `trtmut man`: one page for the program and for each command.
+/// Runs `trtmut man`: one page for the program and for each command of `cli`.
 ///
 /// # Errors
 /// When the folder cannot be written.
-pub fn man(args: &ManArgs) -> anyhow::Result<Exit> {
+pub fn man(args: &ManArgs, cli: Command) -> anyhow::Result<Exit> {
     std::fs::create_dir_all(&args.folder).map_err(|e| fsx::Error::write(&args.folder, e))?;
-    let mut cli = Cli::command().disable_help_subcommand(true);
+    let mut cli = cli.disable_help_subcommand(true);
     cli.build();
     pages(cli, &args.folder)?;
     Ok(Exit::Done)

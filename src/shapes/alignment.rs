@@ -2,10 +2,30 @@
 
 use super::fits::Fits;
 use super::leaves::Place;
-use super::matching::{Kind, MAX_STEPS, OfLeaf, distinct};
 use super::torch_names::{claimants, prefixes, spellings};
 use crate::tensor::TensorDecl;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+
+/// Input of each leaf.
+pub(super) type OfLeaf = Vec<Option<usize>>;
+
+/// Ways to give named arguments their inputs that are tried; more are not decided.
+const MAX_WAYS: usize = 64;
+/// Steps of one search.
+pub(super) const MAX_STEPS: usize = 200_000;
+
+/// A kind of match.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    /// Ranks, sizes and symbols agree.
+    pub fits: bool,
+    /// Names are as torch gives them; else only the order counts.
+    pub torch: bool,
+    /// Inputs that need no spec may have no leaf.
+    pub spare: bool,
+    /// Leaves may have no input, if every input has a leaf.
+    pub pruned: bool,
+}
 
 /// What is matched with what.
 #[derive(Clone, Copy)]
@@ -253,4 +273,44 @@ impl Search<'_, '_> {
         }
         found
     }
+}
+
+/// Choices of one candidate each, all different; at most [`MAX_WAYS`].
+pub(super) fn distinct(candidates: &[Vec<usize>], steps: &mut usize) -> Vec<Vec<usize>> {
+    fn go(
+        candidates: &[Vec<usize>],
+        order: &[usize],
+        chosen: &mut Vec<usize>,
+        used: &mut HashSet<usize>,
+        steps: &mut usize,
+        out: &mut Vec<Vec<usize>>,
+    ) {
+        let Some(&at) = order.get(chosen.len()) else {
+            let mut way = vec![0; order.len()];
+            order.iter().zip(&*chosen).for_each(|(&o, &c)| way[o] = c);
+            return out.push(way);
+        };
+        for &candidate in &candidates[at] {
+            *steps += 1;
+            if out.len() >= MAX_WAYS {
+                *steps = MAX_STEPS;
+            }
+            if *steps >= MAX_STEPS {
+                return;
+            }
+            if used.insert(candidate) {
+                chosen.push(candidate);
+                go(candidates, order, chosen, used, steps, out);
+                chosen.pop();
+                used.remove(&candidate);
+            }
+        }
+    }
+    // Those with the fewest candidates first, so that little is tried in vain.
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    order.sort_by_key(|&i| candidates[i].len());
+    let mut out = Vec::new();
+    let (mut chosen, mut used) = (Vec::new(), HashSet::new());
+    go(candidates, &order, &mut chosen, &mut used, steps, &mut out);
+    out
 }

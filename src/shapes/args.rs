@@ -1,9 +1,10 @@
 //! `--dim NAME=min:opt:max` and `--opt NAME=value,…`.
 
 use super::error::Error;
+use super::expr::MAX_SIZE;
 use super::expr::is_identifier;
 use super::faults::{ArgumentFault, show_range};
-use super::spec::{DimDecl, MAX_SIZE};
+use super::spec::DimDecl;
 use std::collections::BTreeMap;
 
 /// Values and ranges from the command line that complete a spec.

@@ -1,15 +1,15 @@
 //! One form of a spec written as another.
 
 use super::args::Overrides;
+use super::assign::assign;
 use super::compare::Relation;
-use super::draft::entry_of;
 use super::error::Error;
-use super::expr::Affine;
+use super::expr::{Affine, MAX_SIZE};
 use super::hint::{Hint, HintKind};
-use super::leaves::{Place, assign, tops};
+use super::leaves::{Place, tops};
 use super::names::default_opt;
 use super::resolved::{Axis, Resolved, Root};
-use super::spec::{Body, Entry, Leaf, MAX_SIZE, ShapeSpec, Tree};
+use super::spec::{Body, Entry, Leaf, ShapeSpec, Tree, entry_of};
 use super::write::{axis_json, dim_json, pretty, sparse};
 use crate::tensor::{Extent, TensorDecl};
 use serde_json::{Map, Value, json};
@@ -39,7 +39,6 @@ impl Form {
 /// A spec in another form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Converted {
-    /// The JSON text.
     pub text: String,
     /// What that form cannot say, one sentence each.
     pub lost: Vec<String>,

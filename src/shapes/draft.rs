@@ -7,7 +7,7 @@ use super::hint::{Hint, HintKind};
 use super::leaves::Place;
 use super::names::{axis_name, identifier, model_symbol};
 use super::resolved::Axis;
-use super::spec::{ANY, DimDecl, Entry, Leaf};
+use super::spec::{ANY, DimDecl, Entry, Leaf, entry_of};
 use super::unify::System;
 use crate::tensor::{Extent, TensorDecl};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,20 +60,6 @@ pub(super) struct Bound {
     pub hint: Hint,
     pub input: usize,
     pub axis: usize,
-}
-
-/// The entry that a leaf has for an axis of a tensor of this rank; `None` where it says nothing of it.
-pub(super) fn entry_of(leaf: Option<&Leaf>, axis: usize, rank: usize) -> Option<&Entry> {
-    match leaf? {
-        Leaf::Null => None,
-        Leaf::Nulls(_) => Some(&Entry::Null),
-        Leaf::Sparse(axes) => {
-            let axis = i32::try_from(axis).ok()?;
-            let from_end = axis.checked_sub(i32::try_from(rank).ok()?)?;
-            axes.get(&axis).or_else(|| axes.get(&from_end))
-        }
-        Leaf::Full(entries) => entries.get(axis),
-    }
 }
 
 /// A number of an axis, counted from the front.

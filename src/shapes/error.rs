@@ -1,7 +1,7 @@
 //! Why a spec, a model, an argument or a set of shapes cannot be used: all problems of one kind together.
 
 use super::faults::{ArgumentFault, Conflict, ModelFault, SpecFault};
-use super::json::Pos;
+use super::quote::Pos;
 use crate::fault::{Class, Explain};
 use std::fmt::{self, Write as _};
 
@@ -14,7 +14,6 @@ pub enum Error {
     /// The file could not be read.
     #[error("cannot read the shape spec `{path}`")]
     Read {
-        /// The file.
         path: String,
         /// What the system said.
         source: std::io::Error,
@@ -22,7 +21,6 @@ pub enum Error {
     /// Larger than any spec is.
     #[error("the shape spec `{origin}` is larger than {limit} bytes")]
     TooLarge {
-        /// The file.
         origin: String,
         /// Largest size read, in bytes.
         limit: u64,
@@ -30,7 +28,6 @@ pub enum Error {
     /// The file is no valid spec.
     #[error("the shape spec `{origin}` is not valid: {problems}")]
     Spec {
-        /// The file.
         origin: String,
         /// What is wrong, each with its place.
         problems: Problems,
@@ -84,7 +81,6 @@ pub enum Error {
     Form {
         /// `torch`, `args` or `inputs`.
         form: &'static str,
-        /// Why.
         reason: String,
     },
 }

@@ -3,7 +3,6 @@
 //! `torch.export` allows exactly these for derived dims: integer `A > 0`, integer `B`, one root
 //! (`torch/export/dynamic_shapes.py`, `_DerivedDim`).
 
-use super::json::shorten;
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,22 +11,18 @@ use std::str::FromStr;
 pub struct Affine {
     /// Name of the root dim.
     pub root: String,
-    /// Positive factor.
     pub scale: i64,
-    /// What is added.
     pub offset: i64,
 }
 
 /// Why a text is not an `A·x+B`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExprError {
-    /// Nothing there.
     #[error("is empty")]
     Empty,
     /// Something that does not belong.
     #[error("has an unexpected `{found}` at character {at}")]
     Unexpected {
-        /// What is there.
         found: char,
         /// Where, from 1.
         at: usize,
@@ -38,7 +33,6 @@ pub enum ExprError {
     /// A number in quotes.
     #[error("names no dim; write a static size without quotes")]
     NoDim,
-    /// Two roots.
     #[error("combines two dims, `{0}` and `{1}`; a derived dim has one root")]
     TwoDims(String, String),
     /// A product of dims.
@@ -57,6 +51,8 @@ pub enum ExprError {
     Long,
 }
 
+/// Largest size or bound: what fits in the signed 64 bits of ONNX and `TensorRT`.
+pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
 const MAX_LENGTH: usize = 256;
 const MAX_PARENTHESES: usize = 16;
 
@@ -68,7 +64,6 @@ pub(super) fn is_identifier(name: &str) -> bool {
 }
 
 impl Affine {
-    /// The root itself.
     pub fn root(name: impl Into<String>) -> Affine {
         Affine {
             root: name.into(),
@@ -311,11 +306,6 @@ impl Parser<'_> {
         self.space();
         text
     }
-}
-
-/// `text` for a message, in backticks.
-pub(super) fn quoted(text: &str) -> String {
-    format!("`{}`", shorten(text))
 }
 
 #[cfg(test)]

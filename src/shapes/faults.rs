@@ -1,7 +1,7 @@
 //! What can be wrong with a spec, a model, an argument or a set of shapes: each problem as data.
 
-use super::expr::{Affine, ExprError, quoted};
-use super::json::Pos;
+use super::expr::{Affine, ExprError};
+use super::quote::{Pos, quoted};
 use crate::tensor::Extent;
 
 fn did_you_mean(nearest: Option<&String>) -> String {
@@ -11,7 +11,6 @@ fn did_you_mean(nearest: Option<&String>) -> String {
 /// What is wrong at one place of a spec.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecFault {
-    /// Not JSON.
     #[error("{0}")]
     Syntax(String),
     /// More tensors than any model takes.
@@ -31,7 +30,6 @@ pub enum SpecFault {
     /// The same key twice in one object.
     #[error("the key `{key}` is here a second time; the first is at {first}")]
     DuplicateKey {
-        /// The key.
         key: String,
         /// Where it is first.
         first: Pos,
@@ -39,9 +37,7 @@ pub enum SpecFault {
     /// A key that means nothing here.
     #[error("unknown key `{key}` in {place}; expected {expected}{}", did_you_mean(.nearest.as_ref()))]
     UnknownKey {
-        /// The key.
         key: String,
-        /// Of what.
         place: String,
         /// What could be there.
         expected: String,
@@ -51,11 +47,9 @@ pub enum SpecFault {
     /// Something of the wrong type.
     #[error("{what} must be {expected}, not {found}")]
     Type {
-        /// What is described.
         what: String,
         /// What it may be.
         expected: &'static str,
-        /// What it is.
         found: String,
     },
     /// No key that tells a form.
@@ -64,45 +58,27 @@ pub enum SpecFault {
     /// Keys of different forms together.
     #[error("`{first}` and `{second}` belong to different forms of a spec; use one")]
     MixedForms {
-        /// A key.
         first: &'static str,
         /// A key of another form.
         second: &'static str,
     },
     /// A dim that cannot have this name.
     #[error("{} cannot name a dim: {reason}", quoted(.name))]
-    DimName {
-        /// The name.
-        name: String,
-        /// Why.
-        reason: &'static str,
-    },
+    DimName { name: String, reason: &'static str },
     /// `max < min`.
     #[error("`{dim}` has max {max}, which is less than its min {min}")]
-    EmptyRange {
-        /// The dim.
-        dim: String,
-        /// Its min.
-        min: u64,
-        /// Its max.
-        max: u64,
-    },
+    EmptyRange { dim: String, min: u64, max: u64 },
     /// `opt` is not in the range.
     #[error("`{dim}` has opt {opt}, which is not {}", show_range(*.min, *.max))]
     OptOutside {
-        /// The dim.
         dim: String,
-        /// Its opt.
         opt: u64,
-        /// Its min.
         min: u64,
-        /// Its max.
         max: Option<u64>,
     },
     /// A string that is neither a dim, an expression nor a hint.
     #[error("{} {source}", quoted(.text))]
     Expr {
-        /// The string.
         text: String,
         /// What is wrong with it.
         source: ExprError,
@@ -110,7 +86,6 @@ pub enum SpecFault {
     /// A hint with something that is no bound.
     #[error("{} is no hint: {reason}", quoted(.text))]
     Hint {
-        /// The string.
         text: String,
         /// What is wrong with it.
         reason: String,
@@ -118,7 +93,6 @@ pub enum SpecFault {
     /// A dim that `dims` does not list.
     #[error("`dims` does not list `{name}`{}", did_you_mean(.nearest.as_ref()))]
     UnknownDim {
-        /// The name.
         name: String,
         /// The one that is spelled most alike.
         nearest: Option<String>,
@@ -128,11 +102,8 @@ pub enum SpecFault {
         "`{expr}` is negative where `{root}` is {min}; give `{root}` a min of at least {needed}"
     )]
     Negative {
-        /// The derived dim.
         expr: Affine,
-        /// Its root.
         root: String,
-        /// The root's min.
         min: u64,
         /// The least min that works.
         needed: u64,
@@ -140,29 +111,20 @@ pub enum SpecFault {
     /// A derived dim beyond 63 bits.
     #[error("`{expr}` is beyond 63 bits where `{root}` is {value}")]
     Overflow {
-        /// The derived dim.
         expr: Affine,
-        /// Its root.
         root: String,
-        /// The root's value.
         value: u64,
     },
     /// A `derived` entry of another dim.
     #[error("`derived` of `{dim}` lists `{expr}`, whose root is `{root}`")]
     Derived {
-        /// The dim.
         dim: String,
-        /// The entry.
         expr: Affine,
-        /// The entry's root.
         root: String,
     },
     /// A key of a tensor's object that is no axis.
     #[error("{} is not an axis; axes are numbers in quotes, from 0, or from -1 at the end", quoted(.key))]
-    Axis {
-        /// The key.
-        key: String,
-    },
+    Axis { key: String },
     /// An object with axes and names.
     #[error(
         "this object has both axes (`{axis}`) and names (`{name}`); a tensor has axes, a dict of inputs has names"
@@ -195,9 +157,7 @@ pub enum ModelFault {
     /// A dynamic axis that the spec leaves static.
     #[error("axis {axis} of `{input}` is dynamic in the model (`{extent}`), but {}{}", if *.explicit { "the spec makes it static without a size" } else { "no dim is given for it" }, .elsewhere.as_ref().map_or_else(String::new, |e| format!("; elsewhere `{extent}` is `{e}`")))]
     Undeclared {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
         /// What the model declares.
         extent: Extent,
@@ -210,10 +170,7 @@ pub enum ModelFault {
     #[error(
         "the model does not state the rank of `{input}`; give it a list with one entry per axis"
     )]
-    NoRank {
-        /// Input.
-        input: String,
-    },
+    NoRank { input: String },
     /// Another number of axes.
     #[error("{what} has {given} axes, but `{input}` has {rank} in the model: {declared}")]
     Rank {
@@ -221,7 +178,6 @@ pub enum ModelFault {
         what: String,
         /// Axes in the spec.
         given: usize,
-        /// Input.
         input: String,
         /// Axes in the model.
         rank: usize,
@@ -233,7 +189,6 @@ pub enum ModelFault {
         "axis {axis} of `{input}` is in the spec, but the model gives it {rank} axes: {declared}"
     )]
     NoAxis {
-        /// Input.
         input: String,
         /// Axis in the spec, negative from the end.
         axis: i32,
@@ -247,7 +202,6 @@ pub enum ModelFault {
     AxisTwice {
         /// Path of the leaf.
         leaf: String,
-        /// Input.
         input: String,
         /// Axis, from the front.
         axis: usize,
@@ -257,13 +211,9 @@ pub enum ModelFault {
         "axis {axis} of `{input}` is `{symbol}` in the model, but `{given}` in the spec (`{leaf}`), and both names are in both: is that another input's tensor?"
     )]
     Crossed {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
-        /// The model's symbol.
         symbol: String,
-        /// The spec's entry.
         given: Affine,
         /// Path of the leaf.
         leaf: String,
@@ -271,49 +221,33 @@ pub enum ModelFault {
     /// A hint's bounds and what else is known of the axis.
     #[error("axis {axis} of `{input}` is `{hint}` in the spec, {reason}")]
     Hint {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
-        /// The hint.
         hint: String,
-        /// What contradicts it.
         reason: String,
     },
-    /// Two static sizes.
     #[error("axis {axis} of `{input}` is {model} in the model, but {given} in the spec")]
     Static {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
-        /// The model's size.
         model: u64,
-        /// The spec's entry.
         given: String,
     },
     /// The model's own symbol does not allow it.
     #[error("axis {axis} of `{input}` is `{symbol}` in the model, which `{given}` does not always fit; it has to be a multiple of {scale} plus {offset}", scale = .symbol.scale, offset = .symbol.offset)]
     Step {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
         /// The model's symbol, an expression.
         symbol: Affine,
-        /// The spec's entry.
         given: String,
     },
     /// Two entries for one symbol of the model that cannot be equal.
     #[error("axis {} of `{}` and axis {} of `{}` share `{symbol}` in the model, but `{}` and `{}` {reason}", .first.1, .first.0, .second.1, .second.0, .entries.0, .entries.1)]
     Shared {
-        /// The model's symbol.
         symbol: String,
-        /// Input and axis.
         first: (String, usize),
-        /// Input and axis.
         second: (String, usize),
-        /// The two entries.
         entries: (String, String),
         /// Why they cannot both hold.
         reason: String,
@@ -321,13 +255,9 @@ pub enum ModelFault {
     /// A range that the model leaves no value.
     #[error("axis {axis} of `{input}` (`{expr}`): {reason}")]
     Range {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
-        /// The expression.
         expr: Affine,
-        /// What is wrong.
         reason: String,
     },
     /// An input name that the model does not have.
@@ -357,7 +287,6 @@ pub enum ModelFault {
     Ambiguous {
         /// Path of the leaf.
         leaf: String,
-        /// The inputs.
         inputs: String,
     },
     /// The spec says `null`, the model has a dynamic input.
@@ -367,7 +296,6 @@ pub enum ModelFault {
     NullIsDynamic {
         /// Path of the leaf.
         leaf: String,
-        /// The input.
         input: String,
         /// The model's extents.
         declared: String,
@@ -384,7 +312,6 @@ pub enum ArgumentFault {
         option: &'static str,
         /// As it was given.
         value: String,
-        /// What is wrong.
         reason: String,
     },
     /// A dim that nothing uses.
@@ -392,7 +319,6 @@ pub enum ArgumentFault {
     UnknownDim {
         /// `--dim` or `--opt`.
         option: &'static str,
-        /// The name.
         name: String,
         /// The one that is spelled most alike.
         nearest: Option<String>,
@@ -402,13 +328,9 @@ pub enum ArgumentFault {
     Outside {
         /// `--opt`.
         option: &'static str,
-        /// The dim.
         name: String,
-        /// The value.
         value: u64,
-        /// Least value.
         min: u64,
-        /// Greatest value.
         max: Option<u64>,
     },
 }
@@ -418,62 +340,41 @@ pub enum ArgumentFault {
 pub enum Conflict {
     /// No shape for an input.
     #[error("no shape is given for the input `{input}`")]
-    Missing {
-        /// Input.
-        input: String,
-    },
+    Missing { input: String },
     /// A shape for something else.
     #[error("`{input}` is not an input{}", did_you_mean(.nearest.as_ref()))]
     Unknown {
-        /// The name.
         input: String,
         /// The input that is spelled most alike.
         nearest: Option<String>,
     },
     /// Two shapes for one input.
     #[error("the input `{input}` is given twice")]
-    Twice {
-        /// Input.
-        input: String,
-    },
+    Twice { input: String },
     /// Another number of axes.
     #[error("`{input}` has {given} axes, but needs {rank}: {declared}")]
     Rank {
-        /// Input.
         input: String,
-        /// Axes given.
         given: usize,
-        /// Axes needed.
         rank: usize,
-        /// What they are.
         declared: String,
     },
     /// Another size than the only one.
     #[error("axis {axis} of `{input}` is {size}, but is fixed at {fixed}")]
     Fixed {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
-        /// Size given.
         size: usize,
-        /// Size needed.
         fixed: usize,
     },
     /// Outside of the range, or between its steps.
     #[error("axis {axis} of `{input}` is {size}, but `{expr}` needs {}; nearest: {}", needs(.expr, *.min, *.max), numbers(.nearest))]
     Outside {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
-        /// Size given.
         size: usize,
-        /// The axis's dim.
         expr: Affine,
-        /// Least size.
         min: u64,
-        /// Greatest size.
         max: Option<u64>,
         /// The sizes that fit and are nearest, ascending; one or two.
         nearest: Vec<u64>,
@@ -481,23 +382,17 @@ pub enum Conflict {
     /// A dim's value outside of its range.
     #[error("`{dim}` is {value}, but needs {}", show_range(*.min, *.max))]
     Dim {
-        /// The root dim.
         dim: String,
-        /// Value given.
         value: u64,
-        /// Least value.
         min: u64,
-        /// Greatest value.
         max: Option<u64>,
     },
     /// Two axes want different values of one dim.
     #[error("axis {} of `{}` is {}, which makes `{dim}` {}, but axis {} of `{}` is {}, which makes it {}; nearest: {} for the latter", .first.axis, .first.input, .first.size, .first.value, .second.axis, .second.input, .second.size, .second.value, numbers(.nearest))]
     Disagree {
-        /// The root dim.
         dim: String,
         /// The axis that came first.
         first: Witness,
-        /// One that disagrees.
         second: Witness,
         /// The size of the second axis that agrees with the first.
         nearest: Vec<u64>,
@@ -505,15 +400,10 @@ pub enum Conflict {
     /// A size that another range cannot cover, however wide.
     #[error("axis {axis} of `{input}` is {size}: no range of `{dim}` covers it, since `{expr}` has steps of {}", .expr.scale)]
     Step {
-        /// Input.
         input: String,
-        /// Axis.
         axis: usize,
-        /// Size given.
         size: usize,
-        /// The axis's dim.
         expr: Affine,
-        /// Its root.
         dim: String,
     },
 }
@@ -521,11 +411,8 @@ pub enum Conflict {
 /// An axis and what it says of a dim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Witness {
-    /// Input.
     pub input: String,
-    /// Axis.
     pub axis: usize,
-    /// Its size.
     pub size: usize,
     /// The root value that gives this size.
     pub value: u64,

@@ -1,12 +1,11 @@
 //! What a tensor of a spec and an input of a model must agree on: rank, fixed sizes, the model's own symbols.
 
-use super::draft::entry_of;
 use super::expr::Affine;
 use super::faults::ModelFault;
 use super::hint::HintKind;
 use super::leaves::Place;
 use super::names::model_symbol;
-use super::spec::{DimDecl, Entry, Leaf};
+use super::spec::{DimDecl, Entry, Leaf, entry_of};
 use crate::tensor::{Extent, TensorDecl};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

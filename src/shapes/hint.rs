@@ -1,6 +1,6 @@
 //! Hints: an axis that the model decides, within bounds or not.
 
-use super::spec::MAX_SIZE;
+use super::expr::MAX_SIZE;
 use std::fmt;
 
 /// `Dim.AUTO`, `Dim.DYNAMIC` or `Dim.STATIC`, with bounds as in `Dim.AUTO(min=2, max=8)`.

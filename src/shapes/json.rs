@@ -5,28 +5,13 @@
 
 use super::error::Problems;
 use super::faults::SpecFault;
+use super::quote::{Pos, shorten};
 use std::collections::HashMap;
-use std::fmt;
 
 /// Deepest nesting of lists and objects that is read.
 pub(super) const MAX_DEPTH: usize = 64;
 /// Longest key, in bytes: with the depth, it limits how long the path of a tensor can be.
 const MAX_KEY: usize = 256;
-
-/// A place in a text; both count from 1, columns in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Pos {
-    /// Line.
-    pub line: u32,
-    /// Column.
-    pub column: u32,
-}
-
-impl fmt::Display for Pos {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}, column {}", self.line, self.column)
-    }
-}
 
 /// A value and where it begins.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,17 +50,6 @@ impl Node {
             Value::Map(_) => "an object".into(),
         }
     }
-}
-
-/// At most 40 characters of `text`, so that a hostile value cannot flood a message.
-pub(super) fn shorten(text: &str) -> String {
-    const SHOWN: usize = 40;
-    if text.chars().count() <= SHOWN {
-        return text.to_owned();
-    }
-    let mut short: String = text.chars().take(SHOWN).collect();
-    short.push('…');
-    short
 }
 
 /// Parses one document. Duplicate keys go to `problems` and parsing goes on; after any other fault it stops (`None`).

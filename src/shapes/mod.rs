@@ -9,10 +9,10 @@
 //! |---|---|
 //! | `json` | JSON with lines and columns |
 //! | `expr` | `A·x+B` |
-//! | `spec`, `wire` | the three forms of a spec, and how they are read |
+//! | `spec`, `wire`, `read` | the three forms of a spec, how they are read, and from where |
 //! | `args`, `trtexec` | `--dim`, `--opt`; `--minShapes`, `--optShapes`, `--maxShapes` |
 //! | `hint` | `AUTO`, `DYNAMIC`, `STATIC`, with bounds |
-//! | `leaves`, `matching`, `alignment`, `torch_names`, `fits` | which tensor of a spec is which input |
+//! | `leaves`, `fits`, `torch_names`, `alignment`, `matching`, `assign` | which tensor of a spec is which input |
 //! | `unify` | which dims the model's symbols make equal |
 //! | `draft`, `resolve`, `names` | a spec tied to a model: axis by axis, then as a whole |
 //! | `resolved` | the result, its JSON and its profile |
@@ -20,10 +20,11 @@
 //! | `bind` | concrete shapes against it, and wider ranges |
 //! | `compare` | one range against another |
 //! | `write`, `convert` | templates; one form written as another |
-//! | `faults`, `error` | everything that can be wrong, one by one and together |
+//! | `quote`, `faults`, `error` | everything that can be wrong, one by one and together, with its place |
 
 mod alignment;
 mod args;
+mod assign;
 mod bind;
 mod compare;
 mod convert;
@@ -38,6 +39,8 @@ mod leaves;
 mod matching;
 mod names;
 mod profiles;
+mod quote;
+mod read;
 mod resolve;
 mod resolved;
 mod spec;
@@ -54,7 +57,7 @@ pub use convert::{Converted, Form};
 pub use error::{Error, Problems};
 pub use expr::{Affine, ExprError};
 pub use faults::{ArgumentFault, Conflict, ModelFault, SpecFault, Witness};
-pub use json::Pos;
+pub use quote::Pos;
 pub use resolved::{Axis, AxisRange, Input, Profile, ProfileInput, Resolved, Root};
 pub use spec::ShapeSpec;
 pub use trtexec::Profiles;

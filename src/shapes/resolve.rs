@@ -1,15 +1,15 @@
 //! Ties a spec to a model's inputs.
 
 use super::args::{Overrides, parse_dim};
+use super::assign::assign;
 use super::draft::{Draft, Meaning, Witness, Work};
 use super::error::Error;
-use super::expr::Affine;
+use super::expr::{Affine, MAX_SIZE};
 use super::faults::{ArgumentFault, ModelFault, nearest};
-use super::leaves::assign;
 use super::names::{default_opt, identifier, model_symbol};
 use super::profiles;
 use super::resolved::{Axis, Input, Resolved, Root};
-use super::spec::{ANY, DimDecl, MAX_SIZE, ShapeSpec};
+use super::spec::{ANY, DimDecl, ShapeSpec};
 use super::unify::System;
 use super::write;
 use crate::tensor::{Extent, TensorDecl};

@@ -32,7 +32,6 @@ pub struct Resolved {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Root {
-    /// Least value.
     pub min: u64,
     /// Greatest value; `None` is unbounded.
     pub max: Option<u64>,
@@ -59,7 +58,6 @@ impl Root {
 pub struct Input {
     /// Name in the graph.
     pub name: String,
-    /// Element type.
     pub dtype: Dtype,
     /// Every axis, outermost first.
     pub axes: Vec<Axis>,
@@ -78,7 +76,6 @@ impl PartialEq for Input {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "AxisRecord", into = "AxisRecord")]
 pub enum Axis {
-    /// One size.
     Fixed(usize),
     /// A root dim, or derived from one.
     Dim(Affine),
@@ -220,7 +217,6 @@ impl TryFrom<Record> for Resolved {
 /// Range of one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AxisRange {
-    /// Smallest size.
     pub min: usize,
     /// Size to optimise for.
     pub opt: usize,
@@ -231,9 +227,7 @@ pub struct AxisRange {
 /// One input of an optimization profile.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProfileInput {
-    /// Input name.
     pub name: String,
-    /// Element type.
     pub dtype: Dtype,
     /// Range of every axis, outermost first; `min ≤ opt ≤ max` always.
     pub axes: Vec<AxisRange>,
@@ -266,7 +260,6 @@ impl Profile {
 }
 
 impl Resolved {
-    /// The optimization profiles.
     pub fn profile(&self) -> Profile {
         let ranges = |of: &Resolved| {
             let inputs = of.inputs.iter().map(|input| ProfileInput {

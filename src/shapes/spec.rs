@@ -1,4 +1,4 @@
-//! A shape spec as it was written: three JSON forms, read into one tree.
+//! A shape spec as it was written: three JSON forms, one tree.
 //!
 //! | form | told by | an axis list is | names |
 //! |---|---|---|---|
@@ -10,20 +10,9 @@
 //! object or a list in it is a container; a list of entries is a tensor; `{}`, `[]` and a list of nulls can be either and
 //! ask for nothing, so they may be missing from the model. Torch dumps no tensor as an object.
 
-use super::error::{Error, Problems};
 use super::expr::Affine;
-use super::faults::SpecFault;
 use super::hint::Hint;
-use super::json::{self, Pos};
-use super::wire;
-use crate::fsx;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-
-/// Largest spec that is read, in bytes. Real ones have a few thousand.
-const MAX_BYTES: u64 = 1 << 20;
-/// Largest size or bound: what fits in the signed 64 bits of ONNX and `TensorRT`.
-pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
 
 /// A shape spec as it was written, not yet tied to a model.
 #[derive(Debug, Clone)]
@@ -82,7 +71,6 @@ pub(super) enum Leaf {
     Nulls(usize),
     /// Some axes, negative ones from the end; the others are static.
     Sparse(BTreeMap<i32, Entry>),
-    /// Every axis.
     Full(Vec<Entry>),
 }
 
@@ -100,60 +88,6 @@ pub(super) enum Entry {
 }
 
 impl ShapeSpec {
-    /// Reads a spec. `origin` is its file name, for messages.
-    ///
-    /// # Errors
-    /// All that is wrong with it, each with line and column; see [`Error`].
-    pub fn parse(json: &str, origin: &str) -> Result<ShapeSpec, Error> {
-        if json.len() as u64 > MAX_BYTES {
-            return Err(Error::TooLarge {
-                origin: origin.to_owned(),
-                limit: MAX_BYTES,
-            });
-        }
-        let mut problems = Problems::default();
-        let root = json::parse(json, &mut problems);
-        let read = root.and_then(|root| wire::read(&root, origin, &mut problems));
-        match read {
-            Some(spec) if problems.is_empty() => Ok(spec),
-            _ => {
-                problems.sort();
-                Err(Error::Spec {
-                    origin: origin.to_owned(),
-                    problems,
-                })
-            }
-        }
-    }
-
-    /// Reads the spec in the file at `path`, without reading more than a spec can be.
-    ///
-    /// # Errors
-    /// As [`ShapeSpec::parse`]; and when the file cannot be read.
-    pub fn open(path: &Path) -> Result<ShapeSpec, Error> {
-        let origin = path.display().to_string();
-        let unreadable = |source| Error::Read {
-            path: origin.clone(),
-            source,
-        };
-        let bytes = fsx::read_stream(path, MAX_BYTES).map_err(|e| match e {
-            fsx::Error::TooLong { limit, .. } => Error::TooLarge {
-                origin: origin.clone(),
-                limit,
-            },
-            fsx::Error::Read { source, .. } => unreadable(source),
-            other => unreadable(std::io::Error::other(other)),
-        })?;
-        match String::from_utf8(bytes) {
-            Ok(text) => ShapeSpec::parse(&text, &origin),
-            Err(e) => Err(not_text(
-                origin.clone(),
-                e.as_bytes(),
-                e.utf8_error().valid_up_to(),
-            )),
-        }
-    }
-
     /// The spec of a model that has no `--shapes`: everything as the model declares it.
     pub fn none() -> ShapeSpec {
         ShapeSpec {
@@ -203,14 +137,16 @@ impl ShapeSpec {
     }
 }
 
-fn not_text(origin: String, bytes: &[u8], valid: usize) -> Error {
-    let before = String::from_utf8_lossy(&bytes[..valid]);
-    let line = before.matches('\n').count() as u32 + 1;
-    let column = before.rsplit('\n').next().map_or(0, |l| l.chars().count()) as u32 + 1;
-    let mut problems = Problems::default();
-    problems.push(
-        Pos { line, column },
-        SpecFault::Syntax("this is not UTF-8 text".into()),
-    );
-    Error::Spec { origin, problems }
+/// The entry that a leaf has for an axis of a tensor of this rank; `None` where it says nothing of it.
+pub(super) fn entry_of(leaf: Option<&Leaf>, axis: usize, rank: usize) -> Option<&Entry> {
+    match leaf? {
+        Leaf::Null => None,
+        Leaf::Nulls(_) => Some(&Entry::Null),
+        Leaf::Sparse(axes) => {
+            let axis = i32::try_from(axis).ok()?;
+            let from_end = axis.checked_sub(i32::try_from(rank).ok()?)?;
+            axes.get(&axis).or_else(|| axes.get(&from_end))
+        }
+        Leaf::Full(entries) => entries.get(axis),
+    }
 }

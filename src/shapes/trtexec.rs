@@ -1,10 +1,10 @@
 //! `--minShapes`, `--optShapes` and `--maxShapes`, as trtexec takes them: `NAME:1x4x64x64`, several with commas.
 
 use super::error::Error;
-use super::expr::Affine;
+use super::expr::{Affine, MAX_SIZE};
 use super::faults::ArgumentFault;
 use super::names::{axis_name, identifier, model_symbol};
-use super::spec::{Body, DimDecl, Entry, Leaf, MAX_SIZE, ShapeSpec};
+use super::spec::{Body, DimDecl, Entry, Leaf, ShapeSpec};
 use crate::tensor::{Extent, TensorDecl};
 use std::collections::BTreeMap;
 

@@ -1,12 +1,13 @@
 //! Reads the three forms of a spec from JSON.
 
 use super::error::Problems;
-use super::expr::{Affine, is_identifier};
+use super::expr::{Affine, MAX_SIZE, is_identifier};
 use super::faults::{SpecFault, nearest};
 use super::hint::hint;
-use super::json::{self, Key, Node, Pos, Value};
+use super::json::{Key, Node, Value};
 use super::names::default_opt;
-use super::spec::{ANY, Body, DimDecl, Entry, Leaf, MAX_SIZE, ShapeSpec, Tree};
+use super::quote::{Pos, shorten};
+use super::spec::{ANY, Body, DimDecl, Entry, Leaf, ShapeSpec, Tree};
 use std::collections::BTreeMap;
 
 /// Reads the spec that `root` is; what is wrong goes to `problems`.
@@ -181,7 +182,7 @@ impl Reader<'_> {
             self.problems.push(
                 key.pos,
                 SpecFault::UnknownKey {
-                    key: json::shorten(&key.name),
+                    key: shorten(&key.name),
                     place: place.to_owned(),
                     expected: known
                         .iter()
@@ -213,7 +214,7 @@ impl Reader<'_> {
                     },
                 );
             }
-            let place = format!("the dim `{}`", json::shorten(&key.name));
+            let place = format!("the dim `{}`", shorten(&key.name));
             // A dim with a fault is listed all the same, so that its uses are no second fault.
             let decl = self.dim(&key.name, node, &place, ANY).unwrap_or(ANY);
             self.dims.insert(key.name.clone(), decl);
@@ -257,7 +258,7 @@ impl Reader<'_> {
                     self.unknown_dim(&key.name, key.pos);
                     continue;
                 };
-                let place = format!("`{}` of a profile", json::shorten(&key.name));
+                let place = format!("`{}` of a profile", shorten(&key.name));
                 if let Some(decl) = self.dim(&key.name, value, &place, base) {
                     dims.insert(key.name.clone(), decl);
                 }
@@ -416,8 +417,8 @@ impl Reader<'_> {
                 let axis = (items.iter()).find(|i| !is_name(i) && i.1.value != Value::Null);
                 if let Some((axis, _)) = axis {
                     let name = items.iter().find(is_name).map(|(k, _)| &k.name);
-                    let name = name.map(|n| json::shorten(n)).unwrap_or_default();
-                    let axis_name = json::shorten(&axis.name);
+                    let name = name.map(|n| shorten(n)).unwrap_or_default();
+                    let axis_name = shorten(&axis.name);
                     self.problems.push(
                         axis.pos,
                         SpecFault::MixedObject {
@@ -502,7 +503,7 @@ impl Reader<'_> {
                     self.problems.push(
                         node.pos,
                         SpecFault::Hint {
-                            text: json::shorten(text),
+                            text: shorten(text),
                             reason,
                         },
                     );
@@ -543,7 +544,7 @@ impl Reader<'_> {
         self.problems.push(
             pos,
             SpecFault::UnknownDim {
-                name: json::shorten(name),
+                name: shorten(name),
                 nearest: nearest.flatten(),
             },
         );

@@ -1,14 +1,13 @@
 //! Specs as text: a template for a model, a repaired spec for a message, the JSON of a range.
 
 use super::args::Overrides;
+use super::assign::assign;
 use super::bind::InputShapes;
-use super::draft::entry_of;
 use super::error::Error;
 use super::expr::Affine;
-use super::leaves::assign;
 use super::names::{axis_name, identifier, model_symbol};
 use super::resolved::{Axis, Resolved};
-use super::spec::{DimDecl, Entry, ShapeSpec};
+use super::spec::{DimDecl, Entry, ShapeSpec, entry_of};
 use crate::tensor::{Extent, TensorDecl};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};

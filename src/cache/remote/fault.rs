@@ -18,33 +18,25 @@ pub enum RemoteFault {
     },
     /// Engines are code: without TLS, whoever is on the way could plant one.
     #[error("`{url}` would be spoken to without encryption")]
-    PlainHttp {
-        /// As given.
-        url: String,
-    },
+    PlainHttp { url: String },
     /// A request failed, after retries where it could be retried.
     #[error("cannot {action} `{url}`")]
     Failed {
         /// What was tried, as in `cannot read …`.
         action: &'static str,
-        /// On what.
         url: String,
-        /// Why it failed.
         source: Cause,
     },
     /// An entry on the remote is not what was once pushed. It counts as a miss.
     #[error("the entry at `{url}` is damaged")]
     Damaged {
-        /// Its record.
         url: String,
-        /// What is wrong.
         #[source]
         damage: Damage,
     },
     /// No entry on the remote has a key that begins so.
     #[error("no engine at `{url}` has the key `{text}`")]
     UnknownKey {
-        /// The remote.
         url: String,
         /// What was asked for.
         text: String,

@@ -59,7 +59,6 @@ pub struct Remote {
 /// Where an object lies.
 struct Place {
     path: Path,
-    /// For people.
     url: String,
 }
 
@@ -68,7 +67,6 @@ struct Place {
 pub enum Existing {
     /// Leaves it, where it looks whole.
     Keep,
-    /// Sends everything again.
     Replace,
 }
 
@@ -115,7 +113,6 @@ impl Remote {
         })
     }
 
-    /// Its URL.
     pub fn url(&self) -> &str {
         self.target.shown()
     }

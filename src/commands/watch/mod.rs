@@ -9,7 +9,6 @@ use super::UsageError;
 use super::overlay::OverlayArgs;
 use super::refit::Fallback;
 use crate::children;
-use crate::cli::Cli;
 use crate::exit::Exit;
 use crate::fault::{Class, Explain};
 use crate::plan;
@@ -17,7 +16,7 @@ use crate::tensor::Digest;
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, CommandFactory};
+use clap::{Arg, ArgAction, ArgMatches};
 use files::{Found, Sources};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
@@ -83,7 +82,6 @@ pub enum WatchError {
     Watch {
         /// What is to be watched.
         path: PathBuf,
-        /// Why.
         source: notify::Error,
     },
     /// A process cannot be started.
@@ -91,17 +89,11 @@ pub enum WatchError {
     Start {
         /// What was to be run.
         what: String,
-        /// Why.
         source: std::io::Error,
     },
     /// `--exec` ran and failed.
     #[error("`{command}` ended with {status}")]
-    Exec {
-        /// The command.
-        command: String,
-        /// How it ended.
-        status: ExitStatus,
-    },
+    Exec { command: String, status: ExitStatus },
 }
 
 impl Explain for WatchError {
@@ -134,11 +126,8 @@ impl Explain for WatchError {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
-pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
+/// Runs the command. `cli` is the whole command line, of which `refit` is a part.
+pub fn run(args: &Args, cli: clap::Command, ui: &Ui) -> anyhow::Result<Exit> {
     if args.weights.is_empty() && args.overlay.lora.is_empty() {
         return Err(UsageError::new(
             "nothing says which weights to follow",
@@ -153,7 +142,7 @@ pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let ours = ours.map(|plan| [plan.clone(), plan::manifest_path(plan)]);
     let refit = Refit {
         args,
-        options: typed_options(),
+        options: typed_options(cli),
     };
     let mut sources = Sources::new(inputs, &ours.concat(), args.settle);
     let mut first = true;
@@ -295,8 +284,7 @@ fn itself() -> Command {
 }
 
 /// The options on this command line that `refit` has too, so that one which `refit` gets later is not forgotten here.
-fn typed_options() -> Vec<OsString> {
-    let mut cli = Cli::command();
+fn typed_options(mut cli: clap::Command) -> Vec<OsString> {
     cli.build();
     let matches = cli.clone().try_get_matches_from(std::env::args_os());
     let (Ok(matches), Some(refit)) = (matches, cli.find_subcommand("refit")) else {
@@ -339,6 +327,8 @@ fn options<'a>(known: impl Iterator<Item = &'a Arg>, given: &ArgMatches) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::CommandFactory;
 
     fn forwarded(line: &str) -> Vec<String> {
         let mut cli = Cli::command();

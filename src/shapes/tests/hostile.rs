@@ -15,12 +15,20 @@ fn fault(text: &str) -> String {
     message
 }
 
+fn each_is_reported(cases: &[(String, &str)]) {
+    for (text, expected) in cases {
+        let message = fault(text);
+        assert!(
+            message.contains(expected),
+            "{text}\n{message}\nexpected: {expected}"
+        );
+    }
+}
+
 #[test]
-fn every_rule_is_told_with_its_place() {
+fn every_rule_of_forms_and_dims_is_reported_with_its_place() {
     let dims = |d: &str| format!(r#"{{"dims": {{"B": {d}}}, "inputs": {{}}}}"#);
-    let input =
-        |e: &str| format!(r#"{{"dims": {{"B": {{"min": 1, "max": 8}}}}, "inputs": {{"x": {e}}}}}"#);
-    for (text, expected) in [
+    each_is_reported(&[
         (
             "{}".to_owned(),
             "a shape spec needs `inputs`, `args`/`kwargs` or `dynamic_shapes`",
@@ -107,6 +115,14 @@ fn every_rule_is_told_with_its_place() {
             r#"{"dims": {"B": {}, "B": {}}, "inputs": {}}"#.into(),
             "the key `B` is here a second time; the first is at line 1, column 11",
         ),
+    ]);
+}
+
+#[test]
+fn every_rule_of_axes_is_reported_with_its_place() {
+    let input =
+        |e: &str| format!(r#"{{"dims": {{"B": {{"min": 1, "max": 8}}}}, "inputs": {{"x": {e}}}}}"#);
+    each_is_reported(&[
         (
             input(r#"{"0": "b"}"#),
             "line 1, column 61: `dims` does not list `b`; did you mean `B`?",
@@ -149,13 +165,7 @@ fn every_rule_is_told_with_its_place() {
             r#"{"args": [[1, {}]]}"#.into(),
             "this list has both axes and tensors",
         ),
-    ] {
-        let message = fault(&text);
-        assert!(
-            message.contains(expected),
-            "{text}\n{message}\nexpected: {expected}"
-        );
-    }
+    ]);
 }
 
 #[test]
