@@ -9,7 +9,6 @@ use std::path::PathBuf;
 /// Why a LoRA could not be opened or fused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file itself.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// A configuration that is no JSON.
@@ -17,7 +16,6 @@ pub enum Error {
     ConfigSyntax {
         /// The configuration, or the file whose metadata it is in.
         path: PathBuf,
-        /// Where and why.
         source: serde_json::Error,
     },
     /// A configuration with a field that is missing, wrong, or asks for what cannot be fused.
@@ -25,47 +23,30 @@ pub enum Error {
     ConfigValue {
         /// The configuration, or the file whose metadata it is in.
         path: PathBuf,
-        /// The field.
         field: String,
     },
     /// A file without a single LoRA key.
     #[error("`{path}` holds no LoRA", path = path.display())]
-    NoLora {
-        /// The file.
-        path: PathBuf,
-    },
+    NoLora { path: PathBuf },
     /// Several parts of the file fit the model equally well.
     #[error("`{path}` holds LoRAs for {}, and each of them fits this model", components.join(" and "), path = path.display())]
     Components {
-        /// The file.
         path: PathBuf,
-        /// Their names.
         components: Vec<&'static str>,
     },
     /// The LoRA does not fit the model, or is damaged.
     #[error("`{path}` cannot be fused: {}", first_of(problems), path = path.display())]
     Problems {
-        /// The file.
         path: PathBuf,
         /// All of them; never empty.
         problems: Vec<Problem>,
     },
     /// A scale that is no number.
     #[error("{scale} is not a scale for `{path}`", path = path.display())]
-    Scale {
-        /// The LoRA.
-        path: PathBuf,
-        /// The scale.
-        scale: f64,
-    },
+    Scale { path: PathBuf, scale: f64 },
     /// A base weight of a type that has no defined rounding.
     #[error("a LoRA cannot be fused into `{name}`, which is {dtype}")]
-    BaseDtype {
-        /// The weight.
-        name: String,
-        /// Its type.
-        dtype: Dtype,
-    },
+    BaseDtype { name: String, dtype: Dtype },
     /// A base weight of another shape than the LoRA was opened for, or whose bytes do not fit its shape.
     #[error(
         "`{name}` is {} here, and was {} when the LoRA was opened",
@@ -73,7 +54,6 @@ pub enum Error {
         show_shape(expected)
     )]
     BaseShape {
-        /// The weight.
         name: String,
         /// Shape when the LoRA was opened.
         expected: Vec<usize>,
@@ -83,21 +63,13 @@ pub enum Error {
     /// Values that become infinite or NaN.
     #[error("fusing makes {count} values of `{name}` infinite or NaN in {dtype}")]
     NotFinite {
-        /// The weight.
         name: String,
-        /// Its type.
         dtype: Dtype,
-        /// How many.
         count: usize,
     },
     /// A result that has no single definition in PEFT.
     #[error("PEFT's order of roundings is not defined for `{name}`: {why}")]
-    NoPeftOrder {
-        /// The weight.
-        name: String,
-        /// Why.
-        why: &'static str,
-    },
+    NoPeftOrder { name: String, why: &'static str },
 }
 
 /// One reason why a LoRA does not fit.
@@ -114,7 +86,6 @@ pub enum Problem {
     Ambiguous {
         /// Module as the LoRA writes it.
         module: String,
-        /// The candidates.
         candidates: Vec<String>,
     },
     /// Tensors that a module of this kind needs are not there, or there are some that do not belong together.
@@ -126,16 +97,13 @@ pub enum Problem {
     },
     /// Two modules of the file change the same values of one weight.
     Overlap {
-        /// The weight.
         target: String,
-        /// The modules.
         modules: Vec<String>,
     },
     /// The product has another shape than the weight.
     Shape {
         /// Module as the LoRA writes it.
         module: String,
-        /// The weight.
         target: String,
         /// Rows and columns that the LoRA gives.
         lora: Vec<usize>,
@@ -150,20 +118,11 @@ pub enum Problem {
         shapes: Vec<(String, Vec<usize>)>,
     },
     /// A kind of adapter that is not fused here.
-    Unsupported {
-        /// The key.
-        key: String,
-        /// The kind.
-        kind: &'static str,
-    },
+    Unsupported { key: String, kind: &'static str },
     /// A plain parameter that no configuration declares, or a key that means nothing.
-    UnknownKey {
-        /// The key.
-        key: String,
-    },
+    UnknownKey { key: String },
     /// A tensor whose type or value cannot be used.
     Value {
-        /// The key.
         key: String,
         /// What is wrong with it.
         what: String,
@@ -172,7 +131,6 @@ pub enum Problem {
     Config {
         /// Module as the LoRA writes it.
         module: String,
-        /// Which value.
         what: &'static str,
         /// What the file says.
         file: f64,

@@ -69,7 +69,6 @@ pub struct Recipe {
     pub digest: Digest,
     /// Names of the formats that its keys are in.
     pub formats: Vec<&'static str>,
-    /// The user's scale.
     pub scale: f64,
     /// How many weights and biases it changes.
     pub targets: usize,

@@ -43,7 +43,6 @@ pub(super) enum Role {
     Replacement,
     /// Takes the place of the bias.
     BiasReplacement,
-    /// GLoRA's four factors.
     A1,
     A2,
     B1,
@@ -210,7 +209,6 @@ pub(super) enum Key {
     Ignored,
     /// What the other tensors say as well.
     Implied,
-    /// None of these.
     Unknown,
 }
 
@@ -332,7 +330,6 @@ pub enum Format {
     Comfyui,
     /// XLabs' FLUX trainer: `double_blocks.N.processor.qkv_lora1.down.weight`.
     Xlabs,
-    /// Bare module paths.
     Bare,
 }
 
@@ -373,11 +370,9 @@ impl Format {
 /// The part of a pipeline that a module belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
-    /// UNet or transformer.
     Denoiser,
     /// First, second or third text encoder.
     TextEncoder(u8),
-    /// Autoencoder.
     Vae,
     /// The keys do not say.
     Unnamed,

@@ -158,7 +158,6 @@ impl Lora {
         self.targets.keys().map(String::as_str)
     }
 
-    /// The file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -412,22 +411,7 @@ fn choose(
     mut all: BTreeMap<Component, Vec<Resolved>>,
     options: &Options,
 ) -> Result<Chosen, Error> {
-    let wanted = options.component;
-    let mut skipped = BTreeMap::new();
-    let fits = |modules: &[Resolved]| modules.iter().any(|m| m.found != Found::Nothing);
-    let any = all.values().any(|m| fits(m));
-    all.retain(|component, modules| {
-        let keep = match wanted {
-            Some(w) => *component == w,
-            None if options.shared => fits(modules),
-            // Keys that name no component can be for no other model.
-            None => !any || *component == Component::Unnamed || fits(modules),
-        };
-        if !keep {
-            skipped.insert(*component, modules.len());
-        }
-        keep
-    });
+    let mut skipped = leave_out(&mut all, options);
     if all.is_empty() && !options.shared {
         return Err(Error::NoLora {
             path: path.to_owned(),
@@ -453,8 +437,64 @@ fn choose(
             keep
         });
     }
+    let rivals = rivals(&placed);
+    let clean: Vec<Component> = (rivals.iter().copied())
+        .filter(|c| placed[c].problems.is_empty())
+        .collect();
+    match clean.as_slice() {
+        [one] => {
+            placed.retain(|c, _| c == one || !rivals.contains(c));
+            for loser in rivals.iter().filter(|c| *c != one) {
+                skipped.insert(*loser, all[loser].len());
+            }
+        }
+        // There are no rivals, or none of them fits: then the problems of all of them say why.
+        [] => {}
+        _ => {
+            return Err(Error::Components {
+                path: path.to_owned(),
+                components: rivals.iter().map(|c| c.name()).collect(),
+            });
+        }
+    }
+    let taken = (placed.keys())
+        .map(|component| (*component, all[component].len()))
+        .collect();
+    Ok(Chosen {
+        skipped,
+        misfits,
+        taken,
+        ..joined(placed)
+    })
+}
+
+/// Takes away the components that are not asked for or fit nothing, and returns how many modules each of them has.
+fn leave_out(
+    all: &mut BTreeMap<Component, Vec<Resolved>>,
+    options: &Options,
+) -> BTreeMap<Component, usize> {
+    let mut skipped = BTreeMap::new();
+    let fits = |modules: &[Resolved]| modules.iter().any(|m| m.found != Found::Nothing);
+    let any = all.values().any(|m| fits(m));
+    all.retain(|component, modules| {
+        let keep = match options.component {
+            Some(w) => *component == w,
+            None if options.shared => fits(modules),
+            // Keys that name no component can be for no other model.
+            None => !any || *component == Component::Unnamed || fits(modules),
+        };
+        if !keep {
+            skipped.insert(*component, modules.len());
+        }
+        keep
+    });
+    skipped
+}
+
+/// The components of which only one can be meant.
+fn rivals(placed: &BTreeMap<Component, Chosen>) -> BTreeSet<Component> {
     let text = |c: &Component| matches!(c, Component::TextEncoder(_));
-    let rivals: BTreeSet<Component> = (placed.iter())
+    (placed.iter())
         .flat_map(|(a, one)| {
             let others = placed.iter().filter(move |(b, _)| *b != a);
             let same = others.filter(move |(b, two)| {
@@ -465,35 +505,14 @@ fn choose(
             });
             same.map(|(b, _)| *b)
         })
-        .collect();
-    if !rivals.is_empty() {
-        let clean: Vec<Component> = (rivals.iter().copied())
-            .filter(|c| placed[c].problems.is_empty())
-            .collect();
-        match clean.as_slice() {
-            [one] => {
-                placed.retain(|c, _| c == one || !rivals.contains(c));
-                for loser in rivals.iter().filter(|c| *c != one) {
-                    skipped.insert(*loser, all[loser].len());
-                }
-            }
-            // None fits: the problems of all of them say why.
-            [] => {}
-            _ => {
-                return Err(Error::Components {
-                    path: path.to_owned(),
-                    components: rivals.iter().map(|c| c.name()).collect(),
-                });
-            }
-        }
-    }
-    let mut chosen = Chosen {
-        skipped,
-        misfits,
-        ..Chosen::default()
-    };
-    for (component, one) in placed {
-        chosen.taken.insert(component, all[&component].len());
+        .collect()
+}
+
+/// What the components change, as one.
+fn joined(placed: BTreeMap<Component, Chosen>) -> Chosen {
+    let mut chosen = Chosen::default();
+    for one in placed.into_values() {
+        // Parts name their change by its number in their component's list.
         let offset = chosen.changes.len();
         chosen.problems.extend(one.problems);
         chosen.changes.extend(one.changes);
@@ -505,7 +524,7 @@ fn choose(
             chosen.targets.insert(name, target);
         }
     }
-    Ok(chosen)
+    chosen
 }
 
 #[cfg(test)]

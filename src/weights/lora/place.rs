@@ -82,6 +82,7 @@ pub(super) fn place(
     chosen
 }
 
+/// Puts one change where `found` says, or says why it does not fit there. Nothing is added to `chosen` then.
 fn put(
     chosen: &mut Chosen,
     source: &Source,
@@ -90,100 +91,15 @@ fn put(
     mut change: Change,
     bias: bool,
 ) -> Result<(), Problem> {
-    let parameter = |module: usize| {
-        let module = index.module(module);
-        let parameter = if bias { &module.bias } else { &module.weight };
-        parameter.as_ref().ok_or_else(|| Problem::Unmatched {
-            module: format!("{}.{}", change.module, if bias { "bias" } else { "weight" }),
-            nearest: vec![module.name.clone()],
-        })
-    };
-    let misfit = |change: &Change, parameter: &Parameter| Problem::Shape {
-        module: change.module.clone(),
-        target: parameter.name.clone(),
-        lora: change.shape.clone(),
-        weight: parameter.shape.clone(),
-    };
-    if let (Kind::Product(multiplier), Found::Stacked { .. }) = (&change.kind, found) {
-        return Err(Problem::Incomplete {
-            what: format!(
-                "is {}, which multiplies the whole weight, and the model has that in parts, or as a part",
-                multiplier.name()
-            ),
-            module: change.module,
-        });
-    }
     let stretches = match found {
         Found::Whole(module) => {
-            let parameter = parameter(*module)?;
-            if let Kind::Product(multiplier) = &change.kind {
-                if !multiplier.fits(source, &parameter.shape) {
-                    return Err(Problem::Incomplete {
-                        what: format!(
-                            "is {} of other extents than `{}`, which is {}",
-                            multiplier.name(),
-                            parameter.name,
-                            show_shape(&parameter.shape)
-                        ),
-                        module: change.module,
-                    });
-                }
-                change.shape.clone_from(&parameter.shape);
-            }
-            let mut fits = same(&change.shape, &parameter.shape);
-            if !fits && change.straight() {
-                fits = same(&change.shape, &parameter.shape);
-            }
-            if !fits {
-                return Err(misfit(&change, parameter));
-            }
-            let rows = change.rows();
-            vec![Stretch {
-                parameter,
-                from: 0,
-                to: 0,
-                rows,
-            }]
+            let parameter = parameter(index, *module, &change, bias)?;
+            vec![onto_whole(source, parameter, &mut change)?]
         }
-        Found::Stacked { pieces, swapped } => {
-            let mut from = 0;
-            let mut stretches = Vec::new();
-            for piece in pieces {
-                let parameter = parameter(piece.module)?;
-                let rows = parameter.shape.first().copied().unwrap_or(1);
-                if !same(inner(&change.shape), inner(&parameter.shape)) {
-                    return Err(misfit(&change, parameter));
-                }
-                let (to, rows) = if piece.heights.len() == 1 {
-                    (0, rows)
-                } else {
-                    place_within(piece, &change, parameter)
-                        .ok_or_else(|| misfit(&change, parameter))?
-                };
-                let one = Stretch {
-                    parameter,
-                    from,
-                    to,
-                    rows,
-                };
-                stretches.extend(halves(vec![one], *swapped != piece.swapped));
-                from += rows;
-            }
-            if from != change.rows() {
-                return Err(misfit(&change, stretches[0].parameter));
-            }
-            stretches
-        }
+        Found::Stacked { pieces, swapped } => onto_pieces(index, pieces, *swapped, &change, bias)?,
         Found::Ambiguous(_) | Found::Nothing => return Ok(()),
     };
-    let whole = matches!(found, Found::Whole(_));
-    if !whole && change.dora.as_ref().is_some_and(|d| d.axis != Axis::Rows) {
-        return Err(Problem::Incomplete {
-            module: change.module,
-            what: "has a DoRA scale per input, which cannot be taken apart by rows".into(),
-        });
-    }
-    let index = chosen.changes.len();
+    let at = chosen.changes.len();
     for s in stretches {
         let target = (chosen.targets)
             .entry(s.parameter.name.clone())
@@ -192,7 +108,7 @@ fn put(
                 parts: Vec::new(),
             });
         target.parts.push(Part {
-            change: index,
+            change: at,
             from: s.from,
             to: s.to,
             rows: s.rows,
@@ -200,6 +116,117 @@ fn put(
     }
     chosen.changes.push(change);
     Ok(())
+}
+
+/// The parameter of a module that a change is for.
+fn parameter<'i>(
+    index: &'i Index,
+    module: usize,
+    change: &Change,
+    bias: bool,
+) -> Result<&'i Parameter, Problem> {
+    let module = index.module(module);
+    let parameter = if bias { &module.bias } else { &module.weight };
+    parameter.as_ref().ok_or_else(|| Problem::Unmatched {
+        module: format!("{}.{}", change.module, if bias { "bias" } else { "weight" }),
+        nearest: vec![module.name.clone()],
+    })
+}
+
+fn misfit(change: &Change, parameter: &Parameter) -> Problem {
+    Problem::Shape {
+        module: change.module.clone(),
+        target: parameter.name.clone(),
+        lora: change.shape.clone(),
+        weight: parameter.shape.clone(),
+    }
+}
+
+/// All rows of a change on all rows of one parameter. The change gets the parameter's shape where its own does not say one.
+fn onto_whole<'i>(
+    source: &Source,
+    parameter: &'i Parameter,
+    change: &mut Change,
+) -> Result<Stretch<'i>, Problem> {
+    if let Kind::Product(multiplier) = &change.kind {
+        if !multiplier.fits(source, &parameter.shape) {
+            return Err(Problem::Incomplete {
+                what: format!(
+                    "is {} of other extents than `{}`, which is {}",
+                    multiplier.name(),
+                    parameter.name,
+                    show_shape(&parameter.shape)
+                ),
+                module: change.module.clone(),
+            });
+        }
+        change.shape.clone_from(&parameter.shape);
+    }
+    let mut fits = same(&change.shape, &parameter.shape);
+    if !fits && change.straight() {
+        fits = same(&change.shape, &parameter.shape);
+    }
+    if !fits {
+        return Err(misfit(change, parameter));
+    }
+    Ok(Stretch {
+        parameter,
+        from: 0,
+        to: 0,
+        rows: change.rows(),
+    })
+}
+
+/// The rows of a change on the parameters that hold them in this model, one after the other.
+fn onto_pieces<'i>(
+    index: &'i Index,
+    pieces: &[Within],
+    swapped: bool,
+    change: &Change,
+    bias: bool,
+) -> Result<Vec<Stretch<'i>>, Problem> {
+    if let Kind::Product(multiplier) = &change.kind {
+        return Err(Problem::Incomplete {
+            what: format!(
+                "is {}, which multiplies the whole weight, and the model has that in parts, or as a part",
+                multiplier.name()
+            ),
+            module: change.module.clone(),
+        });
+    }
+    let mut from = 0;
+    let mut stretches = Vec::new();
+    for piece in pieces {
+        let parameter = parameter(index, piece.module, change, bias)?;
+        let rows = parameter.shape.first().copied().unwrap_or(1);
+        if !same(inner(&change.shape), inner(&parameter.shape)) {
+            return Err(misfit(change, parameter));
+        }
+        let (to, rows) = if piece.heights.len() == 1 {
+            (0, rows)
+        } else {
+            place_within(piece, change, parameter).ok_or_else(|| misfit(change, parameter))?
+        };
+        let one = Stretch {
+            parameter,
+            from,
+            to,
+            rows,
+        };
+        stretches.extend(halves(vec![one], swapped != piece.swapped));
+        from += rows;
+    }
+    if from != change.rows() {
+        return Err(misfit(change, stretches[0].parameter));
+    }
+    // The norms along the inputs are those of all rows together; no part of the rows has them.
+    if change.dora.as_ref().is_some_and(|d| d.axis != Axis::Rows) {
+        return Err(Problem::Incomplete {
+            module: change.module.clone(),
+            what: "has a DoRA scale per input, which cannot be taken apart by rows".into(),
+        });
+    }
+    Ok(stretches)
 }
 
 /// First row and height of a part of a stacked module, for a change that is that part alone.

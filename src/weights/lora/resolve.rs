@@ -44,13 +44,14 @@ pub(super) struct Module {
 /// What a LoRA's module is in the model.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// One module.
     Whole(usize),
     /// Several, or parts of some, stacked by rows in this order.
-    Stacked { pieces: Vec<Within>, swapped: bool },
+    Stacked {
+        pieces: Vec<Within>,
+        swapped: bool,
+    },
     /// More than one candidate.
     Ambiguous(Vec<String>),
-    /// None.
     Nothing,
 }
 

@@ -3,26 +3,38 @@
 use super::*;
 use proptest::prelude::*;
 
-#[test]
-fn each_kind_of_damage_is_named() {
-    type Case = (&'static str, Vec<(String, Tensor)>, &'static str);
+/// What is wrong, the file's tensors, and the code of the error.
+type Case = (&'static str, Vec<(String, Tensor)>, &'static str);
+
+fn each_is_named(cases: Vec<Case>) {
     let model = targets(&[
         ("a.weight", &[4, 6]),
         ("a.bias", &[4]),
         ("nobias.weight", &[4, 6]),
     ]);
-    let with = |extra: &[(&str, Tensor)]| {
-        let mut tensors = pair("lora_unet_a", 4, 6);
-        tensors.extend(extra.iter().map(|(k, t)| ((*k).to_owned(), t.clone())));
-        tensors
-    };
+    for (what, tensors, code) in cases {
+        let e = Lora::open(File::new(&tensors).path(), &model).expect_err(what);
+        assert_eq!(e.code(), code, "{what}: {e}");
+        assert!(!e.to_string().is_empty());
+    }
+}
+
+/// A pair that is right, and more.
+fn with(extra: &[(&str, Tensor)]) -> Vec<(String, Tensor)> {
+    let mut tensors = pair("lora_unet_a", 4, 6);
+    tensors.extend(extra.iter().map(|(k, t)| ((*k).to_owned(), t.clone())));
+    tensors
+}
+
+#[test]
+fn damaged_pairs_are_named() {
     let half = vec![pair("lora_unet_a", 4, 6).remove(0)];
     let eight = Tensor {
         dtype: Dtype::I8,
         shape: vec![2, 6],
         data: vec![0; 12],
     };
-    let cases: Vec<Case> = vec![
+    each_is_named(vec![
         ("no up projection", half, "lora-incomplete"),
         (
             "alpha alone",
@@ -78,6 +90,12 @@ fn each_kind_of_damage_is_named() {
             ],
             "lora-value",
         ),
+    ]);
+}
+
+#[test]
+fn what_is_more_or_other_than_a_pair_is_named() {
+    each_is_named(vec![
         (
             "DoRA of the wrong length",
             with(&[("lora_unet_a.dora_scale", drawn(&[5, 1], 1))]),
@@ -146,12 +164,7 @@ fn each_kind_of_damage_is_named() {
             vec![("a.weight".into(), drawn(&[4, 6], 1))],
             "lora-none",
         ),
-    ];
-    for (what, tensors, code) in cases {
-        let e = Lora::open(File::new(&tensors).path(), &model).expect_err(what);
-        assert_eq!(e.code(), code, "{what}: {e}");
-        assert!(!e.to_string().is_empty());
-    }
+    ]);
 }
 
 #[test]

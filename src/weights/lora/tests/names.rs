@@ -176,7 +176,7 @@ fn flux_in_black_forest_labs_names_is_split_by_rows() {
     let half = norm[0] / 2;
     check("norm_out.linear.weight", 4, &|r| (r + half) % norm[0]);
 
-    // XLabs' names for the same rows, and the other direction: a model whose qkv is one weight.
+    // XLabs' names for the same rows.
     let xlabs: Vec<(String, Tensor)> = (kohya[..2].iter().zip(["down", "up"]))
         .map(|((_, t), way)| {
             (
@@ -189,7 +189,16 @@ fn flux_in_black_forest_labs_names_is_split_by_rows() {
     let again = Fusion::new(vec![(lora, 1.0)], Fuse::Exact).unwrap();
     let name = "transformer_blocks.0.attn.to_k.weight";
     assert_eq!(fused(&again, &base, name), fused(&fusion, &base, name));
+}
 
+#[test]
+fn flux_in_diffusers_names_is_joined_where_qkv_is_one_weight() {
+    let dir = fixtures().join("flux");
+    let base = Source::open(dir.join("base.safetensors")).unwrap();
+    let shape = |n: &str| base.get(n).unwrap().shape.to_vec();
+    let d = shape("transformer_blocks.0.attn.to_q.weight")[0];
+    let mlp = shape("single_transformer_blocks.0.proj_mlp.weight")[0];
+    let norm = shape("norm_out.linear.weight");
     let model = targets(&[
         ("double_blocks.0.img_attn.qkv.weight", &[3 * d, d]),
         ("single_blocks.0.linear1.weight", &[3 * d + mlp, d]),
