@@ -22,19 +22,15 @@ pub enum Error {
     /// The contents are not what the name says.
     #[error("`{path}` cannot be read as {kind}: {reason}", path = .path.display())]
     Malformed {
-        /// The file.
         path: PathBuf,
         /// `safetensors`, `npz`, `npy`.
         kind: &'static str,
-        /// What is wrong.
         reason: String,
     },
     /// A tensor's type has no counterpart in the format or in the tool.
     #[error("`{path}`: tensor `{name}` is {dtype}, which {what}", path = .path.display())]
     Dtype {
-        /// The file.
         path: PathBuf,
-        /// The tensor.
         name: String,
         /// Its type as the format writes it.
         dtype: String,
@@ -170,9 +166,6 @@ pub fn check_dtypes<'a>(
 }
 
 /// Reads every tensor of `path`. An npy file has one tensor, whose name is empty.
-///
-/// # Errors
-/// See [`Error`].
 pub fn read(path: &Path) -> Result<NamedTensors, Error> {
     read_some(path, |_| true)
 }
@@ -410,9 +403,6 @@ fn npy_descr(dtype: Dtype) -> Option<&'static str> {
 }
 
 /// Writes `tensors` to `path` (.safetensors or .npz), whole or not at all.
-///
-/// # Errors
-/// See [`Error`].
 pub fn write(path: &Path, tensors: &NamedTensors) -> Result<(), Error> {
     let bytes = match kind(path)? {
         Kind::Safetensors => safetensors_bytes(path, tensors)?,

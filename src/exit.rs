@@ -6,7 +6,6 @@ use crate::fault::Class;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
-    /// Done.
     Done = 0,
     /// The files or values given are wrong; nothing on disk changed.
     BadInput = 1,

@@ -31,11 +31,9 @@ pub enum Event<'a> {
 
 /// Receives events, also from several threads at once.
 pub trait Watch: Sync {
-    /// Takes one event.
     fn event(&self, event: Event<'_>);
 }
 
-/// Ignores everything.
 pub struct Silent;
 
 impl Watch for Silent {

@@ -112,10 +112,6 @@ impl Report for AdoptReport {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     let shapes = if args.shapes.is_some() || !args.ranges.is_empty() {
         Some((read_spec(args.shapes.as_deref())?, args.ranges.overrides()?))

@@ -266,10 +266,6 @@ impl Report for BuildReport {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     let start = Instant::now();
     pipeline::limit_threads(args.threads.map(usize::from));

@@ -236,10 +236,6 @@ fn weights(m: &Manifest) -> Table {
     table
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     let header = header::read(&args.file);
     let manifest = match plan::open(&args.file) {

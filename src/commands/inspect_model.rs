@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// A model.
 #[derive(Debug, Serialize)]
 pub(super) struct ModelReport {
     model: PathBuf,

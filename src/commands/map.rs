@@ -175,10 +175,6 @@ fn derivation(recipe: &Recipe) -> String {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<Exit> {
     let manifest = plan::open(&args.plan)?;
     let has_base = manifest.base.is_some();

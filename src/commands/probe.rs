@@ -29,9 +29,7 @@ safetensors.torch.save_file({n: t.clone().contiguous() for n, t in model.state_d
 
 #[derive(Debug, Serialize)]
 struct ProbeReport {
-    /// The lines.
     python: &'static str,
-    /// What follows them.
     then: &'static str,
 }
 

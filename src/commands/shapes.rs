@@ -281,10 +281,6 @@ impl Report for SchemaReport {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Check(args) => check(args, ui)?,

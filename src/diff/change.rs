@@ -4,7 +4,6 @@ use crate::mapping::effective_rank;
 use crate::tensor::{ConvertError, TensorView, difference, to_f32};
 use serde::{Deserialize, Serialize};
 
-/// One changed tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TensorChange {
     /// Largest |new − old|; infinite where one of the two is not finite.

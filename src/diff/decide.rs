@@ -11,7 +11,6 @@ use std::collections::{HashMap, HashSet};
 /// One constant tensor of an engine: what it holds and what is asked of it.
 #[derive(Debug, Clone)]
 pub struct WeightState {
-    /// ONNX name.
     pub name: String,
     /// Digest of what the engine holds.
     pub holds: Digest,
@@ -28,7 +27,6 @@ pub type Describe<'a> = dyn Fn(&str) -> Option<(Dtype, Vec<usize>)> + 'a;
 
 /// What is asked of an engine.
 pub struct Request<'a> {
-    /// Its constant tensors.
     pub weights: Vec<WeightState>,
     /// It holds none of its refittable weights.
     pub stripped: bool,
@@ -43,7 +41,6 @@ pub struct Request<'a> {
 /// What is decided, with everything that it rests on.
 #[derive(Debug, Clone)]
 pub struct Decision {
-    /// Verdict and reasons.
     pub diff: Diff,
     /// Weights that get other bytes.
     pub changes: Vec<WeightState>,
@@ -60,7 +57,6 @@ pub struct Decision {
 /// What a program reads of a decision: the same fields for `diff`, `refit` and for an error that a decision is the reason of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Told {
-    /// The verdict.
     pub verdict: Verdict,
     /// All that it rests on.
     pub reasons: Vec<Reason>,
@@ -75,7 +71,6 @@ pub struct Told {
 }
 
 impl Decision {
-    /// For a program.
     pub fn told(&self) -> Told {
         Told {
             verdict: self.diff.verdict,
@@ -87,7 +82,6 @@ impl Decision {
         }
     }
 
-    /// Decides.
     pub fn of(request: Request<'_>) -> Decision {
         let Request {
             weights,

@@ -33,9 +33,7 @@ use std::collections::BTreeMap;
 /// Who compiles: what [`crate::engine::Identity`] holds, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Maker {
-    /// Backend.
     pub backend: String,
-    /// Library and version.
     pub library: String,
     /// Properties of the device.
     #[serde(default)]
@@ -46,13 +44,10 @@ pub struct Maker {
 /// side alone cannot be decided.
 #[derive(Debug, Clone, Default)]
 pub struct Side {
-    /// The graph.
     pub graph: Option<Graph>,
-    /// Its constant tensors.
     pub weights: Vec<WeightFact>,
     /// The shape range: built on the old side, asked for on the new.
     pub shapes: Option<Resolved>,
-    /// Build options.
     pub options: Option<BTreeMap<String, String>>,
     /// Who compiled it, or would.
     pub maker: Option<Maker>,

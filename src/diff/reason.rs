@@ -12,11 +12,9 @@ use std::fmt;
 pub enum Verdict {
     /// Nothing: the engine holds this already.
     Live,
-    /// A refit.
     NeedsRefit,
     /// It cannot be decided; treated as a recompile.
     Unknown,
-    /// A recompile.
     NeedsRecompile,
 }
 
@@ -42,13 +40,10 @@ impl fmt::Display for Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Port {
-    /// Inputs.
     Inputs,
-    /// Outputs.
     Outputs,
 }
 
-/// One difference.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum Reason {
@@ -62,7 +57,6 @@ pub enum Reason {
     },
     /// A refittable weight that is computed from several tensors has other bytes.
     DerivedChanged {
-        /// ONNX name.
         weight: String,
         /// What it is computed from.
         sources: Vec<String>,
@@ -76,85 +70,66 @@ pub enum Reason {
     },
     /// The checkpoint stores a weight in a narrower type, at which it is the same.
     UnchangedAfterCast {
-        /// ONNX name.
         weight: String,
     },
     /// A constant that engines fold in when they are built has another value.
     BakedChanged {
-        /// ONNX name.
         weight: String,
         /// Which operator's input, and why it is baked.
         why: String,
     },
     /// An integer constant that shapes may depend on has another value.
     ShapeLikeChanged {
-        /// ONNX name.
         weight: String,
         /// Which operator's input, and why it is baked.
         why: String,
     },
     /// A weight that this engine cannot change has other bytes.
     FixedChanged {
-        /// ONNX name.
         weight: String,
         /// Why this engine cannot change it.
         why: String,
     },
     /// A weight has another element type.
     DtypeChanged {
-        /// ONNX name.
         weight: String,
-        /// Before.
         old: Dtype,
-        /// After.
         new: Dtype,
     },
     /// A weight has another shape.
     ShapeChanged {
-        /// ONNX name.
         weight: String,
-        /// Before.
         old: Vec<usize>,
-        /// After.
         new: Vec<usize>,
     },
     /// A weight is new.
     WeightAdded {
-        /// ONNX name.
         weight: String,
     },
     /// A weight is gone.
     WeightRemoved {
-        /// ONNX name.
         weight: String,
     },
     /// A weight has another name and nothing else.
     WeightRenamed {
-        /// Name before.
         old: String,
-        /// Name after.
         new: String,
     },
     /// Nodes that shared one constant have their own now, or the other way round.
     SharingChanged {
         /// The constant that is shared on one side.
         weight: String,
-        /// Its nodes before.
         old: usize,
-        /// Its nodes after.
         new: usize,
     },
     /// A weight would get other bytes, but the mapping is not sure of them.
     Unsure {
-        /// ONNX name.
         weight: String,
-        /// Why not.
         #[serde(flatten)]
         why: Refusal,
     },
     /// The checkpoint does not hold what a weight comes from.
     SourceMissing {
-        /// ONNX name.
         weight: String,
         /// Names that were looked for.
         names: Vec<String>,
@@ -163,9 +138,7 @@ pub enum Reason {
     NothingFits,
     /// A checkpoint tensor feeds no weight of the engine.
     NotInEngine {
-        /// Its name.
         tensor: String,
-        /// Why.
         #[serde(flatten)]
         why: Why,
     },
@@ -180,25 +153,20 @@ pub enum Reason {
     },
     /// An attribute of a node differs.
     AttributeChanged {
-        /// Operator.
         operator: String,
         /// Node name, where it has one.
         node: String,
-        /// Attributes.
         attributes: Vec<String>,
     },
     /// An operator set has another version.
     OpsetChanged {
         /// Domain; empty for ONNX's own.
         domain: String,
-        /// Before.
         old: Option<i64>,
-        /// After.
         new: Option<i64>,
     },
     /// Declared inputs or outputs differ.
     InterfaceChanged {
-        /// Which.
         port: Port,
         /// One sentence fragment each.
         details: Vec<String>,
@@ -211,41 +179,31 @@ pub enum Reason {
     ShapesInside,
     /// Some shape that is asked for is outside of what was built.
     ShapesOutside {
-        /// All reasons.
         details: Vec<String>,
     },
     /// The shapes of one side are not known.
     ShapesUnknown,
     /// A build option differs.
     OptionChanged {
-        /// Its name.
         option: String,
         /// Before; none where it was not set.
         old: Option<String>,
         /// After; none where it is not set.
         new: Option<String>,
     },
-    /// Another backend.
     BackendChanged {
-        /// Before.
         old: String,
-        /// After.
         new: String,
     },
     /// Another library or version of it.
     LibraryChanged {
-        /// Before.
         old: String,
-        /// After.
         new: String,
     },
-    /// Another device.
     DeviceChanged {
         /// Which property: `gpu`, `compute_capability`, `driver`.
         property: String,
-        /// Before.
         old: Option<String>,
-        /// After.
         new: Option<String>,
     },
 }

@@ -22,7 +22,6 @@ pub struct NodeFact {
     pub attributes: BTreeMap<String, Digest>,
 }
 
-/// A graph's structure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Graph {
     /// [`Model::structure_digest`]: decides whether anything changed.
@@ -59,22 +58,15 @@ pub enum Kind {
         why: String,
     },
     /// A weight that this engine does not let change.
-    Fixed {
-        /// Why.
-        why: String,
-    },
+    Fixed { why: String },
     /// No node reads it.
     Unused,
 }
 
-/// One constant tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WeightFact {
-    /// ONNX name.
     pub name: String,
-    /// Element type.
     pub dtype: Dtype,
-    /// Extents.
     pub shape: Vec<usize>,
     /// Digest of its bytes.
     pub digest: Digest,
@@ -89,7 +81,6 @@ pub struct WeightFact {
 }
 
 impl Graph {
-    /// Summarises a model.
     pub fn of(model: &Model) -> Graph {
         let proto = model.proto();
         let opsets = (proto.opset_import.iter())

@@ -16,14 +16,11 @@ pub enum Level {
     Error,
 }
 
-/// One annotation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Annotation {
     /// How it is shown.
     pub level: Level,
-    /// Its first line.
     pub title: String,
-    /// The rest.
     pub message: String,
 }
 

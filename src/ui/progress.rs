@@ -8,7 +8,6 @@ use std::time::Duration;
 pub struct Progress(Mutex<Option<ProgressBar>>);
 
 impl Progress {
-    /// Nothing drawn yet.
     pub fn new() -> Progress {
         Progress(Mutex::new(None))
     }

@@ -6,13 +6,11 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, presets};
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-/// Blanks between columns.
 const GAP: u16 = 2;
 
 /// Where a column's text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// Words.
     Left,
     /// Numbers, which are never broken over two lines.
     Right,

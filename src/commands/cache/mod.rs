@@ -178,10 +178,6 @@ fn find(store: &Store, text: &str) -> anyhow::Result<Key> {
     Ok(found.ok_or_else(unknown)?.key)
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     if let What::Dir = args.what {
         let folder = args.folder.folder(environment)?;

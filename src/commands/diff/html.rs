@@ -33,7 +33,6 @@ const CONSTANTS: &str = "constants of the graph";
 pub(super) struct Column {
     /// What it is called.
     pub name: String,
-    /// Its changes.
     pub changed: Vec<Measured>,
 }
 

@@ -21,10 +21,6 @@ enum Target {
 
 pub use triton::ExportError;
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     match &args.target {
         Target::Triton(args) => triton::run(args, ui),

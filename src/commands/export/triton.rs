@@ -79,40 +79,24 @@ impl Report for ExportReport {
 pub enum ExportError {
     /// Not a plan that Triton's TensorRT backend loads.
     #[error("Triton loads plans of TensorRT, and `{plan}` is one of {backend}", plan = plan.display())]
-    Backend {
-        /// The plan.
-        plan: PathBuf,
-        /// Who compiled it.
-        backend: String,
-    },
+    Backend { plan: PathBuf, backend: String },
     /// It has no weights.
     #[error("`{plan}` is stripped: it holds no weights", plan = plan.display())]
-    Stripped {
-        /// The plan.
-        plan: PathBuf,
-    },
+    Stripped { plan: PathBuf },
     /// An input or output that the configuration cannot describe.
     #[error("`{tensor}` {problem}")]
     Tensor {
-        /// Its name.
         tensor: String,
         /// What is wrong with it.
         problem: String,
-        /// What to do.
         hint: &'static str,
     },
     /// Somebody else's file is where one goes.
     #[error("`{path}` exists and was not written by `trtmut export`", path = path.display())]
-    Occupied {
-        /// The file.
-        path: PathBuf,
-    },
+    Occupied { path: PathBuf },
     /// The folder has no name that a model may have.
     #[error("`{folder}` gives the model no name", folder = folder.display())]
-    Name {
-        /// The folder.
-        folder: PathBuf,
-    },
+    Name { folder: PathBuf },
 }
 
 impl Explain for ExportError {
@@ -152,10 +136,6 @@ impl Explain for ExportError {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub(super) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let manifest = plan::open(&args.plan)?;
     let name = model_name(&args.folder)?;

@@ -181,10 +181,6 @@ impl Args {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     let checkpoint = args.checkpoint()?;
     check_asked(checkpoint, &args.overlay, args.base)?;

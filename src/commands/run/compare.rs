@@ -32,7 +32,6 @@ pub struct ComparedOutput {
 /// Outputs beside those of a reference engine that holds the same weights.
 #[derive(Debug, Serialize)]
 pub struct Verification {
-    /// The reference's library.
     pub reference: String,
     pub equal: bool,
     /// Largest relative L2 error of an output.

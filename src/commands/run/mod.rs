@@ -199,10 +199,6 @@ fn weight_budget(text: &str) -> Result<u64, String> {
     }
 }
 
-/// Runs the command.
-///
-/// # Errors
-/// Anything that `commands::explain` knows.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     if let Some(path) = &args.save {
         arrays::check_name(path)?;

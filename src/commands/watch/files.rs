@@ -26,7 +26,6 @@ type States = BTreeMap<PathBuf, Option<Stamp>>;
 pub enum Found {
     /// These are other ones than at the last look, and whole.
     Changed(Vec<String>),
-    /// Nothing changed since.
     Same,
 }
 

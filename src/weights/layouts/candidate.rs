@@ -16,18 +16,14 @@ use std::path::Path;
 /// How a tensor is made of the file's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
-    /// As it is.
     Copy,
-    /// Some rows.
     Rows {
-        /// First row.
         from: usize,
         /// Row after the last.
         to: usize,
     },
     /// Second half of the rows first.
     SwapHalves,
-    /// A matrix turned.
     Transpose,
     /// Another shape, the same elements in the same order.
     Reshape,

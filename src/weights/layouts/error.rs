@@ -10,7 +10,6 @@ pub enum Error {
     /// Several parts of the file fit the model equally well.
     #[error("`{path}` holds {}, and each of them fits this model", components.join(" and "), path = path.display())]
     Components {
-        /// The file.
         path: PathBuf,
         /// Their names, as `--component` takes them.
         components: Vec<String>,
@@ -18,7 +17,6 @@ pub enum Error {
     /// A component was asked for that the file does not have, or that does not fit.
     #[error("`{path}` has no part `{component}` that fits this model", path = path.display())]
     NoComponent {
-        /// The file.
         path: PathBuf,
         /// What was asked for.
         component: String,
@@ -28,23 +26,16 @@ pub enum Error {
     /// Two tensors of the file mean the same parameter.
     #[error("`{first}` and `{second}` of `{path}` are both `{to}`", path = path.display())]
     Twice {
-        /// The file.
         path: PathBuf,
-        /// What both mean.
         to: String,
-        /// One tensor.
         first: String,
-        /// The other.
         second: String,
     },
     /// A stacked tensor whose rows do not come out even.
     #[error("`{tensor}` of `{path}` is {}, which cannot be cut into {parts} equal parts", show_shape(shape), path = path.display())]
     Uncut {
-        /// The file.
         path: PathBuf,
-        /// The tensor.
         tensor: String,
-        /// Its shape.
         shape: Vec<usize>,
         /// Into how many parts.
         parts: usize,
@@ -52,19 +43,14 @@ pub enum Error {
     /// A PEFT model saved with its adapters beside the base weights.
     #[error("`{path}` is an unmerged PEFT model: {} layers hold a base weight and an adapter, first `{first}`", layers, path = path.display())]
     Unmerged {
-        /// The file.
         path: PathBuf,
-        /// How many layers.
         layers: usize,
-        /// The first layer.
         first: String,
     },
     /// Weights quantised in a way that is not undone here.
     #[error("`{path}` holds weights quantised by {kind} ({count} tensors, first `{first}`)", path = path.display())]
     Quantised {
-        /// The file.
         path: PathBuf,
-        /// By what.
         kind: &'static str,
         /// How many tensors show it.
         count: usize,
@@ -76,7 +62,6 @@ pub enum Error {
         "`{path}` has scales for {scaled} of its f8 tensors and none for {}, first `{}`", bare.len(), bare[0], path = path.display()
     )]
     PartlyScaled {
-        /// The file.
         path: PathBuf,
         /// How many have one.
         scaled: usize,
@@ -86,13 +71,10 @@ pub enum Error {
     /// A scale of an 8-bit float tensor that is not understood.
     #[error("`{scale}` of `{path}` is a scale of the f8 tensor `{tensor}` that is not understood: {why}", path = path.display())]
     Scale {
-        /// The file.
         path: PathBuf,
-        /// The scale.
         scale: String,
         /// The tensor beside it.
         tensor: String,
-        /// Why not.
         why: String,
     },
 }

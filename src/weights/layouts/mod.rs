@@ -101,7 +101,6 @@ impl Translation {
     }
 }
 
-/// Every family's table.
 pub fn tables() -> &'static [Table] {
     static TABLES: LazyLock<Vec<Table>> = LazyLock::new(|| {
         let read = |text: &&str| Table::parse(text).unwrap_or_else(|e| panic!("{e:?}"));

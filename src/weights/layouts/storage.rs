@@ -324,7 +324,6 @@ impl Stored {
         Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
-    /// All values.
     pub(super) fn bytes<'a>(&self, source: &'a Source) -> Cow<'a, [u8]> {
         let rows = self.shape.first().copied().unwrap_or(1);
         self.rows(source, 0, rows.max(1))

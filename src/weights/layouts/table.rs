@@ -31,10 +31,8 @@ pub(super) enum Turn {
     Linear,
 }
 
-/// A family's table.
 #[derive(Debug)]
 pub struct Table {
-    /// Stable name.
     pub family: String,
     /// The classes whose names are on the left.
     pub writes: String,

@@ -304,7 +304,6 @@ impl View {
         &self.notes
     }
 
-    /// The file.
     pub fn source(&self) -> &Arc<Source> {
         &self.source
     }
