@@ -1,7 +1,7 @@
 //! Whether a plan and its manifest may be written at a path: over a pair of ours, over nothing else unasked, and never over a file
 //! that the same command reads.
 
-use super::pair::{manifest_path, next_path, parse, read_manifest};
+use super::text::{manifest_path, next_path, parse, read_manifest};
 use super::{Error, Ingredient, Manifest, journal};
 use crate::fsx;
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@
 //! the lead's journal is removed, then the others
 //! ```
 
-use super::pair::{manifest_path, next_path, parse, suffixed};
+use super::text::{manifest_path, next_path, parse, stage_manifest, suffixed};
 use super::{Error, Manifest, PlanRef};
 use crate::fsx::{self, FolderLock, Staged};
 use serde::{Deserialize, Serialize};
@@ -208,16 +208,8 @@ pub(super) fn lock_settled(plans: &[PathBuf]) -> Result<Vec<FolderLock>, Error> 
     }
 }
 
-/// Puts plans and their manifests in the place of what is there, so that a kill at any moment leaves all the old ones or, once the
-/// next command has looked at any of them, all the new ones. No two have the same place.
-///
-/// # Errors
-/// What cannot be written. Nothing has changed then, unless the last renames failed, which the next command does again.
-pub fn replace_all(pairs: Vec<Pair>) -> Result<(), Error> {
-    let pairs = match <[Pair; 1]>::try_from(pairs) {
-        Ok([one]) => return super::replace(&one.to, one.staged, &one.manifest),
-        Err(several) => several,
-    };
+/// [`replace_all`](super::replace_all) for several plans.
+pub(super) fn replace_together(pairs: Vec<Pair>) -> Result<(), Error> {
     let places: Vec<PathBuf> = pairs.iter().map(|p| p.to.clone()).collect();
     let Some(lead) = places.first().map(|p| journal_path(p)) else {
         return Ok(());
@@ -273,7 +265,7 @@ fn decide(lead: &Path, pairs: Vec<Pair>) -> Result<Journal, Error> {
     } in pairs
     {
         let becomes = manifest.plan.clone();
-        super::pair::stage_manifest(&to, &manifest)?.park(&next_path(&to))?;
+        stage_manifest(&to, &manifest)?.park(&next_path(&to))?;
         staged.park(&waiting_path(&to))?;
         plans.push(Member {
             plan: Name::of(lead, &to),

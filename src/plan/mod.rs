@@ -16,14 +16,16 @@ mod claim;
 mod journal;
 mod manifest;
 mod pair;
+mod text;
 
 pub use claim::{claim, claim_manifest, claim_together, sources};
-pub use journal::{Pair, replace_all, settle};
+pub use journal::{Pair, settle};
 pub use manifest::{
     Asked, BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef,
     ProbeSource, Recipe, WeightRow,
 };
-pub use pair::{adopt, manifest_path, open, open_with, read_manifest, reference, replace, stage};
+pub use pair::{adopt, open, open_with, reference, replace, replace_all, stage};
+pub use text::{manifest_path, read_manifest};
 
 use crate::fault::{Class, Explain};
 use crate::fsx;

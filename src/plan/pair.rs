@@ -1,31 +1,14 @@
 //! Reading and replacing the two files as one.
 
-use super::{Error, FORMAT, FORMAT_1, Manifest, PlanRef, journal};
+use super::journal::{self, Pair};
+use super::text::{manifest_path, next_path, read_manifest, stage_manifest};
+use super::{Error, Manifest, PlanRef};
 use crate::engine::{self, Written};
 use crate::fsx::{self, Map, Staged, Stamp};
 use crate::tensor::{Digest, DigestWriter};
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-
-/// No manifest is longer, in bytes: a weight takes about a kilobyte of it.
-const LONGEST: u64 = 512 << 20;
-
-/// `engine.plan` → `engine.plan.json`.
-pub fn manifest_path(plan: &Path) -> PathBuf {
-    suffixed(plan, ".json")
-}
-
-/// Where a new manifest waits for its plan: beside the file that it will replace.
-pub(super) fn next_path(plan: &Path) -> PathBuf {
-    suffixed(&fsx::resolve(&manifest_path(plan)), ".next")
-}
-
-pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
+use std::path::Path;
 
 /// Reads the manifest of `plan` and checks that it belongs to the plan's bytes (the whole plan is hashed).
 /// Finishes an interrupted [`replace`], and an interrupted change of several plans.
@@ -98,55 +81,6 @@ fn look(
         digest: digest(&map),
     };
     Ok((actual, read_manifest(plan), Stamp::of(map.metadata())))
-}
-
-/// Reads the manifest of `plan` without looking at the plan.
-///
-/// # Errors
-/// [`Error::NoManifest`], [`Error::Manifest`], or a read error.
-pub fn read_manifest(plan: &Path) -> Result<Manifest, Error> {
-    let path = manifest_path(plan);
-    match parse(&path) {
-        Err(Error::File(fsx::Error::Read { source, .. }))
-            if source.kind() == io::ErrorKind::NotFound =>
-        {
-            Err(Error::NoManifest {
-                plan: plan.to_owned(),
-                manifest: path,
-            })
-        }
-        other => other,
-    }
-}
-
-pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
-    let text = fsx::read_bounded(path, LONGEST)?;
-    let wrong = |reason: String| Error::Manifest {
-        path: path.to_owned(),
-        reason,
-    };
-    // The version is looked at first: a newer format may not parse at all.
-    let value: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-    match value.get("format").and_then(serde_json::Value::as_str) {
-        Some(FORMAT | FORMAT_1) => {}
-        Some(other) => return Err(wrong(format!("its format is `{other}`, not `{FORMAT}`"))),
-        None => {
-            return Err(wrong(format!(
-                "it has no `format`, which should be `{FORMAT}`"
-            )));
-        }
-    }
-    let mut manifest: Manifest = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
-    if manifest.format == FORMAT_1 {
-        FORMAT.clone_into(&mut manifest.format);
-        manifest.base = None;
-        for row in &mut manifest.weights {
-            row.mapping = None;
-        }
-    }
-    manifest.mark_unread();
-    Ok(manifest)
 }
 
 /// Length and digest of a plan, whatever made it.
@@ -261,16 +195,14 @@ pub fn replace(to: &Path, staged: Staged, manifest: &Manifest) -> Result<(), Err
     Ok(())
 }
 
-/// Writes the manifest of a plan that goes to `to`, beside the place where it waits for that.
-pub(super) fn stage_manifest(to: &Path, manifest: &Manifest) -> Result<Staged, Error> {
-    let (next, place) = (next_path(to), manifest_path(to));
-    let text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Manifest {
-        path: place.clone(),
-        reason: e.to_string(),
-    })?;
-    Ok(Staged::write_like(&next, &place, |out| {
-        out.write_all(&text)
-            .and_then(|()| out.write_all(b"\n"))
-            .map_err(|e| fsx::Error::write(&next, e))
-    })?)
+/// As [`replace`] for one plan; of several, a kill at any moment leaves all the old ones or, once the next command has looked at any of
+/// them, all the new ones. No two have the same place.
+///
+/// # Errors
+/// What cannot be written. Nothing has changed then, unless the last renames failed, which the next command does again.
+pub fn replace_all(pairs: Vec<Pair>) -> Result<(), Error> {
+    match <[Pair; 1]>::try_from(pairs) {
+        Ok([one]) => replace(&one.to, one.staged, &one.manifest),
+        Err(several) => journal::replace_together(several),
+    }
 }

@@ -1,6 +1,5 @@
 //! BLAKE3 digests of bytes and of labelled fields.
 
-use super::stretches::{Stretch, digests_of};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -22,15 +21,6 @@ impl Digest {
             h.update(bytes);
         }
         Digest(*h.finalize().as_bytes())
-    }
-
-    /// Digest of `length` bytes that `read` gives from a place on, on all cores.
-    pub fn of_length(length: usize, read: impl Fn(usize, &mut [u8]) + Sync) -> Digest {
-        let whole = Stretch {
-            file: 0,
-            range: 0..length,
-        };
-        digests_of(&[whole], |_, at, into| read(at, into), |_| ())[0]
     }
 
     /// The first 12 hex digits, for people.

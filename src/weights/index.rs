@@ -3,7 +3,7 @@
 //! transformers do with `variant="fp16"`.
 
 use super::error::{Error, IndexProblem};
-use super::source::{self, SourceFile};
+use super::file::{SourceFile, open_file};
 use crate::fsx;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -86,7 +86,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
             });
             continue;
         }
-        match source::open_file(&folder.join(shard)) {
+        match open_file(&folder.join(shard)) {
             Ok(file) => {
                 shards.insert(shard, file);
             }

@@ -4,6 +4,7 @@
 //! hold, an index that its shards contradict.
 
 mod error;
+mod file;
 mod index;
 pub mod layouts;
 pub mod lora;
@@ -11,5 +12,6 @@ mod names;
 mod source;
 
 pub use error::{Error, IndexProblem};
+pub use file::SourceFile;
 pub use names::{NameError, Normalised, RULES, Rule, normalise};
-pub use source::{Source, SourceFile};
+pub use source::Source;

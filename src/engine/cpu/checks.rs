@@ -3,8 +3,8 @@
 //! One vector for all of it: the engine merges values that it finds to be equal, and refuses a graph that then has an output twice.
 //! In the branches of an `If` each branch tells what it has to, and that the others have nothing to complain about.
 
-use super::lower::{Walk, label};
-use super::proto::{float_scalar, int_tensor, node, set_int, subgraphs, subgraphs_mut};
+use super::proto::{float_scalar, int_tensor, label, node, set_int, subgraphs, subgraphs_mut};
+use super::walk::{Must, RunCheck, Told, Walk};
 use crate::tensor::Dtype;
 use onnx_protobuf::type_proto::{Tensor, Value};
 use onnx_protobuf::{GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto};
@@ -15,52 +15,6 @@ const LIMIT: f32 = 2.0e9;
 /// What an infinite float is cast to where it may be cast at all, and what finite ones must stay below: far from what models count,
 /// and room for sums.
 const FAR: f32 = (1u32 << 30) as f32;
-
-/// A number that tells whether a result can be trusted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RunCheck {
-    /// The node that it watches.
-    pub node: String,
-    /// Its operator.
-    pub operator: String,
-    /// What must hold.
-    pub must: Must,
-}
-
-/// A vector of `i32` in a graph, and what each of its elements must be.
-#[derive(Debug, Clone)]
-pub(super) struct Told {
-    /// Its name.
-    value: String,
-    checks: Vec<RunCheck>,
-}
-
-/// What a [`RunCheck`] wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Must {
-    /// The number of elements that may not fit 32 bits is 0.
-    Fit,
-    /// The rank is 2 or more.
-    BeMatrix,
-}
-
-impl Must {
-    /// Whether `number` is as it must be.
-    pub fn holds(self, number: i32) -> bool {
-        match self {
-            Must::Fit => number == 0,
-            Must::BeMatrix => number >= 2,
-        }
-    }
-
-    /// A number that holds.
-    fn good(self) -> i32 {
-        match self {
-            Must::Fit => 0,
-            Must::BeMatrix => 2,
-        }
-    }
-}
 
 impl Walk {
     /// Has the graph tell the rank of `value`.

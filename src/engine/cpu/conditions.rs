@@ -2,7 +2,7 @@
 
 use super::facts::Facts;
 use super::proto::{attribute, input, int, ints, string};
-use super::table::Types;
+use super::types::Types;
 use crate::tensor::Dtype;
 use onnx_protobuf::NodeProto;
 

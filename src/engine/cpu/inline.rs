@@ -3,8 +3,7 @@
 //! Definition: <https://github.com/onnx/onnx/blob/main/docs/IR.md#functions>. What a model would grow to is reckoned before
 //! anything is copied, so that functions which call each other twice, thirty deep, are refused at once.
 
-use super::lower::{is_onnx, label};
-use super::proto::{Names, node, subgraphs, subgraphs_mut};
+use super::proto::{Names, is_onnx, label, node, subgraphs, subgraphs_mut};
 use crate::engine::Refusal;
 use onnx_protobuf::{AttributeProto, FunctionProto, Message, ModelProto, NodeProto};
 use std::collections::HashMap;

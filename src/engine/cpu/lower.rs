@@ -5,13 +5,15 @@
 //! something can only be known when the graph runs (an i64 result that must fit 32 bits, the rank of an operand), the graph
 //! gets one more output that tells.
 
-use super::checks::{RunCheck, Told, guarded};
+use super::checks::guarded;
 use super::facts::{Fact, Facts};
 use super::inline::inline;
 use super::narrow::narrow_declaration;
-use super::proto::{Names, attribute, held, int, node, subgraphs, subgraphs_mut};
-use super::rewrite::{Rewritten, Site, rewrite, stepped};
+use super::proto::{Names, attribute, held, int, is_onnx, label, node, subgraphs, subgraphs_mut};
+use super::rewrite::{rewrite, stepped};
+use super::site::{Rewritten, Site};
 use super::table::{self, Allowed, Out, Row};
+use super::walk::{RunCheck, Walk};
 use crate::engine::Refusal;
 use crate::tensor::Dtype;
 use onnx_protobuf::{AttributeProto, GraphProto, ModelProto, NodeProto};
@@ -90,58 +92,7 @@ pub fn lower(model: &ModelProto) -> Lowered {
     }
 }
 
-pub(super) fn is_onnx(domain: &str) -> bool {
-    domain.is_empty() || domain == "ai.onnx"
-}
-
-/// What a node is called in messages.
-pub(super) fn label(node: &NodeProto) -> String {
-    if node.name.is_empty() {
-        node.output.first().cloned().unwrap_or_default()
-    } else {
-        node.name.clone()
-    }
-}
-
-/// One pass over a model.
-pub(super) struct Walk {
-    opset: i64,
-    pub(super) names: Names,
-    pub(super) refusals: Vec<Refusal>,
-    /// What the graph that is being walked tells when it runs.
-    pub(super) told: Vec<Told>,
-    rewritten: BTreeMap<&'static str, usize>,
-    floats: BTreeSet<Dtype>,
-}
-
 impl Walk {
-    fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = self
-            .floats
-            .iter()
-            .map(|d| format!("{d} computed in f32"))
-            .collect();
-        notes.extend(
-            self.rewritten.iter().map(|(what, n)| {
-                format!("{what} ({n} {})", if *n == 1 { "node" } else { "nodes" })
-            }),
-        );
-        notes
-    }
-
-    pub(super) fn refuse(&mut self, node: &NodeProto, reason: impl Into<String>) {
-        let operator = if is_onnx(&node.domain) {
-            node.op_type.clone()
-        } else {
-            format!("{}.{}", node.domain, node.op_type)
-        };
-        self.refusals.push(Refusal {
-            node: label(node),
-            operator,
-            reason: reason.into(),
-        });
-    }
-
     /// Lowers `graph` in place. Returns what is known of its outputs.
     fn graph(&mut self, graph: &mut GraphProto, outer: Option<&Facts<'_>>) -> Vec<Fact> {
         drop_unread(graph);
@@ -259,13 +210,6 @@ impl Walk {
             self.cast_guarded(original, &mut new.nodes, &mut new.constants);
         } else if wide && (row.grows || narrows) {
             self.watch_range(original, &mut new.nodes, &mut new.constants);
-        }
-    }
-
-    /// Notes a float type that is computed in f32.
-    pub(super) fn see(&mut self, dtype: Option<Dtype>) {
-        if let Some(dtype @ (Dtype::F16 | Dtype::Bf16 | Dtype::F64)) = dtype {
-            self.floats.insert(dtype);
         }
     }
 

@@ -15,9 +15,12 @@ mod proto;
 mod recurrent;
 mod rewrite;
 mod rten;
+mod site;
 mod table;
 #[cfg(test)]
 mod tests;
+mod types;
+mod walk;
 mod writer;
 
 pub use self::ort::{ONNXRUNTIME, OnnxRuntime};

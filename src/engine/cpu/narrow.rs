@@ -1,7 +1,7 @@
 //! The types that the engine computes in, and the rewriting of constants, casts and declarations to them.
 
 use super::facts::Fact;
-use super::lower::Walk;
+use super::walk::Walk;
 use crate::engine::Refusal;
 use crate::onnx::weight_name;
 use crate::tensor::{self, Dtype};

@@ -224,3 +224,16 @@ impl Names {
         }
     }
 }
+
+pub(super) fn is_onnx(domain: &str) -> bool {
+    domain.is_empty() || domain == "ai.onnx"
+}
+
+/// What a node is called in messages.
+pub(super) fn label(node: &NodeProto) -> String {
+    if node.name.is_empty() {
+        node.output.first().cloned().unwrap_or_default()
+    } else {
+        node.name.clone()
+    }
+}

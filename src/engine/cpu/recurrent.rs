@@ -8,7 +8,7 @@ use super::proto::{
     attribute, float_scalar, input, int, int_tensor, node, remove, set_graph, set_int, set_ints,
     string,
 };
-use super::rewrite::{Rewritten, Site};
+use super::site::{Rewritten, Site};
 use onnx_protobuf::{GraphProto, NodeProto, ValueInfoProto};
 
 /// The activations that the rewriting knows.

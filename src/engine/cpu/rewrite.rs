@@ -8,46 +8,10 @@ use super::proto::{
     set_ints, string, subgraphs,
 };
 use super::recurrent::recurrent;
+use super::site::{Rewritten, Site};
 use crate::tensor::Dtype;
 use onnx_protobuf::{GraphProto, NodeProto, TensorProto};
 use std::collections::HashSet;
-
-/// What a node became: nodes in topological order, and constants that they read.
-#[derive(Debug, Default)]
-pub struct Rewritten {
-    /// The nodes; the last has the outputs of the original.
-    pub nodes: Vec<NodeProto>,
-    /// New constants.
-    pub constants: Vec<TensorProto>,
-    /// A value that must have at least two axes when the graph runs.
-    pub matrix: Option<String>,
-}
-
-/// Where a node is rewritten.
-pub struct Site<'a> {
-    /// Opset of ONNX's own domain.
-    pub opset: i64,
-    /// What is known of its inputs.
-    pub facts: &'a Facts<'a>,
-    /// Values that a step function is taken of, see [`stepped`].
-    pub stepped: &'a HashSet<String>,
-    /// Source of names.
-    pub names: &'a mut Names,
-}
-
-impl Site<'_> {
-    fn constant(&mut self, out: &mut Rewritten, dims: &[i64], values: &[i64]) -> String {
-        let name = self.names.fresh("const");
-        out.constants.push(int_tensor(&name, dims, values));
-        name
-    }
-
-    fn zero(&mut self, out: &mut Rewritten, dtype: Dtype) -> String {
-        let name = self.names.fresh("zero");
-        out.constants.push(scalar(&name, dtype, 0));
-        name
-    }
-}
 
 /// `original` as the engine computes it right; unchanged where it already does.
 pub fn rewrite(original: &NodeProto, site: &mut Site<'_>) -> Rewritten {

@@ -3,11 +3,11 @@
 //! rten holds f32, i32, i8 and u8. The lowered graph goes to it as protobuf; the weights, converted where they must be, as one
 //! buffer of external data that it reads in place.
 
-use super::checks::{Must, RunCheck};
 use super::lower::{Lowered, lower};
 use super::narrow::{computed_in, overflows};
 use super::plan::{Session, Weights};
 use super::proto::{held, subgraphs_mut};
+use super::walk::{Must, RunCheck};
 use crate::engine::{Error, Refusal, RunOptions, Slot};
 use crate::onnx::{Model, weight_name};
 use crate::tensor::{self, Dtype, Tensor, element_count};

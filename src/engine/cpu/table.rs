@@ -9,58 +9,12 @@
 use super::conditions;
 use super::facts::{self, Facts, ShapeRule};
 use super::recurrent;
+use super::types::{ANY, B, BYTES, F, I32, I64, INT, NUM, REAL, Types, U8};
 use crate::tensor::Dtype;
 use onnx_protobuf::NodeProto;
 
 /// The newest opset whose operator definitions the table knows.
 pub const NEWEST_OPSET: i64 = 27;
-
-/// A set of element types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Types(u16);
-
-/// f32, and f16 and bf16 computed as f32.
-const F: Types = Types(1);
-/// f64, computed as f32.
-const D: Types = Types(2);
-const I32: Types = Types(4);
-/// i64, held in 32 bits; results are checked to fit.
-const I64: Types = Types(8);
-const B: Types = Types(16);
-const I8: Types = Types(32);
-const U8: Types = Types(64);
-
-const REAL: Types = F.or(D);
-const INT: Types = I32.or(I64);
-const NUM: Types = REAL.or(INT);
-const BYTES: Types = I8.or(U8);
-const ANY: Types = NUM.or(B).or(BYTES);
-
-impl Types {
-    const fn or(self, other: Types) -> Types {
-        Types(self.0 | other.0)
-    }
-
-    /// Whether `dtype` is in the set.
-    pub fn has(self, dtype: Dtype) -> bool {
-        let of = match dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => F,
-            Dtype::F64 => D,
-            Dtype::I32 => I32,
-            Dtype::I64 => I64,
-            Dtype::Bool => B,
-            Dtype::I8 => I8,
-            Dtype::U8 => U8,
-            _ => return false,
-        };
-        self.0 & of.0 != 0
-    }
-
-    /// Whether the engine can hold values of `dtype` at all.
-    pub fn held(dtype: Dtype) -> bool {
-        ANY.has(dtype)
-    }
-}
 
 /// Element type of an output.
 #[derive(Debug, Clone, Copy)]

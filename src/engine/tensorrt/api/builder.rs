@@ -1,20 +1,16 @@
 //! Builder, network, profile and the plan's bytes.
 
-use super::config::Config;
-use super::writer::Writer;
 use super::{Core, Owned, c_string, call, dims_call, text, to_dims};
 use crate::engine::Error;
 use crate::engine::tensorrt::abi::{Dims32, Dims64, DimsForm};
 use crate::tensor::Dtype;
-use crate::watch::Watch;
 use std::ffi::{c_char, c_void};
-use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 
 /// `nvinfer1::IBuilder`.
 pub struct Builder {
-    owned: Owned,
+    pub(super) owned: Owned,
 }
 
 /// Whether element types are inferred (with precision flags as permissions) or taken from the model as they are.
@@ -89,23 +85,6 @@ impl Builder {
         })
     }
 
-    /// An empty configuration.
-    ///
-    /// # Errors
-    /// When the library makes none.
-    pub fn config(self: &Rc<Self>) -> Result<Config, Error> {
-        let core = self.core();
-        let ptr = call!(
-            core,
-            self.owned.this(),
-            builder.create_builder_config as fn() -> *mut c_void
-        )?;
-        Ok(Config::new(
-            Owned::handle(core, ptr, "createBuilderConfig")?,
-            self,
-        ))
-    }
-
     /// An empty optimization profile. The builder owns it.
     ///
     /// # Errors
@@ -126,51 +105,6 @@ impl Builder {
             this,
             builder: Rc::clone(self),
         })
-    }
-
-    /// Builds a plan into memory.
-    ///
-    /// # Errors
-    /// With TensorRT's own words.
-    pub fn build(
-        &self,
-        network: &Network,
-        config: &Config,
-        watch: &dyn Watch,
-    ) -> Result<HostMemory, Error> {
-        let core = self.core();
-        let ptr = config.monitored(watch, || {
-            call!(core, self.owned.this(), builder.build_serialized_network as
-                fn(network.ptr() => *mut c_void, config.ptr() => *mut c_void) -> *mut c_void)
-        })?;
-        HostMemory::new(core, ptr, "buildSerializedNetwork")
-    }
-
-    /// Whether [`Builder::build_to`] is there.
-    pub fn can_stream(&self) -> bool {
-        let builder = &self.core().table().builder;
-        self.core().has(&builder.build_serialized_network_to_stream)
-    }
-
-    /// Builds a plan that goes out as it is made, so that it is never whole in memory.
-    ///
-    /// # Errors
-    /// [`Error::Write`] when `out` fails, otherwise with TensorRT's own words.
-    pub fn build_to(
-        &self,
-        network: &Network,
-        config: &Config,
-        out: &mut dyn Write,
-        watch: &dyn Watch,
-    ) -> Result<(), Error> {
-        let core = self.core();
-        let writer = Writer::new(out);
-        let ok = config.monitored(watch, || {
-            call!(core, self.owned.this(), builder.build_serialized_network_to_stream as
-                fn(network.ptr() => *mut c_void, config.ptr() => *mut c_void, writer.as_ptr() => *mut c_void) -> bool)
-        })?;
-        writer.finish().map_err(Error::Write)?;
-        core.check(ok, "buildSerializedNetworkToStream failed")
     }
 }
 

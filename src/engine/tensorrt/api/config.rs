@@ -65,8 +65,27 @@ pub struct Config {
     _builder: Rc<Builder>,
 }
 
+impl Builder {
+    /// An empty configuration.
+    ///
+    /// # Errors
+    /// When the library makes none.
+    pub fn config(self: &Rc<Self>) -> Result<Config, Error> {
+        let core = self.core();
+        let ptr = call!(
+            core,
+            self.owned.this(),
+            builder.create_builder_config as fn() -> *mut c_void
+        )?;
+        Ok(Config::new(
+            Owned::handle(core, ptr, "createBuilderConfig")?,
+            self,
+        ))
+    }
+}
+
 impl Config {
-    pub(super) fn new(owned: Owned, builder: &Rc<Builder>) -> Config {
+    fn new(owned: Owned, builder: &Rc<Builder>) -> Config {
         Config {
             owned,
             _builder: Rc::clone(builder),

@@ -6,6 +6,7 @@
 
 mod allocator;
 mod builder;
+mod compile;
 mod config;
 mod layer;
 mod logger;

@@ -1,0 +1,89 @@
+//! The manifest's file: where it is, and its text read and written.
+
+use super::manifest::{FORMAT, FORMAT_1};
+use super::{Error, Manifest};
+use crate::fsx::{self, Staged};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// No manifest is longer, in bytes: a weight takes about a kilobyte of it.
+const LONGEST: u64 = 512 << 20;
+
+/// `engine.plan` → `engine.plan.json`.
+pub fn manifest_path(plan: &Path) -> PathBuf {
+    suffixed(plan, ".json")
+}
+
+/// Where a new manifest waits for its plan: beside the file that it will replace.
+pub(super) fn next_path(plan: &Path) -> PathBuf {
+    suffixed(&fsx::resolve(&manifest_path(plan)), ".next")
+}
+
+pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Reads the manifest of `plan` without looking at the plan.
+///
+/// # Errors
+/// [`Error::NoManifest`], [`Error::Manifest`], or a read error.
+pub fn read_manifest(plan: &Path) -> Result<Manifest, Error> {
+    let path = manifest_path(plan);
+    match parse(&path) {
+        Err(Error::File(fsx::Error::Read { source, .. }))
+            if source.kind() == io::ErrorKind::NotFound =>
+        {
+            Err(Error::NoManifest {
+                plan: plan.to_owned(),
+                manifest: path,
+            })
+        }
+        other => other,
+    }
+}
+
+pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
+    let text = fsx::read_bounded(path, LONGEST)?;
+    let wrong = |reason: String| Error::Manifest {
+        path: path.to_owned(),
+        reason,
+    };
+    // The version is looked at first: a newer format may not parse at all.
+    let value: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    match value.get("format").and_then(serde_json::Value::as_str) {
+        Some(FORMAT | FORMAT_1) => {}
+        Some(other) => return Err(wrong(format!("its format is `{other}`, not `{FORMAT}`"))),
+        None => {
+            return Err(wrong(format!(
+                "it has no `format`, which should be `{FORMAT}`"
+            )));
+        }
+    }
+    let mut manifest: Manifest = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
+    if manifest.format == FORMAT_1 {
+        FORMAT.clone_into(&mut manifest.format);
+        manifest.base = None;
+        for row in &mut manifest.weights {
+            row.mapping = None;
+        }
+    }
+    manifest.mark_unread();
+    Ok(manifest)
+}
+
+/// Writes the manifest of a plan that goes to `to`, beside the place where it waits for that.
+pub(super) fn stage_manifest(to: &Path, manifest: &Manifest) -> Result<Staged, Error> {
+    let (next, place) = (next_path(to), manifest_path(to));
+    let text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Manifest {
+        path: place.clone(),
+        reason: e.to_string(),
+    })?;
+    Ok(Staged::write_like(&next, &place, |out| {
+        out.write_all(&text)
+            .and_then(|()| out.write_all(b"\n"))
+            .map_err(|e| fsx::Error::write(&next, e))
+    })?)
+}

@@ -1,0 +1,237 @@
+//! One safetensors file. Its header is checked once, when it is opened; a tensor's bytes are read when it is asked for.
+
+use super::error::Error;
+use crate::fsx::Map;
+use crate::tensor::{Digest, Dtype, TensorView};
+use safetensors::{SafeTensorError, SafeTensors};
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+/// Longest header that is read, in bytes; the same limit as in the format's reference implementation.
+const MAX_HEADER: u64 = 100_000_000;
+
+/// One safetensors file.
+#[derive(Debug)]
+pub struct SourceFile {
+    pub(super) map: Map,
+    metadata: BTreeMap<String, String>,
+    pub(super) entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// In the file.
+    pub range: Range<usize>,
+}
+
+impl SourceFile {
+    /// The path it was opened with; for a shard, the index's folder and the shard's name.
+    pub fn path(&self) -> &Path {
+        self.map.path()
+    }
+
+    /// Its free-form metadata (`__metadata__`).
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
+    }
+
+    /// Its length in bytes.
+    pub fn byte_len(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// The file itself.
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// The digest of the whole file, header included; reads all of it.
+    pub fn digest(&self) -> Digest {
+        Digest::of_length(self.map.len(), |at, into| self.map.copy_to(at, into))
+    }
+
+    /// Names of its tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.entries.contains_key(name)
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        let e = self.entries.get(name)?;
+        Some(TensorView {
+            dtype: e.dtype,
+            shape: &e.shape,
+            data: &self.map[e.range.clone()],
+        })
+    }
+}
+
+/// Opens one safetensors file and checks its header against its length.
+pub(super) fn open_file(path: &Path) -> Result<SourceFile, Error> {
+    let map = Map::open(path)?;
+    if map.is_empty() {
+        return Err(Error::Empty {
+            path: path.to_owned(),
+        });
+    }
+    let stated = map[..map.len().min(8)]
+        .try_into()
+        .map_or(0, u64::from_le_bytes);
+    // A header that is too long is not looked into, but the first bytes tell what such a file is instead.
+    let read = if stated > MAX_HEADER { 64 } else { 8 + stated };
+    let start = map.beginning(read as usize)?;
+    let header = check_length(path, &start)?;
+    let (length, metadata) =
+        SafeTensors::read_metadata(&start).map_err(|e| header_error(path, &start, e))?;
+    let names = repeated(header);
+    if !names.is_empty() {
+        return Err(Error::Repeated {
+            path: path.to_owned(),
+            names,
+        });
+    }
+    let start = 8 + length;
+    let (mut entries, mut foreign) = (BTreeMap::new(), Vec::new());
+    for (name, info) in metadata.tensors() {
+        let Some(dtype) = Dtype::from_safetensors(&info.dtype.to_string()) else {
+            foreign.push((name, info.dtype.to_string()));
+            continue;
+        };
+        let (from, to) = info.data_offsets;
+        let entry = Entry {
+            dtype,
+            shape: info.shape.clone(),
+            range: start + from..start + to,
+        };
+        entries.insert(name, entry);
+    }
+    if !foreign.is_empty() {
+        foreign.sort_unstable();
+        return Err(Error::Dtype {
+            path: path.to_owned(),
+            tensors: foreign,
+        });
+    }
+    let metadata = metadata.metadata().clone().unwrap_or_default();
+    Ok(SourceFile {
+        map,
+        metadata: metadata.into_iter().collect(),
+        entries,
+    })
+}
+
+/// The header's bytes, when the file is long enough to hold a header of the stated length.
+fn check_length<'a>(path: &Path, map: &'a [u8]) -> Result<&'a [u8], Error> {
+    let refuse = |source| header_error(path, map, source);
+    let Some((length, rest)) = map.split_first_chunk::<8>() else {
+        return Err(refuse(SafeTensorError::HeaderTooSmall));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER {
+        return Err(refuse(SafeTensorError::HeaderTooLarge));
+    }
+    rest.get(..length as usize).ok_or_else(|| {
+        let cut = Error::Length {
+            path: path.to_owned(),
+            expected: 8 + length,
+            actual: map.len() as u64,
+        };
+        other_format(path, map).unwrap_or(cut)
+    })
+}
+
+fn header_error(path: &Path, map: &[u8], source: SafeTensorError) -> Error {
+    if let Some(e) = other_format(path, map) {
+        return e;
+    }
+    if let SafeTensorError::MetadataIncompleteBuffer = source
+        && let Some(expected) = described_length(map)
+    {
+        return Error::Length {
+            path: path.to_owned(),
+            expected,
+            actual: map.len() as u64,
+        };
+    }
+    Error::Header {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// How long the file would be if its data ended where the last tensor ends.
+fn described_length(map: &[u8]) -> Option<u64> {
+    let (length, rest) = map.split_first_chunk::<8>()?;
+    let length = u64::from_le_bytes(*length);
+    let header: safetensors::tensor::Metadata =
+        serde_json::from_slice(rest.get(..length as usize)?).ok()?;
+    Some(8 + length + header.data_len() as u64)
+}
+
+/// Recognises files that are mistaken for safetensors by how they begin.
+fn other_format(path: &Path, map: &[u8]) -> Option<Error> {
+    const KINDS: [(&[u8], &str); 8] = [
+        (b"PK\x03\x04", "a PyTorch pickle (zip)"),
+        (b"\x80\x02", "a PyTorch pickle"),
+        (b"\x80\x04", "a Python pickle"),
+        (b"version https://git-lfs", "a Git LFS pointer"),
+        (b"GGUF", "a GGUF file"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"{", "a JSON document"),
+    ];
+    let start = &map[..map.len().min(1024)];
+    let text = String::from_utf8_lossy(start)
+        .trim_start()
+        .to_ascii_lowercase();
+    let page = ["<!doctype html", "<html", "<?xml"]
+        .iter()
+        .any(|t| text.starts_with(t));
+    let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
+    let kind = known
+        .map(|(_, kind)| *kind)
+        .or(page.then_some("a web page"))?;
+    Some(Error::OtherFormat {
+        path: path.to_owned(),
+        kind,
+    })
+}
+
+/// Names that stand more than once in a header. The format forbids them, and the parser keeps the last.
+fn repeated(header: &[u8]) -> Vec<String> {
+    struct V;
+    impl<'de> Visitor<'de> for V {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<String>, A::Error> {
+            let mut names: Vec<String> = Vec::new();
+            while let Some((name, IgnoredAny)) = map.next_entry()? {
+                names.push(name);
+            }
+            names.sort_unstable();
+            let mut twice: Vec<String> = names
+                .windows(2)
+                .filter(|w| w[0] == w[1])
+                .map(|w| w[0].clone())
+                .collect();
+            twice.dedup();
+            Ok(twice)
+        }
+    }
+    // The header has been parsed already, so this cannot fail on its syntax.
+    serde_json::Deserializer::from_slice(header)
+        .deserialize_map(V)
+        .unwrap_or_default()
+}
