@@ -3,7 +3,8 @@
 //! Names come from files. In the markup they are escaped, in the data they are JSON without a character that ends a script, and the
 //! page's script sets them as text; its policy lets no other script run.
 
-use super::{DiffReport, describe};
+use super::DiffReport;
+use super::words::describe;
 use crate::commands::UsageError;
 use crate::diff::{self, Reason, TensorChange, Verdict};
 use crate::fsx;
@@ -258,7 +259,7 @@ fn head(report: &DiffReport) -> String {
         for reason in reasons.iter().take(REASONS) {
             let verdict: Verdict = reason.verdict();
             let verdict = verdict.name();
-            let text = escape(&describe(reason).1);
+            let text = escape(&describe(reason));
             let _ = writeln!(out, "<li><b class=\"{verdict}\">{verdict}</b> {text}</li>");
         }
         if reasons.len() > REASONS {

@@ -2,6 +2,7 @@
 
 mod html;
 mod next;
+mod words;
 
 use super::overlay::OverlayArgs;
 use super::shape_args::{ShapeArgs, read_spec};
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use words::{describe, kind};
 
 /// Arguments of `trtmut diff`.
 #[derive(Debug, clap::Args)]
@@ -194,8 +196,8 @@ impl DiffReport {
                 continue;
             }
             lines.push(match reasons.len() {
-                1 => describe(reasons[0]).1,
-                n => format!("{} … and {} more: {kind}", describe(reasons[0]).1, n - 1),
+                1 => describe(reasons[0]),
+                n => format!("{} … and {} more: {kind}", describe(reasons[0]), n - 1),
             });
         }
         lines.extend(self.next.iter().map(|command| format!("next: {command}")));
@@ -240,7 +242,7 @@ impl DiffReport {
             let most = if verdict == Verdict::Live { 1 } else { SHOWN };
             for (at, reason) in reasons.iter().take(most).enumerate() {
                 let label = if at == 0 { verdict.name() } else { "" };
-                let mut line = describe(reason).1;
+                let mut line = describe(reason);
                 if at + 1 == most && reasons.len() > most {
                     let _ = write!(line, " … and {} more: {kind}", reasons.len() - most);
                 }
@@ -267,7 +269,7 @@ impl DiffReport {
                 }
                 _ => {}
             }
-            let kind = describe(reason).0;
+            let kind = kind(reason);
             let verdict = reason.verdict();
             match kinds
                 .iter_mut()
@@ -356,173 +358,6 @@ impl DiffReport {
     }
 }
 
-/// The kind of a reason in words, and the reason in one line.
-fn describe(reason: &Reason) -> (&'static str, String) {
-    let list = |names: &[String]| {
-        names
-            .iter()
-            .map(|n| format!("`{n}`"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    let or_none = |v: &Option<String>| v.clone().unwrap_or_else(|| "unset".into());
-    match reason {
-        Reason::BytesChanged { weight, .. } => {
-            ("other bytes", format!("`{weight}` has other bytes"))
-        }
-        Reason::DerivedChanged { weight, sources } => (
-            "computed from changed tensors",
-            format!("`{weight}` is computed from {}", list(sources)),
-        ),
-        Reason::Stripped => (
-            "stripped",
-            "the plan is stripped: it holds none of its refittable weights".into(),
-        ),
-        Reason::Unproven { .. } => (
-            "not proven",
-            "another tool built the plan, and that it holds the model's weights is not proven"
-                .into(),
-        ),
-        Reason::UnchangedAfterCast { weight } => (
-            "the same after a cast",
-            format!("`{weight}` is the same in the checkpoint's narrower type"),
-        ),
-        Reason::BakedChanged { weight, why } => (
-            "constants folded into the engine",
-            format!("`{weight}` is folded into the engine ({why})"),
-        ),
-        Reason::ShapeLikeChanged { weight, why } => (
-            "integer constants that shapes may depend on",
-            format!("`{weight}` may decide shapes ({why})"),
-        ),
-        Reason::FixedChanged { weight, why } => (
-            "weights that this engine cannot change",
-            format!("`{weight}` cannot be refitted ({why})"),
-        ),
-        Reason::DtypeChanged { weight, old, new } => (
-            "other types",
-            format!("`{weight}` is {new} instead of {old}"),
-        ),
-        Reason::ShapeChanged { weight, old, new } => (
-            "other shapes",
-            format!(
-                "`{weight}` is {} instead of {}",
-                show_shape(new),
-                show_shape(old)
-            ),
-        ),
-        Reason::WeightAdded { weight } => ("new weights", format!("`{weight}` is new")),
-        Reason::WeightRemoved { weight } => {
-            ("weights that are gone", format!("`{weight}` is gone"))
-        }
-        Reason::WeightRenamed { old, new } => {
-            ("renamed weights", format!("`{old}` is called `{new}` now"))
-        }
-        Reason::SharingChanged { weight, old, new } => (
-            "other sharing",
-            format!(
-                "`{weight}` feeds {} instead of {old}",
-                ui::count(*new, "node")
-            ),
-        ),
-        Reason::Unsure { weight, why } => ("unsure", pipeline::refusal(weight, why)),
-        Reason::SourceMissing { weight, names } if names[..] == [weight.clone()] => (
-            "weights without their source",
-            format!("the checkpoint has no `{weight}`"),
-        ),
-        Reason::SourceMissing { weight, names } => (
-            "weights without their source",
-            format!(
-                "the checkpoint has nothing for `{weight}` (looked for {})",
-                list(names)
-            ),
-        ),
-        Reason::NothingFits => (
-            "another model",
-            "no tensor of the checkpoint belongs to a weight".into(),
-        ),
-        Reason::NotInEngine { tensor, why } => (
-            "tensors that feed no weight",
-            format!("`{tensor}` feeds no weight ({})", leftover(why)),
-        ),
-        Reason::MetadataChanged => ("metadata", "names or documentation differ".into()),
-        Reason::TopologyChanged { added, removed } => {
-            let side = |items: &[(String, usize)], sign: &str| {
-                items
-                    .iter()
-                    .map(|(op, n)| format!("{sign}{n} {op}"))
-                    .collect::<Vec<_>>()
-            };
-            let all = [side(added, "+"), side(removed, "-")].concat();
-            let what = if all.is_empty() {
-                "connections differ".into()
-            } else {
-                all.join(", ")
-            };
-            ("topology", format!("the graph differs: {what}"))
-        }
-        Reason::AttributeChanged {
-            operator,
-            node,
-            attributes,
-        } => (
-            "attributes",
-            format!("{operator} `{node}` has other {}", list(attributes)),
-        ),
-        Reason::OpsetChanged { domain, old, new } => {
-            let name = if domain.is_empty() { "ai.onnx" } else { domain };
-            let version = |v: &Option<i64>| v.map_or("none".into(), |v| v.to_string());
-            (
-                "opsets",
-                format!(
-                    "opset of {name} is {} instead of {}",
-                    version(new),
-                    version(old)
-                ),
-            )
-        }
-        Reason::InterfaceChanged { details, .. } => ("inputs or outputs", details.join("; ")),
-        Reason::StructureChanged => ("structure", "the graph's structure differs".into()),
-        Reason::GraphUnknown => ("graph", "nothing is known of the old graph".into()),
-        Reason::ShapesInside => ("shapes", "the shapes are within what was built".into()),
-        Reason::ShapesOutside { details } => ("shapes", details.join("; ")),
-        Reason::ShapesUnknown => ("shapes", "the old shapes are not known".into()),
-        Reason::OptionChanged { option, old, new } => (
-            "options",
-            format!(
-                "option `{option}` is {} instead of {}",
-                or_none(new),
-                or_none(old)
-            ),
-        ),
-        Reason::BackendChanged { old, new } => {
-            ("backend", format!("the backend is {new} instead of {old}"))
-        }
-        Reason::LibraryChanged { old, new } => {
-            ("library", format!("the library is {new} instead of {old}"))
-        }
-        Reason::DeviceChanged { property, old, new } => (
-            "device",
-            format!("{property} is {} instead of {}", or_none(new), or_none(old)),
-        ),
-    }
-}
-
-fn leftover(why: &crate::mapping::Why) -> String {
-    use crate::mapping::Why;
-    match why {
-        Why::Counter => "a training counter".into(),
-        Why::NotFloat => "no floating-point data".into(),
-        Why::Duplicate { of } => format!("the same as `{of}`"),
-        Why::Unchanged => "as in the base weights, and not used by the model".into(),
-        Why::Unused => "not used by the model".into(),
-        Why::Component { component } => format!("part of {component}"),
-        Why::Ignored => "let go by --ignore".into(),
-        Why::InAttribute { attribute } => format!("its value stands in {attribute}"),
-        Why::Unreached => "nothing in the engine is known to take it".into(),
-    }
-}
-
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     let shapes = if args.shapes.is_some() || !args.ranges.is_empty() {
         Some((read_spec(args.shapes.as_deref())?, args.ranges.overrides()?))
@@ -540,6 +375,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         let mut inputs = vec![args.old.clone(), plan::manifest_path(&args.old)];
         inputs.extend(args.new.iter().chain(&args.shapes).cloned());
         inputs.extend(args.overlay.inputs());
+        // Before the comparison, which may take minutes, and never over a file that it reads.
         html::claim(path, &inputs)?;
     }
     super::tell_other_gpu(&args.old, true, ui);
@@ -621,6 +457,7 @@ fn columns(args: &Args, changed: &[Measured], ui: &Ui) -> anyhow::Result<Vec<htm
         name: together,
         changed: changed.to_vec(),
     }];
+    // One LoRA alone is what is shown already.
     if loras.len() < 2 {
         return Ok(columns);
     }

@@ -70,6 +70,7 @@ pub(super) fn check(
         let prepared = pipeline::prepare(plan, &asked, Opening::Meanwhile, environment, ui)?;
         Held::Prepared(Box::new(prepared), start.elapsed())
     };
+    // Before inputs are drawn or a refit is made: options are quickly said and quickly wrong.
     match &mut held {
         Held::Open(open) => open.engine.check_options(&args.options())?,
         Held::Prepared(prepared, _) => prepared.check_options(&args.options(), environment)?,
@@ -81,6 +82,7 @@ pub(super) fn check(
         .with_context(context)?;
     let moved =
         moved_range(args.on_range, &manifest.shapes, &inputs.tensors).with_context(context)?;
+    // Recorded outputs of other inputs would differ, and look like a wrong engine.
     if args.expect.is_some() && !inputs.random.is_empty() {
         let drawn: Vec<&str> = inputs.random.iter().map(String::as_str).collect();
         return Err(UsageError::new(

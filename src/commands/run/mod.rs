@@ -16,7 +16,7 @@ use crate::exit::Exit;
 use crate::fsx;
 use crate::pipeline::{self, BackendChoice, Environment, InputRequest, PrefixedFile, TensorFile};
 use crate::plan;
-use crate::tensor::{NamedTensors, statistics};
+use crate::tensor::{NamedTensors, Tensor, statistics};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
 pub use compile::Unranged;
@@ -165,6 +165,7 @@ pub struct Args {
 
 /// A number of seconds: `10`, `0.5`.
 fn seconds(text: &str) -> Result<Duration, String> {
+    // Longer ones are mistyped, and a `Duration` of a huge number panics.
     const DAY: f64 = 86_400.0;
     match text.trim().trim_end_matches('s').parse::<f64>() {
         Ok(s) if s > 0.0 && s <= DAY => Ok(Duration::from_secs_f64(s)),
@@ -207,7 +208,10 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     if let Some(path) = &args.export_times {
         times::claim(path, &sources(args))?;
     }
+    // After all outputs are claimed, since it may compile for minutes.
     let place = compile::place(args, ui, environment)?;
+    // Several processes may run one plan at a time, so only those that change it wait for each
+    // other.
     let changes_plan = !args.weights.is_empty()
         || !args.overlay.lora.is_empty()
         || args.on_range != OnRange::Error;
@@ -223,6 +227,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         total: None,
     });
     let start = Instant::now();
+    // Timed by itself: the first run must not carry what happens once.
     plan.engine.prepare(&args.options())?;
     let prepare = start.elapsed();
     ui.event(Event::End);
@@ -267,23 +272,9 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         plan: args.plan.clone(),
         backend: plan.manifest.backend.library.clone(),
         transitions,
-        inputs: (inputs.tensors.iter())
-            .map(|(name, t)| TensorLine {
-                name: name.clone(),
-                dtype: t.dtype,
-                shape: t.shape.clone(),
-                random: inputs.random.contains(name),
-            })
-            .collect(),
+        inputs: input_lines(&inputs),
         dims: inputs.dims,
-        outputs: (outputs.iter())
-            .map(|(name, t)| OutputLine {
-                name: name.clone(),
-                dtype: t.dtype,
-                shape: t.shape.clone(),
-                statistics: statistics(t.view()).ok(),
-            })
-            .collect(),
+        outputs: output_lines(&outputs),
         prepare_ns: prepare.as_nanos() as u64,
         latency,
         gpu,
@@ -299,6 +290,26 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     ui.result(&report)?;
     Ok(if equal { Exit::Done } else { Exit::Differs })
+}
+
+fn input_lines(inputs: &pipeline::Inputs) -> Vec<TensorLine> {
+    let line = |(name, t): &(String, Tensor)| TensorLine {
+        name: name.clone(),
+        dtype: t.dtype,
+        shape: t.shape.clone(),
+        random: inputs.random.contains(name),
+    };
+    inputs.tensors.iter().map(line).collect()
+}
+
+fn output_lines(outputs: &NamedTensors) -> Vec<OutputLine> {
+    let line = |(name, t): &(String, Tensor)| OutputLine {
+        name: name.clone(),
+        dtype: t.dtype,
+        shape: t.shape.clone(),
+        statistics: statistics(t.view()).ok(),
+    };
+    outputs.iter().map(line).collect()
 }
 
 /// Claims the file that the outputs go to: none that is read, and none that holds something else.
@@ -354,6 +365,7 @@ fn measure(
     let mut outputs = NamedTensors::new();
     let begun = Instant::now();
     let wanted = args.duration.unwrap_or_default();
+    // At least so many runs, and at least so long.
     while runs.len() < args.iters as usize || begun.elapsed() < wanted && runs.len() < MOST_RUNS {
         let start = Instant::now();
         outputs = engine.run(inputs)?;

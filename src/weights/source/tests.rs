@@ -86,10 +86,22 @@ fn digests_are_of_the_tensors_bytes_and_progress_adds_up() {
     assert_eq!(*sum.0.lock().unwrap(), (4, 4));
 }
 
+/// What is wrong, the file's bytes, and the code of the error.
+type Case = (&'static str, Vec<u8>, &'static str);
+
+fn each_is_refused(cases: &[Case]) {
+    for (what, bytes, code) in cases {
+        let e = open_bytes(bytes).expect_err(what);
+        assert_eq!(e.code(), *code, "{what}: {e}");
+        assert!(e.to_string().contains("x.safetensors"), "{what}: {e}");
+        assert!(!e.hints().is_empty(), "{what}");
+    }
+}
+
 #[test]
 fn hostile_files_are_refused_with_their_code() {
     let one = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
-    let cases: &[(&str, Vec<u8>, &str)] = &[
+    each_is_refused(&[
         ("zero length", vec![], "weights-empty"),
         ("shorter than a length", vec![1, 0, 0], "weights-header"),
         ("data cut", raw(one, &[0; 7]), "weights-length"),
@@ -111,6 +123,12 @@ fn hostile_files_are_refused_with_their_code() {
         ),
         ("header no JSON", raw("{]", &[]), "weights-header"),
         ("header no object", raw("[]", &[]), "weights-header"),
+    ]);
+}
+
+#[test]
+fn tensors_that_cannot_be_are_refused_with_their_code() {
+    each_is_refused(&[
         (
             "hole",
             raw(
@@ -183,6 +201,12 @@ fn hostile_files_are_refused_with_their_code() {
             ),
             "weights-repeated-name",
         ),
+    ]);
+}
+
+#[test]
+fn other_formats_are_refused_with_their_code() {
+    each_is_refused(&[
         (
             "zip pickle",
             b"PK\x03\x04\x00\x00\x08\x08\x00\x00\x00\x00".to_vec(),
@@ -203,13 +227,7 @@ fn hostile_files_are_refused_with_their_code() {
             b"GGUF\x03\x00\x00\x00\x00\x00\x00\x00".to_vec(),
             "weights-format",
         ),
-    ];
-    for (what, bytes, code) in cases {
-        let e = open_bytes(bytes).expect_err(what);
-        assert_eq!(e.code(), *code, "{what}: {e}");
-        assert!(e.to_string().contains("x.safetensors"), "{what}: {e}");
-        assert!(!e.hints().is_empty(), "{what}");
-    }
+    ]);
 }
 
 #[test]
