@@ -77,6 +77,7 @@ impl Store {
             _ => Err(Trouble::Damaged),
         };
         let put = match check {
+            // Its length was compared when the entry was opened; nothing else is asked for.
             Check::Trust => return Ok(hit.copy_to(path, link)),
             Check::Full => hit.put_at(
                 path,

@@ -36,9 +36,7 @@ pub struct Removed {
 pub struct PruneReport {
     /// What was removed, in this order.
     pub removed: Vec<Removed>,
-    /// Bytes before.
     pub bytes_before: u64,
-    /// Bytes after.
     pub bytes_after: u64,
     /// Keys that would have been removed, were they not in use.
     pub in_use: Vec<String>,
@@ -70,6 +68,7 @@ impl Store {
     /// Removes what `prune` says; without a size and an age, what exceeds the limit. Leftovers of dead processes go too.
     pub fn prune(&self, prune: Prune) -> Result<PruneReport, CacheFault> {
         let _alone = self.folder.lock_exclusive()?;
+        // An age alone says nothing of how much may stay.
         let to = match prune {
             Prune { to: Some(to), .. } => to,
             Prune {
@@ -81,6 +80,7 @@ impl Store {
         let mut report = self
             .folder
             .evict(to, prune.older_than, prune.dry_run, false)?;
+        // What writers left behind is swept in the same lock: nobody publishes meanwhile.
         if !prune.dry_run {
             report.swept = self.folder.sweep_tmp()?;
             self.folder.sweep_locks()?;
@@ -94,6 +94,7 @@ impl Store {
         let mut report = self.folder.evict(0, Some(Duration::ZERO), false, true)?;
         report.swept = self.folder.sweep_tmp()?;
         self.folder.sweep_locks()?;
+        // Digests of files are no engines and count towards no limit, but they name what was read.
         for path in children(&self.folder.memo())? {
             if named::memo(&path) {
                 remove(&path)?;
@@ -106,6 +107,7 @@ impl Store {
     /// Evicts until `bytes` more fit below the limit.
     pub(super) fn make_room(&self, bytes: u64) -> Result<(), CacheFault> {
         let limit = self.limit;
+        // Before anything is evicted: an entry that can never fit costs no other one.
         let Some(to) = limit.checked_sub(bytes) else {
             return Err(CacheFault::TooLarge { bytes, limit });
         };
@@ -165,6 +167,7 @@ impl Folder {
                 let record = (kind == Kind::Engine)
                     .then(|| path.join(RECORD).metadata().ok())
                     .flatten();
+                // The record's time and not the folder's: a lookup stamps the record.
                 let used = record.as_ref().unwrap_or(&meta).modified();
                 let known = record.as_ref().map(|record| {
                     let of = |name| path.join(name).metadata().map_or(0, |m| m.len());
@@ -172,6 +175,8 @@ impl Folder {
                 });
                 items.push(Item {
                     kind,
+                    // Three calls for a whole entry; a walk only where the record is gone and
+                    // anything may lie there.
                     bytes: known.unwrap_or_else(|| bytes_below(&path)),
                     used_ns: nanoseconds(used.unwrap_or(SystemTime::UNIX_EPOCH)),
                     pinned: kind == Kind::Engine
@@ -233,10 +238,13 @@ fn choose(
     mut take: impl FnMut(&Item) -> Result<Taken, CacheFault>,
 ) -> Result<PruneReport, CacheFault> {
     for item in &mut items {
+        // A clock that was wrong once must not make an entry the newest for ever.
         item.used_ns = item.used_ns.min(now_ns);
     }
     items.sort_by(|a, b| {
+        // Damaged entries go first, whatever their age: nobody can use them.
         let key = |i: &Item| (i.kind != Kind::Quarantine, i.used_ns);
+        // By path in the end, so that two runs remove the same.
         key(a).cmp(&key(b)).then_with(|| a.path.cmp(&b.path))
     });
     let total = items.iter().map(|i| i.bytes).sum();

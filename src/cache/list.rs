@@ -81,8 +81,11 @@ impl Store {
         let engines = self.folder.engines();
         let pins = self.folder.pinned()?;
         let index = Index::read(&self.folder.index());
+        // The one is parsing and the other waiting for the disk.
         let (known, places) = rayon::join(|| index.rows(now_ns), || children(&engines));
         let rows: Vec<_> = match fsx::open_folder(&engines) {
+            // The files are looked at relative to the open folder, which spares the kernel the way
+            // to it for each of thousands.
             Ok(opened) => places?
                 .into_par_iter()
                 .filter_map(|place| row(&opened, &place, &pins, &known).transpose())
@@ -127,6 +130,8 @@ impl Store {
             if known {
                 old.line(&listed.key.to_string())
             } else {
+                // A file that is as new as the clock is coarse may change again without looking
+                // changed.
                 let settled = state.settled(now_ns);
                 settled.then(|| Index::row(listed.key, state, &listed.record))
             }
@@ -176,6 +181,8 @@ fn row(
     if let Ok(Ok(whole)) = looked {
         return Ok(Some(whole));
     }
+    // Another process may have evicted it between the listing and the look; then it is not broken
+    // but gone.
     if place.symlink_metadata().is_err() {
         return Ok(None);
     }
@@ -209,6 +216,7 @@ fn look(
         Ok(_) | Err(Errno::NOENT | Errno::NOTDIR) => Ok(Err(Damage::Missing { file })),
         Err(e) => Err(CacheFault::io("look at", &place.join(file))(e.into())),
     };
+    // Asked before the file is looked at, which costs a system call.
     let told = if known.has(text) {
         match stat(RECORD)? {
             Ok(state) => known.get(text, &state).map(|record| (record, state)),
@@ -274,6 +282,8 @@ fn read(
     }
     let mut json = vec![0; state.bytes as usize];
     match file.read_exact_at(&mut json, 0) {
+        // It was cut after its length was asked for: parsing the empty text says that it is
+        // damaged.
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => json.clear(),
         read => read.map_err(wrap)?,
     }

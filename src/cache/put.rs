@@ -100,6 +100,8 @@ impl BuildLock<'_> {
 fn copy_in(from: &Path, out: &File) -> io::Result<Part> {
     let from = fsx::open_regular(from).map_err(io::Error::other)?;
     let (bytes, digest) = match reflink(&from, out) {
+        // A reflink copies no bytes, so they are read once to know them; a copy hashes what passes
+        // through.
         Ok(()) => hash::digest(out, |_| ())?,
         Err(_) => hash::copy(&from, out, hash::Next::Sync)?,
     };
@@ -165,9 +167,12 @@ impl Staging {
 
     /// Renames it to `place`.
     fn publish(self, cache: &Folder, place: &Path) -> Result<(), CacheFault> {
+        // Before the rename: after a power cut an entry that is there must be whole.
         sync(&self.folder);
         make(&cache.engines())?;
         let _publishing = cache.lock_shared()?;
+        // A folder cannot be renamed over another one that has files in it, so the old one steps
+        // aside first.
         let old = self.folder.with_extension("old");
         match std::fs::rename(place, &old) {
             Ok(()) => {}
@@ -184,6 +189,7 @@ impl Staging {
 
 impl Drop for Staging {
     fn drop(&mut self) {
+        // After `publish` the folder has moved, and nothing is left here to remove.
         let _ = remove(&self.folder);
         let _ = remove(&self.lock_path);
     }
@@ -200,6 +206,7 @@ impl Folder {
     /// Removes what dead writers and evictors left under `tmp/`; the store lock is held exclusively. Returns how many.
     pub(super) fn sweep_tmp(&self) -> Result<usize, CacheFault> {
         let mut swept = 0;
+        // Locks last: a lock that is gone says that its folder is nobody's.
         let is_lock = |path: &Path| path.extension() == Some(OsStr::new("lock"));
         let ours = children(&self.tmp())?
             .into_iter()

@@ -14,7 +14,6 @@ pub struct Broken {
     /// Name of its folder: its key, unless somebody renamed it.
     pub entry: String,
     pub damage: Damage,
-    /// Bytes on disk.
     pub bytes: u64,
 }
 

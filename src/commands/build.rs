@@ -136,6 +136,8 @@ impl CacheArgs {
         if self.no_cache || !(asked || pipeline::worth_caching(&backend.identity())) {
             return Ok(None);
         }
+        // Before the remote cache is asked: a wrong size is the command line's fault, and opening
+        // the folder only warns.
         if let Some(size) = &self.folder.cache_size {
             cache::parse_size(size)?;
         }
@@ -270,6 +272,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let start = Instant::now();
     pipeline::limit_threads(args.threads.map(usize::from));
     let model = Model::open(&args.model)?;
+    // Before the spec is read: who asks for a template has none yet.
     if args.print_shapes {
         ui.text(&shapes::template(model.inputs()))?;
         return Ok(Exit::Done);
@@ -288,10 +291,13 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         model,
         weights: args.probe_weights.clone(),
     });
+    // Claimed before a library is loaded, which takes seconds, and before the lock, which may be
+    // waited for.
     plan::claim(&args.output, &inputs, None, args.force)?;
     let _alone = super::lock_plan(&args.output, ui);
     let options = pipeline::with_plugins(args.engine.options(), environment)?;
     let settings = args.engine.settings(args.threads.map(usize::from));
+    // After everything that can be wrong with the files: starting a library takes seconds.
     let mut backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
     let cache = args.cache.request(backend.as_ref(), environment, ui)?;
     if let Some(cache) = &cache {

@@ -107,6 +107,7 @@ fn lora(text: &str) -> Result<(PathBuf, f64), String> {
     match text.rsplit_once(':') {
         Some((file, scale)) if !file.is_empty() => match scale.parse::<f64>() {
             Ok(s) if s.is_finite() => Ok((file.into(), s)),
+            // `inf` and `nan` parse as numbers, and would make every weight one of them.
             Ok(_) => Err(format!("the scale `{scale}` is not finite")),
             Err(_) => Ok((text.into(), 1.0)),
         },

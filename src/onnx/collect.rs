@@ -45,6 +45,7 @@ pub(super) fn take_constants(
     if let Some(graph) = proto.graph.as_mut() {
         collector.graph(graph, Some(""));
     }
+    // Without a path: what a function holds is decoded and checked, and stays where it is.
     for function in &mut proto.functions {
         for node in &mut function.node {
             collector.node(node, None);
@@ -67,6 +68,7 @@ struct Collector<'a, 'b> {
 impl Collector<'_, '_> {
     /// `path` is `None` inside functions, where tensors stay inline.
     fn graph(&mut self, graph: &mut GraphProto, path: Option<&str>) {
+        // Reported and not skipped: a weight that is not seen is a weight whose change is lost.
         for sparse in &graph.sparse_initializer {
             self.problems.push(Problem::Sparse {
                 tensor: sparse.values.name.clone(),
@@ -96,6 +98,7 @@ impl Collector<'_, '_> {
             .find(|o| !o.is_empty())
             .cloned()
             .unwrap_or_default();
+        // An operator of the same name in another domain may mean anything.
         if node.op_type == "Constant" && is_default_domain(&node.domain) {
             match one_value(node) {
                 Ok(()) => {}
@@ -115,6 +118,8 @@ impl Collector<'_, '_> {
                 return;
             }
         }
+        // By the first output, which is unique in its graph; names of nodes may be missing or
+        // equal.
         let whole = path.map(|p| join(p, &output));
         for attribute in &mut node.attribute {
             self.attribute(attribute, &output, whole.as_deref());
@@ -128,6 +133,8 @@ impl Collector<'_, '_> {
             Ok(AttributeType::TYPE_PROTO) => attribute.tp.is_none(),
             _ => false,
         };
+        // In a function, an attribute may stand for one that the caller gives, and has no value
+        // then.
         if missing && attribute.ref_attr_name.is_empty() {
             self.problems.push(Problem::Attribute {
                 node: format!("`{owner}`"),
@@ -225,10 +232,13 @@ fn one_value(node: &mut NodeProto) -> Result<(), String> {
             value.ints.iter().flat_map(|v| v.to_le_bytes()).collect(),
         ),
         "value" if value.t.is_none() => return Err("a `value` without a tensor".into()),
+        // Strings are no numbers and stay as they are.
         "value" | "value_string" | "value_strings" => return Ok(()),
         "sparse_value" => return Err("a sparse value, which is not supported".into()),
         other => return Err(format!("the unknown attribute `{other}`")),
     };
+    // Every constant has one form from here on, whichever attribute the exporter
+    // took.
     *value = AttributeProto {
         name: "value".into(),
         type_: AttributeType::TENSOR.into(),
@@ -250,6 +260,8 @@ fn make_unique(constants: &mut [Constant]) {
     for c in constants.iter() {
         *count.entry(c.name.clone()).or_default() += 1;
     }
+    // Names at the top and names that occur once stay as the exporter wrote them: checkpoints and
+    // users know those.
     let mut taken: HashSet<String> = constants
         .iter()
         .filter(|c| c.path.is_empty() || count[&c.name] == 1)

@@ -16,7 +16,6 @@ pub enum Error {
     /// The file is something else.
     #[error("`{path}` is not an ONNX model: it looks like {looks_like}", path = path.display())]
     NotOnnx {
-        /// The file.
         path: PathBuf,
         /// What it looks like, with its article.
         looks_like: &'static str,
@@ -26,7 +25,6 @@ pub enum Error {
     /// The bytes are not a well-formed protobuf message, or one that is refused.
     #[error("`{path}` is not a whole ONNX model: {fault} at byte {offset}", path = path.display())]
     Wire {
-        /// The file.
         path: PathBuf,
         /// Where, from the beginning of the file.
         offset: u64,
@@ -36,16 +34,13 @@ pub enum Error {
     /// The protobuf runtime refused the message.
     #[error("`{path}` cannot be parsed as an ONNX model", path = path.display())]
     Protobuf {
-        /// The file.
         path: PathBuf,
-        /// What it said.
         source: protobuf::Error,
     },
     /// The message is well-formed, but what it says is not a model that can be used. Everything found
     /// is in `problems`; the text shows the first twenty.
     #[error("`{path}` is not a usable ONNX model: {}", list(.problems), path = path.display())]
     Invalid {
-        /// The file.
         path: PathBuf,
         /// All that is wrong; never empty.
         problems: Vec<Problem>,
@@ -56,19 +51,14 @@ pub enum Error {
     /// The bytes given for a weight while writing have the wrong length.
     #[error("weight `{name}` was given {found} bytes where {expected} are needed")]
     WrittenLength {
-        /// The weight.
         name: String,
         /// Bytes that its dtype and shape need.
         expected: usize,
-        /// Bytes given.
         found: usize,
     },
     /// A value was given for a constant that is none of the graph's own.
     #[error("`{name}` is no structural constant of the model")]
-    NotStructural {
-        /// The name.
-        name: String,
-    },
+    NotStructural { name: String },
     /// A model in one file cannot be this big.
     #[error("the model takes {bytes} bytes; one protobuf file holds at most {limit}")]
     TooBig {
@@ -82,17 +72,11 @@ pub enum Error {
 /// One thing that is wrong with a model.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
-    /// No `opset_import`.
     #[error("it does not say which operator set it uses (no opset_import)")]
     NoOpset,
     /// An operator's domain is not imported.
     #[error("operator `{operator}` is of domain `{domain}`, which the model does not import")]
-    DomainNotImported {
-        /// The operator.
-        operator: String,
-        /// Its domain.
-        domain: String,
-    },
+    DomainNotImported { operator: String, domain: String },
     /// An initializer, node or function lacks a name that it needs.
     #[error("{what} has no name")]
     Unnamed {
@@ -102,57 +86,38 @@ pub enum Problem {
     /// `TensorProto.data_type` is none that is known.
     #[error("tensor `{tensor}` has the unknown element type {code}")]
     UnknownDtype {
-        /// The tensor.
         tensor: String,
         /// `TensorProto.DataType`.
         code: i32,
     },
-    /// A negative extent.
     #[error("tensor `{tensor}` has extent {extent} on axis {axis}")]
     NegativeExtent {
-        /// The tensor.
         tensor: String,
-        /// Which axis.
         axis: usize,
-        /// The extent.
         extent: i64,
     },
     /// The number of elements or bytes does not fit into memory addresses.
     #[error("tensor `{tensor}` has more elements than can be addressed: {}", show_dims(.dims))]
-    TooLarge {
-        /// The tensor.
-        tensor: String,
-        /// Its extents.
-        dims: Vec<i64>,
-    },
+    TooLarge { tensor: String, dims: Vec<i64> },
     /// Data that is longer or shorter than dtype and shape say.
     #[error("tensor `{tensor}` ({dtype}, {}) has {found} bytes of data where {expected} are needed", show_shape(.shape))]
     Length {
-        /// The tensor.
         tensor: String,
-        /// Its element type.
         dtype: Dtype,
-        /// Its extents.
         shape: Vec<usize>,
-        /// Bytes needed.
         expected: usize,
-        /// Bytes found.
         found: usize,
     },
     /// Strings whose number disagrees with the shape.
     #[error("tensor `{tensor}` has {found} strings where {expected} are needed")]
     StringCount {
-        /// The tensor.
         tensor: String,
-        /// Strings needed.
         expected: usize,
-        /// Strings found.
         found: usize,
     },
     /// Data in more than one field, or in one that is not for this dtype.
     #[error("tensor `{tensor}` ({dtype}) has its data in {}", .fields.join(" and "))]
     Carrier {
-        /// The tensor.
         tensor: String,
         /// Its element type, or `string`.
         dtype: &'static str,
@@ -162,39 +127,23 @@ pub enum Problem {
     /// An element of a typed field that its dtype cannot hold.
     #[error("tensor `{tensor}` ({dtype}) holds {value}, which does not fit its type")]
     ValueRange {
-        /// The tensor.
         tensor: String,
-        /// Its element type.
         dtype: Dtype,
-        /// The element.
         value: i64,
     },
     /// A tensor in segments.
     #[error("tensor `{tensor}` is one segment of a bigger tensor, which is not supported")]
-    Segment {
-        /// The tensor.
-        tensor: String,
-    },
-    /// A sparse tensor.
+    Segment { tensor: String },
     #[error("`{tensor}` is a sparse tensor, which is not supported")]
-    Sparse {
-        /// The tensor.
-        tensor: String,
-    },
+    Sparse { tensor: String },
     /// An entry of `external_data` that is missing, unknown, doubled or no number.
     #[error("tensor `{tensor}` has external data with {reason}")]
-    ExternalEntry {
-        /// The tensor.
-        tensor: String,
-        /// What is wrong.
-        reason: String,
-    },
+    ExternalEntry { tensor: String, reason: String },
     /// External data outside of the model's folder.
     #[error(
         "tensor `{tensor}` has its data in `{location}`, which is not inside the model's folder"
     )]
     ExternalEscape {
-        /// The tensor.
         tensor: String,
         /// The location as the model writes it.
         location: String,
@@ -202,11 +151,9 @@ pub enum Problem {
     /// The file with external data cannot be read.
     #[error("tensor `{tensor}` has its data in `{location}`, which cannot be read: {source}")]
     ExternalFile {
-        /// The tensor.
         tensor: String,
         /// The location as the model writes it.
         location: String,
-        /// Why.
         source: std::io::Error,
     },
     /// External data past the end of its file.
@@ -215,47 +162,30 @@ pub enum Problem {
         .offset.saturating_add(*.length)
     )]
     ExternalRange {
-        /// The tensor.
         tensor: String,
         /// The location as the model writes it.
         location: String,
-        /// First byte.
         offset: u64,
-        /// Number of bytes.
         length: u64,
         /// Length of the file.
         file_length: u64,
     },
     /// Two initializers of one name in one graph.
     #[error("{graph} has two initializers named `{name}`")]
-    DuplicateInitializer {
-        /// Which graph.
-        graph: String,
-        /// The name.
-        name: String,
-    },
+    DuplicateInitializer { graph: String, name: String },
     /// A value that two nodes, or a node and an input or initializer, produce.
     #[error("{graph} produces the value `{name}` twice")]
-    ProducedTwice {
-        /// Which graph.
-        graph: String,
-        /// The value.
-        name: String,
-    },
+    ProducedTwice { graph: String, name: String },
     /// A value that is read and that nothing produces.
     #[error("in {graph}, {reader} reads `{name}`, which nothing produces")]
     NotProduced {
-        /// Which graph.
         graph: String,
-        /// The value.
         name: String,
-        /// Who reads it.
         reader: String,
     },
     /// Nodes that wait for each other.
     #[error("{graph} has a cycle through {}", show_names(.nodes))]
     Cycle {
-        /// Which graph.
         graph: String,
         /// The nodes on or behind the cycle, as `operator output`.
         nodes: Vec<String>,
@@ -280,40 +210,25 @@ pub enum Problem {
     },
     /// A Constant node without exactly one output or value.
     #[error("the Constant node of `{output}` has {reason}")]
-    Constant {
-        /// Its first output.
-        output: String,
-        /// What is wrong.
-        reason: String,
-    },
+    Constant { output: String, reason: String },
     /// An attribute whose value is not there.
     #[error("attribute `{attribute}` of {node} has no value")]
-    Attribute {
-        /// The node.
-        node: String,
-        /// The attribute.
-        attribute: String,
-    },
+    Attribute { node: String, attribute: String },
     /// An input or output that is no tensor of a known type.
     #[error("{what} `{name}` is {found}; only tensors of numbers are supported")]
     Interface {
         /// `input` or `output`.
         what: &'static str,
-        /// Its name.
         name: String,
         /// What the model declares it as.
         found: String,
     },
     /// A graph without weights needs one that its source does not have.
     #[error("the weight `{name}` is missing")]
-    WeightMissing {
-        /// The weight.
-        name: String,
-    },
+    WeightMissing { name: String },
     /// The source of weights has another dtype or shape than the graph says.
     #[error("the weight `{name}` is {found} where the graph says {expected}")]
     WeightDiffers {
-        /// The weight.
         name: String,
         /// `f32 2x4`.
         expected: String,

@@ -61,7 +61,6 @@ impl Files {
         self.maps.first().map(Map::path)
     }
 
-    /// All of them.
     pub(super) fn maps(&self) -> &[Map] {
         &self.maps
     }
@@ -109,6 +108,7 @@ impl Files {
         }
         let location = location.ok_or_else(|| entry("no `location`".into()))?;
         let file = self.map(tensor, location)?;
+        // Checked against the file that was opened, not against what the model says of it.
         let file_length = self.maps[file].len() as u64;
         // Without a length the data reaches to the end of the file; with an offset, other tensors may follow.
         let length = match (length, offset) {
@@ -131,6 +131,8 @@ impl Files {
     }
 
     fn map(&mut self, tensor: &str, location: &str) -> Result<usize, Problem> {
+        // A failure is kept too: a model has thousands of tensors in one file, and each names the
+        // same reason.
         if !self.by_location.contains_key(location) {
             let found = self.open(location);
             self.by_location.insert(location.to_owned(), found);
@@ -155,10 +157,12 @@ impl Files {
         }
         let failed = |e: io::Error| Refusal::File(e.kind(), e.to_string());
         let folder = self.folder.canonicalize().map_err(failed)?;
+        // After links are resolved: a link in the model's folder may lead anywhere.
         let path = folder.join(location).canonicalize().map_err(failed)?;
         if !path.starts_with(&folder) {
             return Err(Refusal::Escape);
         }
+        // Two spellings of one file are read once.
         if let Some(&file) = self.by_path.get(&path) {
             return Ok(file);
         }
@@ -183,6 +187,8 @@ fn stays_inside(location: &Path) -> bool {
         match part {
             Component::Normal(_) => depth += 1,
             Component::CurDir => {}
+            // Counted on the way, so that `a/../../b` is refused although it might lead back
+            // inside.
             Component::ParentDir => match depth.checked_sub(1) {
                 Some(d) => depth = d,
                 None => return false,

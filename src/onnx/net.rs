@@ -19,7 +19,6 @@ pub(super) enum Value {
     Input {
         /// Index into [`Net::bodies`].
         body: usize,
-        /// Which input.
         index: usize,
     },
     /// A constant by its index; also where it is an input with a default.
@@ -35,7 +34,6 @@ pub(super) enum Value {
     Output {
         /// Index into [`Net::nodes`].
         node: usize,
-        /// Which output.
         index: usize,
     },
 }
@@ -67,13 +65,11 @@ pub(super) struct Body<'a> {
     pub inputs: Vec<ValueId>,
     /// Outputs in order; `None` only for an output that was reported as a problem.
     pub outputs: Vec<Option<ValueId>>,
-    /// Its initializers.
     pub initializers: Vec<ValueId>,
     /// Its nodes in a topological order that keeps file order where it can.
     pub order: Vec<usize>,
 }
 
-/// The resolved model.
 pub(super) struct Net<'a> {
     pub values: Vec<Value>,
     pub nodes: Vec<Node<'a>>,
@@ -110,6 +106,7 @@ impl<'a> Net<'a> {
             bodies: Vec::new(),
             problems,
         };
+        // A function imports opsets of its own, so these count for the main graph alone.
         resolver.domains = imports(&proto.opset_import);
         if resolver.domains.is_empty() {
             resolver.problems.push(Problem::NoOpset);
@@ -196,8 +193,10 @@ impl<'a> Net<'a> {
                 }
                 self.functions = order.iter().map(|&old| self.functions[old]).collect();
                 for node in &mut self.nodes {
+                    // Calls are numbers of functions, which have just moved.
                     node.call = node.call.map(|old| rank[old]);
                 }
+                // Only once it is certain that no function calls itself: the sum would not end.
                 if self.expanded() > MOST_NODES {
                     problems.push(Problem::Expansion { limit: MOST_NODES });
                 }
@@ -281,6 +280,8 @@ impl<'a> Resolver<'a, '_> {
                     self.twice(label, &input.name);
                 }
                 match self.scope().names.get(input.name.as_str()) {
+                    // An input with an initializer of its name is that initializer unless the
+                    // caller gives another.
                     Some(&default) => default,
                     None => self.name(&input.name, Value::Input { body, index }, label),
                 }
@@ -404,6 +405,7 @@ impl<'a> Resolver<'a, '_> {
         if call.is_none()
             && !self.domains.is_empty()
             && !self.domains.contains(key.0)
+            // Once for each operator: a model may have thousands of nodes of it.
             && self.reported.insert((key.0.to_owned(), key.1.to_owned()))
         {
             self.problems.push(Problem::DomainNotImported {
@@ -480,6 +482,7 @@ impl<'a> Resolver<'a, '_> {
             });
             return None;
         };
+        // Every body between the reader and the place where the name is made captures it.
         for scope in &mut self.scopes[level + 1..] {
             scope.free.insert(id);
         }
@@ -498,6 +501,7 @@ pub(super) fn topological(dependencies: &[Vec<usize>]) -> Result<Vec<usize>, Vec
             dependents[d].push(i);
         }
     }
+    // The smallest number first, so that nodes stay in the order of the file wherever that is one.
     let mut ready: BinaryHeap<Reverse<usize>> =
         (0..n).filter(|&i| waiting[i] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(n);

@@ -33,6 +33,7 @@ pub(super) fn roles(net: &Net<'_>, constants: &[Constant]) -> Vec<Role> {
         .zip(value_of)
         .map(|(constant, ids)| {
             let first = |reasons: &[Option<Reason>]| ids.iter().find_map(|&v| reasons[v].clone());
+            // What nothing reads is in no engine, whatever its type.
             let Some(reader) = first(&flow.read) else {
                 return Role::Unused;
             };
@@ -41,6 +42,8 @@ pub(super) fn roles(net: &Net<'_>, constants: &[Constant]) -> Vec<Role> {
                 input,
                 why,
             };
+            // Before the type counts: a float that is a `Clip` bound is read when the engine is
+            // built.
             if let Some(reason) = first(&flow.baked) {
                 return structural(reason);
             }
@@ -107,6 +110,8 @@ impl Flow {
                 let Some(value) = value else { continue };
                 let reason = || ("graph output".to_owned(), i, INTEGER);
                 builder.flow.read[value].get_or_insert_with(reason);
+                // A caller may do anything with an output of the model; what leaves an inner body
+                // is followed further.
                 if b == net.main {
                     builder.flow.plain[value].get_or_insert_with(reason);
                 }
@@ -136,6 +141,7 @@ fn spread(
         .collect();
     while let Some(value) = queue.pop_front() {
         for &(source, pass) in &sources[value] {
+            // The first reason is kept, and each value is queued once, so that loops end.
             if through(pass) && reasons[source].is_none() {
                 let reason = reasons[value].clone();
                 reasons[source] = reason;

@@ -11,7 +11,6 @@ use onnx_protobuf::tensor_proto::DataLocation;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
-/// Weights in memory.
 struct InMemory(BTreeMap<String, Tensor>);
 
 impl WeightBytes for InMemory {

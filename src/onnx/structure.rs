@@ -38,6 +38,8 @@ pub(super) fn digest<'b>(
     let constant = |i: usize| {
         let (c, role) = (&constants[i], &roles[i]);
         let mut h = LabelledHasher::new("constant");
+        // Engines know initializers and weights by name; a structural constant of a node is known
+        // by its bytes.
         let named = c.origin == Origin::Initializer || !matches!(role, Role::Structural { .. });
         if named {
             h.field("name", c.name.as_bytes());
@@ -71,6 +73,7 @@ pub(super) fn digest<'b>(
             .field("name", function.name.as_bytes())
             .field("overload", function.overload.as_bytes());
         opsets(&mut h, &function.opset_import);
+        // Sorted here and below: the order of attributes means nothing, and exporters differ in it.
         let mut attributes: Vec<&String> = function.attribute.iter().collect();
         attributes.sort();
         for name in attributes {
@@ -88,6 +91,7 @@ pub(super) fn digest<'b>(
         h.field("body", &inner.0);
         functions.push(h.finish());
     }
+    // Functions are found by name, in whatever order they stand.
     functions.sort();
     let (main, _) = hasher.body(net.main);
     let mut h = LabelledHasher::new(FORMAT);
@@ -105,6 +109,7 @@ fn opsets(h: &mut LabelledHasher, imports: &[OperatorSetIdProto]) {
         .map(|o| (domain(&o.domain), o.version))
         .collect();
     imports.sort_unstable();
+    // The default domain has two names, and both may be imported.
     imports.dedup();
     for (domain, version) in imports {
         h.field("opset", domain.as_bytes())
@@ -132,6 +137,7 @@ impl Structure<'_, '_> {
             let declared = body.graph.map(|g| &g.input[i]);
             let mut input = LabelledHasher::new("input");
             match declared {
+                // Callers bind the model's inputs by name; those of a body are bound by place.
                 Some(declared) if is_main => input.field("name", declared.name.as_bytes()),
                 _ => input
                     .field("depth", &(body.depth as u64).to_le_bytes())
@@ -165,6 +171,7 @@ impl Structure<'_, '_> {
             self.values[value] = Some(digest);
             initializers.push(digest);
         }
+        // They are named, so the order in which a file lists them means nothing.
         initializers.sort_unstable();
         let mut any_random = false;
         let mut nodes = Vec::with_capacity(body.order.len());
@@ -191,6 +198,8 @@ impl Structure<'_, '_> {
                 }
             }
         }
+        // Each digest has what is above the node in it, so any order of the same topology gives the
+        // same list.
         nodes.sort_unstable();
         for (i, &value) in body.outputs.iter().enumerate() {
             if let Some(declared) = body.graph.map(|g| &g.output[i]) {
@@ -226,6 +235,8 @@ impl Structure<'_, '_> {
         h.field("operator", proto.op_type.as_bytes())
             .field("domain", domain(&proto.domain).as_bytes())
             .field("overload", proto.overload.as_bytes());
+        // An optional input that is left out at the end may be written as an empty name, or not at
+        // all.
         for value in trimmed(&node.inputs) {
             h.field("input", &self.value(*value).0);
         }
@@ -271,6 +282,7 @@ fn trimmed(values: &[Option<usize>]) -> &[Option<usize>] {
 
 /// Operators whose result is not a function of their inputs; unknown ones are taken for such.
 fn may_be_random(node: &Node<'_>) -> bool {
+    // What an unknown operator does is not known, so it is taken for the harder case.
     !is_default_domain(&node.proto.domain)
         || node.proto.op_type.starts_with("Random")
         || matches!(

@@ -40,7 +40,6 @@ pub(super) struct Taken {
 pub(super) struct Taking<'a> {
     /// Payloads that the wire walk left in the map of the model's file.
     pub payloads: &'a [Payload],
-    /// The model's files.
     pub files: &'a mut Files,
     /// Whether marks ([`MARK`]) stand for bytes from a source; otherwise they are entries like any others.
     pub marked: bool,

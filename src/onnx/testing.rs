@@ -53,7 +53,6 @@ pub fn subgraph(name: &str, graph: GraphProto) -> AttributeProto {
     }
 }
 
-/// A Constant node.
 pub fn constant(output: &str, tensor: TensorProto) -> NodeProto {
     with(
         node("Constant", &[], &[output]),

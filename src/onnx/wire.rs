@@ -262,6 +262,8 @@ impl<D: Data + ?Sized> Walker<'_, D> {
         while pos < range.end {
             let field = field(self.data, pos, range.end)?;
             pos = field.end;
+            // Our own mark in a file that comes from outside would point at another tensor's
+            // payload.
             if kind == Kind::Tensor && field.number == u64::from(PAYLOAD_FIELD) {
                 continue;
             }
@@ -270,6 +272,8 @@ impl<D: Data + ?Sized> Walker<'_, D> {
                 continue;
             };
             if let Some(name) = kind.singular(field.number) {
+                // Protobuf merges a second one into the first, or lets the last win; the payload
+                // that was put aside would be the wrong one.
                 if seen.contains(&field.number) {
                     return Err(At {
                         offset: field.start as u64,
@@ -292,6 +296,8 @@ impl<D: Data + ?Sized> Walker<'_, D> {
                 continue;
             }
             match kind.child(field.number) {
+                // Only what can hold tensors is taken apart and written anew; everything else is
+                // copied as it is.
                 Some(child) if child.holds_tensors() => {
                     let mut inner = Vec::new();
                     self.copy(child, bytes, depth + 1, &mut inner)?;
@@ -345,6 +351,8 @@ impl<D: Data + ?Sized> Walker<'_, D> {
                 found.push((field.start, carrier));
             }
         }
+        // A packed field may come in several chunks, which the runtime joins; only one whole chunk
+        // can be put aside.
         found.retain(|(_, carrier)| match carrier {
             Carrier::Raw => true,
             Carrier::Floats => chunks[0] == 1,
@@ -363,6 +371,7 @@ pub(super) fn field<D: Data + ?Sized>(data: &D, start: usize, end: usize) -> Res
     let mut pos = start;
     let tag = varint(data, &mut pos, end).ok_or(at(WireFault::Varint))?;
     let number = tag >> 3;
+    // Protobuf has 29 bits for it, from 1 on.
     if number == 0 || number > u64::from(PAYLOAD_FIELD) {
         return Err(at(WireFault::FieldNumber(number)));
     }
@@ -374,6 +383,7 @@ pub(super) fn field<D: Data + ?Sized>(data: &D, start: usize, end: usize) -> Res
         1 => 8,
         2 => varint(data, &mut pos, end).ok_or(at(WireFault::Varint))?,
         5 => 4,
+        // The runtime recurses on groups without a bound.
         3 | 4 => return Err(at(WireFault::Group)),
         other => return Err(at(WireFault::WireType(other as u8))),
     };
@@ -399,6 +409,7 @@ fn varint<D: Data + ?Sized>(data: &D, pos: &mut usize, end: usize) -> Option<u64
         }
         let byte = data.part(*pos..*pos + 1)[0];
         *pos += 1;
+        // The tenth byte has room for one bit of 64.
         if shift == 63 && byte > 1 {
             return None;
         }

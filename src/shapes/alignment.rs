@@ -91,6 +91,8 @@ impl Sides<'_, '_> {
         for l in positional {
             let leaf = &self.leaves[l];
             let argument = leaf.path.steps[0];
+            // Tensors of one argument stand side by side in the inputs: torch flattens the
+            // arguments in order.
             if !by_argument || last != Some(argument) {
                 groups.push(Group {
                     leaves: Vec::new(),
@@ -144,6 +146,8 @@ impl Search<'_, '_> {
         let least = sums(&|g| if self.kind.pruned { 0 } else { g.required });
         let most = sums(&|g| g.leaves.len());
         let (total_least, total_most) = (least[self.groups.len()], most[self.groups.len()]);
+        // From the last group to the first, so that each rest is worked out once however many ways
+        // lead to it; only two layers are kept.
         let mut after: HashMap<usize, Vec<usize>> = HashMap::new();
         for g in (0..=self.groups.len()).rev() {
             let mut here: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -154,6 +158,8 @@ impl Search<'_, '_> {
             };
             for s in (least[g]..=top).rev() {
                 let rest = all - s;
+                // What is before this group could not take up the inputs that are before this
+                // place: no way comes through here.
                 let too_many = !self.kind.spare && rest > total_most - most[g];
                 if too_many || rest < total_least - least[g] {
                     continue;
@@ -218,6 +224,7 @@ impl Search<'_, '_> {
         next: Option<usize>,
     ) {
         let effect = effect.wrapping_add(next.map_or(0, |n| self.ways[n].effect));
+        // Two that mean different things are enough to know that nothing is decided.
         if found.len() < 2 && found.iter().all(|&w| self.ways[w].effect != effect) {
             found.push(self.ways.len());
             self.ways.push(Way {

@@ -56,6 +56,8 @@ pub(super) fn assign<'s>(
                 }
                 Outcome::None { rivals } => {
                     let named = matching.named();
+                    // Rivals first: that several claim one input explains why others were left
+                    // without.
                     out.faults = claimed_twice(&leaves, inputs, &rivals);
                     if out.faults.is_empty() {
                         out.faults = unmatched(&leaves, inputs, &named);

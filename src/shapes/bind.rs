@@ -57,6 +57,7 @@ impl Resolved {
     /// All conflicts together, with the nearest sizes that fit.
     pub fn bind_some(&self, shapes: &InputShapes) -> Result<BTreeMap<String, u64>, Error> {
         let (axes, mut conflicts) = self.sized(shapes);
+        // The other inputs are not asked about.
         conflicts.retain(|c| !matches!(c, Conflict::Missing { .. }));
         self.solve((axes, conflicts))
     }
@@ -83,6 +84,8 @@ impl Resolved {
     ) -> Result<Resolved, Error> {
         let mut optimised = self.clone();
         let sizes = self.sizes_of_call(call)?;
+        // The joined range holds combinations that no single profile does, and the engine has only
+        // those.
         if !self.profiles.is_empty() && self.profile_of(&sizes).is_none() {
             return Err(Error::Call(self.nearest_profile(call).1));
         }
@@ -93,7 +96,9 @@ impl Resolved {
                     .get(&name)
                     .and_then(|range| parse_dim(range).ok())
             };
+            // What the user said outright counts more than what an example happens to have.
             if !overrides.opt.contains_key(&name) && ranged().is_none_or(|d| d.opt.is_none()) {
+                // The joined range too: it is the one that messages and manifests show first.
                 let profiles = optimised.profiles.iter_mut();
                 for dims in profiles.chain([&mut optimised.dims]) {
                     let root = dims.get_mut(&name);
@@ -122,6 +127,8 @@ impl Resolved {
                 .expr
                 .solve(a.size as u64)
                 .and_then(|v| u64::try_from(v).ok());
+            // An axis out of range gives no root value: else one bad size would be told again by
+            // every axis that shares the root.
             let value = value.filter(|&v| v >= root.min && root.max.is_none_or(|max| v <= max));
             let Some(value) = value else {
                 solution.conflicts.push(outside(&a, root));
@@ -182,6 +189,8 @@ impl Resolved {
                 });
                 continue;
             };
+            // Axes of another rank cannot be laid beside the declared ones, so nothing more is said
+            // of this input.
             if shape.len() != input.axes.len() {
                 let declared: Vec<String> = input.axes.iter().map(ToString::to_string).collect();
                 conflicts.push(Conflict::Rank {
@@ -245,6 +254,7 @@ impl Resolved {
                 Some(_) => {}
             }
         }
+        // A misspelled name comes first: with it mended, other values may be out of range.
         if faults.is_empty() && !outside.is_empty() {
             return Err(Error::Sizes(outside));
         }
@@ -321,6 +331,8 @@ impl Resolved {
         shapes: &InputShapes,
         change: impl Fn(Root, u64) -> Root,
     ) -> Result<Resolved, Error> {
+        // An engine's profiles are tuned one by one; widening the joined range would change them
+        // all.
         if !self.profiles.is_empty() {
             let (at, _) = self.nearest_profile(shapes);
             let one = self.each_profile().swap_remove(at);

@@ -84,6 +84,8 @@ impl Resolved {
             }
             for (axis, (is, was)) in is.axes.iter().zip(&was.axes).enumerate() {
                 let place = format!("axis {axis} of `{name}`");
+                // An axis that is no part of the built one is told alone; whether it is still tied
+                // says nothing more.
                 if !self.is_part(is, built, was) {
                     reasons.push(format!(
                         "{place} is asked to be {}, and was built for {}",
@@ -133,6 +135,8 @@ impl Resolved {
                 let root = self.dims[&e.root];
                 match e.eval(root.min) {
                     Some(size) if root.max == Some(root.min) => Value::Size(size),
+                    // A root of one value is a number: two of them can be equal where their dims
+                    // have other names.
                     _ => Value::Dim(e.clone()),
                 }
             }

@@ -22,7 +22,6 @@ pub enum Form {
     Torch,
     /// `dims`, `args` and `kwargs`.
     Args,
-    /// `dims` and `inputs`.
     Inputs,
 }
 
@@ -73,10 +72,13 @@ impl ShapeSpec {
             Form::Args => vec![writer.by_argument()],
             Form::Torch => writer.as_torch(),
         };
+        // The text is read back and tied to the same model: a form that cannot say the spec is
+        // found by its result and needs no rules of its own.
         let means_the_same = |text: &String| {
             let again = ShapeSpec::parse(text, "converted")
                 .and_then(|s| s.resolve(inputs, &Overrides::default()));
             let whole = match form {
+                // Torch's dump has no profiles.
                 Form::Torch => resolved.joined(),
                 Form::Args | Form::Inputs => resolved.clone(),
             };
@@ -121,6 +123,7 @@ impl Writer<'_> {
     }
 
     fn by_argument(&self) -> String {
+        // Static axes need no entry, and without them the spec reads as it is written by hand.
         let leaf = |i: usize| {
             let Some(extents) = &self.inputs[i].dims else {
                 return self.full(i);
@@ -172,6 +175,8 @@ impl Writer<'_> {
             )];
         };
         let trees = self.rewrite(|i| self.full(i));
+        // Torch reads a list as the tuple of all arguments, positional first; a dict has no place
+        // for positional ones.
         let mut texts = vec![write(Value::Array(trees.clone()))];
         if args.is_empty() {
             let named: Map<String, Value> =
@@ -260,6 +265,7 @@ impl Writer<'_> {
                 let (Axis::Dim(e), written) = (expr, self.entry(i, axis)) else {
                     continue;
                 };
+                // A hint is written as a hint, and then the dim that it became need not be listed.
                 if written == self.plain(i, axis) && !written.is_number() {
                     let derived = used.entry(&e.root).or_default();
                     derived.extend((!e.is_root()).then(|| written.as_str().unwrap_or("").into()));
@@ -349,6 +355,7 @@ fn rewrite(
     match tree {
         Tree::Leaf(given) => match (of.get(path), given) {
             (Some(&i), _) => leaf(i),
+            // What is no input keeps its form, so that the tree stays that of the call.
             (None, Leaf::Nulls(n)) => vec![Value::Null; *n].into(),
             (None, Leaf::Sparse(axes)) if axes.is_empty() => json!({}),
             (None, _) => Value::Null,

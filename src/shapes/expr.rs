@@ -38,7 +38,6 @@ pub enum ExprError {
     /// A product of dims.
     #[error("is not linear in `{0}`; only an integer times a dim plus an integer can be used")]
     NotLinear(String),
-    /// `A ≤ 0`.
     #[error(
         "has the factor {0}; a derived dim grows with its root, so the factor must be positive"
     )]
@@ -131,6 +130,7 @@ impl FromStr for Affine {
     type Err = ExprError;
 
     fn from_str(text: &str) -> Result<Affine, ExprError> {
+        // Before anything is allocated for it.
         if text.len() > MAX_LENGTH {
             return Err(ExprError::Long);
         }
@@ -149,6 +149,8 @@ impl FromStr for Affine {
         }
         match sum.root {
             None => Err(ExprError::NoDim),
+            // With a positive factor the least size comes from the least value, which everything
+            // that works with ranges relies on.
             Some(_) if sum.scale < 1 => Err(ExprError::NotIncreasing(sum.scale)),
             Some(root) => Ok(Affine {
                 root,
@@ -268,6 +270,7 @@ impl Parser<'_> {
 
     fn factor(&mut self, depth: usize) -> Result<Linear, ExprError> {
         match self.peek() {
+            // The parser recurses here.
             Some('(') if depth < MAX_PARENTHESES => {
                 self.eat('(');
                 let inner = self.sum(depth + 1)?;

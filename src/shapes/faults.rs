@@ -65,7 +65,6 @@ pub enum SpecFault {
     /// A dim that cannot have this name.
     #[error("{} cannot name a dim: {reason}", quoted(.name))]
     DimName { name: String, reason: &'static str },
-    /// `max < min`.
     #[error("`{dim}` has max {max}, which is less than its min {min}")]
     EmptyRange { dim: String, min: u64, max: u64 },
     /// `opt` is not in the range.
@@ -181,7 +180,6 @@ pub enum ModelFault {
         input: String,
         /// Axes in the model.
         rank: usize,
-        /// The model's extents.
         declared: String,
     },
     /// An axis beyond the rank.
@@ -194,7 +192,6 @@ pub enum ModelFault {
         axis: i32,
         /// Axes in the model.
         rank: usize,
-        /// The model's extents.
         declared: String,
     },
     /// One axis under two numbers.
@@ -297,7 +294,6 @@ pub enum ModelFault {
         /// Path of the leaf.
         leaf: String,
         input: String,
-        /// The model's extents.
         declared: String,
     },
 }
@@ -308,7 +304,6 @@ pub enum ArgumentFault {
     /// Not what is expected there.
     #[error("`{option} {value}`: {reason}")]
     Value {
-        /// `--dim` or `--opt`.
         option: &'static str,
         /// As it was given.
         value: String,
@@ -317,7 +312,6 @@ pub enum ArgumentFault {
     /// A dim that nothing uses.
     #[error("`{option} {name}` names no dim of this model and spec{}", did_you_mean(.nearest.as_ref()))]
     UnknownDim {
-        /// `--dim` or `--opt`.
         option: &'static str,
         name: String,
         /// The one that is spelled most alike.
@@ -326,7 +320,6 @@ pub enum ArgumentFault {
     /// A value outside its dim's range.
     #[error("`{option} {name}={value}` is not {}", show_range(*.min, *.max))]
     Outside {
-        /// `--opt`.
         option: &'static str,
         name: String,
         value: u64,

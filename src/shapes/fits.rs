@@ -36,6 +36,7 @@ impl<'a> Fits<'a> {
         let Some(extents) = &self.inputs[i].dims else {
             return true;
         };
+        // From here on the rank is known; an input of unknown rank takes any tensor.
         let rank = extents.len();
         let ranks = match leaf {
             Leaf::Null => true,
@@ -50,12 +51,15 @@ impl<'a> Fits<'a> {
 
     fn entry_fits(&self, entry: Option<&Entry>, extent: &Extent) -> bool {
         match (entry, extent) {
+            // What the spec leaves static the model must have as a number: a range is not invented
+            // for it.
             (None | Some(Entry::Null), extent) => matches!(extent, Extent::Fixed(_)),
             (Some(Entry::Hint(hint)), Extent::Fixed(n)) => {
                 hint.kind != HintKind::Dynamic && hint.holds(*n as u64)
             }
             (Some(Entry::Hint(hint)), _) => hint.kind != HintKind::Static,
             (Some(Entry::Size(size)), Extent::Fixed(n)) => *size == *n as u64,
+            // An axis without a symbol says nothing that could contradict.
             (Some(Entry::Size(_) | Entry::Dim(_)), Extent::Unknown) => true,
             (Some(Entry::Size(size)), Extent::Symbol(s)) => {
                 model_symbol(s).solve(*size).is_some_and(|v| v >= 0)
@@ -77,6 +81,8 @@ impl<'a> Fits<'a> {
     fn is_crossed(&self, expr: &Affine, symbol: &Affine) -> bool {
         expr.root != symbol.root
             && self.dims.contains_key(&symbol.root)
+            // Both names have to be known on both sides: exporters rename dims, and another name
+            // alone says nothing.
             && self.symbols.contains(&expr.root)
     }
 
@@ -107,9 +113,11 @@ impl<'a> Fits<'a> {
             return Self::digest(i, 0, &format!("{leaf:?}"));
         };
         (extents.iter().enumerate())
+            // What is said of a fixed axis cannot make a difference where it fits.
             .filter(|(_, e)| !matches!(e, Extent::Fixed(_)))
             .filter_map(|(axis, _)| Some((axis, entry_of(Some(leaf), axis, extents.len())?)))
             .map(|(axis, entry)| Self::digest(i, axis, &format!("{entry:?}")))
+            // A sum does not depend on the order in which tensors are matched.
             .fold(0, u64::wrapping_add)
     }
 

@@ -106,6 +106,7 @@ fn with_bounds(mut hint: Hint, text: &str) -> Result<Hint, String> {
         };
         match name {
             "min" => hint.min = size,
+            // The largest size is what Python has for no bound (`sys.maxsize`).
             "max" => hint.max = size.filter(|&max| max < MAX_SIZE),
             _ => return Err(EXPECTED.into()),
         }

@@ -55,6 +55,7 @@ impl Node {
 /// Parses one document. Duplicate keys go to `problems` and parsing goes on; after any other fault it stops (`None`).
 pub(super) fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     let mut reader = Reader {
+        // Editors on Windows write a byte order mark, which RFC 8259 lets a reader ignore.
         rest: text.strip_prefix('\u{feff}').unwrap_or(text),
         pos: Pos { line: 1, column: 1 },
         problems,
@@ -141,6 +142,8 @@ impl<'a> Reader<'a, '_> {
     fn value(&mut self, depth: usize) -> Result<Node, Fault> {
         let pos = self.pos;
         let value = match self.rest.as_bytes().first() {
+            // Checked before the next level is read: the reader recurses, and a hostile file would
+            // end the process.
             Some(b'{' | b'[') if depth == MAX_DEPTH => {
                 return Err((pos, SpecFault::Depth { limit: MAX_DEPTH }));
             }
@@ -181,6 +184,7 @@ impl<'a> Reader<'a, '_> {
         };
         let start = usize::from(bytes[0] == b'-');
         let mut end = digits(start);
+        // Some readers take such a number for octal, so it is refused as the RFC says.
         if end.is_some_and(|e| e > start + 1) && bytes[start] == b'0' {
             return self.fault("a number does not begin with `0`");
         }
@@ -318,6 +322,7 @@ impl<'a> Reader<'a, '_> {
             }
             self.space();
             let node = self.value(depth + 1)?;
+            // Readers of JSON differ in which of two equal keys counts, so neither does.
             if let Some(&first) = seen.get(&name) {
                 self.problems.push(
                     pos,

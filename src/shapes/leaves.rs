@@ -111,6 +111,7 @@ fn flatten<'s>(
     steps: Vec<Step<'s>>,
     out: &mut Vec<Place<'s>>,
 ) {
+    // A copy for each branch: paths are short, and each tensor keeps its own.
     let below = |step: Step<'s>| [steps.as_slice(), &[step]].concat();
     match tree {
         Tree::Leaf(leaf) => out.push(Place {

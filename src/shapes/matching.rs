@@ -179,6 +179,7 @@ impl<'a, 's> Matching<'a, 's> {
     fn numbers_are_needed(&self, of_leaf: &OfLeaf) -> bool {
         let taken: HashSet<usize> = of_leaf.iter().flatten().copied().collect();
         self.candidates.iter().all(|(l, _)| {
+            // A leaf without an input took no number either.
             let Some(i) = of_leaf[*l] else { return true };
             let name = self.inputs[i].name.as_str();
             let full = spellings(&self.leaves[*l].path.steps);
@@ -244,6 +245,7 @@ impl<'a, 's> Matching<'a, 's> {
                 numbered.entry(base).or_default().push(i);
             }
         }
+        // A key that several tensors have could be any of them.
         let mut keys: HashMap<&str, usize> = HashMap::new();
         for key in self.leaves.iter().filter_map(|l| l.path.last_key()) {
             *keys.entry(key).or_default() += 1;
@@ -257,6 +259,7 @@ impl<'a, 's> Matching<'a, 's> {
                 .filter_map(|n| numbered.get(n.as_str()));
             let more: Vec<usize> = more.flatten().copied().collect();
             found.extend(more);
+            // Spellings of one path often coincide, and one input must not count as two candidates.
             found.sort_unstable();
             found.dedup();
             found
@@ -294,6 +297,7 @@ fn ways_of(
     let candidates: Vec<Vec<usize>> = (named.iter().enumerate())
         .map(|(n, (_, c))| {
             let mut c = c.clone();
+            // A leaf that may be missing needs a choice that stands for nothing.
             if pruned {
                 // One for each, since they need not differ.
                 c.push(NOTHING - n);
@@ -314,6 +318,7 @@ fn ways_of(
             .flat_map(|(&i, ls)| ls.iter().map(move |&l| (l, i)))
             .collect();
     }
+    // A search that was cut short may have missed a second way, so what it found decides nothing.
     if steps >= MAX_STEPS {
         return None;
     }

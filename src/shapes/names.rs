@@ -29,6 +29,7 @@ pub(super) fn identifier(symbol: &str) -> String {
             }
         })
         .collect();
+    // Read back from a spec, these three would be hints.
     if !is_identifier(&name) || matches!(name.as_str(), "AUTO" | "DYNAMIC" | "STATIC") {
         name.insert_str(0, "d_");
     }

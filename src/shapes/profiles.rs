@@ -59,6 +59,7 @@ pub(super) fn ranges(whole: &Resolved, one: &Resolved) -> Result<BTreeMap<String
             let (min, opt) = (solve(given.min)?, solve(given.opt)?);
             let max = given.max.map(solve).transpose()?;
             root.min = root.min.max(min);
+            // Several axes may speak of one root, and a profile is what all of them allow.
             root.max = [root.max, max].into_iter().flatten().min();
             if root.max.is_some_and(|max| max < root.min) {
                 let range = show_range(given.min as u64, given.max.map(|m| m as u64));
@@ -85,6 +86,7 @@ impl Resolved {
                 ranges(&self, one).map_err(|reason| Error::Profile { at: at + 1, reason })?;
             self.profiles.push(ranges);
         }
+        // An engine with the same profile twice would be tuned twice for nothing.
         self.profiles.dedup();
         if self.profiles.len() == 1 {
             self.profiles.clear();
@@ -139,6 +141,7 @@ impl Resolved {
                 Err(Error::Sizes(conflicts)) => conflicts,
                 _ => Vec::new(),
             });
+        // `min_by_key` gives the first of equals, so the choice does not change from run to run.
         let nearest = conflicts.enumerate().min_by_key(|(_, found)| found.len());
         nearest.unwrap_or_default()
     }
@@ -155,6 +158,7 @@ impl Resolved {
                 .collect::<Option<Vec<_>>>()
                 .and_then(|m| m.into_iter().max());
             if !whole.holds(whole.opt) {
+                // The first profile's, as when a spec is read.
                 whole.opt = all.profiles[0][name].opt;
             }
         }

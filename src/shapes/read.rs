@@ -26,6 +26,7 @@ impl ShapeSpec {
         let root = json::parse(json, &mut problems);
         let read = root.and_then(|root| wire::read(&root, origin, &mut problems));
         match read {
+            // A spec that could be read in part is not used in part.
             Some(spec) if problems.is_empty() => Ok(spec),
             _ => {
                 problems.sort();

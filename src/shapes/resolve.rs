@@ -30,10 +30,13 @@ impl ShapeSpec {
                 problems,
                 suggestion: write::suggestion(self, inputs),
             })?;
+        // Only now: an option may name a dim that the spec lacks and the model's symbol makes.
         work.check_overrides(&resolved)?;
         let mut each = Vec::new();
         for (at, dims) in self.profiles.iter().enumerate() {
             let (dims, overrides) = profiles::overridden(dims, overrides);
+            // Each profile is tied by itself: a range of one value may pin a symbol that is free in
+            // the others.
             let tied = self.tie_to(inputs, &overrides, dims);
             let (one, _) = tied.map_err(|problems| Error::Model {
                 origin: Some(format!("{}, profile {}", self.origin, at + 1)),
@@ -71,8 +74,10 @@ impl ShapeSpec {
             bounds: Vec::new(),
         };
         let drafts = work.drafts(&assigned.places);
+        // Before the bounds of hints, which narrow what ties have already made one dim.
         work.tie();
         work.bound();
+        // Last, since every tie may have replaced a root that an earlier axis names.
         let axes = work.finish(drafts);
         if !work.faults.is_empty() {
             return Err(work.faults);
@@ -91,6 +96,7 @@ impl ShapeSpec {
             input.argument = place
                 .as_ref()
                 .and_then(super::leaves::Place::argument)
+                // Recorded only where it says something: most exporters keep the argument's name.
                 .filter(|argument| *argument != input.name);
         }
         Ok((resolved, work))
@@ -144,6 +150,8 @@ impl Work<'_> {
     /// Makes all that the spec says of one symbol equal.
     fn tie(&mut self) {
         for (symbol, witnesses) in &self.symbols {
+            // All are held against the first, which is the earliest axis: messages then name the
+            // same place each time.
             let [first, others @ ..] = witnesses.as_slice() else {
                 continue;
             };
@@ -175,6 +183,8 @@ impl Work<'_> {
                 }
             }
         }
+        // An axis that is not declared may have a symbol that another axis gives a meaning; the
+        // message can then say what to write.
         for fault in &mut self.faults {
             if let ModelFault::Undeclared {
                 extent: Extent::Symbol(s),
@@ -235,6 +245,8 @@ impl Work<'_> {
     /// A root for what the spec does not name: `wanted` with its declared range if that is meant for it, else a new one.
     fn fresh(&mut self, wanted: String, range: DimDecl) -> String {
         let used = self.made.contains(&wanted) || self.is_meaning(&wanted);
+        // A dim that the spec declares and uses nowhere, with the symbol's name, is meant for the
+        // symbol.
         if self.declared.contains_key(&wanted) && !used {
             self.made.insert(wanted.clone());
             return wanted;
@@ -308,6 +320,7 @@ impl Work<'_> {
                     .ok_or_else(|| (symbol.clone(), format!("has no size where it is {n}")))?;
                 return Ok(Axis::Fixed(size as usize));
             }
+            // The first witness stands for all: the ties have made them equal.
             Some(Meaning::Dim(e)) => e.clone(),
             None => self.symbol_root(&symbol.root),
         };
@@ -325,12 +338,14 @@ impl Work<'_> {
         let overflow = |expr: &Affine| (expr.clone(), "is beyond 63 bits".to_owned());
         let reduced = self.system.reduce(&expr).ok_or_else(|| overflow(&expr))?;
         let DimDecl { min, max, .. } = self.system.range(&reduced.root);
+        // In 128 bits, where the product of two 64-bit numbers cannot overflow.
         if i128::from(reduced.scale) * i128::from(min) + i128::from(reduced.offset) < 0 {
             return Err((
                 reduced.clone(),
                 format!("is negative where `{}` is {min}", reduced.root),
             ));
         }
+        // Without a max any size may come; the least must be one that can be counted.
         let top = max.unwrap_or(min);
         match reduced.eval(top).filter(|&n| n <= MAX_SIZE) {
             Some(_) => Ok(Axis::Dim(reduced)),
@@ -356,6 +371,8 @@ impl Work<'_> {
         let dims = used.into_iter().map(|name| {
             let DimDecl { min, max, opt } = self.system.range(name);
             let given = self.overrides.opt.get(name).copied();
+            // A tie may have narrowed the range after the option was checked; `check_overrides`
+            // says so.
             let given = given.filter(|&o| o >= min && max.is_none_or(|max| o <= max));
             let opt = given.or(opt).unwrap_or_else(|| default_opt(min, max));
             (name.to_owned(), Root { min, max, opt })
@@ -371,6 +388,7 @@ impl Work<'_> {
 
     /// `--dim` and `--opt` must have named something.
     fn check_overrides(&self, resolved: &Resolved) -> Result<(), Error> {
+        // A dim that a tie replaced by another is gone from the result, but was no mistake.
         let known = |name: &str| resolved.dims.contains_key(name) || self.is_meaning(name);
         let given = (self.overrides.dims.keys().map(|n| ("--dim", n)))
             .chain(self.overrides.opt.keys().map(|n| ("--opt", n)));

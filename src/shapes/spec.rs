@@ -51,7 +51,6 @@ pub(super) enum Body {
         kwargs: Vec<(String, Tree)>,
         torch: bool,
     },
-    /// `inputs`.
     Inputs(Vec<(String, Leaf)>),
 }
 

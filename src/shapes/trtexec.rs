@@ -11,11 +11,8 @@ use std::collections::BTreeMap;
 /// The values of the three options.
 #[derive(Debug, Clone, Copy)]
 pub struct Profiles<'a> {
-    /// `--minShapes`.
     pub min: &'a [String],
-    /// `--optShapes`.
     pub opt: &'a [String],
-    /// `--maxShapes`.
     pub max: &'a [String],
 }
 
@@ -111,6 +108,7 @@ impl Reading {
 /// `NAME:1x4`; the name may have colons, and quotes around it.
 fn parse(text: &str) -> Result<(String, Vec<u64>), &'static str> {
     const EXPECTED: &str = "expected NAME:1x4x64x64 (or NAME:scalar)";
+    // The last colon: names of TensorFlow models end in `:0`.
     let (name, shape) = text.rsplit_once(':').ok_or(EXPECTED)?;
     let name = name.trim();
     let quoted = name.strip_prefix('\'').and_then(|n| n.strip_suffix('\''));
@@ -145,6 +143,7 @@ impl Reading {
 
     fn leaf(&mut self, name: &str, shapes: Given, decl: Option<&TensorDecl>) -> Option<Leaf> {
         let [min, opt, max] = match shapes {
+            // As trtexec has it: `--optShapes` alone fixes the shape.
             [None, Some(only), None] => [only.clone(), only.clone(), only],
             [Some(min), Some(opt), Some(max)] => [min, opt, max],
             other => {
@@ -191,6 +190,8 @@ impl Reading {
                 (identifier(&symbol.root), Some(symbol))
             }
         };
+        // An axis without a symbol of the model is a dim of its own; its place is a name that no
+        // symbol has.
         let symbol = symbol.unwrap_or_else(|| Affine::root(place.clone()));
         let values = sizes.map(|n| symbol.solve(n).and_then(|v| u64::try_from(v).ok()));
         let [Some(least), Some(best), Some(most)] = values else {
@@ -216,6 +217,7 @@ impl Reading {
             self.symbols.insert(symbol.root.clone(), entry.clone());
             entry
         });
+        // One dim cannot have two ranges.
         if self.dims[&dim] != decl {
             let reason = format!(
                 "axis {axis} and {first} are both `{}` in the model, and have different ranges",

@@ -42,6 +42,7 @@ impl System {
     /// `expr` in terms of roots that stand for themselves; `None` on overflow.
     pub fn reduce(&self, expr: &Affine) -> Option<Affine> {
         let mut expr = expr.clone();
+        // Ends: a root is replaced only by an expression of a root that stands for itself.
         while let Some(inner) = self.replaced.get(&expr.root) {
             expr = expr.compose(inner)?;
         }
@@ -68,6 +69,7 @@ impl System {
                 expr.root,
                 show_range(dim.min, dim.max)
             )),
+            // It has that value already, which is not worth a warning.
             Some(_) if dim.max == Some(dim.min) => Ok(None),
             Some(value) => {
                 self.dims.insert(
@@ -92,6 +94,8 @@ impl System {
     ) -> Result<(), String> {
         let expr = self.reduce(expr).ok_or("overflow")?;
         let old = self.range(&expr.root);
+        // Rounded up for the least and down for the most, so that no value outside of the bounds is
+        // let in; `div_euclid` because an offset can make either negative.
         let (p, q) = (i128::from(expr.scale), i128::from(expr.offset));
         let least = min.map_or(0, |min| (i128::from(min) - q + p - 1).div_euclid(p));
         let least = least.max(i128::from(old.min));
@@ -119,6 +123,8 @@ impl System {
         if a == b {
             return Ok(None);
         }
+        // A dim of one value is a size: to express it by another dim would hide that nothing is
+        // dynamic there.
         if let Some(size) = self.only_size(&a) {
             return self.pin(&b, size);
         }
@@ -134,6 +140,8 @@ impl System {
             return crossing
                 .map_or_else(|| Err("are never equal".into()), |size| self.pin(&a, size));
         }
+        // The root with the wider steps stays: `4x = 8y` makes `x := 2y`, and `y` as half of `x`
+        // would be no integer.
         let (name, by) = if let Some(by) = b.divide(&Affine {
             root: String::new(),
             ..a
@@ -168,6 +176,8 @@ impl System {
             ));
         }
         let (min, max) = (least as u64, most.map(|m| m as u64));
+        // The size to optimise for that the root which stays has itself, else what the replaced one
+        // asks for.
         let wanted = kept.opt.or_else(|| u64::try_from(by.solve(old.opt?)?).ok());
         let opt = wanted.map(|o| o.clamp(min, max.unwrap_or(u64::MAX)));
         self.dims.insert(by.root.clone(), DimDecl { min, max, opt });

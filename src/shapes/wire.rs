@@ -76,6 +76,8 @@ impl Reader<'_> {
         .into_iter()
         .flatten()
         .collect();
+        // Told and then read on: what is wrong inside of the first form is worth knowing in the
+        // same run.
         if let [(first, _), (second, node), ..] = forms[..] {
             self.problems
                 .push(node.pos, SpecFault::MixedForms { first, second });
@@ -441,6 +443,7 @@ impl Reader<'_> {
     }
 
     fn leaf(&mut self, node: &Node) -> Option<Leaf> {
+        // Every tensor costs a search among the inputs.
         self.tensors += 1;
         if self.tensors > MAX_TENSORS {
             let (count, limit) = (self.tensors, MAX_TENSORS);

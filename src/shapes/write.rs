@@ -43,6 +43,7 @@ pub fn template_from(inputs: &[TensorDecl], call: &InputShapes) -> Result<String
     let sizes = resolved.unbounded().sizes_of_call(call)?;
     let mut spec: Value = serde_json::from_str(&text).expect("a template is JSON");
     for (name, opt) in sizes {
+        // The template starts at 1, and an example may have an empty axis.
         let min = resolved.dims[&name].min.min(opt);
         spec["dims"][&name] = dim_json(min, None, Some(opt));
     }
@@ -93,6 +94,7 @@ pub(super) fn suggestion(spec: &ShapeSpec, inputs: &[TensorDecl]) -> String {
         }
     }
     let text = draft.text();
+    // A hint that leads to the next error is worse than a plain template.
     let fits = ShapeSpec::parse(&text, "suggestion").is_ok_and(|s| s.fits(inputs));
     if fits { text } else { template(inputs) }
 }
@@ -137,6 +139,8 @@ impl Draft {
         let least = u64::try_from(expr.offset.saturating_neg())
             .unwrap_or(0)
             .div_ceil(expr.scale as u64);
+        // Several axes may be expressions of one symbol: the least value has to give all of them a
+        // size.
         dim.min = dim.min.max(least);
         self.used.insert(expr.root.clone());
         Some(json!(expr.to_string()))
@@ -197,6 +201,7 @@ fn write_pretty(value: &Value, depth: usize, out: &mut String) {
         Value::Array(list) => ("[", "]", list.iter().map(|v| (None, v)).collect()),
         scalar => return out.push_str(&scalar.to_string()),
     };
+    // The axes of one tensor are read together; a line for each would hide the tensors.
     let inline = !items.iter().any(|(_, v)| is_container(v)) && depth > 0;
     out.push_str(open);
     for (i, (key, item)) in items.iter().enumerate() {

@@ -89,6 +89,7 @@ impl Target {
                 "it has a query or a fragment, to which no path can be added",
             ));
         }
+        // Engines are code, and credentials would be readable on the way.
         if url.scheme() == "http" && !settings.allow_http && !is_loopback(&url) {
             return Err(RemoteFault::PlainHttp { url: shown.into() });
         }
@@ -125,6 +126,7 @@ impl Target {
     ) -> Result<Box<dyn ObjectStore>, RemoteFault> {
         let retry = RetryConfig {
             backoff: BackoffConfig {
+                // The crate's own pauses grow to 15 seconds, half of the time limit that is set by default.
                 max_backoff: Duration::from_secs(3),
                 ..BackoffConfig::default()
             },
@@ -165,6 +167,7 @@ impl Target {
                 .with_retry(retry)
                 .build()
                 .map(|s| Box::new(s) as _),
+            // Synced, since others rely on what a record names as soon as they see it.
             ObjectStoreScheme::Local => Ok(Box::new(LocalFileSystem::new().with_fsync(true)) as _),
             _ => {
                 let options = ClientOptions::new()
@@ -195,6 +198,7 @@ impl Target {
                 url: self.shown().into(),
                 why: "TRTMUT_CACHE_AUTHORIZATION holds what a header cannot".into(),
             })?;
+            // Debug output of the client shows headers, but for sensitive ones.
             value.set_sensitive(true);
             headers.insert("authorization", value);
         }

@@ -128,6 +128,7 @@ impl Remote {
                 Ok(self.objects.list_with_delimiter(Some(&folder.path)).await?)
             })
             .map_err(|e| failed("list", &folder, e))?;
+        // With a delimiter one request gives the keys alone, not the objects under each.
         let names = listed.common_prefixes.iter();
         let mut keys: Vec<Key> = names
             .filter_map(|p| p.filename().and_then(Key::parse))
@@ -142,6 +143,7 @@ impl Remote {
     /// [`RemoteFault::UnknownKey`], [`CacheFault::AmbiguousKey`], and those of [`Remote::keys`].
     pub fn resolve(&self, text: &str) -> Result<Key, RemoteFault> {
         let wanted = text.trim().to_ascii_lowercase();
+        // A whole key needs no listing, which not every web server has.
         if let Some(key) = Key::parse(&wanted) {
             return Ok(key);
         }
@@ -219,6 +221,7 @@ impl Remote {
         watch: &dyn Watch,
     ) -> Result<Hit, RemoteFault> {
         let key = record.key();
+        // Before the download, and not after a plan of gigabytes has arrived.
         let limit = lock.store.limit();
         let bytes = record.plan.bytes.saturating_add(record.manifest.bytes);
         if bytes > limit {
@@ -226,6 +229,7 @@ impl Remote {
         }
 
         let place = self.blob_place(&record.manifest.digest);
+        // The record comes from outside: its word alone must not make this process take memory.
         let longest = record.manifest.bytes.min(LARGEST_MANIFEST);
         let read = self.wait(
             longest,
@@ -298,6 +302,7 @@ impl Remote {
             let path = hit.plan_path();
             CacheFault::io("read", &path)(io::Error::other(e))
         })?;
+        // An entry may have been opened with `Check::Trust`, and what is sent is used by others.
         if Digest::of(&plan) != record.plan.digest {
             return Err(RemoteFault::Cache(CacheFault::Damaged {
                 entry: hit.key().to_string(),
@@ -329,6 +334,8 @@ impl Remote {
         let mut sent = 0;
         for (bytes, part) in blobs {
             let place = self.blob_place(&part.digest);
+            // Blobs are named by their bytes, so one of the right length is the right one unless it
+            // is damaged.
             if existing == Existing::Replace || self.length(&place)? != Some(part.bytes) {
                 self.send(&place, bytes, watch)?;
                 sent += part.bytes;
@@ -345,6 +352,7 @@ impl Remote {
     fn has(&self, key: Key) -> Result<bool, RemoteFault> {
         let record = match self.record(key) {
             Ok(Some(record)) => record,
+            // What is damaged there is replaced by what is here.
             Ok(None) | Err(RemoteFault::Damaged { .. }) => return Ok(false),
             Err(fault) => return Err(fault),
         };
@@ -367,6 +375,7 @@ impl Remote {
 
     fn send(&self, place: &Place, bytes: Bytes, watch: &dyn Watch) -> Result<(), RemoteFault> {
         let length = bytes.len() as u64;
+        // A web server takes a PUT of the whole or nothing.
         let request = if self.target.whole_only() {
             length
         } else {

@@ -45,6 +45,8 @@ impl Trouble {
         match self {
             Trouble::Store(e @ object_store::Error::NotFound { .. }) => {
                 let text = e.to_string();
+                // A bucket that is not there is a mistake in the URL and no miss; the crate has one
+                // error for both.
                 !["NoSuchBucket", "ContainerNotFound"]
                     .iter()
                     .any(|t| text.contains(t))
@@ -61,6 +63,7 @@ pub(super) async fn read(
     longest: u64,
 ) -> Result<Vec<u8>, Trouble> {
     let found = objects.get(path).await?;
+    // Checked twice: by what the server says, and by what it sends.
     if found.meta.size > longest {
         return Err(Trouble::Length(found.meta.size));
     }

@@ -145,8 +145,11 @@ fn claim(args: &Args, output: &Path, ui: &Ui) -> anyhow::Result<fsx::FileLock> {
     let mut inputs = args.checkpoint()?.to_vec();
     inputs.extend(args.overlay.inputs());
     let alone = super::lock_plan(output, ui);
+    // An interrupted change is finished first, since the manifest that is read next may not be the
+    // plan's yet.
     plan::settle(plan)?;
     inputs.extend(plan::sources(plan, &plan::read_manifest(plan)?));
+    // Through links: the plan under another name is still the plan that is read.
     let in_place = fsx::resolve(plan) == fsx::resolve(output);
     if !in_place {
         inputs.extend([plan.clone(), plan::manifest_path(plan)]);
@@ -194,6 +197,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         memo: super::memo(environment, args.rehash),
         ..args.overlay.request(checkpoint.to_vec())
     };
+    // The engine is loaded while the files are read, unless it will not be used.
     let opening = if args.dry_run {
         Opening::WhenNeeded
     } else {
@@ -204,6 +208,8 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let live = prepared.is_live();
     let mut report = RefitReport::of(&prepared, &args.plan, output, start.elapsed());
     let rebuild_allowed = args.fallback == Fallback::Rebuild;
+    // Said before the engine is touched: a refit of the rest alone would be neither the old model
+    // nor the new one.
     if !fixed.is_empty() && !rebuild_allowed {
         return Err(NotEnough::of(None, &prepared, fixed).into());
     }

@@ -91,6 +91,7 @@ fn change(
         ready.push(staged);
     }
     report.written = !ready.is_empty();
+    // Only when all are written: until here nothing has changed.
     pipeline::put_in_place(ready)?;
     Ok(())
 }
@@ -117,6 +118,7 @@ fn outputs(args: &Args, plans: &[PathBuf]) -> Result<Vec<PathBuf>, UsageError> {
     let mut inodes: BTreeMap<(u64, u64), &Path> = BTreeMap::new();
     for plan in plans {
         let Ok(meta) = plan.metadata() else { continue };
+        // By inode, since a plan may be named through a link, and would be written twice.
         if let Some(first) = inodes.insert(Stamp::of(&meta).file(), plan) {
             return Err(UsageError::new(
                 format!(
@@ -158,6 +160,8 @@ fn outputs(args: &Args, plans: &[PathBuf]) -> Result<Vec<PathBuf>, UsageError> {
 fn lock_in_order(outputs: &[PathBuf], ui: &Ui) -> Vec<fsx::FileLock> {
     let place = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
     let mut sorted: Vec<&PathBuf> = outputs.iter().collect();
+    // In one order for every process, so that two which name the same plans do not wait for each
+    // other.
     sorted.sort_by_cached_key(|p| place(p));
     sorted.into_iter().map(|p| lock_plan(p, ui)).collect()
 }
@@ -173,6 +177,7 @@ fn claim(args: &Args, plans: &[PathBuf], outputs: &[PathBuf], ui: &Ui) -> anyhow
     for (plan, output) in plans.iter().zip(outputs) {
         let in_place = fsx::resolve(plan) == fsx::resolve(output);
         let mut inputs = inputs.clone();
+        // A plan may replace itself and no other one.
         let others = plans.iter().filter(|p| !(in_place && *p == plan));
         inputs.extend(others.flat_map(|p| [p.clone(), plan::manifest_path(p)]));
         let replaces = in_place.then_some(plan.as_path());

@@ -135,6 +135,7 @@ pub fn run(args: &Args, cli: clap::Command, ui: &Ui) -> anyhow::Result<Exit> {
         )
         .into());
     }
+    // A wrong path ends the watch at once, instead of being the failure of every refit.
     plan::read_manifest(&args.plan)?;
     let mut inputs = args.weights.clone();
     inputs.extend(args.overlay.inputs());
@@ -273,12 +274,14 @@ impl Refit<'_> {
 
 /// This program, also where another one was installed in its place meanwhile.
 fn itself() -> Command {
+    // The file that runs, even where an upgrade has put another one in its place.
     let running = Path::new("/proc/self/exe");
     let program = match std::env::current_exe() {
         Ok(path) if !running.exists() => path,
         _ => running.to_owned(),
     };
     let mut command = Command::new(program);
+    // By its path it would be called `exe` in lists of processes.
     command.arg0("trtmut");
     command
 }

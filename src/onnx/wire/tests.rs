@@ -2,7 +2,6 @@
 
 use super::*;
 
-/// A length-delimited field.
 fn nested(number: u64, inner: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     put_varint(&mut out, number << 3 | 2);
