@@ -6,8 +6,9 @@
     scripts/house.py -v onnx    one room
 
 Columns: lines of code without tests, comments and blank lines; inline comments (`//`, a run of lines counts as one) and their lines, and the
-comments per 100 lines of code; lines of documentation, and those of three words or fewer; functions over 80 and over 100 lines, tests
-included; files that import from one another in circles. `tests/layers.rs` holds the functions and the circles, this only shows where they are.
+comments per 100 lines of code; lines of documentation, and those of three words or fewer that are all of a comment (the last line of a
+longer sentence, a heading and a fence say nothing of their own); functions over 80 and over 100 lines, tests included; files that import
+from one another in circles. `tests/layers.rs` holds the functions and the circles, this only shows where they are.
 """
 
 import argparse
@@ -45,15 +46,21 @@ def comments(text):
     """Lines of code, inline comments, their lines, and the lines of documentation as (number, words)."""
     code = runs = lines = 0
     docs = []
-    in_run = False
+    in_run = in_docs = False
     for number, line in enumerate(strings_blanked(text).splitlines(), 1):
         line = line.strip()
         if re.match(r"//[/!](?!/)", line):
             words = [w for w in line[3:].split() if re.search(r"\w", w)]
+            whole = not in_docs and not re.match(r"//[/!] *(#|```|\|)", line)
+            in_docs = bool(words)
+            if docs and not whole and docs[-1][0] == number - 1:
+                docs[-1] = (docs[-1][0], LONG, docs[-1][2])
             if words:
-                docs.append((number, len(words), line))
+                docs.append((number, len(words) if whole else LONG, line))
             in_run = False
-        elif line.startswith("//"):
+            continue
+        in_docs = False
+        if line.startswith("//"):
             lines += 1
             runs += not in_run
             in_run = True

@@ -41,13 +41,11 @@ pub struct Identity {
 /// Backends refuse a name or value that they do not know.
 pub type Options = BTreeMap<String, String>;
 
-/// What to compile.
 pub struct BuildJob<'a> {
     /// The model; its weights are read through it.
     pub model: &'a Model,
     /// Shape range of every input.
     pub profile: &'a Profile,
-    /// Choices; see [`Options`].
     pub options: &'a Options,
     /// Where only some weights are to stay replaceable (`refit=individual`): which; `None` is all that can.
     pub mark: Option<&'a BTreeSet<String>>,
@@ -77,7 +75,6 @@ pub struct Slot {
     pub dtype: Dtype,
     /// Extents; `None` where the engine only knows a count.
     pub shape: Option<Vec<usize>>,
-    /// Number of elements.
     pub count: usize,
     /// Whether new bytes can be given for it.
     pub refittable: bool,
@@ -108,7 +105,6 @@ pub trait Feed: Send + Sync {
 /// A plan that was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Length in bytes.
     pub bytes: u64,
     /// The digest that [`digest_of`] gives.
     pub digest: Digest,
@@ -128,7 +124,6 @@ pub fn is_known_by_tensors(map: &fsx::Map) -> bool {
 
 /// Compiles and opens plans.
 pub trait Backend {
-    /// Who this is.
     fn identity(&self) -> Identity;
 
     /// Whether every dynamic axis needs a largest size.
@@ -164,13 +159,9 @@ pub trait Backend {
     }
 
     /// Opens the plan at `path`.
-    ///
-    /// # Errors
-    /// See [`Error`].
     fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error>;
 }
 
-/// How to run.
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
     /// Threads for CPU engines; `None` leaves it to the engine.
@@ -183,7 +174,6 @@ pub struct RunOptions {
     pub profile: bool,
 }
 
-/// An open plan.
 pub trait Engine {
     /// Inputs, in graph order.
     fn inputs(&self) -> &[TensorDecl];
@@ -192,22 +182,13 @@ pub trait Engine {
     fn outputs(&self) -> &[TensorDecl];
 
     /// The weights that it holds.
-    ///
-    /// # Errors
-    /// See [`Error`].
     fn slots(&self) -> Result<Vec<Slot>, Error>;
 
     /// Replaces weights. After an error the engine is in no defined state and must be dropped.
     /// The feed is kept as long as the engine needs it.
-    ///
-    /// # Errors
-    /// See [`Error`].
     fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error>;
 
     /// Writes the plan, with the weights that it holds now.
-    ///
-    /// # Errors
-    /// See [`Error`].
     fn serialize(&self, out: &mut dyn Write) -> Result<(), Error>;
 
     /// As [`Engine::serialize`], into an empty file in whichever order is fastest; `None` where it only writes front to back.
@@ -227,22 +208,13 @@ pub trait Engine {
     }
 
     /// Makes ready to run (loads, allocates), so that the first [`Engine::run`] is not charged with it.
-    ///
-    /// # Errors
-    /// See [`Error`].
     fn prepare(&mut self, options: &RunOptions) -> Result<(), Error>;
 
     /// Runs once. Inputs come in any order, one for every [`Engine::inputs`]; outputs are in graph order with the
     /// dtypes that the model declares.
-    ///
-    /// # Errors
-    /// See [`Error`].
     fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error>;
 
     /// What the library tells of its layers after fusing, as JSON in the library's own form; `None` where it tells nothing.
-    ///
-    /// # Errors
-    /// See [`Error`].
     fn layers(&self) -> Result<Option<serde_json::Value>, Error> {
         Ok(None)
     }
@@ -265,7 +237,6 @@ pub enum Error {
     /// The backend is not in this build or its library is not on this machine.
     #[error("the backend `{backend}` is not available: {reason}")]
     Unavailable {
-        /// Its name.
         backend: String,
         /// Why, in one sentence without a period.
         reason: String,
@@ -275,25 +246,20 @@ pub enum Error {
     /// The backend knows that it cannot compute this graph right, and refuses. All places are listed.
     #[error("the backend `{backend}` refuses this model: {}", list(.refusals))]
     Refused {
-        /// Its name.
         backend: String,
-        /// One per place.
         refusals: Vec<Refusal>,
     },
     /// An option that the backend does not know, or a value that it does not take.
     #[error("the backend `{backend}` does not take `{option}`: {reason}")]
     Option {
-        /// Its name.
         backend: String,
         /// `name=value`.
         option: String,
-        /// Why.
         reason: String,
     },
     /// The plan is not one of this backend's, is cut short, or is damaged.
     #[error("`{path}` is not a usable plan: {reason}")]
     Plan {
-        /// The file.
         path: String,
         /// What is wrong with it.
         reason: String,
@@ -302,42 +268,23 @@ pub enum Error {
     #[error(
         "`{path}` is version-compatible: it brings code of its own, which runs when it is opened"
     )]
-    HostCode {
-        /// The file.
-        path: String,
-    },
+    HostCode { path: String },
     /// A plugin library cannot be used, or one is missing.
     #[error("the plugin library `{library}`: {reason}")]
     Plugin {
-        /// The library.
         library: String,
         /// Why, in one fragment.
         reason: String,
     },
     /// The engine wants a weight that it was not given, or got one that does not fit.
     #[error("weight `{name}`: {reason}")]
-    Weight {
-        /// Slot name.
-        name: String,
-        /// What is wrong.
-        reason: String,
-    },
+    Weight { name: String, reason: String },
     /// An input is missing, unknown, or of the wrong type or shape.
     #[error("input `{name}`: {reason}")]
-    Input {
-        /// Input name.
-        name: String,
-        /// What is wrong.
-        reason: String,
-    },
+    Input { name: String, reason: String },
     /// The library behind the backend failed; the text is the library's own.
     #[error("{library}: {message}")]
-    Library {
-        /// Which library.
-        library: String,
-        /// What it said.
-        message: String,
-    },
+    Library { library: String, message: String },
     /// The model's bytes could not be read.
     #[error(transparent)]
     Onnx(#[from] crate::onnx::Error),
@@ -356,7 +303,6 @@ pub struct Refusal {
     pub node: String,
     /// Operator, with its domain where it is not ONNX's own.
     pub operator: String,
-    /// Why.
     pub reason: String,
 }
 

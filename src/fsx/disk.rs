@@ -7,7 +7,6 @@ use std::path::Path;
 /// A disk, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Disk {
-    /// All of it.
     pub total: u64,
     /// What this user may still write.
     pub free: u64,

@@ -31,26 +31,14 @@ use std::path::{Component, Path, PathBuf};
 /// A file operation that failed, with its path.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Reading failed.
     #[error("cannot read `{path}`", path = path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Read { path: PathBuf, source: io::Error },
     /// Writing failed; nothing changed under the final name.
     #[error("cannot write `{path}`", path = path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    Write { path: PathBuf, source: io::Error },
     /// A pipe, a socket or a device is where a file is expected.
     #[error("`{path}` is {what}, not a file", path = path.display())]
     NotRegular {
-        /// What was named.
         path: PathBuf,
         /// What it is, with its article.
         what: &'static str,
@@ -58,25 +46,16 @@ pub enum Error {
     /// A file is longer than one of its kind can be.
     #[error("`{path}` has more than {limit} bytes, which no file of its kind has", path = path.display())]
     TooLong {
-        /// The file.
         path: PathBuf,
         /// The most that is read, bytes.
         limit: u64,
     },
     /// A source is not what it was when its reading began; nothing was written.
     #[error("`{path}` changed while it was read", path = path.display())]
-    Changed {
-        /// The source.
-        path: PathBuf,
-    },
+    Changed { path: PathBuf },
     /// An output is one of the files that the command reads.
     #[error("`{path}` is to be written, and `{input}`, which is read, is the same file", path = path.display(), input = input.display())]
-    IsInput {
-        /// The output.
-        path: PathBuf,
-        /// The input.
-        input: PathBuf,
-    },
+    IsInput { path: PathBuf, input: PathBuf },
 }
 
 /// Where a path leads when the symbolic links at its end are followed, also to what is not there yet. A circle of links leads to one

@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 /// What to adopt, and as what.
 #[derive(Debug)]
 pub struct AdoptRequest<'a> {
-    /// The plan.
     pub plan: &'a Path,
     /// The model that it was built from.
     pub model: &'a Path,
@@ -40,7 +39,6 @@ pub struct AdoptRequest<'a> {
 /// What became of it.
 #[derive(Debug)]
 pub struct Adopted {
-    /// As written.
     pub manifest: Manifest,
     /// Weights that the engine lists and the model does not have; they keep what they hold.
     pub unknown: Vec<String>,

@@ -43,7 +43,6 @@ pub struct Measured {
     pub name: String,
     /// Name by which its block is told: the source tensor's, where one is known.
     pub source: String,
-    /// Its shape.
     pub shape: Vec<usize>,
     /// How far it moved; nothing is known where the old bytes are not at hand.
     pub moved: Moved,
@@ -52,7 +51,6 @@ pub struct Measured {
 /// What a comparison found.
 #[derive(Debug)]
 pub struct Compared {
-    /// Reasons and verdict.
     pub diff: Diff,
     /// Tensors with other bytes, largest relative change first.
     pub changed: Vec<Measured>,

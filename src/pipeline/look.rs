@@ -8,7 +8,6 @@ use crate::onnx::Model;
 use crate::plan::{self, Manifest};
 use std::path::Path;
 
-/// What users compare.
 pub(super) enum Thing {
     Plan(Box<Manifest>),
     Model(Box<Model>),
@@ -20,7 +19,6 @@ pub(super) enum Thing {
 pub enum ThingKind {
     /// A plan with its manifest.
     Plan,
-    /// An ONNX model.
     Model,
     /// A checkpoint: a safetensors file, an index of shards, or a folder of them.
     Weights,

@@ -23,7 +23,6 @@ const PER_ELEMENT: usize = 48;
 
 /// A tensor, by which its size and its estimate are known, and how to get at both versions of it.
 pub(super) trait Pair: Sync {
-    /// Number of elements.
     fn count(&self) -> usize;
 
     /// ‖new − old‖ / ‖old‖ over the sample; `None` where the old bytes are not at hand.
@@ -81,7 +80,6 @@ pub(super) fn measure<P: Pair>(pairs: &[P], most: Option<usize>) -> Vec<Moved> {
     moved
 }
 
-/// Both versions measured.
 pub(super) fn whole(old: TensorView<'_>, new: TensorView<'_>) -> Option<TensorChange> {
     diff::change(old, new).ok()
 }

@@ -2,10 +2,8 @@
 
 use std::ffi::OsString;
 
-/// One variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Variable {
-    /// Its name.
     pub name: &'static str,
     /// Whether its value is nobody's business.
     pub secret: bool,

@@ -5,9 +5,7 @@ use crate::tensor::Difference;
 /// How far one output of an engine is from the reference.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    /// Output name.
     pub output: String,
-    /// The distance.
     pub difference: Difference,
     /// Whether it is within tolerance.
     pub equal: bool,
@@ -18,7 +16,6 @@ pub struct Verified {
 pub struct Verification {
     /// Library of the reference engine.
     pub reference: String,
-    /// Per output.
     pub outputs: Vec<Verified>,
 }
 

@@ -36,7 +36,6 @@ pub struct Pair {
     pub to: PathBuf,
     /// Its bytes, beside that place.
     pub staged: Staged,
-    /// Its manifest.
     pub manifest: Manifest,
 }
 
@@ -57,7 +56,6 @@ struct Journal {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Member {
     plan: Name,
-    /// What it becomes.
     becomes: PlanRef,
 }
 

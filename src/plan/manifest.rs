@@ -17,13 +17,10 @@ pub const FORMAT_1: &str = "trtmut.manifest/1";
 /// What a plan is, where it came from and what it holds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`FORMAT`].
     pub format: String,
     /// Tool and version that wrote it, e.g. `trtmut 0.1.0`.
     pub tool: String,
-    /// The plan's bytes.
     pub plan: PlanRef,
-    /// Who compiled it.
     pub backend: Identity,
     /// What it was compiled from.
     pub model: ModelRef,
@@ -65,7 +62,6 @@ pub struct Manifest {
 /// The plan that a manifest belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRef {
-    /// Length in bytes.
     pub bytes: u64,
     /// [`crate::engine::digest_of`] the file.
     pub digest: Digest,
@@ -87,9 +83,7 @@ pub struct ModelRef {
 /// One constant tensor of the graph.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WeightRow {
-    /// ONNX name.
     pub name: String,
-    /// Element type.
     pub dtype: Dtype,
     /// Extents, outermost first.
     pub shape: Vec<usize>,
@@ -136,7 +130,6 @@ pub struct BaseSource {
     /// Which part of them was meant, where that was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component: Option<String>,
-    /// Its tensors.
     #[serde(default)]
     pub inventory: Inventory,
     /// Tables of integers in the model that none of its tensors gives and that follow no rule.
@@ -150,7 +143,6 @@ pub struct BaseSource {
 /// A second export of the model with every tensor moved, and its weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeSource {
-    /// The ONNX file.
     pub model: FileRef,
     /// The checkpoint that it was exported from, in the order given.
     pub weights: Vec<FileRef>,
@@ -204,14 +196,11 @@ impl Asked {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Ingredient {
-    /// A checkpoint.
     Checkpoint {
-        /// Its file.
         file: FileRef,
     },
     /// A LoRA, fused with a scale.
     Lora {
-        /// Its file.
         file: FileRef,
         /// Factor on top of the file's own alpha/rank.
         scale: f64,

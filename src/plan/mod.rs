@@ -37,7 +37,6 @@ pub enum Error {
     /// The plan stands alone.
     #[error("`{plan}` has no manifest: `{manifest}` is not there", plan = .plan.display(), manifest = .manifest.display())]
     NoManifest {
-        /// The plan.
         plan: PathBuf,
         /// Where its manifest should be.
         manifest: PathBuf,
@@ -45,7 +44,6 @@ pub enum Error {
     /// The manifest is not what this version writes.
     #[error("`{path}` is not a manifest that this version reads: {reason}", path = .path.display())]
     Manifest {
-        /// The manifest.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
@@ -53,29 +51,16 @@ pub enum Error {
     /// The manifest belongs to other bytes.
     #[error("`{manifest}` does not belong to `{plan}`: {reason}", plan = .plan.display(), manifest = .manifest.display())]
     Mismatch {
-        /// The plan.
         plan: PathBuf,
-        /// The manifest.
         manifest: PathBuf,
-        /// What differs.
         reason: String,
     },
     /// The plan has a manifest, and was to get one.
     #[error("`{plan}` has a manifest: `{manifest}`", plan = .plan.display(), manifest = .manifest.display())]
-    HasManifest {
-        /// The plan.
-        plan: PathBuf,
-        /// Its manifest.
-        manifest: PathBuf,
-    },
+    HasManifest { plan: PathBuf, manifest: PathBuf },
     /// Something else is where a plan or its manifest goes.
     #[error("`{path}` {what}", path = .path.display())]
-    Occupied {
-        /// What is there.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
+    Occupied { path: PathBuf, what: &'static str },
     /// Plans were changing together when a process died, and nothing says how far it came.
     #[error("`{journal}` tells of a change that a killed trtmut began, and `{folder}`, where the rest of it stands, is not there", journal = .journal.display(), folder = .folder.display())]
     Unfinished {

@@ -1,7 +1,7 @@
 //! Reading and replacing the two files as one.
 
 use super::journal::{self, Pair};
-use super::text::{manifest_path, next_path, read_manifest, stage_manifest};
+use super::text::{manifest_path, next_path, parse, read_manifest, stage_manifest};
 use super::{Error, Manifest, PlanRef};
 use crate::engine::{self, Written};
 use crate::fsx::{self, Map, Staged, Stamp};

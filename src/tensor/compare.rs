@@ -6,7 +6,6 @@ use serde::Serialize;
 /// What a report says of one tensor. `min`, `max` and `mean` are over the finite elements.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Statistics {
-    /// Number of elements.
     pub count: usize,
     /// Smallest finite element; `None` when there is none.
     pub min: Option<f64>,
@@ -14,7 +13,6 @@ pub struct Statistics {
     pub max: Option<f64>,
     /// Mean of the finite elements; `None` when there is none.
     pub mean: Option<f64>,
-    /// Number of NaNs.
     pub nan: usize,
     /// Number of infinities of either sign.
     pub inf: usize,

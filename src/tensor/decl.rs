@@ -8,7 +8,6 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Extent {
-    /// A fixed size.
     Fixed(usize),
     /// ONNX `dim_param`: equal names are equal sizes.
     Symbol(String),
@@ -31,7 +30,6 @@ impl fmt::Display for Extent {
 pub struct TensorDecl {
     /// Name in the graph.
     pub name: String,
-    /// Element type.
     pub dtype: Dtype,
     /// Extents, outermost first.
     pub dims: Option<Vec<Extent>>,

@@ -108,7 +108,6 @@ impl LabelledHasher {
         h
     }
 
-    /// Adds one field.
     pub fn field(&mut self, label: &str, value: &[u8]) -> &mut Self {
         for part in [label.as_bytes(), value] {
             self.0.update(&(part.len() as u64).to_le_bytes());

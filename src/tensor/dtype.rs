@@ -10,7 +10,6 @@ macro_rules! dtypes {
         pub enum Dtype { $($(#[$doc])* $variant,)* }
 
         impl Dtype {
-            /// Every element type.
             pub const ALL: &'static [Dtype] = &[$(Dtype::$variant),*];
 
             /// Our own lower-case name, used in manifests, reports and messages.
@@ -37,13 +36,9 @@ macro_rules! dtypes {
 }
 
 dtypes! {
-    /// IEEE binary64.
     F64 = "f64", 64 bits, onnx 11, safetensors Some("F64");
-    /// IEEE binary32.
     F32 = "f32", 32 bits, onnx 1, safetensors Some("F32");
-    /// IEEE binary16.
     F16 = "f16", 16 bits, onnx 10, safetensors Some("F16");
-    /// bfloat16.
     Bf16 = "bf16", 16 bits, onnx 16, safetensors Some("BF16");
     /// 8-bit float, 4 exponent bits, no infinities.
     F8E4M3Fn = "f8e4m3fn", 8 bits, onnx 17, safetensors Some("F8_E4M3");
@@ -57,23 +52,15 @@ dtypes! {
     F8E8M0 = "f8e8m0", 8 bits, onnx 24, safetensors Some("F8_E8M0");
     /// 4-bit float, two to a byte, low nibble first.
     F4E2M1 = "f4e2m1", 4 bits, onnx 23, safetensors Some("F4");
-    /// Signed 64-bit.
     I64 = "i64", 64 bits, onnx 7, safetensors Some("I64");
-    /// Signed 32-bit.
     I32 = "i32", 32 bits, onnx 6, safetensors Some("I32");
-    /// Signed 16-bit.
     I16 = "i16", 16 bits, onnx 5, safetensors Some("I16");
-    /// Signed 8-bit.
     I8 = "i8", 8 bits, onnx 3, safetensors Some("I8");
     /// Signed 4-bit, two to a byte, low nibble first.
     I4 = "i4", 4 bits, onnx 22, safetensors None;
-    /// Unsigned 64-bit.
     U64 = "u64", 64 bits, onnx 13, safetensors Some("U64");
-    /// Unsigned 32-bit.
     U32 = "u32", 32 bits, onnx 12, safetensors Some("U32");
-    /// Unsigned 16-bit.
     U16 = "u16", 16 bits, onnx 4, safetensors Some("U16");
-    /// Unsigned 8-bit.
     U8 = "u8", 8 bits, onnx 2, safetensors Some("U8");
     /// Unsigned 4-bit, two to a byte, low nibble first.
     U4 = "u4", 4 bits, onnx 21, safetensors None;

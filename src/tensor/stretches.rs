@@ -19,7 +19,6 @@ const PART: usize = 256 << 10;
 /// A stretch of one of several files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
-    /// Which file.
     pub file: usize,
     /// Bytes of it.
     pub range: Range<usize>,

@@ -60,7 +60,6 @@ impl Failure {
         }
     }
 
-    /// The exit code.
     pub fn exit(&self) -> Exit {
         self.class.into()
     }

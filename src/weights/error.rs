@@ -17,14 +17,10 @@ pub enum Error {
     File(#[from] fsx::Error),
     /// A file of zero bytes.
     #[error("`{path}` is empty", path = path.display())]
-    Empty {
-        /// The file.
-        path: PathBuf,
-    },
+    Empty { path: PathBuf },
     /// The file is of another format.
     #[error("`{path}` is {kind}, not safetensors", path = path.display())]
     OtherFormat {
-        /// The file.
         path: PathBuf,
         /// What it is, with its article: `a PyTorch pickle`.
         kind: &'static str,
@@ -32,7 +28,6 @@ pub enum Error {
     /// The header cannot be read; the source says at which tensor or place.
     #[error("`{path}` has no valid safetensors header", path = path.display())]
     Header {
-        /// The file.
         path: PathBuf,
         /// What the parser said.
         source: SafeTensorError,
@@ -40,7 +35,6 @@ pub enum Error {
     /// The file is shorter or longer than its header says.
     #[error("`{path}` should be {expected} bytes long by its header, and is {actual}", path = path.display())]
     Length {
-        /// The file.
         path: PathBuf,
         /// Length that the header describes; `u64::MAX` where it exceeds a u64.
         expected: u64,
@@ -49,16 +43,10 @@ pub enum Error {
     },
     /// A header that names a tensor twice.
     #[error("the header of `{path}` names {} twice", quoted(names), path = path.display())]
-    Repeated {
-        /// The file.
-        path: PathBuf,
-        /// The names.
-        names: Vec<String>,
-    },
+    Repeated { path: PathBuf, names: Vec<String> },
     /// Tensors of an element type that nothing here can hold.
     #[error("`{path}` holds tensors of unsupported type: {}", typed(tensors), path = path.display())]
     Dtype {
-        /// The file.
         path: PathBuf,
         /// Name and element type of each.
         tensors: Vec<(String, String)>,
@@ -75,15 +63,11 @@ pub enum Error {
     None,
     /// A folder without weights.
     #[error("`{path}` holds no safetensors file and no index of shards", path = path.display())]
-    NothingInFolder {
-        /// The folder.
-        path: PathBuf,
-    },
+    NothingInFolder { path: PathBuf },
     /// A folder with more than one candidate.
     #[error("`{path}` holds {} weight files, and which one is meant cannot be decided: {}", found.len(), quoted(found),
             path = path.display())]
     SeveralInFolder {
-        /// The folder.
         path: PathBuf,
         /// File names found, sorted.
         found: Vec<String>,
@@ -91,15 +75,12 @@ pub enum Error {
     /// An index that is not the JSON it should be.
     #[error("`{path}` is not an index of shards", path = path.display())]
     IndexSyntax {
-        /// The index.
         path: PathBuf,
-        /// Where and why.
         source: serde_json::Error,
     },
     /// An index that its shards contradict.
     #[error("`{path}` and its shards disagree in {} places, first: {}", problems.len(), problems[0], path = path.display())]
     Index {
-        /// The index.
         path: PathBuf,
         /// All of them; never empty.
         problems: Vec<IndexProblem>,
@@ -121,14 +102,12 @@ pub enum IndexProblem {
     },
     /// The shard does not hold a tensor that the index places in it.
     Absent {
-        /// The tensor.
         tensor: String,
         /// As the index says it.
         shard: String,
     },
     /// Two shards hold the tensor.
     Twice {
-        /// The tensor.
         tensor: String,
         /// Where the index places it.
         shard: String,
@@ -136,17 +115,9 @@ pub enum IndexProblem {
         other: String,
     },
     /// A shard holds a tensor that the index does not list.
-    Unlisted {
-        /// The tensor.
-        tensor: String,
-        /// Where it is.
-        shard: String,
-    },
+    Unlisted { tensor: String, shard: String },
     /// The index lists the tensor twice.
-    Repeated {
-        /// The tensor.
-        tensor: String,
-    },
+    Repeated { tensor: String },
 }
 
 impl fmt::Display for IndexProblem {

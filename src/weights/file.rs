@@ -13,7 +13,6 @@ use std::path::Path;
 /// Longest header that is read, in bytes; the same limit as in the format's reference implementation.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// One safetensors file.
 #[derive(Debug)]
 pub struct SourceFile {
     pub(super) map: Map,
@@ -25,7 +24,6 @@ pub struct SourceFile {
 pub(super) struct Entry {
     pub dtype: Dtype,
     pub shape: Vec<usize>,
-    /// In the file.
     pub range: Range<usize>,
 }
 
@@ -45,7 +43,6 @@ impl SourceFile {
         self.map.len() as u64
     }
 
-    /// The file itself.
     pub fn map(&self) -> &Map {
         &self.map
     }

@@ -97,11 +97,8 @@ pub enum NameError {
     /// Two names become one.
     #[error("`{first}` and `{second}` both become `{name}` by {}", rules.join(", "))]
     Collapse {
-        /// What both become.
         name: String,
-        /// One source name.
         first: String,
-        /// The other.
         second: String,
         /// The rules that were tried.
         rules: Vec<&'static str>,
@@ -111,7 +108,6 @@ pub enum NameError {
     Ambiguous {
         /// One set of rules.
         first: Vec<&'static str>,
-        /// The other.
         second: Vec<&'static str>,
     },
 }

@@ -19,9 +19,6 @@ pub struct Source {
 impl Source {
     /// Opens `path`: a safetensors file, an index of shards (`*.safetensors.index.json`, `*.safetensors.index.fp16.json`), or a
     /// folder that holds exactly one index or, without an index, one safetensors file or one complete set of shards.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub fn open(path: impl AsRef<Path>) -> Result<Source, Error> {
         Self::open_all(&[path.as_ref()])
     }
@@ -61,7 +58,6 @@ impl Source {
         self.home.keys().map(String::as_str)
     }
 
-    /// Number of tensors.
     pub fn len(&self) -> usize {
         self.home.len()
     }

@@ -91,7 +91,6 @@ pub fn cast_like(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
     }
 }
 
-/// Outside of training.
 pub fn dropout(node: &NodeProto, facts: &Facts<'_>) -> Result<(), String> {
     match input(node, 2) {
         None => Ok(()),

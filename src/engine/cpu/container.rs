@@ -124,7 +124,6 @@ impl Container {
         })
     }
 
-    /// The file.
     pub fn path(&self) -> &Path {
         self.map.path()
     }
@@ -139,7 +138,6 @@ impl Container {
         &self.slots
     }
 
-    /// The file's bytes.
     pub(super) fn map(&self) -> &Map {
         &self.map
     }

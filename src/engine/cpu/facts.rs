@@ -88,7 +88,6 @@ impl Fact {
         }
     }
 
-    /// Number of axes.
     pub fn rank(&self) -> Option<usize> {
         self.shape.as_ref().map(Vec::len)
     }
@@ -166,13 +165,10 @@ pub enum ShapeRule {
     SameRank,
     /// All inputs broadcast against each other.
     Broadcast,
-    /// This rank.
     Rank(usize),
     /// These ranks, one an output.
     Ranks(&'static [usize]),
-    /// See the function.
     By(fn(&NodeProto, &Facts<'_>) -> Option<Shape>),
-    /// Not derived.
     Unknown,
 }
 

@@ -12,7 +12,6 @@ use std::collections::HashMap;
 const MOST_NODES: u64 = 500_000;
 /// Bytes that its nodes may take then; the constants of a function stand in every call of it.
 const MOST_BYTES: u64 = 1 << 29;
-/// Calls within calls.
 const DEEPEST_CALLS: usize = 128;
 /// Subgraphs within subgraphs, which the engine reads by recursion.
 const DEEPEST_GRAPHS: usize = 32;

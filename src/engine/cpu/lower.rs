@@ -9,7 +9,7 @@ use super::checks::guarded;
 use super::facts::{Fact, Facts};
 use super::inline::inline;
 use super::narrow::narrow_declaration;
-use super::proto::{Names, attribute, held, int, is_onnx, label, node, subgraphs, subgraphs_mut};
+use super::proto::{Names, attribute, held, int, is_onnx, node, subgraphs, subgraphs_mut};
 use super::rewrite::{rewrite, stepped};
 use super::site::{Rewritten, Site};
 use super::table::{self, Allowed, Out, Row};
@@ -32,7 +32,6 @@ pub struct Lowered {
     pub told: Option<(String, Vec<RunCheck>)>,
 }
 
-/// Lowers `model`.
 pub fn lower(model: &ModelProto) -> Lowered {
     let mut lowered = model.clone();
     let mut refusals = Vec::new();

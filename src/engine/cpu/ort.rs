@@ -79,12 +79,10 @@ impl OnnxRuntime {
         Ok(OnnxRuntime { library, version })
     }
 
-    /// The library file.
     pub fn library(&self) -> &Path {
         &self.library
     }
 
-    /// Its version.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -269,7 +267,6 @@ fn version_of(library: &Path) -> Result<String, Error> {
     Ok(text)
 }
 
-/// A loaded model.
 struct OrtRun {
     runtime: OnnxRuntime,
     session: OrtSession,

@@ -101,7 +101,6 @@ impl WeightBytes for Stored {
     }
 }
 
-/// A loaded network.
 pub trait Session {
     /// Runs once; `inputs` in graph order and checked, outputs in graph order with their declared dtypes.
     fn run(&mut self, inputs: &[&Tensor]) -> Result<Vec<Tensor>, Error>;

@@ -11,7 +11,6 @@ pub fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributePro
     node.attribute.iter().find(|a| a.name == name)
 }
 
-/// An integer attribute.
 pub fn int(node: &NodeProto, name: &str) -> Option<i64> {
     attribute(node, name).map(|a| a.i)
 }
@@ -166,7 +165,6 @@ pub fn set_ints(node: &mut NodeProto, name: &str, values: &[i64]) {
     });
 }
 
-/// Sets a graph.
 pub fn set_graph(node: &mut NodeProto, name: &str, graph: GraphProto) {
     remove(node, name);
     node.attribute.push(AttributeProto {
@@ -177,7 +175,6 @@ pub fn set_graph(node: &mut NodeProto, name: &str, graph: GraphProto) {
     });
 }
 
-/// Removes an attribute.
 pub fn remove(node: &mut NodeProto, name: &str) {
     node.attribute.retain(|a| a.name != name);
 }

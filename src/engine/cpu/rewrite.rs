@@ -2,15 +2,14 @@
 //!
 //! Definitions: <https://github.com/onnx/onnx/blob/main/docs/Operators.md> and `Changelog.md` beside it.
 
-use super::facts::Facts;
 use super::proto::{
-    Names, attribute, float_scalar, input, int, int_tensor, ints, node, remove, scalar, set_int,
-    set_ints, string, subgraphs,
+    Names, attribute, float_scalar, input, int, ints, node, remove, set_int, set_ints, string,
+    subgraphs,
 };
 use super::recurrent::recurrent;
 use super::site::{Rewritten, Site};
 use crate::tensor::Dtype;
-use onnx_protobuf::{GraphProto, NodeProto, TensorProto};
+use onnx_protobuf::{GraphProto, NodeProto};
 use std::collections::HashSet;
 
 /// `original` as the engine computes it right; unchanged where it already does.

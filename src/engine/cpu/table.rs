@@ -9,7 +9,7 @@
 use super::conditions;
 use super::facts::{self, Facts, ShapeRule};
 use super::recurrent;
-use super::types::{ANY, B, BYTES, F, I32, I64, INT, NUM, REAL, Types, U8};
+use super::types::{ANY, B, BYTES, F, I32, INT, NUM, REAL, Types};
 use crate::tensor::Dtype;
 use onnx_protobuf::NodeProto;
 
@@ -21,7 +21,6 @@ pub const NEWEST_OPSET: i64 = 27;
 pub enum Out {
     /// That of an input.
     Like(usize),
-    /// Always this.
     Is(Dtype),
     /// What an attribute names, or this without it.
     Named(&'static str, Dtype),
@@ -36,9 +35,7 @@ pub enum Out {
 /// What an attribute may be.
 #[derive(Debug, Clone, Copy)]
 pub enum Allowed {
-    /// Anything.
     Any,
-    /// This integer.
     Int(i64),
     /// One of these strings.
     OneOf(&'static [&'static str]),
@@ -49,12 +46,10 @@ pub enum Allowed {
 /// A further condition; its text says why the node is refused.
 pub type Check = fn(&NodeProto, &Facts<'_>) -> Result<(), String>;
 
-/// One operator.
 #[derive(Debug, Clone, Copy)]
 pub struct Row {
     /// Its name in ONNX's own domain.
     pub op: &'static str,
-    /// Oldest opset.
     pub since: i64,
     /// Element types by input; the last is for all further ones.
     pub inputs: &'static [Types],
@@ -64,7 +59,6 @@ pub struct Row {
     pub outputs: &'static [Out],
     /// Shape of the outputs.
     pub shape: ShapeRule,
-    /// A further condition.
     pub check: Option<Check>,
     /// Whether an i64 result can leave the range of 32 bits though the inputs are in it.
     pub grows: bool,

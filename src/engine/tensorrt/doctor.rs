@@ -25,16 +25,12 @@ pub struct Survey {
     pub gpu_problem: Option<String>,
 }
 
-/// A usable library.
 #[derive(Debug, Clone, Serialize)]
 pub struct Found {
-    /// Which product.
     pub product: Product,
-    /// Its version.
     pub version: String,
     /// How it is known how to call it: `its own headers`, or what stands in for them.
     pub known_by: String,
-    /// Where it is.
     pub path: PathBuf,
     /// The runtime without a builder.
     pub lean: bool,
@@ -53,7 +49,6 @@ pub struct Ability {
     pub problem: Option<String>,
 }
 
-/// Looks around.
 pub fn look(search: &Search) -> Survey {
     let (found, tried) = survey(search);
     let gpu = Gpu::open().map(|g| g.facts().clone());

@@ -8,7 +8,6 @@ use std::sync::{Arc, OnceLock};
 /// What is known of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Facts {
-    /// Its name.
     pub name: String,
     /// Major and minor compute capability.
     pub compute_capability: (u32, u32),
@@ -16,7 +15,6 @@ pub struct Facts {
     pub driver: String,
     /// CUDA version that the driver supports, e.g. `13.0`.
     pub cuda: String,
-    /// Memory in bytes.
     pub memory: u64,
 }
 

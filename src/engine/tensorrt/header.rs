@@ -18,7 +18,6 @@ const TENSORRT_LENGTH: usize = 28;
 /// Bits of the TensorRT-RTX mask. 8.6, 8.9 and 12.0 were seen; 7.5, 8.0 and 12.1 follow from their order.
 const CAPABILITIES: [&str; 6] = ["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"];
 
-/// A plan's header.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Header {
     /// Which product wrote it.
@@ -40,7 +39,6 @@ pub enum Fault {
     /// Too short for a header.
     #[error("it is cut short: {have} bytes, and the header alone takes {need}")]
     Short {
-        /// Bytes there.
         have: usize,
         /// Bytes of a header.
         need: usize,

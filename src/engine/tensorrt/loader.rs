@@ -67,9 +67,7 @@ pub struct ParserLibrary {
 /// An opened TensorRT library whose release is known.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Which product.
     pub product: Product,
-    /// Its version.
     pub version: Version,
     /// Which numbers describe it, and how that is known.
     pub release: Release,

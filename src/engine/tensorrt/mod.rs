@@ -72,9 +72,7 @@ pub struct Settings {
 pub struct Known {
     /// The slots as [`BuildNotes::slots`] gave them after the build.
     pub slots: Vec<Slot>,
-    /// The model's inputs.
     pub inputs: Vec<TensorDecl>,
-    /// The model's outputs.
     pub outputs: Vec<TensorDecl>,
     /// The plan holds none of its refittable weights.
     pub stripped: bool,
@@ -82,7 +80,6 @@ pub struct Known {
     pub host_code: bool,
 }
 
-/// The backend.
 pub struct TensorRt {
     core: Arc<Core>,
     gpu: OnceCell<Result<Rc<Gpu>, String>>,
@@ -119,12 +116,10 @@ impl TensorRt {
         self.host_code_allowed = allowed;
     }
 
-    /// The library.
     pub fn loaded(&self) -> &Loaded {
         self.core.loaded()
     }
 
-    /// Replaces the settings.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> TensorRt {
         self.settings = settings;
@@ -148,9 +143,6 @@ impl TensorRt {
     }
 
     /// As [`Backend::open`], with the type that has more to offer.
-    ///
-    /// # Errors
-    /// See [`Error`].
     pub fn open_plan(&self, path: &Path) -> Result<TensorRtEngine, Error> {
         let header = header::read(path)?;
         let loaded = self.core.loaded();

@@ -13,7 +13,6 @@ pub trait Checkpoint: Sync {
     /// Every name, in any order.
     fn names(&self) -> Vec<&str>;
 
-    /// One tensor.
     fn get(&self, name: &str) -> Option<TensorView<'_>>;
 
     /// Element type and shape of a tensor, without reading it where that can be told.

@@ -10,16 +10,10 @@ use serde::{Deserialize, Serialize};
 pub enum Error {
     /// Nothing says where the weight comes from.
     #[error("weight `{weight}` is {} and no tensor of the checkpoint fills it", grade.name())]
-    NoRecipe {
-        /// ONNX name.
-        weight: String,
-        /// The row's grade.
-        grade: Grade,
-    },
+    NoRecipe { weight: String, grade: Grade },
     /// A source is not in the checkpoint.
     #[error("weight `{weight}` needs tensor `{source_name}`, which the checkpoint does not hold")]
     SourceMissing {
-        /// ONNX name.
         weight: String,
         /// Name in the checkpoint.
         source_name: String,
@@ -31,7 +25,6 @@ pub enum Error {
         show_shape(shape)
     )]
     Length {
-        /// ONNX name.
         weight: String,
         /// Element type of the weight.
         expected_dtype: Dtype,
@@ -47,11 +40,8 @@ pub enum Error {
         "weight `{weight}` would become infinite: `{source_name}` holds values up to {largest:e}, too large for {dtype}"
     )]
     Overflow {
-        /// ONNX name.
         weight: String,
-        /// The tensor.
         source_name: String,
-        /// The weight's type.
         dtype: Dtype,
         /// Largest magnitude in the tensor.
         largest: f32,
@@ -59,7 +49,6 @@ pub enum Error {
     /// Nothing says where a weight comes from, and it may hold what changes.
     #[error("nothing says where weight `{weight}` comes from, and it may hold what changes in {}", changed.join(", "))]
     Unsourced {
-        /// ONNX name.
         weight: String,
         /// Changed tensors, in backticks, the first few.
         changed: Vec<String>,
@@ -67,26 +56,20 @@ pub enum Error {
     /// A step cannot be computed.
     #[error("weight `{weight}` cannot be computed")]
     Convert {
-        /// ONNX name.
         weight: String,
-        /// Why not.
         #[source]
         cause: ConvertError,
     },
     /// The weight's sources cannot be had from its bytes.
     #[error("weight `{weight}` is computed from {}, which cannot be undone", sources.join(", "))]
     NotInvertible {
-        /// ONNX name.
         weight: String,
         /// What it is computed from, in backticks.
         sources: Vec<String>,
     },
     /// The ONNX file's values of a weight are not at hand.
     #[error("the base values of weight `{weight}` are not at hand")]
-    NotHeld {
-        /// ONNX name.
-        weight: String,
-    },
+    NotHeld { weight: String },
     /// A mapping file names weights that the model does not have.
     #[error("the mapping file names unknown weights: {}", weights.join(", "))]
     UnknownWeights {
@@ -215,10 +198,7 @@ impl Explain for Error {
 pub enum Declined {
     /// No weight of the model is known under this name.
     #[error("no weight of the model is known as `{name}`")]
-    Unknown {
-        /// The name.
-        name: String,
-    },
+    Unknown { name: String },
     /// The shapes do not agree.
     #[error(
         "`{name}` is {}, but weight `{weight}` is {}",
@@ -226,51 +206,34 @@ pub enum Declined {
         show_shape(expected)
     )]
     Misfit {
-        /// The name.
         name: String,
-        /// Its shape.
         shape: Vec<usize>,
-        /// ONNX name.
         weight: String,
         /// Shape of the ONNX weight.
         expected: Vec<usize>,
     },
     /// A square matrix whose consumer does not say whether it is transposed.
     #[error("whether weight `{weight}` holds `{name}` transposed cannot be told")]
-    Orientation {
-        /// The name.
-        name: String,
-        /// ONNX name.
-        weight: String,
-    },
+    Orientation { name: String, weight: String },
     /// The graph shows that something was folded into the weight.
     #[error("weight `{weight}` is `{name}` with a normalisation folded in, as the graph shows")]
     FoldSuspected {
-        /// The name.
         name: String,
-        /// ONNX name.
         weight: String,
-        /// What shows it.
         signs: Vec<FoldSign>,
     },
     /// The weight is computed from several tensors, which only the base checkpoint holds.
     #[error("weight `{weight}` is computed from `{name}` and other tensors")]
     Folded {
-        /// The name.
         name: String,
-        /// ONNX name.
         weight: String,
-        /// All sources.
         sources: Vec<String>,
     },
     /// Several names lead to one weight, or the mapping refuses it for another reason.
     #[error("weight `{weight}` is {}: `{name}` cannot be tied to it", grade.name())]
     Unsure {
-        /// The name.
         name: String,
-        /// ONNX name.
         weight: String,
-        /// The row's grade.
         grade: Grade,
     },
 }

@@ -47,10 +47,7 @@ impl Permissions {
 #[serde(tag = "refusal", rename_all = "kebab-case")]
 pub enum Refusal {
     /// Only a name speaks for the source: `--trust-names` allows it.
-    Unproven {
-        /// The named source.
-        source: String,
-    },
+    Unproven { source: String },
     /// Evidence speaks against the source, or for a fold that could not be recognised: nothing allows it but a mapping by
     /// hand or the base weights.
     Contradicted {
@@ -58,10 +55,7 @@ pub enum Refusal {
         sources: Vec<String>,
     },
     /// Several sources fit and give different bytes.
-    Ambiguous {
-        /// The sources.
-        sources: Vec<String>,
-    },
+    Ambiguous { sources: Vec<String> },
     /// Some of a fold's sources are in the checkpoint and others are not.
     PartialFold {
         /// Those that are not.
@@ -73,28 +67,18 @@ pub enum Refusal {
         changed: Vec<String>,
     },
     /// One initializer stands for the source and for something else, which does not change.
-    Merged {
-        /// The sources.
-        sources: Vec<String>,
-        /// The other reading.
-        with: String,
-    },
+    Merged { sources: Vec<String>, with: String },
     /// A finite value becomes infinite in the weight's type.
     Overflow {
-        /// The source.
         source: String,
-        /// The weight's type.
         dtype: Dtype,
         /// The largest magnitude in the source.
         largest: String,
     },
     /// The source has another shape or a type that does not convert: the architecture differs.
     Misfit {
-        /// The source.
         source: String,
-        /// Its element type.
         dtype: Dtype,
-        /// Its shape.
         shape: Vec<usize>,
     },
 }
@@ -107,7 +91,6 @@ pub enum Change {
     Constant,
     /// The checkpoint does not hold its source: it keeps (or gets back) its base value.
     NotGiven,
-    /// The same bytes.
     Unchanged,
     /// The checkpoint stores it in a narrower type, and at that type it is the same: it keeps the wider value.
     UnchangedAfterCast,
@@ -118,7 +101,6 @@ pub enum Change {
     },
     /// Other bytes, and the mapping is not sure (or they do not fit).
     Refused {
-        /// Why.
         #[serde(flatten)]
         why: Refusal,
     },
@@ -137,7 +119,6 @@ impl Change {
 /// What happens to every weight, in the order of [`super::Mapping::rows`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Assessment {
-    /// By row.
     pub changes: Vec<Change>,
 }
 
@@ -167,26 +148,17 @@ pub enum Why {
     /// Integers or booleans (`position_ids`): part of a graph's structure, if anything.
     NotFloat,
     /// The same bytes as a tensor that does feed a weight: tied weights, written twice.
-    Duplicate {
-        /// The other tensor.
-        of: String,
-    },
+    Duplicate { of: String },
     /// It is as it was in the base checkpoint, where the model did not use it.
     Unchanged,
     /// The model does not use it: every constant of the model is explained without it.
     Unused,
     /// It belongs to another component of the same file.
-    Component {
-        /// Which.
-        component: String,
-    },
+    Component { component: String },
     /// The user lets it go (`--ignore`).
     Ignored,
     /// An attribute of the graph has its base value, and no refit changes an attribute.
-    InAttribute {
-        /// Which.
-        attribute: String,
-    },
+    InAttribute { attribute: String },
     /// Nothing in the engine is known to take it.
     Unreached,
 }
@@ -201,9 +173,7 @@ impl Why {
 /// A checkpoint tensor that feeds no weight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leftover {
-    /// Its name.
     pub name: String,
-    /// Why.
     #[serde(flatten)]
     pub why: Why,
 }
@@ -211,7 +181,6 @@ pub struct Leftover {
 /// A weight whose source the checkpoint does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Missing {
-    /// ONNX name.
     pub weight: String,
     /// Names that were looked for.
     pub names: Vec<String>,

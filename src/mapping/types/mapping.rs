@@ -132,7 +132,6 @@ impl Mapping {
 pub struct Target {
     /// The source's name: of the checkpoint where one was seen, else as the graph presumes it without the wrapper.
     pub name: String,
-    /// Other spellings.
     pub aliases: Vec<String>,
     /// Shape as torch holds it, where it is known: extents of one may be missing, and a matrix whose orientation is not
     /// known stands as in the ONNX file.
@@ -150,7 +149,6 @@ pub struct Target {
 pub struct SourceTensor {
     /// Its name in the base checkpoint.
     pub name: String,
-    /// Element type.
     pub dtype: Dtype,
     /// Extents, outermost first.
     pub shape: Vec<usize>,
@@ -254,9 +252,7 @@ pub const SCHEMA: &str = "trtmut.mapping-override/1";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Override {
-    /// [`SCHEMA`].
     pub schema: String,
-    /// By ONNX name.
     pub weights: BTreeMap<String, Option<Recipe>>,
 }
 

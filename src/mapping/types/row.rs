@@ -23,15 +23,9 @@ pub enum Step {
         dtype: Dtype,
     },
     /// Multiplies every element by one factor, in f32, rounded once.
-    Scale {
-        /// The factor.
-        factor: Factor,
-    },
+    Scale { factor: Factor },
     /// Adds one value to every element, in f32, rounded once: `1 + w` of Gemma's norms.
-    Offset {
-        /// What is added.
-        value: Factor,
-    },
+    Offset { value: Factor },
     /// The exponential of every element, in f32, rounded once: a logit scale is kept as its logarithm.
     Exp,
 }
@@ -48,9 +42,7 @@ impl Step {
 pub struct Run {
     /// Name of the tensor in the checkpoint.
     pub source: String,
-    /// First row.
     pub start: usize,
-    /// How many rows.
     pub len: usize,
 }
 
@@ -59,12 +51,10 @@ pub struct Run {
 pub struct Factor(u32);
 
 impl Factor {
-    /// Keeps `value`.
     pub fn new(value: f32) -> Factor {
         Factor(value.to_bits())
     }
 
-    /// The value.
     pub fn get(self) -> f32 {
         f32::from_bits(self.0)
     }
@@ -121,11 +111,9 @@ pub enum Recipe {
     BatchNorm {
         /// Which of the two results.
         part: Part,
-        /// The convolution's weight.
         kernel: String,
         /// The convolution's own bias, where it has one.
         bias: Option<String>,
-        /// The normalisation.
         norm: Norm,
         /// ε of the normalisation: no file holds it any more, so it was recovered by value.
         epsilon: Factor,
@@ -342,17 +330,11 @@ pub enum Clue {
     /// The initializer's own name.
     Name,
     /// The module path in the name of the node that reads it.
-    NodePath {
-        /// The node's name.
-        node: String,
-    },
+    NodePath { node: String },
     /// The exporter's record of what the value was folded from.
     FoldedFrom,
     /// The named bias that is added to the product.
-    BiasPartner {
-        /// The bias initializer.
-        bias: String,
-    },
+    BiasPartner { bias: String },
     /// The dataflow of attention: softmax(q·kᵀ)·v, then an output projection whose name is known.
     AttentionRole {
         /// `query`, `key` or `value`.
@@ -391,15 +373,9 @@ pub enum FoldSign {
     /// Kernel and bias are both anonymous (`onnx::Conv_88`): exporters rename a kernel only when they compute a new one.
     AnonymousKernel,
     /// The bias is named after the kernel (`conv1.weight_bias`).
-    DerivedBias {
-        /// The bias initializer.
-        bias: String,
-    },
+    DerivedBias { bias: String },
     /// The node was made by a rewriter (`node_Conv_133` in place of `node_conv2d`).
-    RewrittenNode {
-        /// The node's name.
-        node: String,
-    },
+    RewrittenNode { node: String },
 }
 
 /// One reason for or against a row. Those after [`Evidence::OtherCloser`] speak against it.
@@ -410,7 +386,6 @@ pub enum Evidence {
     Hinted {
         /// The source's name in the checkpoint.
         source: String,
-        /// Why.
         clue: Clue,
     },
     /// The consumer's orientation and the shape agree with the steps.
@@ -420,7 +395,6 @@ pub enum Evidence {
     },
     /// The values agree, every element, at this type.
     ValueEqual {
-        /// The source's name.
         source: String,
         /// The narrower of the two storage types; equality is exact in it.
         dtype: Dtype,
@@ -434,7 +408,6 @@ pub enum Evidence {
     },
     /// The new value is a small or low-rank change of what the ONNX file holds.
     Close {
-        /// The source's name.
         source: String,
         /// ‖new − held‖ / ‖held‖.
         #[serde(deserialize_with = "or_infinite")]
@@ -455,16 +428,13 @@ pub enum Evidence {
     },
     /// Another candidate's value is clearly closer than the named one's.
     OtherCloser {
-        /// The closer source.
         source: String,
         /// Whether it is closer transposed.
         transposed: bool,
-        /// Its cosine.
         cosine: f64,
     },
     /// The new value is not recognisable as a change of what the ONNX file holds.
     NotClose {
-        /// The named source.
         source: String,
         /// ‖new − held‖ / ‖held‖.
         #[serde(deserialize_with = "or_infinite")]
@@ -473,45 +443,26 @@ pub enum Evidence {
         cosine: f64,
     },
     /// The new value is, channel by channel, a multiple of the held one: a scale was folded in.
-    Proportional {
-        /// The named source.
-        source: String,
-    },
+    Proportional { source: String },
     /// Name and value point to different sources.
     Disagree {
         /// By name or path.
         named: String,
-        /// By value.
         valued: String,
     },
     /// The graph shows that a normalisation may have been folded in.
     FoldSuspected {
-        /// What shows it.
         #[serde(flatten)]
         sign: FoldSign,
     },
     /// The checkpoint holds a normalisation that nothing in the graph accounts for and that would fit.
-    NormUnaccounted {
-        /// Its module.
-        module: String,
-    },
+    NormUnaccounted { module: String },
     /// Several sources have these values.
-    SharedValue {
-        /// Their names.
-        sources: Vec<String>,
-    },
+    SharedValue { sources: Vec<String> },
     /// None of the presumed sources is in the checkpoint.
-    SourceMissing {
-        /// The presumed names.
-        names: Vec<String>,
-    },
+    SourceMissing { names: Vec<String> },
     /// The presumed source has a shape that does not fit.
-    ShapeMisfit {
-        /// The source.
-        source: String,
-        /// Its shape.
-        shape: Vec<usize>,
-    },
+    ShapeMisfit { source: String, shape: Vec<usize> },
     /// Nothing in the checkpoint fits.
     NoCandidate,
 }
@@ -522,7 +473,6 @@ pub enum Evidence {
 pub enum Literal {
     /// At most three different values: masks, ones, zeros.
     Flat,
-    /// One number.
     Scalar,
     /// A few numbers that somebody may have typed.
     Typed,
@@ -541,14 +491,11 @@ pub enum Literal {
 /// What one node that reads a constant says about where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reading {
-    /// The node.
     pub node: String,
-    /// What it says.
     #[serde(flatten)]
     pub meaning: Meaning,
 }
 
-/// See [`Reading`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "says", rename_all = "kebab-case")]
 pub enum Meaning {
@@ -565,10 +512,8 @@ pub enum Meaning {
     },
     /// The module path in the node's name (TorchScript).
     Path {
-        /// The module, dotted.
         module: String,
     },
-    /// Nothing.
     Nothing,
     /// The record shows that a second node like this one was merged into it: what that one read is not known.
     MergedAway,
@@ -594,7 +539,6 @@ pub struct Row {
     pub shape: Vec<usize>,
     /// How sure the row is.
     pub grade: Grade,
-    /// What fills it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<Recipe>,
     /// Other recipes that fit as well; when they give different bytes, nobody can say which is meant.
@@ -603,7 +547,6 @@ pub struct Row {
     /// What the graph presumes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hints: Vec<Hint>,
-    /// The consumer's orientation.
     pub layout: Layout,
     /// Signs of a folded normalisation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -673,12 +616,10 @@ impl Row {
             && self.grade != Grade::Given
     }
 
-    /// Number of elements.
     pub fn count(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Number of bytes.
     pub fn bytes(&self) -> usize {
         self.dtype.bytes_for(self.count()).unwrap_or(usize::MAX)
     }

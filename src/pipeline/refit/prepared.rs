@@ -54,7 +54,6 @@ pub enum Opening {
 pub struct Refitted {
     /// Setting weights, committing; opening the engine where it was not open.
     pub apply: Duration,
-    /// Writing the plan.
     pub write: Duration,
     /// What the check against a reference found, where it was asked for.
     pub verification: Option<Verification>,
@@ -155,7 +154,6 @@ fn same_file(a: &Path, b: &Path) -> bool {
 }
 
 impl Prepared {
-    /// The overlay.
     pub fn overlay(&self) -> &Overlay {
         &self.overlay.overlay
     }
@@ -195,7 +193,6 @@ impl Prepared {
         self.engine = None;
     }
 
-    /// The plan.
     pub(super) fn plan(&self) -> &Path {
         &self.plan
     }

@@ -13,7 +13,6 @@ pub struct Ready {
 }
 
 impl Ready {
-    /// Its manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }

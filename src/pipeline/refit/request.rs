@@ -8,7 +8,6 @@ use std::path::PathBuf;
 /// Where derivations that were stated by hand come from.
 #[derive(Debug, Clone)]
 pub enum Stated {
-    /// A mapping file.
     File(PathBuf),
     /// The recipe of a plan.
     Recorded(Override),

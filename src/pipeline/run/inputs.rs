@@ -24,7 +24,6 @@ use std::path::{Path, PathBuf};
 /// `FILE` or `FILE:PREFIX`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrefixedFile {
-    /// The file.
     pub path: PathBuf,
     /// Only names that begin like this, without it.
     pub prefix: Option<String>,
@@ -54,9 +53,7 @@ impl std::str::FromStr for PrefixedFile {
 /// `NAME=FILE`: one tensor from a file that holds one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorFile {
-    /// Input name.
     pub name: String,
-    /// The file.
     pub path: PathBuf,
 }
 

@@ -67,7 +67,6 @@ impl Patterns {
 const LONGEST: u64 = 64 << 20;
 
 impl Config {
-    /// Reads `adapter_config.json`.
     pub(super) fn open(path: &Path) -> Result<Config, Error> {
         let bytes = crate::fsx::read_bounded(path, LONGEST).map_err(|e| Error::Source(e.into()))?;
         let value: Value =

@@ -28,7 +28,6 @@ pub enum Product {
 }
 
 impl Product {
-    /// The backend's name.
     pub const fn backend(self) -> &'static str {
         match self {
             Product::TensorRt => "tensorrt",
@@ -68,7 +67,6 @@ impl Version {
         })
     }
 
-    /// Major, minor, patch.
     pub const fn parts(self) -> (u32, u32, u32) {
         (self.0 / 10_000, self.0 / 100 % 100, self.0 % 100)
     }
@@ -140,19 +138,13 @@ pub enum ProfilerForm {
 /// How the releases of one column call and are called.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Which product.
     pub product: Product,
-    /// Form of `Dims`.
     pub dims: DimsForm,
-    /// Form of `ILogger`.
     pub logger: LoggerForm,
-    /// Form of `IProgressMonitor`.
     pub monitor: MonitorForm,
     /// Form of two calls.
     pub calls: CallForm,
-    /// Form of `IOutputAllocator`.
     pub allocator: AllocatorForm,
-    /// Form of `IProfiler`.
     pub profiler: ProfilerForm,
 }
 
@@ -189,7 +181,6 @@ pub static TABLE: &Table = &numbers::TABLE;
 struct Named {
     /// C++ class or enum.
     owner: &'static str,
-    /// Method or enumerator.
     name: &'static str,
     /// Whether it is an enumerator.
     value: bool,

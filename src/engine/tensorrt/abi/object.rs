@@ -31,7 +31,6 @@ pub struct Dims64 {
 pub struct Weights {
     /// `nvinfer1::DataType`.
     pub dtype: i32,
-    /// First element.
     pub values: *const c_void,
     /// Number of elements; -1 where TensorRT does not know.
     pub count: i64,
@@ -43,9 +42,7 @@ pub struct Weights {
 pub struct InterfaceInfo {
     /// Name of the interface.
     pub kind: *const c_char,
-    /// Its major version.
     pub major: i32,
-    /// Its minor version.
     pub minor: i32,
 }
 
@@ -61,16 +58,13 @@ pub struct RefitRecord {
     pub onnx_dtype: i32,
     /// `nvinfer1::DataType` of the weight.
     pub dtype: i32,
-    /// Number of elements.
     pub count: i64,
     /// Length of `sources`, 4 at most.
     pub source_count: i32,
-    /// Names of initializers.
     pub sources: *const *const c_char,
     /// Of a `BatchNormalization`; otherwise unspecified.
     pub epsilon: f32,
     /// Bytes of a constant.
     pub fixed_data: *const c_void,
-    /// Length of `fixed_data`.
     pub fixed_data_size: usize,
 }

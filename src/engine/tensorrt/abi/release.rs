@@ -40,7 +40,6 @@ impl fmt::Display for Basis {
 /// Why a release is not called.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoTable {
-    /// Before the first.
     #[error("it is older than {oldest}, the oldest release that can be driven")]
     Older {
         /// The first with a table.
@@ -59,9 +58,7 @@ pub enum NoTable {
     #[error("TRTMUT_ASSUME_TENSORRT is `{given}`, which is no release of {} whose headers were read; {newest} is the newest",
         product.title())]
     Assumption {
-        /// What it is.
         given: String,
-        /// Of which product.
         product: Product,
         /// The last with a table.
         newest: Version,

@@ -117,9 +117,7 @@ pub struct Network {
 /// An input of a network.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkInput {
-    /// Its name.
     pub name: String,
-    /// Its element type.
     pub dtype: Dtype,
     /// Its extents, -1 where dynamic; `None` where TensorRT knows none.
     pub dims: Option<Vec<i64>>,
@@ -204,11 +202,8 @@ impl Network {
 /// Which end of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Selector {
-    /// Smallest.
     Min,
-    /// To optimise for.
     Opt,
-    /// Largest.
     Max,
 }
 
@@ -293,7 +288,6 @@ impl HostMemory {
         })
     }
 
-    /// The bytes.
     #[allow(unsafe_code)]
     pub fn bytes(&self) -> &[u8] {
         if self.len == 0 {

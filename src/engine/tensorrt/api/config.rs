@@ -51,9 +51,7 @@ pub enum HardwareLevel {
 /// How much a plan says of its layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbosity {
-    /// Nothing.
     None,
-    /// Names.
     LayerNames,
     /// Everything that the engine inspector can show.
     Detailed,

@@ -20,12 +20,9 @@ pub enum Severity {
     Verbose,
 }
 
-/// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// How bad.
     pub severity: Severity,
-    /// TensorRT's text.
     pub text: String,
 }
 

@@ -52,7 +52,6 @@ impl Core {
         Arc::new(Core { loaded, logger })
     }
 
-    /// The library.
     pub fn loaded(&self) -> &Loaded {
         &self.loaded
     }

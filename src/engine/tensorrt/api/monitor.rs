@@ -123,7 +123,6 @@ impl<'w> Monitor<'w> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What `setProgressMonitor` takes.
     pub(super) fn as_ptr(&self) -> *mut c_void {
         std::ptr::from_ref(self).cast_mut().cast()
     }

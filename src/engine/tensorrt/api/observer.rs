@@ -34,7 +34,6 @@ pub struct Record {
     pub origin: Origin,
     /// Element type; `None` for one that this crate has no name for.
     pub dtype: Option<Dtype>,
-    /// Number of elements.
     pub count: usize,
     /// The initializers that it comes from; of a fold: scale, bias, mean, variance.
     pub sources: Vec<String>,
@@ -113,7 +112,6 @@ impl<'c> Observer<'c> {
         }
     }
 
-    /// What `setRefitObserver` takes.
     pub(super) fn as_ptr(&self) -> *mut c_void {
         std::ptr::from_ref(self).cast_mut().cast()
     }

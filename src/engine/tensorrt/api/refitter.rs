@@ -21,9 +21,7 @@ pub struct Refitter<'e, 'b> {
 /// Element type and count that the engine wants of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Prototype {
-    /// Element type.
     pub dtype: Dtype,
-    /// Number of elements.
     pub count: usize,
 }
 

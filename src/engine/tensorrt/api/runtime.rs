@@ -79,9 +79,7 @@ pub struct CudaEngine {
 /// An input or output of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IoTensor {
-    /// Its name.
     pub name: String,
-    /// Input or output.
     pub is_input: bool,
     /// Element type as the engine has it.
     pub dtype: Dtype,
