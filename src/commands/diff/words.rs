@@ -106,8 +106,8 @@ pub(super) fn describe(reason: &Reason) -> String {
         Reason::OptionChanged { option, old, new } => {
             format!(
                 "option `{option}` is {} instead of {}",
-                or_unset(new),
-                or_unset(old)
+                or_unset(new.as_ref()),
+                or_unset(old.as_ref())
             )
         }
         Reason::BackendChanged { old, new } => format!("the backend is {new} instead of {old}"),
@@ -115,15 +115,15 @@ pub(super) fn describe(reason: &Reason) -> String {
         Reason::DeviceChanged { property, old, new } => {
             format!(
                 "{property} is {} instead of {}",
-                or_unset(new),
-                or_unset(old)
+                or_unset(new.as_ref()),
+                or_unset(old.as_ref())
             )
         }
     }
 }
 
-fn or_unset(value: &Option<String>) -> &str {
-    value.as_deref().unwrap_or("unset")
+fn or_unset(value: Option<&String>) -> &str {
+    value.map_or("unset", String::as_str)
 }
 
 fn list(names: &[String]) -> String {

@@ -461,9 +461,9 @@ fn choose(
         .map(|component| (*component, all[component].len()))
         .collect();
     Ok(Chosen {
+        taken,
         skipped,
         misfits,
-        taken,
         ..joined(placed)
     })
 }
