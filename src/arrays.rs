@@ -108,6 +108,7 @@ fn kind(path: &Path) -> Result<Kind, Error> {
 /// [`Error::Kind`].
 pub fn check_name(path: &Path) -> Result<(), Error> {
     match kind(path)? {
+        // One array without a name: outputs are several, and have names.
         Kind::Npy => Err(Error::Kind(path.to_owned())),
         _ => Ok(()),
     }
@@ -227,12 +228,15 @@ fn read_npz(
     };
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(wrong)?;
     let mut files: Vec<String> = archive.file_names().map(ToOwned::to_owned).collect();
+    // An archive lists them in the order in which they were written.
     files.sort();
     let mut tensors = NamedTensors::new();
     for file in files {
         let Some(name) = npyz::npz::array_name_from_file_name(&file) else {
             continue;
         };
+        // Named all the same, so that a prefix can be chosen among all names; only its data is not
+        // unpacked.
         if !wanted(name) {
             let nothing = Tensor {
                 dtype: Dtype::U8,

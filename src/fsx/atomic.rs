@@ -143,6 +143,7 @@ impl Staged {
             keep_owner_and_mode(self.file.path(), &meta).map_err(wrap)?;
         }
         self.file.persist(at).map_err(|e| wrap(e.error))?;
+        // A rename is on the disk only with its folder.
         sync_folder(folder_of(at));
         Ok(())
     }
@@ -190,8 +191,10 @@ fn keep_owner_and_mode(path: &Path, like: &Metadata) -> io::Result<()> {
         let group = rustix::fs::Gid::from_raw(like.gid());
         let given = rustix::fs::fchown(&file, Some(owner), Some(group)).is_ok()
             || is.gid() == like.gid()
+            // Who is not root cannot give a file away, but may give it to a group of their own.
             || rustix::fs::fchown(&file, None, Some(group)).is_ok();
         if !given {
+            // The group that had rights is not this file's, so this one's gets what everybody has.
             mode = mode & !0o070 | (mode & 0o007) << 3;
         }
     }
@@ -249,6 +252,7 @@ pub fn check_output(path: impl AsRef<Path>) -> Result<(), Error> {
         }
         Err(_) => {}
     }
+    // Asked of the file system and not read off the mode bits: only writing says whether one can.
     tempfile::tempfile_in(folder_of(&to))
         .map(drop)
         .map_err(|e| Error::write(path, e))

@@ -86,6 +86,7 @@ impl Drop for Noted {
 /// Removes the temporary files of this process, which is about to end in the middle of its work. Waits a little for two renames
 /// that belong together.
 pub fn abandon() {
+    // Whoever is between two renames gets so long to finish; a killed process must end some time.
     for _ in 0..50 {
         if let Ok(changing) = CHANGING.try_lock() {
             // Nobody may begin again.
@@ -143,6 +144,7 @@ fn is_left_behind(path: &Path) -> bool {
         .ok()
         .and_then(|m| SystemTime::now().duration_since(m).ok());
     let ours = meta.is_file()
+        // A file with a second name is somebody's, whatever it is called.
         && meta.nlink() == 1
         && meta.uid() == rustix::process::geteuid().as_raw()
         && age.is_some_and(|a| a >= YOUNG);
@@ -222,6 +224,7 @@ pub fn lock_folders_of(paths: &[PathBuf]) -> Vec<FolderLock> {
         if let Ok(handle) = raw::open_folder(folder_of(&target))
             && let Ok(meta) = handle.metadata()
         {
+            // By number, so that every process locks them in one order, and none twice.
             folders.insert((meta.dev(), meta.ino()), handle);
         }
     }

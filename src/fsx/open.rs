@@ -73,6 +73,7 @@ pub fn open_regular(path: impl AsRef<Path>) -> Result<File, Error> {
             },
             _ => Error::read(path, e),
         })?;
+    // Asked of what was opened: what is at the path may be another file by now.
     let meta = file.metadata().map_err(|e| Error::read(path, e))?;
     if meta.is_dir() {
         return Err(Error::read(path, io::ErrorKind::IsADirectory.into()));
@@ -116,6 +117,7 @@ pub fn read_bounded(path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>, Error
 /// As [`read_bounded`].
 pub fn read_stream(path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>, Error> {
     let path = path.as_ref();
+    // A pipe that the user's shell opened has a writer, or an end.
     let handed_over = path == Path::new("/dev/stdin")
         || path.starts_with("/dev/fd")
         || path.starts_with("/proc/self/fd");
@@ -131,6 +133,7 @@ pub fn read_stream(path: impl AsRef<Path>, limit: u64) -> Result<Vec<u8>, Error>
 
 fn read_rest(file: File, path: &Path, limit: u64) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
+    // One more than allowed, which tells a file of that length from a longer one.
     file.take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|e| Error::read(path, e))?;

@@ -85,6 +85,8 @@ impl Source {
         if !GUARDED.load(Ordering::Relaxed) || super::beside::is_temporary(path) {
             return Ok(None);
         }
+        // A file that was written a moment ago may be written again within one step of the file
+        // system's clock, and keep its stamp.
         let stamp = settled(file, path)?;
         let mut notes = notes();
         if *notes

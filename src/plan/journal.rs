@@ -73,6 +73,7 @@ impl Name {
         let folder = to.parent().filter(|p| !p.as_os_str().is_empty());
         let mut path = fsx::relative(from, folder.unwrap_or(Path::new(".")));
         path.extend(to.file_name());
+        // Names of files are bytes; JSON has text only, so other names are lists of numbers.
         let bytes = path.into_os_string().into_vec();
         String::from_utf8(bytes).map_or_else(|e| Name::Bytes(e.into_bytes()), Name::Text)
     }

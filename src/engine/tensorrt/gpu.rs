@@ -92,6 +92,7 @@ fn driver() -> Result<(), String> {
 /// To be called when the process starts: once there is a second thread, nothing is done.
 pub fn load_kernels_lazily() {
     const VARIABLE: &str = "CUDA_MODULE_LOADING";
+    // The environment may only be changed while nobody else can read it.
     let alone = std::fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1);
     if alone && std::env::var_os(VARIABLE).is_none() {
         #[allow(unsafe_code)]

@@ -105,6 +105,7 @@ pub fn parse(start: &[u8], size: u64) -> Result<Header, Fault> {
             }
             let stated = u64::from(u32::from_le_bytes(at(0x10)))
                 | u64::from(u32::from_le_bytes(at(0x14))) << 32;
+            // A plan that was cut while it was copied is told from one that is damaged inside.
             if stated != size {
                 return Err(Fault::Size { stated, size });
             }
@@ -114,6 +115,7 @@ pub fn parse(start: &[u8], size: u64) -> Result<Header, Fault> {
                 .map(|bit| {
                     CAPABILITIES
                         .get(bit as usize)
+                        // A later release may know GPUs that this table does not.
                         .map_or_else(|| format!("unknown (bit {bit})"), ToString::to_string)
                 })
                 .collect();

@@ -171,6 +171,7 @@ fn by_name(file: &str) -> Option<(Product, bool)> {
         .split_once(".so")
         .map(|(stem, rest)| (stem, rest.trim_start_matches('.')));
     let (stem, version) = stem?;
+    // `libnvinfer.so.bak` is somebody's copy.
     if !version.chars().all(|c| c.is_ascii_digit() || c == '.') {
         return None;
     }
@@ -217,6 +218,7 @@ fn load(path: &Path, assume: Option<&str>) -> Result<Loaded, String> {
         lean,
         number,
         create_builder: create_builder.ok(),
+        // Without a runtime nothing can be done; a lean library has no builder and no refitter.
         create_runtime: Some(create_runtime?),
         create_refitter: create_refitter.ok(),
         parser: load_parser(&path, file, product),
@@ -258,6 +260,7 @@ fn load_parser(library: &Path, file: &str, product: Product) -> Result<ParserLib
 
 /// Where the loader found a bare name: the mapping of this process that ends in it.
 fn loaded_path(path: &Path, file: &str) -> PathBuf {
+    // A bare name was found by the loader, and the parser is to come from the same folder.
     if path.components().count() > 1 {
         return path.to_owned();
     }
@@ -301,6 +304,7 @@ fn in_folder(folder: &Path) -> Vec<PathBuf> {
     found
         .into_iter()
         .map(|f| f.4)
+        // `.so`, `.so.10` and `.so.10.13.0` are one file under three names.
         .filter(|p| seen.insert(p.canonicalize().unwrap_or_else(|_| p.clone())))
         .collect()
 }
@@ -341,6 +345,7 @@ pub fn survey(search: &Search) -> (Vec<Arc<Loaded>>, Vec<Tried>) {
     let (mut found, mut tried): (Vec<Arc<Loaded>>, Vec<Tried>) = (Vec::new(), Vec::new());
     for place in places(search) {
         match load(&place, search.assume.as_deref()) {
+            // The loader's path and a folder of the system often lead to the same one.
             Ok(l) if found.iter().any(|f| same_file(&f.path, &l.path)) => {}
             Ok(l) => found.push(Arc::new(l)),
             Err(reason) => tried.push(Tried {

@@ -99,6 +99,7 @@ impl Builder<'_> {
         let present: Vec<usize> = (0..families.len())
             .filter(|&f| families[f].0.iter().any(|r| self.parts.contains_key(r)))
             .collect();
+        // Two families of factors would be two changes of one weight.
         if present.len() > 1 {
             let all: Vec<_> = present.iter().map(|&f| families[f].1).collect();
             return Err(self.incomplete(format!("has {} at once", all.join(" and "))));
@@ -122,6 +123,7 @@ impl Builder<'_> {
             (Role::DoraScale, "a DoRA scale"),
             (Role::Magnitude, "a magnitude vector"),
         ] {
+            // What scales factors says nothing without them: a part of the file is missing.
             if !scaled && self.parts.contains_key(&role) {
                 return Err(self.incomplete(format!("has {what} and no factors")));
             }
@@ -146,6 +148,7 @@ impl Builder<'_> {
                 role.name()
             )));
         }
+        // The side that is multiplied would be the other one.
         if self.config.is_some_and(|(c, _)| c.fan_in_fan_out) {
             return Err(self.incomplete("multiplies the weight, with `fan_in_fan_out` set".into()));
         }
@@ -199,6 +202,7 @@ impl Builder<'_> {
             return Err(self.factors(&[Role::OftVectors]));
         };
         let n = block_size(elements);
+        // The vector is the part above the diagonal of a square block, and not every length is one.
         if n * (n - 1) / 2 != elements || (turning.shared && blocks != 1) {
             return Err(self.factors(&[Role::OftVectors]));
         }
@@ -223,6 +227,7 @@ impl Builder<'_> {
             });
             if shape.len() >= 3 && shape[shape.len() - 2] == n && limit > 0.0 {
                 let norm = squares.sum::<f64>().sqrt();
+                // Below the limit nothing is constrained, and both give the same.
                 if norm > limit {
                     return Err(value(
                         key,
@@ -256,6 +261,7 @@ impl Builder<'_> {
         let (a, b, flat, rank) = match (new, old) {
             (true, false) => ([a1, a2], [b1, b2], false, sa1.1),
             (false, true) => ([a2, a1], [b2, b1], true, sa1.0),
+            // Square factors fit both forms, which give different weights.
             (true, true) => {
                 return Err(self.incomplete(
                     "is GLoRA of full rank, which may be of the old form or of the new one".into(),
@@ -290,6 +296,7 @@ impl Builder<'_> {
         let mut shape = vec![u[0], d[1]];
         shape.extend(&m.unwrap_or(d)[2..]);
         let transposed =
+            // `fan_in_fan_out` is of PEFT's linear layers; a convolution has none.
             mid.is_none() && shape.len() == 2 && self.config.is_some_and(|(c, _)| c.fan_in_fan_out);
         let dora = self.dora(&shape, transposed)?;
         if transposed {
@@ -393,6 +400,7 @@ impl Builder<'_> {
                 Factor::Whole(_) => None,
             })
             .collect();
+        // The scale is alpha by rank, which has to be one rank.
         if ranks.windows(2).any(|w| w[0] != w[1]) {
             return Err(wrong());
         }
@@ -456,6 +464,7 @@ impl Builder<'_> {
                 _ => return Err(value(key, "is not one finite number".into())),
             },
         };
+        // Alpha by rank would be infinite.
         if rank == Some(0) {
             return Err(self.incomplete("has rank 0".into()));
         }
@@ -477,6 +486,7 @@ impl Builder<'_> {
             {
                 return Err(conflict("alpha", stated, alpha));
             }
+            // Without the magnitude the same factors are a plain LoRA, which is another change.
             if config.dora && dora.is_none() {
                 return Err(self
                     .incomplete("has no DoRA magnitude, which the configuration promises".into()));
@@ -486,6 +496,7 @@ impl Builder<'_> {
                 Some(alpha),
             )
         } else {
+            // Where neither says one, the alpha is taken to be the rank, and the scale is 1.
             let alpha = stated.or(self.alpha);
             let scaling = match (alpha, rank) {
                 (Some(alpha), Some(rank)) => alpha / rank as f64,
@@ -516,6 +527,7 @@ impl Builder<'_> {
             (None, None) => Ok(None),
             (Some(_), Some(_)) => Err(self.incomplete("has two DoRA magnitudes".into())),
             (Some(key), None) => {
+                // PEFT's magnitude is one number for each output.
                 if self.shape(key).iter().product::<usize>() != out {
                     return Err(self.factors(&[Role::Up, Role::Down, Role::Magnitude]));
                 }

@@ -219,12 +219,14 @@ pub(super) fn parse(key: &str) -> Key {
     if IMPLIED.iter().any(|s| key.ends_with(s)) {
         return Key::Implied;
     }
+    // Before what is known: several end with a known part, and mean another thing.
     if let Some((_, kind)) = REFUSED.iter().find(|(s, _)| key.ends_with(s)) {
         return Key::Refused(kind);
     }
     if let Some((module, role)) = peft(key) {
         return part(module, role);
     }
+    // Before the suffixes, some of which these keys end with as well.
     if let Some((module, role)) = xlabs(key) {
         return Key::Part { module, role };
     }
@@ -257,6 +259,7 @@ pub(super) fn parse(key: &str) -> Key {
 }
 
 fn part(module: &str, role: Role) -> Key {
+    // A suffix alone names no module.
     if module.is_empty() {
         return Key::Unknown;
     }
@@ -275,6 +278,7 @@ fn bare(role: Role) -> bool {
 
 fn peft(key: &str) -> Option<(&str, Role)> {
     for (name, role) in PEFT {
+        // Every place: a module of the model may have such a name itself.
         for (at, _) in key.match_indices(name) {
             let (before, after) = (&key[..at], &key[at + name.len()..]);
             let Some(module) = before.strip_suffix('.') else {
@@ -349,6 +353,7 @@ impl Format {
 
     pub(super) fn of(key: &str) -> Format {
         let starts = |prefixes: &[&str]| prefixes.iter().any(|p| key.starts_with(p));
+        // Before the next test, which holds for these keys as well.
         if xlabs(key).is_some() {
             Format::Xlabs
         } else if key.contains(".processor.") || key.contains("_lora.") {

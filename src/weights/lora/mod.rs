@@ -432,6 +432,8 @@ fn choose(
             if !keep {
                 skipped.insert(*component, all[component].len());
                 let first = std::mem::take(&mut one.problems).into_iter().next();
+                // For several plans a part that fits none of this one's weights is another plan's;
+                // its first problem is kept to say so where no plan takes it.
                 misfits.extend(first.map(|p| (*component, p)));
             }
             keep

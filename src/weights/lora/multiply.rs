@@ -162,6 +162,7 @@ impl Multiplier {
                 let turns = turns(&values(source, blocks), n, 1.0);
                 let per_stage = own.rows / n;
                 for (stage, turns) in turns.chunks(per_stage).enumerate() {
+                    // Each stage mixes rows that are twice as far apart as those of the one before.
                     let order = interleaved(own.rows, (n / 2) << stage);
                     let mixed = turn_rows(&rows_in(&own, &order), turns, false);
                     own = rows_back(&mixed, &order);

@@ -99,6 +99,7 @@ fn put(
         Found::Stacked { pieces, swapped } => onto_pieces(index, pieces, *swapped, &change, bias)?,
         Found::Ambiguous(_) | Found::Nothing => return Ok(()),
     };
+    // Parts name their change by its number, which it gets when it is pushed below.
     let at = chosen.changes.len();
     for s in stretches {
         let target = (chosen.targets)
@@ -162,6 +163,7 @@ fn onto_whole<'i>(
         }
         change.shape.clone_from(&parameter.shape);
     }
+    // As it is before turned: a square change would fit both ways.
     let mut fits = same(&change.shape, &parameter.shape);
     if !fits && change.straight() {
         fits = same(&change.shape, &parameter.shape);
@@ -216,6 +218,7 @@ fn onto_pieces<'i>(
         stretches.extend(halves(vec![one], swapped != piece.swapped));
         from += rows;
     }
+    // Rows that no piece takes would be lost.
     if from != change.rows() {
         return Err(misfit(change, stretches[0].parameter));
     }

@@ -110,6 +110,8 @@ impl Index {
     }
 
     pub(super) fn find(&self, path: &Path) -> Found {
+        // A dotted path says where modules end, so an exact one counts before any that is
+        // respelled.
         if !path.flat {
             for form in &path.forms {
                 if let Some(&i) = self.exact.get(form) {
@@ -124,6 +126,7 @@ impl Index {
                 }
             }
         }
+        // Last: with underscores two paths may be one.
         for form in path.forms.iter().map(|f| f.replace('.', "_")) {
             let found = self.find_flat(&form);
             if found != Found::Nothing {
@@ -156,6 +159,7 @@ impl Index {
                 return found;
             }
         }
+        // A LoRA of a part, where the model has the parts stacked.
         match self.spellings.backwards(form) {
             [] => {}
             [one] => return stacked(vec![one.clone()], false),
@@ -193,8 +197,10 @@ impl Index {
                 let likeness = strsim::normalized_levenshtein(&m.name.replace('.', "_"), &wanted);
                 (likeness, m.name.as_str())
             })
+            // Less alike than by half is no hint.
             .filter(|(likeness, _)| *likeness > 0.5)
             .collect();
+        // By name where equally alike, so that a message does not change from run to run.
         scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
         (scored.iter().take(count))
             .map(|(_, n)| (*n).to_owned())
