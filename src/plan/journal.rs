@@ -29,7 +29,7 @@ const FORMAT: &str = "trtmut.journal/1";
 /// No journal is longer, in bytes: a plan takes a few hundred of it.
 const LONGEST: u64 = 16 << 20;
 
-/// A plan that is written, and its manifest: what [`replace_all`] puts in place.
+/// A plan that is written, and its manifest: what [`replace_all`](super::replace_all) puts in place.
 #[derive(Debug)]
 pub struct Pair {
     /// Where the plan goes.
