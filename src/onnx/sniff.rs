@@ -67,6 +67,8 @@ fn safetensors(data: &[u8]) -> bool {
     let Some((length, rest)) = data.split_first_chunk::<8>() else {
         return false;
     };
+    // The format has no magic number; a length that can be and the beginning of a JSON object are
+    // as good.
     u64::from_le_bytes(*length) < 1 << 32 && rest.starts_with(b"{\"")
 }
 

@@ -52,6 +52,8 @@ impl Taking<'_> {
         name: &str,
         tensor: &mut TensorProto,
     ) -> Result<Option<Taken>, Problem> {
+        // A tensor in segments has its values in several messages; what is read here would be a
+        // part.
         if tensor.segment.is_some() {
             return Err(Problem::Segment {
                 tensor: name.into(),
@@ -69,12 +71,14 @@ impl Taking<'_> {
         })?;
         let expected = dtype
             .bytes_for(count)
+            // No allocation is larger, and what asks for one ends the process.
             .filter(|&n| isize::try_from(n).is_ok())
             .ok_or_else(|| Problem::TooLarge {
                 tensor: name.into(),
                 dims: tensor.dims.clone(),
             })?;
         let elided = self.elided(tensor);
+        // All fields that hold something: with two of them, readers differ in which one counts.
         let fields = filled(tensor, elided.as_ref());
         let wrong = |fields: Vec<&'static str>| Problem::Carrier {
             tensor: name.into(),
@@ -97,6 +101,7 @@ impl Taking<'_> {
             }
             ["raw_data" | "float_data" | "double_data"] if elided.is_some() => {
                 let payload = elided.expect("checked in the guard");
+                // Only floats and doubles lie in their field as they lie in memory.
                 if payload.carrier != Carrier::Raw && typed_field(dtype) != fields[0] {
                     return Err(wrong(fields));
                 }
@@ -120,6 +125,7 @@ impl Taking<'_> {
                 found,
             });
         }
+        // From here on the values are in one place alone.
         clear(tensor);
         Ok(Some(Taken {
             dtype,

@@ -54,6 +54,7 @@ impl Rope {
     fn keep(&mut self, range: Range<usize>) {
         self.length += range.len() as u64;
         match self.pieces.last_mut() {
+            // What stands together is written together: one call, not one a field.
             Some(Piece::Kept(last)) if last.end == range.start => last.end = range.end,
             _ => self.pieces.push(Piece::Kept(range)),
         }
@@ -201,6 +202,7 @@ impl Model {
         out: &mut dyn Write,
         bytes_of: &BytesOf<'_, '_, E>,
     ) -> Result<(), E> {
+        // Said before the first byte is written: no reader of protobuf takes a longer message.
         if rope.length > PROTOBUF_LIMIT {
             return Err(E::from(Error::TooBig {
                 bytes: rope.length,

@@ -258,6 +258,8 @@ impl Work<'_> {
             return Draft::Own(name, range);
         };
         let symbol = model_symbol(s);
+        // Kept until all meanings of the symbol are known: only then it is clear which dim the
+        // bounds narrow.
         if hint.is_bounded() {
             self.bounds.push(Bound {
                 symbol: symbol.clone(),
@@ -277,6 +279,8 @@ impl Work<'_> {
         entry: String,
         meaning: Option<Meaning>,
     ) {
+        // An entry that the model's symbol cannot have, such as an odd size of `2*s`, is no meaning
+        // of it.
         match meaning {
             Some(meaning) => {
                 self.symbols

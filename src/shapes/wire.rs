@@ -293,6 +293,7 @@ impl Reader<'_> {
         let fields = self.object_of(node, place)?;
         self.keys(fields, place, &["min", "max", "opt", "derived"]);
         let mut decl = base;
+        // The best size of the whole range need not be in a profile's.
         if !fields.iter().any(|(k, _)| k.name == "opt") {
             decl.opt = None;
         }
@@ -376,6 +377,7 @@ impl Reader<'_> {
                         },
                     );
                 }
+                // `derived` only repeats what axes say; it is checked and then not needed.
                 Ok(expr) => self.range(&expr, item.pos),
             }
         }
@@ -439,12 +441,14 @@ impl Reader<'_> {
     /// Whether an object is a dict of arguments: keys of a dict may be numbers too.
     fn is_dict(&self, items: &[(Key, Node)]) -> bool {
         let names = (items.iter()).any(|(k, v)| !is_axis_like(&k.name) || is_container(v));
+        // Torch writes no tensor as an object, so one with nothing in it is a dict.
         names || (self.torch && items.iter().all(|(_, v)| v.value == Value::Null))
     }
 
     fn leaf(&mut self, node: &Node) -> Option<Leaf> {
         // Every tensor costs a search among the inputs.
         self.tensors += 1;
+        // Counted and not only limited by the file's size: matching takes longer than reading.
         if self.tensors > MAX_TENSORS {
             let (count, limit) = (self.tensors, MAX_TENSORS);
             self.problems
