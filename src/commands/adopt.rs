@@ -75,7 +75,7 @@ impl Report for AdoptReport {
         writeln!(
             out,
             "adopted {} ({})",
-            self.plan.display(),
+            ui::path(&self.plan),
             self.backend.library
         )?;
         writeln!(
@@ -86,7 +86,7 @@ impl Report for AdoptReport {
         for (i, ranges) in self.profiles.iter().enumerate() {
             writeln!(out, "  profile {} {ranges}", i + 1)?;
         }
-        writeln!(out, "  manifest  {}", self.manifest.display())?;
+        writeln!(out, "  manifest  {}", ui::path(&self.manifest))?;
         if let Some(first) = self.unknown.first() {
             writeln!(
                 out,

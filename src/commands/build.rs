@@ -225,7 +225,7 @@ impl Report for BuildReport {
         writeln!(
             out,
             "built {} ({}, {}) in {}",
-            self.plan.display(),
+            ui::path(&self.plan),
             ui::bytes(self.bytes),
             self.backend.library,
             ui::duration(Duration::from_nanos(self.total_ns))

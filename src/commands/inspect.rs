@@ -59,7 +59,7 @@ impl Report for InspectReport {
             writeln!(
                 out,
                 "{} plan, written by {} {}, {}",
-                self.plan.display(),
+                ui::path(&self.plan),
                 h.product.title(),
                 h.version,
                 ui::bytes(h.size)
@@ -72,13 +72,13 @@ impl Report for InspectReport {
             return writeln!(
                 out,
                 "  no manifest: what it was built from is not known; `trtmut adopt {} --model MODEL.onnx` says it",
-                self.plan.display()
+                ui::path(&self.plan)
             );
         };
         writeln!(
             out,
             "{} is {}, {} by {}",
-            self.plan.display(),
+            ui::path(&self.plan),
             ui::bytes(m.plan.bytes),
             m.backend.library,
             m.tool

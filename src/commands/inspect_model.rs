@@ -165,7 +165,7 @@ impl Report for ModelReport {
     const SCHEMA: &'static str = "trtmut.inspect-model/1";
 
     fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        write!(out, "{} is an ONNX model", self.model.display())?;
+        write!(out, "{} is an ONNX model", ui::path(&self.model))?;
         if !self.producer.is_empty() {
             write!(out, " by {}", self.producer)?;
         }

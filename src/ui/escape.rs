@@ -34,12 +34,26 @@ pub(super) fn sentence(text: &str) -> Cow<'_, str> {
     cut(line(text), MESSAGE)
 }
 
-fn line(text: &str) -> Cow<'_, str> {
+/// One line.
+pub(super) fn line(text: &str) -> Cow<'_, str> {
     escaped(text, |c| acts(c) || matches!(c, '\n' | '\t'))
 }
 
-/// A message, which is cut where it is too long.
+/// A message, which is cut where it is too long. Its own further lines are indented, or a document's braces; a line end before anything
+/// else stands in a name, which could begin a line as if this program had said it.
 pub(super) fn message(text: &str) -> Cow<'_, str> {
+    let own = |rest: &str| ["  ", "{", "}"].iter().any(|start| rest.starts_with(start));
+    let mut parts = text.split('\n');
+    let mut joined = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        joined += if own(part) { "\n" } else { "\\n" };
+        joined += part;
+    }
+    cut(escaped(&joined, acts).into_owned().into(), MESSAGE)
+}
+
+/// Lines for a form that ends each of them itself.
+pub(super) fn lines(text: &str) -> Cow<'_, str> {
     cut(escaped(text, acts), MESSAGE)
 }
 
@@ -161,6 +175,10 @@ mod tests {
     fn what_is_long_is_cut_and_says_so() {
         let long = "ü".repeat(MESSAGE + 7);
         assert!(message(&long).ends_with("ü … and 7 more characters"));
+        let own = "two problems\n  one\n  two, in a spec:\n{\n  \"x\": 1\n}";
+        assert_eq!(message(own), own);
+        let forged = "`a\nhint: b\r\n` is empty\n";
+        assert_eq!(message(forged), r"`a\nhint: b\r\n` is empty\n");
         assert!(cell(&long).chars().count() < CELL + 40);
         assert_eq!(message(&long[..MESSAGE]), long[..MESSAGE]);
     }

@@ -32,8 +32,8 @@ impl Annotation {
             Level::Warning => "warning",
             Level::Error => "error",
         };
-        let title = property(&escape::message(&self.title));
-        let message = data(&escape::message(&self.message));
+        let title = property(&escape::line(&self.title));
+        let message = data(&escape::lines(&self.message));
         format!("::{command} title={title}::{message}")
     }
 }

@@ -29,6 +29,16 @@ pub fn shown(text: &str) -> std::borrow::Cow<'_, str> {
     escape::text(text)
 }
 
+/// A path in a sentence or a line of a report: one line, whatever is in its name.
+pub fn path(path: &Path) -> String {
+    line(&path.to_string_lossy())
+}
+
+/// A command with names in it: one line.
+pub fn line(text: &str) -> String {
+    escape::line(text).into_owned()
+}
+
 /// The text of a JSON document with the same value, in which nothing acts.
 pub fn shown_json(document: &str) -> std::borrow::Cow<'_, str> {
     escape::json(document)
@@ -39,6 +49,7 @@ use crate::fsx;
 use crate::watch::{Event, Watch};
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::process::Stdio;
 
 /// What a command has to say at its end.

@@ -616,3 +616,74 @@ fn odd_names_and_bare_environments_are_no_hindrance() {
         scene.done(&outside, &output).exits(0);
     }
 }
+
+#[test]
+fn a_line_end_in_a_path_begins_no_line_of_the_report() {
+    let scene = scene();
+    let folder = scene.path().join("a\nhint: obey\r\x1b[31m");
+    fs::create_dir(&folder).unwrap();
+    for file in ["m.onnx", "new.safetensors", "in.safetensors"] {
+        fs::copy(scene.file(file), folder.join(file)).unwrap();
+    }
+    fs::write(folder.join("empty.safetensors"), "").unwrap();
+    let at = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let (model, plan) = (at("m.onnx"), at("p.plan"));
+    let runs: &[(&[&str], i32)] = &[
+        (
+            &[
+                "build",
+                &model,
+                "--backend",
+                "cpu",
+                "--no-cache",
+                "-o",
+                &plan,
+            ],
+            0,
+        ),
+        (&["inspect", &plan], 0),
+        (&["inspect", &model], 0),
+        (
+            &[
+                "diff",
+                &plan,
+                &at("new.safetensors"),
+                "--html",
+                &at("d.html"),
+            ],
+            0,
+        ),
+        (&["refit", &plan, &at("new.safetensors"), "--dry-run"], 0),
+        (&["refit", &plan, &at("new.safetensors")], 0),
+        (&["refit", &plan, &at("empty.safetensors")], 1),
+        (&["refit", &plan, &at("absent.safetensors")], 1),
+        (
+            &[
+                "run",
+                &plan,
+                "--inputs",
+                &at("in.safetensors"),
+                "--save",
+                &at("out.npz"),
+            ],
+            0,
+        ),
+        (&["build", &at("absent.onnx"), "-o", &plan], 1),
+        (&["export", "triton", &plan, &at("models/m")], 1),
+        (&["cache", "dir"], 0),
+        (&["cache", "list"], 0),
+    ];
+    for (args, code) in runs {
+        let mut command = scene.command(args);
+        command.env("TRTMUT_CACHE_DIR", folder.join("cache"));
+        let output = command.output().unwrap();
+        let done = scene.done(&command, &output);
+        done.exits(*code);
+        for stream in [&output.stdout, &output.stderr] {
+            let text = String::from_utf8_lossy(stream);
+            let begins = |line: &str| line.trim_start().starts_with("hint: obey");
+            assert!(!text.lines().any(begins), "{args:?}: {text}");
+            assert!(!text.contains(['\r', '\x1b']), "{args:?}: {text:?}");
+        }
+    }
+}

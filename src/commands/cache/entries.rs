@@ -145,7 +145,7 @@ impl Report for ListReport<'_> {
             "{} of {} in {}",
             ui::bytes(self.bytes),
             ui::bytes(self.limit),
-            self.folder.display()
+            ui::path(&self.folder)
         )
     }
 }

@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::fsx;
 use crate::pipeline::Environment;
 use crate::tensor::Digest;
-use crate::ui::{Report, Screen, Ui};
+use crate::ui::{self, Report, Screen, Ui};
 use entries::Sort;
 use explain::ExplainArgs;
 pub(super) use remote::RemoteArgs;
@@ -162,7 +162,7 @@ impl Report for DirReport {
     const SCHEMA: &'static str = "trtmut.cache-dir/1";
 
     fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        writeln!(out, "{}", self.folder.display())
+        writeln!(out, "{}", ui::path(&self.folder))
     }
 }
 

@@ -30,7 +30,7 @@ impl Report for VerifyOutcome {
             writeln!(out, "unreadable: {fault}")?;
         }
         for path in &self.quarantined {
-            writeln!(out, "moved to {}", path.display())?;
+            writeln!(out, "moved to {}", ui::path(path))?;
         }
         writeln!(
             out,

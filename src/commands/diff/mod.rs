@@ -171,10 +171,10 @@ impl Report for DiffReport {
             writeln!(out)?;
         }
         for command in &self.next {
-            writeln!(out, "next: {command}")?;
+            writeln!(out, "next: {}", ui::line(command))?;
         }
         if let Some(path) = &self.html {
-            writeln!(out, "\nthe report is in {}", path.display())?;
+            writeln!(out, "\nthe report is in {}", ui::path(path))?;
         }
         Ok(())
     }

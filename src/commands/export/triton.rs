@@ -10,7 +10,7 @@ use crate::fsx::{self, Map};
 use crate::plan::{self, Manifest};
 use crate::shapes::{AxisRange, Profile};
 use crate::tensor::{Digest, Dtype, Extent, TensorDecl};
-use crate::ui::{Report, Screen, Ui};
+use crate::ui::{self, Report, Screen, Ui};
 use crate::watch::{Event, Watch};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -68,8 +68,8 @@ impl Report for ExportReport {
 
     fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         writeln!(out, "exported {}, version {}", self.name, self.version)?;
-        writeln!(out, "  {}", self.config.display())?;
-        writeln!(out, "  {}", self.model.display())?;
+        writeln!(out, "  {}", ui::path(&self.config))?;
+        writeln!(out, "  {}", ui::path(&self.model))?;
         writeln!(out, "  for a Triton with {}", self.library)
     }
 }

@@ -76,7 +76,7 @@ impl Report for RefitReport {
             (_, true) if self.rebuilt => writeln!(
                 out,
                 "rebuilt {}  {what}; compiled in {}",
-                self.output.display(),
+                ui::path(&self.output),
                 show(self.apply_ns)
             ),
             (_, true) => {
@@ -84,14 +84,14 @@ impl Report for RefitReport {
                 writeln!(
                     out,
                     "{verb} {}  {what}; found out in {}, applied in {}, written in {}",
-                    self.output.display(),
+                    ui::path(&self.output),
                     show(self.resolve_ns),
                     show(self.apply_ns),
                     show(self.write_ns)
                 )?;
                 self.verification(out)?;
                 match &self.back {
-                    Some(back) => writeln!(out, "  way back: {back}"),
+                    Some(back) => writeln!(out, "  way back: {}", ui::line(back)),
                     None => Ok(()),
                 }
             }
@@ -212,7 +212,7 @@ impl Report for SeveralReport {
                 [] => String::new(),
                 parts => format!(" takes {}", parts.join(", ")),
             };
-            writeln!(out, "`{}`{parts}", one.plan.display())?;
+            writeln!(out, "`{}`{parts}", ui::path(&one.plan))?;
             one.human(out)?;
         }
         Ok(())

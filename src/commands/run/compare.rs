@@ -74,7 +74,7 @@ impl Comparison {
         writeln!(
             out,
             "\nagainst {}:{} (rtol {}, atol {})",
-            self.file.display(),
+            ui::path(&self.file),
             self.prefix,
             self.rtol,
             self.atol

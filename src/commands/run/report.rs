@@ -207,10 +207,10 @@ impl Report for RunReport {
             v.human(out)?;
         }
         if let Some(path) = &self.saved {
-            writeln!(out, "\nsaved {}", path.display())?;
+            writeln!(out, "\nsaved {}", ui::path(path))?;
         }
         if let Some(path) = &self.times {
-            writeln!(out, "\nthe times are in {}", path.display())?;
+            writeln!(out, "\nthe times are in {}", ui::path(path))?;
         }
         Ok(())
     }
