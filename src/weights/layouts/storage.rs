@@ -23,7 +23,8 @@ pub(super) struct Stored {
     pub source: String,
     /// The tensor that its values are multiplied by.
     pub scale: Option<String>,
-    /// Element type of the values: f32 for 8-bit floats, which are decoded.
+    /// Element type of the values: f32 for 8-bit floats, which are decoded; pairs of real numbers for
+    /// complex ones.
     pub dtype: Dtype,
     pub shape: Vec<usize>,
 }
@@ -67,6 +68,21 @@ pub(super) fn is_f8(dtype: Dtype) -> bool {
         dtype,
         Dtype::F8E4M3Fn | Dtype::F8E4M3Fnuz | Dtype::F8E5M2 | Dtype::F8E5M2Fnuz
     )
+}
+
+/// Element type of the values as they are read: exporters keep complex numbers as pairs of real ones, which are the same bytes.
+fn decoded_type(dtype: Dtype) -> Dtype {
+    match dtype {
+        Dtype::C64 => Dtype::F32,
+        f8 if is_f8(f8) => Dtype::F32,
+        other => other,
+    }
+}
+
+/// The shape of the values as they are read: an axis of two more for complex numbers.
+fn shape_of(dtype: Dtype, shape: &[usize]) -> Vec<usize> {
+    let pair = (dtype == Dtype::C64).then_some(2);
+    shape.iter().copied().chain(pair).collect()
 }
 
 /// The path that messages name: the file, or the folder of several.
@@ -114,8 +130,8 @@ pub(super) fn read(source: &Source) -> Result<Storage, Error> {
             name: clean,
             source: name.to_owned(),
             scale: scales.of.get(name).cloned(),
-            dtype: if is_f8(dtype) { Dtype::F32 } else { dtype },
-            shape: shape.to_vec(),
+            dtype: decoded_type(dtype),
+            shape: shape_of(dtype, shape),
         });
     }
     if decoded > 0 {
@@ -298,7 +314,7 @@ impl Stored {
     /// they are.
     pub(super) fn rows<'a>(&self, source: &'a Source, from: usize, to: usize) -> Cow<'a, [u8]> {
         let view = self.view(source);
-        let total = view.shape.first().copied().unwrap_or(1).max(1);
+        let total = self.shape.first().copied().unwrap_or(1).max(1);
         let row = view.data.len() / total;
         let data = &view.data[from * row..to * row];
         if !is_f8(view.dtype) {

@@ -578,6 +578,21 @@ fn the_unit_matrix_is_put_where_readers_put_it() {
 }
 
 #[test]
+fn complex_numbers_are_pairs_of_real_ones() {
+    let numbers = |n: u8| -> Vec<u8> { (0..n).flat_map(|i| f32::from(i).to_le_bytes()).collect() };
+    let file = [
+        ("freqs", Dtype::C64, &[2usize, 3][..], numbers(12)),
+        ("phase", Dtype::C64, &[], numbers(2)),
+    ];
+    let model = wanted(&[("freqs", &[2, 3, 2]), ("phase", &[2])]);
+    let view = open_in_layout(source(&file), &model, None).unwrap();
+    assert_eq!(view.describe("freqs"), Some((Dtype::F32, &[2, 3, 2][..])));
+    assert_eq!(view.describe("phase"), Some((Dtype::F32, &[2][..])));
+    assert_eq!(values(&view, "freqs")[..4], [0.0, 1.0, 2.0, 3.0]);
+    assert_eq!(values(&view, "phase"), [0.0, 1.0]);
+}
+
+#[test]
 fn f8_is_decoded_with_its_scales() {
     let f8 = |name: &'static str| {
         (
