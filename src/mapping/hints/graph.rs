@@ -296,13 +296,6 @@ pub(in crate::mapping) fn pairs(a: &Model, b: &Model) -> Result<Pairs, String> {
         |n: &&NodeProto| n.op_type != "Constant" || n.attribute.iter().all(|a| a.t.is_none());
     let nodes: Vec<_> = one.iter().filter(is_node).collect();
     let others: Vec<_> = other.iter().filter(is_node).collect();
-    if nodes.len() != others.len() {
-        return Err(format!(
-            "one has {} nodes and the other {}",
-            nodes.len(),
-            others.len()
-        ));
-    }
     let mut walk = PairWalk {
         one: &one,
         other: &other,
@@ -310,11 +303,14 @@ pub(in crate::mapping) fn pairs(a: &Model, b: &Model) -> Result<Pairs, String> {
         pairs: Pairs::default(),
     };
     for (x, y) in left.input.iter().zip(&right.input) {
-        walk.values.insert(x.name.clone(), y.name.clone());
+        walk.values.insert(y.name.clone(), x.name.clone());
     }
-    for (x, y) in nodes.into_iter().zip(others) {
-        walk.pair(x, y)
-            .map_err(|what| format!("{} `{}` {what}", x.op_type, x.name))?;
+    for (x, y) in side_by_side(&nodes, &others)? {
+        let done = match x {
+            Some(x) => walk.pair(x, y).map_err(|what| (x, what)),
+            None => walk.merged(&nodes, y).map_err(|what| (y, what)),
+        };
+        done.map_err(|(n, what)| format!("{} `{}` {what}", n.op_type, n.name))?;
     }
     for (x, y) in left.output.iter().zip(&right.output) {
         walk.read(&x.name, &y.name)
@@ -323,10 +319,36 @@ pub(in crate::mapping) fn pairs(a: &Model, b: &Model) -> Result<Pairs, String> {
     Ok(walk.pairs)
 }
 
+/// The nodes of two exports, in order; none of the first where it lacks one of the second. Exporters merge nodes that compute the same, and
+/// tensors that were equal by chance are not in the second: nodes of other names are those that were merged.
+fn side_by_side<'n>(
+    nodes: &[&'n NodeProto],
+    others: &[&'n NodeProto],
+) -> Result<Vec<(Option<&'n NodeProto>, &'n NodeProto)>, String> {
+    if nodes.len() == others.len() {
+        let pairs = nodes.iter().zip(others);
+        return Ok(pairs.map(|(x, y)| (Some(*x), *y)).collect());
+    }
+    let mut rest = nodes.iter().peekable();
+    let found = others.iter().map(|y| {
+        let same = rest.next_if(|x| !x.name.is_empty() && x.name == y.name);
+        (same.copied(), *y)
+    });
+    let found = found.collect();
+    match rest.next() {
+        None => Ok(found),
+        Some(_) => Err(format!(
+            "one has {} nodes and the other {}",
+            nodes.len(),
+            others.len()
+        )),
+    }
+}
+
 struct PairWalk<'n, 'a> {
     one: &'n Nodes<'a>,
     other: &'n Nodes<'a>,
-    /// What values of the first graph are called in the second.
+    /// What values of the second graph are called in the first, where several of them may be one.
     values: HashMap<String, String>,
     pairs: Pairs,
 }
@@ -344,9 +366,33 @@ impl PairWalk<'_, '_> {
             self.read(a, b)?;
         }
         for (a, b) in x.output.iter().zip(&y.output) {
-            self.values.insert(a.clone(), b.clone());
+            self.values.insert(b.clone(), a.clone());
         }
         self.attributes(x, y)
+    }
+
+    /// Pairs a node that the first graph lacks with the one that it was merged into there: the only one that computes the same of the same
+    /// values, but for constants.
+    fn merged(&mut self, nodes: &[&NodeProto], y: &NodeProto) -> Result<(), &'static str> {
+        let does_the_same = |x: &&&NodeProto| {
+            let same = |(a, b): (&String, &String)| {
+                let constants = (self.one.is_constant(a), self.other.is_constant(b));
+                match constants {
+                    (true, true) => self.one.dims(a) == self.other.dims(b),
+                    (false, false) => self.values.get(b).is_some_and(|known| known == a),
+                    _ => false,
+                }
+            };
+            (&x.op_type, &x.domain) == (&y.op_type, &y.domain)
+                && x.input.len() == y.input.len()
+                && x.input.iter().zip(&y.input).all(same)
+        };
+        let mut found = nodes.iter().filter(does_the_same);
+        match (found.next(), found.next()) {
+            (Some(x), None) => self.pair(x, y),
+            (None, _) => Err("is not in the first export"),
+            (Some(_), Some(_)) => Err("is one of several in the first export"),
+        }
     }
 
     fn read(&mut self, a: &str, b: &str) -> Result<(), &'static str> {
@@ -361,9 +407,9 @@ impl PairWalk<'_, '_> {
                 // Inputs of subgraphs are met where they are read first.
                 let known = self
                     .values
-                    .entry(a.to_owned())
-                    .or_insert_with(|| b.to_owned());
-                if known == b { Ok(()) } else { Err(OTHER) }
+                    .entry(b.to_owned())
+                    .or_insert_with(|| a.to_owned());
+                if known == a { Ok(()) } else { Err(OTHER) }
             }
             _ => Err(OTHER),
         }
