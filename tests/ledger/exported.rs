@@ -81,9 +81,13 @@ struct Gen {
     tied: Vec<(String, String)>,
     flow: String,
     serial: usize,
+    /// Whether the derivations that came later are made as well.
+    later: bool,
 }
 
 const D: usize = 8;
+/// From this seed on models have the derivations that came later; those before stay as they were.
+pub const LATER: u64 = 30_000_000;
 
 impl Gen {
     fn chance(&mut self, of: f64) -> bool {
@@ -488,6 +492,102 @@ impl Gen {
         self.op("Add", module, vec![x, c], &[&p]);
     }
 
+    /// A weight that torch keeps as a direction and a magnitude, under the names of the hook or of the parametrization.
+    fn weight_normed(&mut self, module: &str) {
+        let (i, o) = (self.pick(&[4, D, 12]), self.pick(&[4, D, 12]));
+        let [g, v] = if self.chance(0.5) {
+            [format!("{module}.weight_g"), format!("{module}.weight_v")]
+        } else {
+            let at = format!("{module}.parametrizations.weight.original");
+            [format!("{at}0"), format!("{at}1")]
+        };
+        // A direction of zeros has no norm.
+        let direction = self.normal(o * i);
+        // Before the first step of training the magnitude is the direction's norm.
+        let magnitude = if self.chance(0.3) {
+            let norms = direction.chunks(i).map(|row| row.iter().map(|x| x * x));
+            norms.map(|squares| squares.sum::<f32>().sqrt()).collect()
+        } else {
+            self.normal(o)
+        };
+        self.base.insert(v.clone(), of_f32(&[o, i], &direction));
+        self.base.insert(g.clone(), of_f32(&[o, 1], &magnitude));
+        let flip = self.chance(0.6);
+        let made = Made::Normed(v.clone(), g.clone(), flip);
+        let x = self.x();
+        if flip {
+            let c = self.folded("MatMul", &[i, o], made);
+            self.op("MatMul", module, vec![x, c], &[&g, &v]);
+        } else {
+            let c = self.folded("Gemm", &[o, i], made);
+            self.op("Gemm", module, vec![x, c], &[&g, &v]);
+            self.ops.last_mut().unwrap().turn_b = true;
+        }
+    }
+
+    /// A position table and a row of a type table, which exporters add up.
+    fn summed(&mut self, module: &str) {
+        let table = self.tensor(&format!("{module}.position.weight"), &[16, D]);
+        let types = self.tensor(&format!("{module}.types.weight"), &[2, D]);
+        let row = self.pick(&[0, 0, 1]);
+        let made = Made::Added(table.clone(), types.clone(), row);
+        let c = self.folded("Add", &[10, D], made);
+        let x = self.x();
+        self.op("Add", module, vec![x, c], &[&table, &types]);
+    }
+
+    fn joined_biases(&mut self, module: &str) {
+        let parts: Vec<String> = ["q", "k", "v"]
+            .iter()
+            .map(|p| self.tensor(&format!("{module}.{p}.bias"), &[4]))
+            .collect();
+        let c = self.folded("Add", &[12], Made::Join(parts.clone(), false));
+        let x = self.x();
+        let params: Vec<&str> = parts.iter().map(String::as_str).collect();
+        self.op("Add", module, vec![x, c], &params);
+    }
+
+    /// Torch's gates in the order of ONNX: input, forget, cell, output become input, output, forget, cell; reset, update, new become
+    /// update, reset, new.
+    fn recurrent(&mut self, module: &str) {
+        let h = 4;
+        let (kind, order): (&'static str, &[usize]) = if self.chance(0.5) {
+            ("LSTM", &[0, 3, 1, 2])
+        } else {
+            ("GRU", &[1, 0, 2])
+        };
+        let n = order.len() * h;
+        let gates = |name: &str| -> Vec<(String, usize, usize)> {
+            order.iter().map(|g| (name.to_owned(), g * h, h)).collect()
+        };
+        let w = self.tensor(&format!("{module}.weight_ih_l0"), &[n, D]);
+        let r = self.tensor(&format!("{module}.weight_hh_l0"), &[n, h]);
+        let b = self.tensor(&format!("{module}.bias_ih_l0"), &[n]);
+        let c = self.tensor(&format!("{module}.bias_hh_l0"), &[n]);
+        let biases = [gates(&b), gates(&c)].concat();
+        let x = self.x();
+        let inputs = vec![
+            x,
+            self.folded(kind, &[1, n, D], Made::Runs(gates(&w))),
+            self.folded(kind, &[1, n, h], Made::Runs(gates(&r))),
+            self.folded(kind, &[1, 2 * n], Made::Runs(biases)),
+        ];
+        self.op(kind, module, inputs, &[&w, &r, &b, &c]);
+    }
+
+    /// A position table for another resolution, read beside the table itself or alone.
+    fn resized(&mut self, module: &str) {
+        let table = self.tensor(&format!("{module}.position"), &[16, D]);
+        if self.chance(0.3) {
+            let whole = self.parameter(&table);
+            let x = self.x();
+            self.op("Add", module, vec![x, whole], &[&table]);
+        }
+        let c = self.folded("Add", &[10, D], Made::Resized(table.clone(), 10));
+        let x = self.x();
+        self.op("Add", module, vec![x, c], &[&table]);
+    }
+
     fn logit(&mut self, module: &str) {
         let name = format!("{module}.logit_scale");
         let v = self.pick(&[2.659_26f32, 1.713_98, 0.0]);
@@ -675,7 +775,7 @@ impl Gen {
     fn layers(&mut self) {
         for layer in 0..self.rng.random_range(2..6) {
             let module = format!("blocks.{layer}.m");
-            match self.rng.random_range(0..28) {
+            match self.rng.random_range(0..if self.later { 36 } else { 28 }) {
                 0..=7 => self.linear(&module),
                 8..=10 => self.conv(&module),
                 11 | 12 => self.norm(&module),
@@ -689,7 +789,12 @@ impl Gen {
                 22 => self.hidden(&module),
                 23 | 24 => self.branches(&module),
                 25 => self.unused(layer),
-                _ => self.literal(&module),
+                26 | 27 => self.literal(&module),
+                28 | 29 => self.weight_normed(&module),
+                30 => self.summed(&module),
+                31 => self.joined_biases(&module),
+                32 | 33 => self.recurrent(&module),
+                _ => self.resized(&module),
             }
         }
     }
@@ -1011,6 +1116,7 @@ fn grown(seed: u64) -> Gen {
         tied: Vec::new(),
         flow: "x".into(),
         serial: 0,
+        later: seed >= LATER,
     };
     made.grow();
     made

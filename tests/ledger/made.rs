@@ -24,6 +24,12 @@ pub enum Made {
     /// One below the other, turned or not.
     Join(Vec<String>, bool),
     Gathered(String, Vec<usize>),
+    /// Runs of rows of several tensors (start and length): gates in the order of another library.
+    Runs(Vec<(String, usize, usize)>),
+    /// `g · v/‖v‖`, one norm a row: direction, magnitude; turned or not.
+    Normed(String, String, bool),
+    /// The first rows of a table, and one row of another added to each.
+    Added(String, String, usize),
     /// A `BatchNorm` folded into a convolution: kernel or bias; module of the normalisation; whether it is affine.
     Kernel(String, String, bool),
     Bias(Option<String>, String, bool),
@@ -31,6 +37,8 @@ pub enum Made {
     Squared(String),
     Normalised(String),
     Interpolated(String),
+    /// A table of so many rows, laid between those of the tensor.
+    Resized(String, usize),
     Rounded8(String),
 }
 
@@ -68,6 +76,13 @@ impl Made {
         match self {
             Made::Own => Vec::new(),
             Made::Join(all, _) => all.clone(),
+            Made::Runs(runs) => {
+                let mut all: Vec<String> = runs.iter().map(|r| r.0.clone()).collect();
+                all.dedup();
+                all
+            }
+            Made::Normed(v, g, _) => vec![v.clone(), g.clone()],
+            Made::Added(table, other, _) => vec![table.clone(), other.clone()],
             Made::Kernel(w, module, affine) => {
                 let mut all = norm(module, *affine, &[]);
                 all.push(w.clone());
@@ -93,6 +108,7 @@ impl Made {
             | Made::Squared(s)
             | Made::Normalised(s)
             | Made::Interpolated(s)
+            | Made::Resized(s, _)
             | Made::Rounded8(s) => vec![s.clone()],
         }
     }
@@ -101,7 +117,11 @@ impl Made {
     pub fn is_in_family(&self) -> bool {
         !matches!(
             self,
-            Made::Squared(_) | Made::Normalised(_) | Made::Interpolated(_) | Made::Rounded8(_)
+            Made::Squared(_)
+                | Made::Normalised(_)
+                | Made::Interpolated(_)
+                | Made::Resized(..)
+                | Made::Rounded8(_)
         )
     }
 
@@ -109,7 +129,13 @@ impl Made {
     pub fn is_computed(&self) -> bool {
         matches!(
             self,
-            Made::Scaled(..) | Made::OnePlus(_) | Made::Exp(_) | Made::Kernel(..) | Made::Bias(..)
+            Made::Scaled(..)
+                | Made::OnePlus(_)
+                | Made::Exp(_)
+                | Made::Normed(..)
+                | Made::Added(..)
+                | Made::Kernel(..)
+                | Made::Bias(..)
         )
     }
 
@@ -162,6 +188,37 @@ impl Made {
                     .flat_map(|r| v[r * width..(r + 1) * width].to_vec())
                     .collect()
             }
+            Made::Runs(runs) => {
+                let mut all = Vec::new();
+                for (s, start, len) in runs {
+                    let width = of(s)?.len() / rows(s)?;
+                    all.extend_from_slice(&of(s)?[start * width..(start + len) * width]);
+                }
+                all
+            }
+            Made::Normed(v, g, flip) => {
+                let (values, g, height) = (of(v)?, of(g)?, rows(v)?);
+                let width = values.len() / height;
+                let normed = values.chunks(width).zip(g).flat_map(|(row, g)| {
+                    let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+                    row.iter().map(move |x| g * (x / norm)).collect::<Vec<_>>()
+                });
+                turn(*flip, height, normed.collect())
+            }
+            Made::Added(table, other, row) => {
+                // Each is converted before it is added.
+                let of = |name: &str| {
+                    let t = from.get(name)?;
+                    let data = cast(t.dtype, dtype, &t.data).ok()?;
+                    to_f32(dtype, &data).ok()
+                };
+                let (t, o) = (of(table)?, of(other)?);
+                let width = *shape.last()?;
+                let count = shape.iter().product();
+                (0..count)
+                    .map(|i| t[i] + o[row * width + i % width])
+                    .collect()
+            }
             Made::Kernel(w, module, affine) => {
                 let (v, factor) = (of(w)?, factors(from, module, *affine)?);
                 let inner = v.len() / factor.len();
@@ -197,6 +254,24 @@ impl Made {
                 let v = of(s)?;
                 (0..v.len())
                     .map(|i| 0.5 * (v[i] + v[(i + 1) % v.len()]))
+                    .collect()
+            }
+            Made::Resized(s, height) => {
+                let (v, from) = (of(s)?, rows(s)?);
+                let width = v.len() / from;
+                let at = |i: usize| {
+                    let y = (i as f32 + 0.5) * from as f32 / *height as f32 - 0.5;
+                    (y.floor() as usize, y.fract())
+                };
+                let row = |i: usize| {
+                    let (y, part) = at(i);
+                    let below = (y + 1).min(from - 1);
+                    let v = &v;
+                    (0..width)
+                        .map(move |x| (1.0 - part) * v[y * width + x] + part * v[below * width + x])
+                };
+                (0..*height)
+                    .flat_map(|i| row(i).collect::<Vec<_>>())
                     .collect()
             }
             Made::Rounded8(s) => {

@@ -7,7 +7,7 @@
 mod exported;
 mod made;
 
-use exported::{Exported, exported, exported_twice};
+use exported::{Exported, LATER, exported, exported_twice};
 use made::{Checkpoint, Made, numbers, of_f32};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -73,6 +73,12 @@ fn changed(e: &Exported, rng: &mut ChaCha8Rng) -> Changed {
             let mut new = moved(&e.base[name], rng);
             if name.ends_with("running_var") {
                 let v: Vec<f32> = numbers(&new).iter().map(|x| x.abs() + 0.1).collect();
+                new = of_f32(&new.shape, &v);
+            }
+            let is_direction = name.ends_with("weight_v") || name.ends_with("original1");
+            if is_direction && numbers(&new).contains(&0.0) {
+                // It has no norm.
+                let v: Vec<f32> = numbers(&e.base[name]).iter().map(|x| 1.5 * x).collect();
                 new = of_f32(&new.shape, &v);
             }
             meaning.insert(name.clone(), new);
@@ -281,6 +287,17 @@ fn act(e: &Exported, inferred: &Mapping, file: &File, permissions: &Permissions)
 /// where a constant is a parameter and nothing else; where a fold, a merged node or an attribute holds a tensor, a near base looks like
 /// a true one, so there only the assumption helps (or a probe).
 fn wrong(e: &Exported, c: &Changed, done: &Done, near: bool) -> Option<String> {
+    wrong_but(e, c, done, near, &|_| false)
+}
+
+/// As [`wrong`], but for constants that are not looked at.
+fn wrong_but(
+    e: &Exported,
+    c: &Changed,
+    done: &Done,
+    near: bool,
+    but: &dyn Fn(&exported::Constant) -> bool,
+) -> Option<String> {
     for name in e.attributes.iter().filter(|_| !near) {
         if c.meaning[name] != e.base[name] {
             return Some(format!(
@@ -334,7 +351,8 @@ fn wrong(e: &Exported, c: &Changed, done: &Done, near: bool) -> Option<String> {
     if c.meaningful_extra && (!near || is_beside_shown()) {
         return Some("a tensor that changes what another means is ignored".into());
     }
-    for constant in e.constants.iter().filter(|k| !near || shows(k)) {
+    let looked_at = e.constants.iter().filter(|k| !near || shows(k));
+    for constant in looked_at.filter(|k| !but(k)) {
         let got = &done.bytes[&constant.name];
         for made in &constant.made {
             let of = |from: &Checkpoint| match made {
@@ -574,13 +592,14 @@ fn check(seed: u64, tally: &mut Tally, show: bool) {
     tally.written += usize::from(!plain.refused);
     if show {
         show_case(&e, &inferred, &label, &plain);
+        show_judged(&e, &inferred, &file);
     }
     follow_hints(&e, &inferred, &file, &plain, tally, &judge_wrong);
 }
 
-/// As [`check`], with a second export: nothing is assumed then, neither that the base is that of the export, nor that equal tensors are
-/// one, nor that the true derivation is known.
-fn check_probed(seed: u64, tally: &mut Tally) {
+/// As [`check`], with a second export: nothing is assumed then, neither that the base is that of the export where a constant has a
+/// derivation, nor that equal tensors are one, nor that the true derivation is known.
+fn check_probed(seed: u64, tally: &mut Tally, show: bool) {
     let (e, second) = exported_twice(seed);
     let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x5eed_1ed6);
     let c = changed(&e, &mut rng);
@@ -622,15 +641,32 @@ fn check_probed(seed: u64, tally: &mut Tally) {
         "seed {seed} {:?} probed {kind:?} change {}",
         e.exporter, c.what
     );
+    // Of a tensor that is only in a constant without a derivation nothing but the base says what the model holds.
+    let is_believed = |k: &exported::Constant| {
+        let given = |s: &String| given.0.get(s).filter(|t| **t != e.base[s]);
+        let repeats = |s: &String| given(s).is_some_and(|t| *t == c.meaning[s]);
+        (k.made.iter()).any(|m| !m.is_in_family() && m.sources().iter().all(repeats))
+    };
     let judge_wrong = |done: &Done, flags: &str, tally: &mut Tally| {
         if !done.refused
-            && let Some(why) = wrong(&e, &c, done, false)
+            && let Some(why) = wrong_but(&e, &c, done, false, &is_believed)
         {
             tally
                 .wrong
                 .push(format!("{label}{flags} {:?}: {why}", done.verdict));
         }
     };
+    if show {
+        show_case(&e, &probed, &label, &plain);
+        show_judged(&e, &probed, &file);
+        for (name, t) in &e.base {
+            let kept = given.0.get(name) == Some(t);
+            println!(
+                "  base {name}: given {}, as it is {kept}",
+                given.0.contains_key(name)
+            );
+        }
+    }
     judge_wrong(&plain, "", tally);
     tally.with_base += 1;
     if kind == Base::True && is_refittable(&e, &c) {
@@ -723,6 +759,31 @@ fn show_case(e: &Exported, inferred: &Mapping, label: &str, done: &Done) {
     }
 }
 
+fn show_judged(e: &Exported, inferred: &Mapping, file: &File) {
+    let held = ModelValues::of(&e.model);
+    let judged = mapping::judge(inferred, &held, file, &Permissions::default()).unwrap();
+    for (row, change) in judged.mapping.rows.iter().zip(&judged.assessment.changes) {
+        let all: Vec<_> = row.explanations().collect();
+        println!(
+            "  judged {} {:?} {change:?}\n     {all:?}",
+            row.name, row.grade
+        );
+    }
+    println!("  {:?}", judged.accounts);
+    for (name, t) in &e.base {
+        let new = file.0.get(name).filter(|new| *new != t);
+        let shown = |t: &Tensor| {
+            if t.dtype.is_float() {
+                format!("{:?}", &numbers(t)[..numbers(t).len().min(4)])
+            } else {
+                format!("{:?}", &t.data[..t.data.len().min(8)])
+            }
+        };
+        let now = new.map_or(String::new(), |new| format!(" now {}", shown(new)));
+        println!("  base {name} {:?} {}{now}", t.shape, shown(t));
+    }
+}
+
 fn run(first: u64, cases: u64) -> Tally {
     let mut tally = Tally::default();
     for seed in first..first + cases {
@@ -734,27 +795,43 @@ fn run(first: u64, cases: u64) -> Tally {
 fn run_probed(first: u64, cases: u64) -> Tally {
     let mut tally = Tally::default();
     for seed in first..first + cases {
-        check_probed(seed, &mut tally);
+        check_probed(seed, &mut tally, false);
     }
     tally
 }
 
 #[test]
 fn with_a_probe_nothing_rests_on_an_assumption() {
-    let tally = run_probed(0, 1_000);
+    for first in [0, LATER] {
+        let tally = run_probed(first, 600);
+        assert!(tally.wrong.is_empty(), "{}", report(&tally));
+        let done = tally.done * 10 >= tally.refittable * 7;
+        assert!(done && tally.with_base > 180, "{}", report(&tally));
+    }
+}
+
+/// Kinds that were wrong once, by seed: beside a second name of a used tensor that the base lacks stands a scale; one of two equal tensors
+/// that a constant was made of is not in the base.
+#[test]
+fn kinds_that_were_wrong_once_with_a_probe_are_right_or_refused() {
+    let mut tally = Tally::default();
+    for seed in [20_002_227, 20_011_159] {
+        check_probed(seed, &mut tally, false);
+    }
     assert!(tally.wrong.is_empty(), "{}", report(&tally));
-    assert!(
-        tally.done * 10 >= tally.refittable * 7,
-        "{}",
-        report(&tally)
-    );
-    assert!(tally.with_base > 300, "{}", report(&tally));
 }
 
 #[test]
 #[ignore = "several minutes; LEDGER_CASES and LEDGER_SEED choose others"]
 fn twenty_thousand_probed_changes_are_made_right_or_refused() {
-    let tally = run_probed(of("LEDGER_SEED", 1_000_000), of("LEDGER_CASES", 20_000));
+    let (cases, first) = (of("LEDGER_CASES", 20_000), of("LEDGER_SEED", 1_000_000));
+    if cases == 1 {
+        let mut tally = Tally::default();
+        check_probed(first, &mut tally, true);
+        println!("{:#?}", tally.wrong);
+        return;
+    }
+    let tally = run_probed(first, cases);
     println!("{}", report(&tally));
     assert!(tally.wrong.is_empty());
 }
@@ -787,13 +864,18 @@ fn report(tally: &Tally) -> String {
 
 #[test]
 fn every_change_is_made_right_or_refused() {
-    let tally = run(0, 2_000);
-    assert!(tally.wrong.is_empty(), "{}", report(&tally));
-    assert!(
-        tally.done * 10 >= tally.refittable * 8,
-        "{}",
-        report(&tally)
-    );
+    all_right(&run(0, 2_000));
+}
+
+/// Weight norms, sums of tables, joined biases, gates in another order, and tables that were resized, which no derivation gives.
+#[test]
+fn every_change_of_what_came_later_is_made_right_or_refused() {
+    all_right(&run(LATER, 1_000));
+}
+
+fn all_right(tally: &Tally) {
+    assert!(tally.wrong.is_empty(), "{}", report(tally));
+    assert!(tally.done * 10 >= tally.refittable * 8, "{}", report(tally));
 }
 
 /// Kinds that were wrong once, by seed: a module's constant equals an unrelated tensor and the base has another value under the module's
@@ -802,13 +884,16 @@ fn every_change_is_made_right_or_refused() {
 /// of a graph; a constant stands for slices of two equal tensors; a tensor over its own norm in bfloat16 looks like a root of a whole
 /// number, or one over a norm and a little more in single precision; a file leaves out what equalled another tensor and there is no base; a
 /// constant of zeros is explained by no tensor of a base that lacks its tensor; a file gives what a constant is called by, equal to another
-/// tensor, and the base lacks it.
+/// tensor, and the base lacks it; two folded values were one, and the record is that of the first; name and value disagree, and what the
+/// name says became zeros as a literal is; gates in another order, of a bias of zeros or ones beside one that is trained; without a base,
+/// a square of ones is near what the file has in their place, and the names of gates are trusted.
 #[test]
 fn kinds_that_were_wrong_once_are_right_or_refused() {
     let mut tally = Tally::default();
     let seeds = [
         8_002_098, 8_012_083, 9_008_026, 9_008_716, 9_012_721, 9_010_702, 9_014_712, 9_016_072,
-        10_005_297, 10_007_009, 11_006_417,
+        10_005_297, 10_007_009, 11_006_417, 13_006_615, 20_007_983, 30_000_045, 30_000_147,
+        30_000_711,
     ];
     for seed in seeds {
         check(seed, &mut tally, false);

@@ -17,6 +17,8 @@ const MOST_RUNS: usize = 4096;
 const SHORTEST: usize = 4;
 /// Places that are remembered of one row; rows of zeros stand everywhere.
 const PLACES: usize = 16;
+/// How often equal rows are looked for in places that a constant does not use.
+const ELSEWHERE: usize = 3;
 
 /// A tensor that rows may come from.
 #[derive(Debug, Clone, Copy)]
@@ -141,14 +143,8 @@ impl<'a> RowIndex<'a> {
     }
 
     /// The runs by name; once more for each tensor that holds all that a run takes of another.
-    fn spellings(
-        &mut self,
-        runs: &[(usize, usize, usize)],
-        width: usize,
-        of: Dtype,
-        to: Dtype,
-    ) -> Vec<Vec<Run>> {
-        let named = |stacks: &[Stack<'_>], runs: &[(usize, usize, usize)]| -> Vec<Run> {
+    fn spellings(&mut self, runs: &[Piece], width: usize, of: Dtype, to: Dtype) -> Vec<Vec<Run>> {
+        let named = |stacks: &[Stack<'_>], runs: &[Piece]| -> Vec<Run> {
             (runs.iter())
                 .map(|&(s, start, len)| Run {
                     source: stacks[s].name.to_owned(),
@@ -178,7 +174,7 @@ impl<'a> RowIndex<'a> {
                 if other == own {
                     continue;
                 }
-                let moved: Option<Vec<(usize, usize, usize)>> = runs
+                let moved: Option<Vec<Piece>> = runs
                     .iter()
                     .map(|&(s, start, len)| {
                         if s == own {
@@ -193,16 +189,103 @@ impl<'a> RowIndex<'a> {
                 }
             }
         }
+        let others = self.of_equal_rows(runs, &used, width, of, to);
+        all.extend(others.iter().map(|other| named(&self.stacks, other)));
         all
+    }
+
+    /// Where a tensor is taken apart: the same with its rows that are nothing but copies of one another in another order, and from the
+    /// other places where such rows stand. Of gates that are all zeros nobody sees in which order they are.
+    fn of_equal_rows(
+        &self,
+        runs: &[Piece],
+        used: &[usize],
+        width: usize,
+        of: Dtype,
+        to: Dtype,
+    ) -> Vec<Vec<Piece>> {
+        let height = |s: usize| self.stacks[s].view.shape.iter().product::<usize>() / width;
+        let is_whole = |&(s, start, len): &Piece| start == 0 && len == height(s);
+        if runs.iter().all(is_whole) {
+            return Vec::new();
+        }
+        // By stack and row: which of the different rows it is; and where each of those stands.
+        let mut kinds: HashMap<(usize, usize), u64> = HashMap::new();
+        let mut places: HashMap<u64, Vec<(usize, usize)>> = HashMap::new();
+        let stride = width * to.bits() / 8;
+        for &s in used {
+            let Ok(bytes) = as_type(of, to, Cow::Borrowed(self.stacks[s].view.data)) else {
+                return Vec::new();
+            };
+            for (r, row) in bytes.chunks_exact(stride).enumerate() {
+                kinds.insert((s, r), hash(row));
+                places.entry(hash(row)).or_default().push((s, r));
+            }
+        }
+        let is_alone =
+            |place: &(usize, usize)| kinds.get(place).is_some_and(|k| places[k].len() == 1);
+        let mut rows: Vec<(usize, usize)> = Vec::new();
+        let mut open: HashMap<u64, Vec<usize>> = HashMap::new();
+        for run in runs {
+            let &(s, start, len) = run;
+            let own: Vec<(usize, usize)> = (start..start + len).map(|r| (s, r)).collect();
+            let (first, last) = (
+                own.iter().position(is_alone),
+                own.iter().rposition(is_alone),
+            );
+            let parted = !is_whole(run) && runs.iter().filter(|r| r.0 == s).count() > 1;
+            for (i, place) in own.into_iter().enumerate() {
+                // A row that stands alone holds those beside it.
+                let held = match (first, last) {
+                    (Some(first), Some(last)) => !parted || (first..=last).contains(&i),
+                    _ => false,
+                };
+                if let Some(kind) = kinds.get(&place).filter(|_| !held && !is_alone(&place)) {
+                    open.entry(*kind).or_default().push(rows.len());
+                }
+                rows.push(place);
+            }
+        }
+        let mut found = vec![rows.clone(); 1 + ELSEWHERE];
+        for (kind, at) in &open {
+            let elsewhere: Vec<_> = (places[kind].iter())
+                .filter(|place| at.iter().all(|&i| rows[i] != **place))
+                .collect();
+            for (n, &i) in at.iter().enumerate() {
+                // Equal in any order if equal to their next in turn.
+                found[0][i] = rows[at[(n + 1) % at.len()]];
+                for (part, other) in found[1..].iter_mut().enumerate() {
+                    if !elsewhere.is_empty() {
+                        other[i] = *elsewhere[(part * at.len() + n) % elsewhere.len()];
+                    }
+                }
+            }
+        }
+        found.retain(|other| *other != rows);
+        found.iter().map(|other| pieces(other)).collect()
     }
 }
 
+/// Stack, first row, number of rows.
+type Piece = (usize, usize, usize);
+
+fn pieces(rows: &[(usize, usize)]) -> Vec<Piece> {
+    let mut found: Vec<Piece> = Vec::new();
+    for &(s, r) in rows {
+        match found.last_mut() {
+            Some(last) if (last.0, last.1 + last.2) == (s, r) => last.2 += 1,
+            _ => found.push((s, r, 1)),
+        }
+    }
+    found
+}
+
 /// Runs of neighbouring rows (stack, first row, rows) that give `data`, or none where some row stands nowhere.
-fn runs(data: &[u8], stride: usize, table: &Table) -> Option<Vec<(usize, usize, usize)>> {
+fn runs(data: &[u8], stride: usize, table: &Table) -> Option<Vec<Piece>> {
     if stride == 0 || data.is_empty() || table.is_empty() {
         return None;
     }
-    let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+    let mut runs: Vec<Piece> = Vec::new();
     for row in data.chunks_exact(stride) {
         let places = table.get(&hash(row))?;
         if let Some(last) = runs.last_mut()

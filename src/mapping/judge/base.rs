@@ -448,8 +448,15 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
     let mut extra: Vec<&str> = new.names();
     extra.retain(|name| !taken.contains(name));
     extra.sort_unstable();
+    // A second name of a used tensor is used, for what stands beside it.
+    let is_copy = |name: &&&str| unused.duplicate_of(books.digests.get(**name)).is_some();
+    let copies = extra.iter().filter(is_copy);
+    let beside_copies: HashSet<&str> = copies.map(|name| module_of(name)).collect();
     let described = (extra.into_iter()).filter_map(|name| Some((name, new.describe(name)?)));
-    found.extend(described.map(|(name, what)| extra_tensor(books, &unused, new, name, what)));
+    found.extend(described.map(|(name, what)| {
+        let is_beside_copy = beside_copies.contains(module_of(name));
+        extra_tensor(books, &unused, new, (name, is_beside_copy), what)
+    }));
     found
 }
 
@@ -458,7 +465,7 @@ fn extra_tensor(
     books: &Books<'_>,
     unused: &Unused<'_>,
     new: &dyn Checkpoint,
-    name: &str,
+    (name, is_beside_copy): (&str, bool),
     (dtype, shape): (Dtype, &[usize]),
 ) -> Leftover {
     let why = if books.permissions.ignores(name) {
@@ -476,15 +483,19 @@ fn extra_tensor(
         // The base may have saved a tied tensor under one of its names; this may be the other, untied.
         Why::Unreached
     } else {
-        let module = name.rsplit_once('.').map_or("", |(m, _)| m);
         let count = shape.iter().product();
-        let safe = !unused.absorbed.contains(module) && !unused.blanks.contains(&count);
+        let is_beside = is_beside_copy || unused.absorbed.contains(module_of(name));
+        let safe = !is_beside && !unused.blanks.contains(&count);
         unused.judge(name, dtype, safe)
     };
     Leftover {
         name: name.to_owned(),
         why,
     }
+}
+
+fn module_of(name: &str) -> &str {
+    name.rsplit_once('.').map_or("", |(module, _)| module)
 }
 
 /// A counter of training steps: inference does not read it.
@@ -526,9 +537,7 @@ impl<'b> Unused<'b> {
             .map(|t| t.name.as_str())
             .collect();
         let root = common_root(&names);
-        let modules = used
-            .iter()
-            .map(|n| n.rsplit_once('.').map_or("", |(m, _)| m));
+        let modules = used.iter().map(|n| module_of(n));
         let mut tied: HashMap<&Digest, Vec<&str>> = HashMap::new();
         for tensor in used.iter().filter_map(|name| books.inventory.get(name)) {
             if !tensor.flat {
@@ -551,7 +560,7 @@ impl<'b> Unused<'b> {
             absorbed: (books.inventory.tensors.iter())
                 .filter(|t| !used.contains(t.name.as_str()) && !is_counter(&t.name))
                 .filter(|t| t.flat || tied.contains_key(&t.digest))
-                .map(|t| t.name.rsplit_once('.').map_or("", |(m, _)| m))
+                .map(|t| module_of(&t.name))
                 .collect(),
             blanks: (mapping.rows.iter())
                 .filter(|r| r.literal == Some(Literal::Flat) && r.count() > 1)
@@ -613,12 +622,11 @@ impl<'b> Unused<'b> {
 
     /// Whether a tensor of the same or an enclosing module is used: a scale or an adapter beside a weight changes what it means.
     fn has_used_neighbour(&self, name: &str) -> bool {
-        let mut module = name.rsplit_once('.').map_or("", |(m, _)| m);
+        let mut module = module_of(name);
         loop {
             if module.is_empty() || module == self.root {
                 // Of the outermost module only what stands in it itself counts.
-                return name.rsplit_once('.').map_or("", |(m, _)| m) == module
-                    && self.modules.contains(module);
+                return module_of(name) == module && self.modules.contains(module);
             }
             if self.modules.contains(module) {
                 return true;

@@ -14,6 +14,10 @@ use crate::tensor::{Digest, TensorView, to_f32};
 
 /// Fewer elements say nothing about the size of a weight.
 const FEW: usize = 8;
+/// Operators whose constants are gates, one below the other.
+const GATED: [&str; 2] = ["LSTM", "GRU"];
+/// Operators that take each element of a constant by itself.
+const BY_ELEMENT: [&str; 5] = ["Mul", "Add", "Sub", "Div", "Pow"];
 /// Root mean squares of one weight in two checkpoints seldom differ by such a factor.
 const UNLIKE: f64 = 1.7;
 
@@ -189,7 +193,8 @@ fn of_row(
             },
         });
     }
-    if !matches!(first, Change::Changed { .. }) || row.grade.is_writable() {
+    let writable = row.grade.is_writable() && !is_function_nearby(row);
+    if !matches!(first, Change::Changed { .. }) || writable {
         return Ok(first);
     }
     let why = match (row.grade, &row.recipe) {
@@ -240,9 +245,23 @@ fn is_of_like_size(
 }
 
 /// Whether a name may be trusted to mean the tensor itself. Exporters keep a parameter's name where they keep its value; under a
-/// made-up name and in the tensor's own shape stands something that was computed from it (`1 + w`, `exp(w)`).
+/// made-up name and in the tensor's own shape stands something that was computed from it (`1 + w`, `exp(w)`). Recurrent operators have
+/// their gates in another order than torch.
 fn may_be_plain(row: &Row, source: &str, steps: &[Step]) -> bool {
-    !steps.is_empty() || same_name(&row.name, source)
+    !row.operators.iter().any(|o| GATED.contains(&o.as_str()))
+        && (!steps.is_empty() || same_name(&row.name, source))
+}
+
+/// Whether closeness alone speaks for what is probably a function of the tensor: near ones a square is near the tensor itself.
+fn is_function_nearby(row: &Row) -> bool {
+    let is_close = (row.evidence.iter()).any(|e| matches!(e, Evidence::Close { .. }));
+    let by_element = |o: &String| BY_ELEMENT.contains(&o.as_str());
+    match &row.recipe {
+        Some(Recipe::Tensor { source, steps }) if is_close => {
+            row.operators.iter().all(by_element) && !may_be_plain(row, source, steps)
+        }
+        _ => false,
+    }
 }
 
 /// Whether something speaks against what the name says.

@@ -216,6 +216,20 @@ fn by_value_alone(
                 valued: case.name(other.source),
             });
             ambiguous(case, row, equal);
+            // Where no weight has the value of what the name says (a few equal values say nothing), that tensor may have changed and the
+            // other be one that equalled it: a change of either has to count.
+            let homeless = |n: &&Named| {
+                let tells = |(o, equal): (usize, &Vec<Equal>)| {
+                    case.equal.informative[o] && equal.iter().any(|e| e.source == n.source)
+                };
+                !case.equal.of_row.iter().enumerate().any(tells)
+            };
+            for named in case.named[r].iter().filter(homeless) {
+                for relation in presumed_relations(row, case.sources[named.source].view.shape) {
+                    let recipe = case.recipe(row, named.source, &relation);
+                    row.alternatives.push(recipe);
+                }
+            }
             return true;
         }
         return false;

@@ -200,26 +200,35 @@ fn prove_row(
     }
     row.literal = None;
     let mut disproved: Vec<String> = Vec::new();
+    // What stayed as it was is the graph's own, if every tensor moved.
+    let mut accounted: Vec<bool> = values.iter().map(|v| complete && *v == own).collect();
     for recipe in candidates {
         let gives = |side: Export<'_>, bytes: &[u8]| reproduces(row, &recipe, side.weights, bytes);
-        if !values.iter().any(|v| gives(moved, v)) {
+        let given: Vec<bool> = values.iter().map(|v| gives(moved, v)).collect();
+        if !given.contains(&true) {
             continue;
         }
         if gives(base, &own) {
+            accounted.iter_mut().zip(given).for_each(|(a, g)| *a |= g);
             let kept = rounding.clone();
             row.explain(recipe, kept);
         } else {
             disproved.extend(recipe.sources().into_iter().map(ToOwned::to_owned));
         }
     }
-    let explained = row.explanations().next().is_some();
-    if readers > 1 {
+    let kept: Vec<String> = (row.explanations().flat_map(Recipe::sources))
+        .map(ToOwned::to_owned)
+        .collect();
+    disproved.retain(|name| !kept.contains(name));
+    if accounted.contains(&false) {
+        // It stands for something that no derivation gives as well, so any change may be one of it.
+        row.recipe = None;
+        row.alternatives.clear();
+    } else if readers > 1 {
         row.pinned = Some("another value, which the probe tells apart".into());
     }
-    row.probed = explained && readers == 1;
+    row.probed = row.explanations().next().is_some() && readers == 1;
     regrade(row);
-    let kept: HashSet<&str> = row.explanations().flat_map(Recipe::sources).collect();
-    disproved.retain(|name| !kept.contains(name.as_str()));
     Ok(Asked {
         moves: true,
         disproved,

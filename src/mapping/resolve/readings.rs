@@ -63,13 +63,13 @@ impl<'c, 'a> Spelling<'c, 'a> {
 
     /// Which sources of a recipe a list of placeholders names.
     fn names_any(&self, recipe: &Recipe, placeholders: &[String]) -> bool {
-        recipe.sources().iter().any(|source| {
-            let forms: Vec<String> = self.forms(source).iter().map(|f| sanitized(f)).collect();
-            placeholders.iter().any(|p| {
-                let bare = bare(p);
-                forms.iter().any(|f| f == bare)
-            })
-        })
+        (recipe.sources().iter()).any(|source| self.is_among(source, placeholders))
+    }
+
+    /// Whether a list of placeholders names a tensor.
+    fn is_among(&self, source: &str, placeholders: &[String]) -> bool {
+        let forms: Vec<String> = self.forms(source).iter().map(|f| sanitized(f)).collect();
+        (placeholders.iter().map(|p| bare(p))).any(|p| forms.iter().any(|f| f == p))
     }
 
     fn in_module(&self, recipe: &Recipe, module: &str) -> bool {
@@ -243,6 +243,7 @@ fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
     if kept.iter().any(reads_all) {
         kept.retain(reads_all);
     }
+    kept.extend(merged_into(spelling, row, &made_from, &kept));
     // A checkpoint in another spelling is not contradicted by names that it does not have.
     if kept.is_empty() && !any_known {
         return;
@@ -252,6 +253,31 @@ fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
         row.literal = None;
     }
     put(row, kept);
+}
+
+/// Derivations from tensors that only a reader of the row names. Of equal values that were folded one is left, and the record of that one
+/// says nothing of the others; a node that reads none of what it lists read another.
+fn merged_into(
+    spelling: &Spelling<'_, '_>,
+    row: &Row,
+    made_from: &[&str],
+    kept: &[Recipe],
+) -> Vec<Recipe> {
+    let foreign: Vec<&[String]> = (row.readings.iter())
+        .filter_map(|reading| match &reading.meaning {
+            Meaning::Record { placeholders, .. } => Some(placeholders.as_slice()),
+            _ => None,
+        })
+        .filter(|read| !made_from.iter().any(|name| spelling.is_among(name, read)))
+        .collect();
+    let is_read = |recipe: &Recipe| {
+        let all = |read: &&[String]| (recipe.sources().iter()).all(|s| spelling.is_among(s, read));
+        foreign.iter().any(all)
+    };
+    (row.explanations())
+        .filter(|recipe| !kept.contains(recipe) && is_read(recipe))
+        .cloned()
+        .collect()
 }
 
 /// The older exporter keeps a literal apart from a parameter of the same value: a `Constant` node is a literal where every tensor
