@@ -1,5 +1,6 @@
 //! `trtmut adopt`: a manifest for a plan that another tool built.
 
+use super::UsageError;
 use super::engine_args::EngineArgs;
 use super::shape_args::{ShapeArgs, misfit, read_spec};
 use crate::engine::Identity;
@@ -113,6 +114,14 @@ impl Report for AdoptReport {
 }
 
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    let options = args.engine.options();
+    if options.contains_key("convert") {
+        return Err(UsageError::new(
+            "`adopt` takes no `--convert`: the engine is there, and is of the model that its weights have the types of",
+            "give the model that it was built from with --model",
+        )
+        .into());
+    }
     let shapes = if args.shapes.is_some() || !args.ranges.is_empty() {
         Some((read_spec(args.shapes.as_deref())?, args.ranges.overrides()?))
     } else {
@@ -126,7 +135,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             shapes,
             base: &args.base_weights,
             partial: args.partial,
-            options: &pipeline::with_plugins(args.engine.options(), environment)?,
+            options: &pipeline::with_plugins(options, environment)?,
             force: args.force,
         },
         environment,

@@ -17,7 +17,17 @@ pub struct EngineArgs {
     #[arg(long)]
     strip: bool,
 
-    /// Allow fp16 (8.x and 10.x; later versions compute in the model's own types)
+    /// Convert the model to half precision before it is compiled, whoever compiles it; inputs and outputs stay as they are
+    #[arg(
+        long,
+        value_enum,
+        value_name = "TYPE",
+        conflicts_with_all = ["fp16", "bf16", "int8"],
+        help_heading = "Half precision (on every backend)"
+    )]
+    convert: Option<Convert>,
+
+    /// Allow fp16 (8.x to 10.x; later versions compute in the model's own types, see --convert)
     #[arg(long)]
     fp16: bool,
 
@@ -29,7 +39,7 @@ pub struct EngineArgs {
     #[arg(long)]
     int8: bool,
 
-    /// Keep nodes of these names in f32 where less is allowed: patterns with * and ?, e.g. '*norm*,/out/*'
+    /// Keep nodes of these names in f32 where less is allowed, or the model is converted: patterns with * and ?, e.g. '*norm*,/out/*'
     #[arg(long, value_name = "NAMES")]
     f32_layers: Option<String>,
 
@@ -95,6 +105,15 @@ enum RefitMode {
     None,
 }
 
+/// `--convert`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Convert {
+    /// IEEE half precision: up to 65504
+    Fp16,
+    /// bfloat16: the range of f32, and less precision
+    Bf16,
+}
+
 /// `--hardware-compat`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum HardwareCompat {
@@ -140,6 +159,7 @@ impl EngineArgs {
             "precision",
             (!precision.is_empty()).then(|| precision.join(",")),
         );
+        set("convert", self.convert.as_ref().map(name));
         set("f32-layers", self.f32_layers.clone());
         set("tf32", flag(self.tf32));
         set("opt-level", self.opt_level.map(|n| n.to_string()));

@@ -10,6 +10,8 @@
 //! | `structure` | the structure digest |
 //! | `interface` | declared inputs and outputs |
 //! | `write` | a whole ONNX file again, with given weights |
+//! | [`keep`] | what stays in f32 where less may be computed in |
+//! | [`half`] | a model in half precision |
 //! | `error` | all that can be wrong |
 //! | `sniff` | what a file that is no model looks like |
 
@@ -18,7 +20,9 @@ mod big;
 mod collect;
 mod error;
 mod external;
+pub mod half;
 mod interface;
+pub mod keep;
 mod net;
 mod role;
 #[cfg(test)]

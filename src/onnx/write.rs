@@ -6,6 +6,7 @@
 use super::collect::{for_each_constant, mark};
 use super::wire::{Kind, field, put_varint};
 use super::{Error, INLINE_LIMIT, Model, Weight};
+use crate::tensor::{Dtype, element_count};
 use onnx_protobuf::tensor_proto::DataLocation;
 use onnx_protobuf::{Message, StringStringEntryProto, TensorProto};
 use std::borrow::Cow;
@@ -34,8 +35,8 @@ enum Piece {
     Kept(Range<usize>),
     /// Tags, lengths and references.
     New(Vec<u8>),
-    /// The bytes of a weight, by index.
-    Weight(usize),
+    /// The bytes of a weight: its index, and how many there are in the type that the graph gives it.
+    Weight(usize, u64),
 }
 
 /// Pieces and their length together.
@@ -149,7 +150,7 @@ impl Model {
         };
         let mut end = 0u64;
         for (index, offset, length) in file.placed {
-            let bytes = self.checked(index, bytes_of)?;
+            let bytes = self.checked(index, length, bytes_of)?;
             let gap = vec![0u8; (offset - end) as usize];
             data.write_all(&gap).map_err(Error::Write)?;
             data.write_all(&bytes).map_err(Error::Write)?;
@@ -213,7 +214,9 @@ impl Model {
             match piece {
                 Piece::Kept(range) => out.write_all(&message[range.clone()]),
                 Piece::New(bytes) => out.write_all(bytes),
-                Piece::Weight(index) => out.write_all(&self.checked(*index, bytes_of)?),
+                Piece::Weight(index, length) => {
+                    out.write_all(&self.checked(*index, *length, bytes_of)?)
+                }
             }
             .map_err(Error::Write)?;
         }
@@ -223,15 +226,15 @@ impl Model {
     fn checked<'b, E: From<Error>>(
         &self,
         index: usize,
+        length: u64,
         bytes_of: &BytesOf<'_, 'b, E>,
     ) -> Result<Cow<'b, [u8]>, E> {
         let weight = &self.weights[index];
         let bytes = bytes_of(weight)?;
-        let expected = weight.byte_length();
-        if bytes.len() != expected {
+        if bytes.len() as u64 != length {
             return Err(E::from(Error::WrittenLength {
                 name: weight.name.clone(),
-                expected,
+                expected: length as usize,
                 found: bytes.len(),
             }));
         }
@@ -267,45 +270,14 @@ impl Model {
                 _ => rope.keep(f.start..f.end),
             }
         }
-        if let Some(index) = weight {
-            self.place(index, &mut rope, file);
+        if let Some((index, length)) = weight {
+            place(index, length, &mut rope, file);
         }
         rope
     }
 
-    /// Adds weight `index` to the fields of its tensor: its bytes, or where they are in the data file.
-    fn place(&self, index: usize, rope: &mut Rope, file: &mut Option<DataFile<'_>>) {
-        let length = self.weights[index].byte_length() as u64;
-        match file {
-            Some(file) if length > INLINE_LIMIT as u64 => {
-                let offset = file.end().next_multiple_of(ALIGNMENT);
-                let entry = |key: &str, value: String| StringStringEntryProto {
-                    key: key.into(),
-                    value,
-                    ..StringStringEntryProto::default()
-                };
-                let reference = TensorProto {
-                    data_location: DataLocation::EXTERNAL.into(),
-                    external_data: vec![
-                        entry("location", file.name.into()),
-                        entry("offset", offset.to_string()),
-                        entry("length", length.to_string()),
-                    ],
-                    ..TensorProto::default()
-                };
-                file.placed.push((index, offset, length));
-                rope.add(serialise(&reference));
-            }
-            _ => {
-                rope.add(header(RAW_DATA, length));
-                rope.length += length;
-                rope.pieces.push(Piece::Weight(index));
-            }
-        }
-    }
-
-    /// The weight whose place the tensor at `range` is.
-    fn marked(&self, message: &[u8], range: Range<usize>) -> Option<usize> {
+    /// The weight whose place the tensor at `range` is, and how many bytes it takes in the tensor's type.
+    fn marked(&self, message: &[u8], range: Range<usize>) -> Option<(usize, u64)> {
         let mut pos = range.start;
         let mut external = false;
         while pos < range.end {
@@ -316,7 +288,40 @@ impl Model {
         // Only marked tensors have the field, and they carry no data that parsing could copy.
         let tensor = external
             .then(|| TensorProto::parse_from_bytes(&message[range]).expect("protobuf wrote it"))?;
-        self.by_name.get(mark(&tensor)?).copied()
+        let index = *self.by_name.get(mark(&tensor)?)?;
+        let count = element_count(&self.weights[index].shape)?;
+        let dtype = Dtype::from_onnx(tensor.data_type)?;
+        Some((index, dtype.bytes_for(count)? as u64))
+    }
+}
+
+/// Adds weight `index`, of `length` bytes, to the fields of its tensor: its bytes, or where they are in the data file.
+fn place(index: usize, length: u64, rope: &mut Rope, file: &mut Option<DataFile<'_>>) {
+    match file {
+        Some(file) if length > INLINE_LIMIT as u64 => {
+            let offset = file.end().next_multiple_of(ALIGNMENT);
+            let entry = |key: &str, value: String| StringStringEntryProto {
+                key: key.into(),
+                value,
+                ..StringStringEntryProto::default()
+            };
+            let reference = TensorProto {
+                data_location: DataLocation::EXTERNAL.into(),
+                external_data: vec![
+                    entry("location", file.name.into()),
+                    entry("offset", offset.to_string()),
+                    entry("length", length.to_string()),
+                ],
+                ..TensorProto::default()
+            };
+            file.placed.push((index, offset, length));
+            rope.add(serialise(&reference));
+        }
+        _ => {
+            rope.add(header(RAW_DATA, length));
+            rope.length += length;
+            rope.pieces.push(Piece::Weight(index, length));
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 use super::verification::Verification;
 use crate::diff::Told;
 use crate::fault::{Class, Explain};
+use crate::onnx::half::{self, Half};
+use crate::tensor::ConvertError;
 use crate::{arrays, engine, fsx, mapping, onnx, plan, shapes, weights};
 use std::path::{Path, PathBuf};
 
@@ -80,6 +82,25 @@ pub enum Error {
         plan: PathBuf,
         /// The ONNX file.
         model: PathBuf,
+    },
+    /// A model cannot be converted to half precision.
+    #[error("the model cannot be converted to {}", .half.name())]
+    Convert {
+        /// What was asked for.
+        half: Half,
+        /// Why not.
+        #[source]
+        cause: Box<half::Fault>,
+    },
+    /// A plan in half precision cannot hold what it is to get.
+    #[error("weight `{weight}` would become infinite in `{plan}`: {cause}", plan = .plan.display())]
+    TooLarge {
+        /// The plan.
+        plan: PathBuf,
+        /// The weight.
+        weight: String,
+        /// By how much.
+        cause: ConvertError,
     },
     /// The weights of a refitted plan are needed again, and cannot be had.
     #[error("the weights that `{plan}` was refitted with cannot be put together again: {reason}", plan = .plan.display())]
@@ -249,6 +270,8 @@ impl Error {
             | Error::BaseUnproven { .. }
             | Error::NotOfModel { .. }
             | Error::OtherGpu { .. }
+            | Error::Convert { .. }
+            | Error::TooLarge { .. }
             | Error::Source { .. } => return None,
             Error::MappingFile { cause, .. } => cause.as_ref(),
             Error::OfPlan { cause, .. } => cause.as_ref(),
@@ -280,6 +303,9 @@ impl Explain for Error {
             Error::BaseUnproven { .. } => "base-unproven",
             Error::NotOfModel { .. } => "plan-of-another-model",
             Error::OtherGpu { .. } => "plan-of-another-gpu",
+            Error::Convert { cause, .. } if cause.is_overflow() => "weight-overflow",
+            Error::Convert { .. } => "model-unconvertible",
+            Error::TooLarge { .. } => "weight-overflow",
             _ => self.part().map_or("bug", Explain::code),
         }
     }
@@ -348,6 +374,12 @@ impl Explain for Error {
             Error::OtherGpu { device: Some(n), .. } => vec![format!("`--device {n}` is a GPU that it runs on")],
             Error::OtherGpu { .. } => vec![
                 "build it again on this GPU, or with `--hardware-compat` on the other one".into(),
+            ],
+            Error::Convert { cause, .. } => cause.hints(),
+            Error::TooLarge { .. } => vec![
+                "build the plan again with `--convert bf16`, which has the range of f32; or with `--f32-layers`, which keeps the \
+                 nodes that read it in f32"
+                    .into(),
             ],
             Error::NotOfModel { .. } => vec![
                 "give the ONNX file that the plan was built from, as it was then".into(),

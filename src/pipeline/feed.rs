@@ -2,7 +2,7 @@
 
 use crate::engine::{Error, Fold, Slot};
 use crate::onnx::Model;
-use crate::tensor::cast;
+use crate::tensor::narrow;
 use std::borrow::Cow;
 
 /// The fold that fills `slot`, where several weights do.
@@ -35,7 +35,7 @@ pub(super) fn slot_bytes<'b>(
     };
     match model.weight(&slot.name).map(|w| w.dtype) {
         Some(dtype) if dtype != slot.dtype => {
-            let converted = cast(dtype, slot.dtype, &bytes).map_err(|e| Error::Weight {
+            let converted = narrow(dtype, slot.dtype, &bytes).map_err(|e| Error::Weight {
                 name: slot.name.clone(),
                 reason: e.to_string(),
             })?;

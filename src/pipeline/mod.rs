@@ -15,6 +15,7 @@ mod adopt;
 mod backends;
 mod build;
 mod compare;
+mod converted;
 mod environment;
 mod error;
 mod facts;
@@ -32,6 +33,7 @@ mod variables;
 mod verification;
 mod verify;
 mod watched;
+mod written;
 
 pub use adopt::{AdoptRequest, Adopted, adopt};
 pub use backends::{

@@ -1,6 +1,7 @@
 //! What an engine computes, held against a reference engine that compiles the model with the same weights.
 
 use super::backends::onnxruntime;
+use super::converted::is_converted;
 use super::environment::Environment;
 use super::error::Error;
 use super::refit::{Overlay, OverlayRequest, source_model_at, write_model};
@@ -25,7 +26,8 @@ fn is_reduced(manifest: &Manifest) -> bool {
     let option = |name: &str| manifest.options.get(name).map_or("", String::as_str);
     let precision = option("precision");
     let narrow = |dtype: Dtype| matches!(dtype, Dtype::F16 | Dtype::Bf16);
-    precision.contains("16")
+    is_converted(manifest)
+        || precision.contains("16")
         || precision.contains("int8")
         || option("tf32") == "true"
         || manifest.weights.iter().any(|w| narrow(w.dtype))

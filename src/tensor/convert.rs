@@ -18,6 +18,14 @@ pub enum ConvertError {
         /// Type asked for.
         to: Dtype,
     },
+    /// A finite value would become infinite.
+    #[error("it holds values up to {largest}, too large for {to}")]
+    Overflow {
+        /// Type asked for.
+        to: Dtype,
+        /// The largest magnitude in it.
+        largest: String,
+    },
     /// Data length and shape disagree.
     #[error("{dtype} data of shape {shape:?} must be {expected:?} bytes long, not {actual}")]
     Length {
@@ -197,6 +205,45 @@ pub fn cast(from: Dtype, to: Dtype, data: &[u8]) -> Result<Vec<u8>, ConvertError
         return Err(ConvertError::Unsupported { from, to });
     }
     from_f32(to, &to_f32(from, data)?).map_err(|_| ConvertError::Unsupported { from, to })
+}
+
+/// As [`cast`], where finite values stay finite. The largest finite f32, which exporters write for "as low as can be" into
+/// attention masks, becomes the largest finite value of `to`, as it does where torch exports in that type.
+///
+/// # Errors
+/// As [`cast`]; [`ConvertError::Overflow`].
+pub fn narrow(from: Dtype, to: Dtype, data: &[u8]) -> Result<Vec<u8>, ConvertError> {
+    const SIGN: u16 = 0x8000;
+    let mut bytes = cast(from, to, data)?;
+    let (infinite, largest_finite) = match to {
+        Dtype::F16 => (f16::INFINITY.to_bits(), f16::MAX.to_bits()),
+        Dtype::Bf16 => (bf16::INFINITY.to_bits(), bf16::MAX.to_bits()),
+        _ => return Ok(bytes),
+    };
+    let is_infinite = |b: &[u8; 2]| u16::from_le_bytes(*b) & !SIGN == infinite;
+    let new = bytes.as_chunks_mut::<2>().0;
+    if from.bits() <= to.bits() || !new.iter().any(is_infinite) {
+        return Ok(bytes);
+    }
+    let old: Vec<f64> = match from {
+        Dtype::F64 => words(data).map(f64::from_le_bytes).collect(),
+        _ => to_f32(from, data)?.into_iter().map(f64::from).collect(),
+    };
+    let lowest = |v: f64| v.abs() == f64::from(f32::MAX);
+    let too_large = |(n, o): (&[u8; 2], &f64)| is_infinite(n) && o.is_finite() && !lowest(*o);
+    if new.iter().zip(&old).any(too_large) {
+        let known = old.iter().filter(|v| v.is_finite() && !lowest(**v));
+        let largest = known.fold(0f64, |m, v| m.max(v.abs()));
+        return Err(ConvertError::Overflow {
+            to,
+            largest: format!("{largest:e}"),
+        });
+    }
+    for (new, _) in new.iter_mut().zip(&old).filter(|(_, o)| lowest(**o)) {
+        let sign = u16::from_le_bytes(*new) & SIGN;
+        *new = (sign | largest_finite).to_le_bytes();
+    }
+    Ok(bytes)
 }
 
 /// f64 to f32 rounding to odd, so that a second rounding to a type with at least two bits less is as if there were only one
@@ -404,6 +451,36 @@ fn move_runs(data: &[u8], shape: &[usize], order: &[usize], run: usize, out: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn finite_values_stay_finite_where_a_type_is_narrowed() {
+        let bytes = |v: &[f32]| from_f32(Dtype::F32, v).unwrap();
+        for dtype in [Dtype::F16, Dtype::Bf16] {
+            let all = [1.5, -f32::MAX, f32::NEG_INFINITY, f32::MAX, 0.0];
+            let narrowed = to_f32(dtype, &narrow(Dtype::F32, dtype, &bytes(&all)).unwrap());
+            let most = if dtype == Dtype::F16 {
+                f16::MAX.to_f32()
+            } else {
+                bf16::MAX.to_f32()
+            };
+            assert_eq!(
+                narrowed.unwrap(),
+                [1.5, -most, f32::NEG_INFINITY, most, 0.0]
+            );
+        }
+        let overflow = |from, to, data: &[u8]| narrow(from, to, data).unwrap_err().to_string();
+        let text = overflow(Dtype::F32, Dtype::F16, &bytes(&[1.0, -7e4, -f32::MAX]));
+        assert_eq!(text, "it holds values up to 7e4, too large for f16");
+        assert!(narrow(Dtype::F32, Dtype::Bf16, &bytes(&[7e4])).is_ok());
+        let wide = 1e300f64.to_le_bytes();
+        assert!(overflow(Dtype::F64, Dtype::F16, &wide).contains("1e300"));
+        // What is no narrowing converts as ever.
+        let half = narrow(Dtype::F32, Dtype::F16, &bytes(&[65504.0])).unwrap();
+        assert_eq!(
+            narrow(Dtype::F16, Dtype::F32, &half).unwrap(),
+            bytes(&[65504.0])
+        );
+    }
 
     #[test]
     fn every_half_survives_f32_and_back() {

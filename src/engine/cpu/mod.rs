@@ -66,7 +66,7 @@ impl Backend for Cpu {
     ) -> Result<BuildNotes, Error> {
         take_no_options(CPU, job.options)?;
         match prove(job.model) {
-            Ok(proven) => proven.build(job, out, watch),
+            Ok(proven) => write_plan(CPU, job.model, out, watch, proven.notes),
             Err(refusals) => Err(Error::Refused {
                 backend: CPU.into(),
                 refusals,
@@ -82,7 +82,7 @@ impl Backend for Cpu {
     ) -> Result<Option<(BuildNotes, Written)>, Error> {
         take_no_options(CPU, job.options)?;
         match prove(job.model) {
-            Ok(proven) => proven.build_into(job, file, watch),
+            Ok(proven) => write_plan_into(CPU, job.model, file, watch, proven.notes),
             Err(refusals) => Err(Error::Refused {
                 backend: CPU.into(),
                 refusals,
@@ -113,6 +113,10 @@ impl Backend for Proven {
         out: &mut dyn Write,
         watch: &dyn Watch,
     ) -> Result<BuildNotes, Error> {
+        // What was loaded is the model as it was before it was converted.
+        if job.options.contains_key("convert") {
+            return Cpu.build(job, out, watch);
+        }
         take_no_options(CPU, job.options)?;
         write_plan(CPU, job.model, out, watch, self.notes.clone())
     }
@@ -123,6 +127,9 @@ impl Backend for Proven {
         file: &File,
         watch: &dyn Watch,
     ) -> Result<Option<(BuildNotes, Written)>, Error> {
+        if job.options.contains_key("convert") {
+            return Cpu.build_into(job, file, watch);
+        }
         take_no_options(CPU, job.options)?;
         write_plan_into(CPU, job.model, file, watch, self.notes.clone())
     }
@@ -210,8 +217,11 @@ pub fn auto(
     }
 }
 
+/// What was done to the model before is none.
 fn take_no_options(backend: &str, options: &Options) -> Result<(), Error> {
-    match options.iter().next() {
+    let converted = options.contains_key("convert");
+    let done = |name: &str| converted && matches!(name, "convert" | "f32-layers");
+    match options.iter().find(|(name, _)| !done(name)) {
         None => Ok(()),
         Some((name, value)) => Err(Error::Option {
             backend: backend.into(),

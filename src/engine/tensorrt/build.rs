@@ -138,7 +138,7 @@ fn set_precision(
             config.set(Flag::PreferPrecisionConstraints, true)?;
             notes.push(format!("{pinned} layers stay in f32"));
         }
-    } else if !choices.f32_layers.is_empty() {
+    } else if !choices.f32_layers.is_empty() && !choices.converted {
         // TensorRT 8 looks at the model's tensors, and none of them is shorter.
         return Err(Error::Option {
             backend: network.core().loaded().product.backend().into(),

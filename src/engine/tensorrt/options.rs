@@ -3,6 +3,7 @@
 use super::abi::{Basis, Entry, Product, Release, TABLE, Version};
 use super::api::{HardwareLevel, Verbosity};
 use crate::engine::{Error, Options};
+use crate::onnx::keep;
 use glob::Pattern;
 
 /// Which weights stay replaceable.
@@ -25,6 +26,7 @@ pub enum Refit {
 /// | `refit` | `full` (not in 11.3), `identical` (10.0), `individual` (10.2), `none` | `full` |
 /// | `strip` | `true`, `false`: leave refittable weights out (10.0) | `false` |
 /// | `precision` | `model` (strongly typed: the model's own types, 9.0), or a list of `fp32`, `fp16`, `bf16` (9.0), `int8`: what a weakly typed network may compute in (8.x, 9.x, 10.x) | `model`; 8.x: `fp32`, with `fp16` when the model has fp16 tensors |
+/// | `convert` | `fp16`, `bf16` (both 9.0): what the model was converted to before, recorded | none |
 /// | `f32-layers` | list of patterns for names of ONNX nodes, with `*` and `?`: what stays in fp32 where less is allowed (8.x, 9.x, 10.x) | none |
 /// | `tf32` | `true`, `false` | `false`: torch multiplies matrices in full f32 too |
 /// | `opt-level` | `0` … `5` (8.6) | the library's |
@@ -45,6 +47,8 @@ pub struct Choices {
     pub strip: bool,
     /// `None` is strongly typed.
     pub weak: Option<Precisions>,
+    /// The model was converted, so what is f32 in it is meant to be.
+    pub converted: bool,
     /// Names of nodes that stay in f32.
     pub f32_layers: Vec<Pattern>,
     /// Allow TF32.
@@ -167,6 +171,7 @@ impl Choices {
                 by_model: true,
                 ..Precisions::default()
             }),
+            converted: false,
             f32_layers: Vec::new(),
             tf32: false,
             opt_level: None,
@@ -217,7 +222,16 @@ impl Choices {
                 )?;
             }
             "precision" => self.weak = Some(weak(library, value)?),
-            "f32-layers" => self.f32_layers = patterns(value)?,
+            "convert" => {
+                self.converted = true;
+                if !library.strongly_typed() {
+                    return Err(format!(
+                        "{} chooses types itself, whatever the model says; pass `--fp16` instead",
+                        library.title()
+                    ));
+                }
+            }
+            "f32-layers" => self.f32_layers = keep::patterns(value)?,
             "tf32" => self.tf32 = boolean(value)?,
             "opt-level" => self.opt_level = Some(opt_level(library, value)?),
             "workspace" => self.workspace = Some(bytes(value)?),
@@ -302,9 +316,17 @@ impl Choices {
             ));
         }
         if self.serialize_plugins && !self.version_compatible {
+            // Where such a plan cannot be refitted, that alone would be refused next.
+            let needed = if before_10 && self.refit != Refit::None {
+                "`--version-compatible --refit none`"
+            } else {
+                "`--version-compatible`"
+            };
             return Err((
                 "serialize-plugins",
-                "plugin libraries go into version-compatible plans only; pass `--version-compatible` too".into(),
+                format!(
+                    "plugin libraries go into version-compatible plans only; pass {needed} too"
+                ),
             ));
         }
         if self.weight_streaming && self.weak.is_some() {
@@ -333,7 +355,18 @@ impl Choices {
                 "a stripped plan is filled by a refit, so `--refit none` excludes it".into(),
             ));
         }
-        if !self.f32_layers.is_empty() && !self.weak.is_some_and(Precisions::reduced) {
+        let reducing = self.weak.is_some_and(|w| w.fp16 || w.bf16 || w.int8);
+        if self.converted && reducing {
+            return Err((
+                "convert",
+                "a converted model says itself what is computed in half precision; leave `--fp16`, `--bf16` and `--int8` out"
+                    .into(),
+            ));
+        }
+        if !self.f32_layers.is_empty()
+            && !self.converted
+            && !self.weak.is_some_and(Precisions::reduced)
+        {
             return Err(("f32-layers", NOTHING_REDUCED.into()));
         }
         if !self.strip && self.refit == Refit::Identical {
@@ -391,9 +424,16 @@ fn refit(library: Library, value: &str) -> Result<Refit, String> {
 
 fn weak(library: Library, value: &str) -> Result<Precisions, String> {
     if !library.weakly_typed() {
+        let instead = if value.contains("fp16") {
+            "pass `--convert fp16` instead, which converts the model"
+        } else if value.contains("bf16") {
+            "pass `--convert bf16` instead, which converts the model"
+        } else {
+            "quantise the model itself: int8 is what its `QuantizeLinear` nodes say"
+        };
         return Err(format!(
-            "{} computes in the model's own types; convert the model",
-            library.title()
+            "{} computes in the model's own types; {instead}",
+            library.title(),
         ));
     }
     let p = precisions(value)?;
@@ -457,18 +497,6 @@ fn precisions(value: &str) -> Result<Precisions, String> {
 }
 
 /// `*norm*,/decoder/out/*`.
-fn patterns(value: &str) -> Result<Vec<Pattern>, String> {
-    let all = value.split(',').map(|p| {
-        let p = p.trim();
-        match Pattern::new(p) {
-            Ok(pattern) if !p.is_empty() => Ok(pattern),
-            Ok(_) => Err("one of its patterns is empty".to_owned()),
-            Err(e) => Err(format!("`{p}` is no pattern: {}", e.msg)),
-        }
-    });
-    all.collect()
-}
-
 /// `8589934592`, `512M`, `8G`; units are powers of 1024.
 ///
 /// # Errors
@@ -648,13 +676,21 @@ mod tests {
                 TRT,
                 (11, 0, 0),
                 &[("precision", "fp16")],
-                "the model's own types",
+                "the model's own types; pass `--convert fp16`",
             ),
+            (TRT, (11, 0, 0), &[("precision", "int8")], "QuantizeLinear"),
             (
                 Product::Rtx,
                 (1, 7, 1),
-                &[("precision", "fp16")],
-                "the model's own types",
+                &[("precision", "bf16")],
+                "the model's own types; pass `--convert bf16`",
+            ),
+            (TRT, (8, 6, 0), &[("convert", "fp16")], "pass `--fp16`"),
+            (
+                TRT,
+                (10, 0, 0),
+                &[("convert", "fp16"), ("precision", "fp16")],
+                "leave `--fp16`",
             ),
             (TRT, (10, 0, 0), &[("precision", "fp8")], "a list of"),
             (TRT, (10, 0, 0), &[("f32-layers", "*")], "--fp16"),

@@ -5,6 +5,7 @@ use crate::engine::{Backend, BuildJob, Identity, Options};
 use crate::fsx;
 use crate::mapping::{self, Mapping, Row};
 use crate::onnx::Model;
+use crate::pipeline::converted;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{marked, note_slots, relative, require_proof, shapes_of_engine};
 use crate::pipeline::past;
@@ -195,11 +196,7 @@ impl<'a> Draft<'a> {
             total: None,
         });
         let start = Instant::now();
-        let (staged, plan, notes) = plan::stage::<Error, _>(
-            output,
-            |file| (backend.build_into(&job, file, watch)).map_err(Error::writing(output)),
-            |out| (backend.build(&job, out, watch)).map_err(Error::writing(output)),
-        )?;
+        let (staged, plan, notes) = converted::stage(backend, &job, output, watch)?;
         let compile = start.elapsed();
         watch.event(Event::End);
         let mut manifest = Manifest {

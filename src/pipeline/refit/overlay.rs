@@ -13,6 +13,7 @@ use crate::mapping::{
     Permissions, Recipe as How, Row,
 };
 use crate::onnx::Model;
+use crate::pipeline::converted::refuse_overflow;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{relative, require_proof};
 use crate::pipeline::look::is_model;
@@ -91,7 +92,9 @@ impl Overlay {
         let _span = tracing::info_span!("survey", plan = ?plan).entered();
         if let Some(model) = whole_model(plan, manifest, request)? {
             let memo = request.memo.as_ref();
-            return Ok(Overlay::of_model(plan, manifest, model, memo, watch));
+            let overlay = Overlay::of_model(plan, manifest, model, memo, watch);
+            overlay.refuse_overflow(plan, manifest)?;
+            return Ok(overlay);
         }
         let source = source_model_at(plan, manifest, request.model.as_deref())?;
         let digests = check_base(plan, manifest, &source, request.memo.as_ref(), watch)?;
@@ -148,7 +151,16 @@ impl Overlay {
             .flat_map(|view| Part::of_checkpoint(&request.checkpoint, view));
         overlay.parts = of_checkpoint.collect();
         overlay.add_loras(request, watch)?;
+        overlay.refuse_overflow(plan, manifest)?;
         Ok(overlay)
+    }
+
+    fn refuse_overflow(&self, plan: &Path, manifest: &Manifest) -> Result<(), Error> {
+        let (digest, bytes) = (
+            |name: &str| self.digest(name),
+            |name: &str| self.bytes(name),
+        );
+        refuse_overflow(plan, manifest, &digest, &bytes)
     }
 
     /// The weights of an ONNX file with the plan's structure, every one under its own name. Nothing of the base is left, so its

@@ -4,38 +4,21 @@ use super::overlay::Overlay;
 use super::ready::Ready;
 use crate::engine::BuildJob;
 use crate::fsx;
-use crate::onnx::{Model, Weight};
+use crate::onnx::Weight;
 use crate::pipeline::backends::compiler;
+use crate::pipeline::converted;
 use crate::pipeline::environment::Environment;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::{marked, note_slots};
+use crate::pipeline::written::Written;
 use crate::plan::{self, Manifest};
 use crate::watch::{Event, Watch};
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A model file that is removed when it is dropped.
-pub(in crate::pipeline) struct Written {
-    pub(in crate::pipeline) model: Model,
-    _folder: fsx::Scratch,
-}
-
-/// Above this many bytes the weights go into a file beside the model: protobuf messages end at 2 GiB.
-const INLINE_LIMIT: u64 = 1 << 30;
-
 pub(in crate::pipeline) fn write_model(overlay: &Overlay, beside: &Path) -> Result<Written, Error> {
-    let folder = fsx::Scratch::beside(beside)?;
     let source = &overlay.model().model;
-    let path = folder.path().join("model.onnx");
-    let create = |p: &PathBuf| -> Result<BufWriter<File>, Error> {
-        Ok(BufWriter::with_capacity(
-            1 << 20,
-            fsx::create_in_scratch(p)?,
-        ))
-    };
     let bytes_of = |w: &Weight| -> Result<std::borrow::Cow<'_, [u8]>, Error> {
         let known = overlay.bytes(&w.name)?;
         Ok(known.expect("every weight of the model has a row in the manifest of its plan"))
@@ -49,23 +32,11 @@ pub(in crate::pipeline) fn write_model(overlay: &Overlay, beside: &Path) -> Resu
         }
     }
     let graph = source.graph_with(&folded)?;
-    let mut out = create(&path)?;
-    if source.onnx_size() <= INLINE_LIMIT {
-        source.write_graph(&graph, &mut out, None, &bytes_of)?;
-    } else {
-        let name = "model.onnx.data";
-        let data_path = folder.path().join(name);
-        let mut data = create(&data_path)?;
-        source.write_graph(&graph, &mut out, Some((&mut data, name)), &bytes_of)?;
-        data.into_inner()
-            .map_err(|e| fsx::Error::write(&data_path, e.into_error()))?;
-    }
-    out.into_inner()
-        .map_err(|e| fsx::Error::write(&path, e.into_error()))?;
-    Ok(Written {
-        model: Model::open(&path)?,
-        _folder: folder,
-    })
+    Written::by(
+        beside,
+        source.onnx_size(),
+        Box::new(|out, data| source.write_graph(&graph, out, data, &bytes_of)),
+    )
 }
 
 /// Compiles the model with the overlay's weights for the profile that `manifest` has, and puts plan and manifest in place.
@@ -115,11 +86,7 @@ pub(super) fn stage(
         total: None,
     });
     let start = Instant::now();
-    let (staged, bytes, notes) = plan::stage::<Error, _>(
-        output,
-        |file| (backend.build_into(&job, file, watch)).map_err(Error::writing(output)),
-        |out| (backend.build(&job, out, watch)).map_err(Error::writing(output)),
-    )?;
+    let (staged, bytes, notes) = converted::stage(backend.as_ref(), &job, output, watch)?;
     let time = start.elapsed();
     watch.event(Event::End);
     manifest.plan = bytes;

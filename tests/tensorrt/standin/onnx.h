@@ -110,6 +110,13 @@ inline int read_model(const Bytes &bytes, Graph &g, bool has_int64) {
                 if (node.field == 2) op.out.push_back(node.text());
                 if (node.field == 3) op.name = node.text();
                 if (node.field == 4) op.type = node.text();
+                if (node.field != 5) continue;
+                std::string name;
+                Wire attribute = node.inside();
+                while (attribute.next()) {
+                    if (attribute.field == 1) name = attribute.text();
+                    if (attribute.field == 3) op.attributes[name] = (int64_t)attribute.number;
+                }
             }
             if (!knows(op.type) && unknown < 0) unknown = (int)g.ops.size();
             g.ops.push_back(op);
@@ -119,7 +126,18 @@ inline int read_model(const Bytes &bytes, Graph &g, bool has_int64) {
     std::vector<Port> inputs;
     for (Port &i : g.inputs) if (!g.weight(i.name)) inputs.push_back(i);
     g.inputs = inputs;
-    for (Weight &w : g.weights) { w.built = hash(w.bytes); w.refittable = w.type == 0 || w.type == 1; }
+    for (Weight &w : g.weights) { w.built = hash(w.bytes); w.refittable = w.type == 0 || w.type == 1 || w.type == 7; }
+    // Both operands have one type: nothing is cast unasked.
+    std::map<std::string, int32_t> types;
+    for (Weight &w : g.weights) types[w.name] = w.type;
+    for (Port &i : g.inputs) types[i.name] = i.type;
+    for (size_t i = 0; i < g.ops.size(); i++) {
+        Op &op = g.ops[i];
+        if (op.in.empty() || op.out.empty()) continue;
+        types[op.out[0]] = op.type == "Cast" ? type_of(op.attributes["to"], has_int64) : types[op.in[0]];
+        bool two = op.type == "MatMul" || op.type == "Add" || op.type == "Mul";
+        if (two && types[op.in[0]] != types[op.in[1]] && unknown < 0) unknown = (int)i;
+    }
     // A product and the sum with its bias are one layer.
     int group = 0;
     for (Op &op : g.ops) {

@@ -175,7 +175,23 @@ inline float of_half(uint16_t h) {
     return h & 0x8000 ? -f : f;
 }
 
-// Elements of type FLOAT, HALF, INT32 or INT64 as floats; what is missing is zero, as in a stripped plan that is not filled.
+inline float of_bf16(uint16_t h) {
+    uint32_t bits = (uint32_t)h << 16;
+    float f;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+// To the nearest value of HALF or BF16, ties to even.
+inline float rounded(float f, int32_t type) {
+    if (f == 0 || !std::isfinite(f)) return f;
+    int bits = type == 1 ? 11 : 8, e;
+    std::frexp(f, &e);
+    int ulp = std::max(e - bits, type == 1 ? -24 : -133);
+    float r = std::ldexp(std::nearbyint(std::ldexp(f, -ulp)), ulp);
+    return type == 1 && std::fabs(r) > 65504.f ? std::copysign(INFINITY, r) : r;
+}
+
+// Elements of type FLOAT, HALF, BF16, INT32 or INT64 as floats; what is missing is zero, as in a stripped plan that is not filled.
 inline Value decode(const Shape &shape, int32_t type, const void *data) {
     Value r{shape, {}};
     int64_t n = 1;
@@ -184,6 +200,7 @@ inline Value decode(const Shape &shape, int32_t type, const void *data) {
     for (int64_t i = 0; data && i < n; i++) switch (type) {
         case 0: r.v[i] = ((const float *)data)[i]; break;
         case 1: r.v[i] = of_half(((const uint16_t *)data)[i]); break;
+        case 7: r.v[i] = of_bf16(((const uint16_t *)data)[i]); break;
         case 3: r.v[i] = (float)((const int32_t *)data)[i]; break;
         case 8: r.v[i] = (float)((const int64_t *)data)[i]; break;
     }
@@ -213,7 +230,7 @@ inline bool has_plugin(const std::string &type) {
 }
 
 inline bool knows(const std::string &type) {
-    for (const char *k : {"MatMul", "Add", "Mul", "Relu", "Identity", "NonZero", "Shape", "Reshape", "Sin"})
+    for (const char *k : {"MatMul", "Add", "Mul", "Relu", "Identity", "NonZero", "Shape", "Reshape", "Sin", "Cast"})
         if (type == k) return true;
     return is_plugin(type) && has_plugin(type);
 }
@@ -283,6 +300,10 @@ inline Value evaluate(const Op &op, const std::vector<Value> &x) {
         return r;
     }
     r = x[0];
+    if (op.type == "Cast") {
+        int64_t to = op.attributes.at("to");
+        if (to == 10 || to == 16) for (float &v : r.v) v = rounded(v, to == 10 ? 1 : 7);
+    }
     if (op.type == "Relu") for (float &v : r.v) v = v < 0 ? 0 : v;
     if (op.type == "Twice") for (float &v : r.v) v *= 2;
     if (op.type == "Halve_TRT") for (float &v : r.v) v /= 2;
