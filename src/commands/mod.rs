@@ -43,10 +43,10 @@ pub fn use_device(ordinal: u32) {
 /// Says where a plan is for another GPU than the one that is used. `errors`: also where it does not run here, which what opens it
 /// says by itself.
 fn tell_other_gpu(plan: &std::path::Path, errors: bool, ui: &Ui) {
-    let Ok(manifest) = plan::read_manifest(plan) else {
+    let Ok(made) = plan::read_maker(plan) else {
         return;
     };
-    match pipeline::check_gpu(plan, &manifest) {
+    match pipeline::check_gpu(plan, &made.backend, &made.options) {
         Ok(Some(said)) => ui.event(Event::Warn(&said)),
         Err(other) if errors => ui.event(Event::Warn(&other.to_string())),
         Ok(None) | Err(_) => {}

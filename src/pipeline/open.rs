@@ -40,6 +40,6 @@ pub(super) fn open_engine(
     environment: &Environment,
 ) -> Result<Box<dyn Engine>, Error> {
     let backend = reopen(manifest, environment)?;
-    check_gpu(plan, manifest)?;
+    check_gpu(plan, &manifest.backend, &manifest.options)?;
     Ok(backend.open(plan)?)
 }

@@ -3,9 +3,8 @@
 
 use super::build::key;
 use super::error::Error;
-use crate::engine::Identity;
 use crate::engine::tensorrt::gpu::{self, Facts};
-use crate::plan::Manifest;
+use crate::engine::{Identity, Options};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -26,13 +25,13 @@ enum Fit {
     No,
 }
 
-fn fit(manifest: &Manifest, facts: &Facts) -> Fit {
-    let built = key::hardware(&manifest.backend, &manifest.options);
+fn fit(backend: &Identity, options: &Options, facts: &Facts) -> Fit {
+    let built = key::hardware(backend, options);
     let here = Identity {
         device: device(facts),
-        ..manifest.backend.clone()
+        ..backend.clone()
     };
-    let here = key::hardware(&here, &manifest.options);
+    let here = key::hardware(&here, options);
     let capability = |of: &[(&str, &str)]| {
         let found = of.iter().find(|(name, _)| *name == "compute_capability");
         found.map(|(_, value)| (*value).to_owned())
@@ -57,29 +56,33 @@ fn named(device: &BTreeMap<String, String>) -> String {
 ///
 /// # Errors
 /// [`Error::OtherGpu`].
-pub fn check_gpu(plan: &Path, manifest: &Manifest) -> Result<Option<String>, Error> {
-    if !manifest.backend.backend.starts_with("tensorrt") {
+pub fn check_gpu(
+    plan: &Path,
+    backend: &Identity,
+    options: &Options,
+) -> Result<Option<String>, Error> {
+    if !backend.backend.starts_with("tensorrt") {
         return Ok(None);
     }
     // Where there is none, opening the plan says so.
     let Ok(here) = &gpu::chosen() else {
         return Ok(None);
     };
-    match fit(manifest, here) {
+    match fit(backend, options, here) {
         Fit::Same => Ok(None),
         Fit::Like => Ok(Some(format!(
             "`{}` was built on {}, and this is {}: it runs, and may be slower than one that is built here",
             plan.display(),
-            named(&manifest.backend.device),
+            named(&backend.device),
             named(&device(here))
         ))),
         Fit::No => {
             let all = gpu::all().unwrap_or_default();
             Err(Error::OtherGpu {
                 plan: plan.to_owned(),
-                built: named(&manifest.backend.device),
+                built: named(&backend.device),
                 here: named(&device(here)),
-                device: all.iter().position(|f| fit(manifest, f) != Fit::No),
+                device: all.iter().position(|f| fit(backend, options, f) != Fit::No),
             })
         }
     }

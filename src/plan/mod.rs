@@ -25,7 +25,7 @@ pub use manifest::{
     ProbeSource, Recipe, WeightRow,
 };
 pub use pair::{adopt, open, open_with, reference, replace, replace_all, stage};
-pub use text::{manifest_path, read_manifest};
+pub use text::{Maker, manifest_path, read_maker, read_manifest};
 
 use crate::fault::{Class, Explain};
 use crate::fsx;

@@ -2,6 +2,7 @@
 
 use super::manifest::{FORMAT, FORMAT_1};
 use super::{Error, Manifest};
+use crate::engine;
 use crate::fsx::{self, Staged};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,34 @@ pub fn read_manifest(plan: &Path) -> Result<Manifest, Error> {
     }
 }
 
+/// What made a plan.
+#[derive(Debug, serde::Deserialize)]
+pub struct Maker {
+    /// The backend, its library and its GPU.
+    pub backend: engine::Identity,
+    /// What it was given.
+    pub options: engine::Options,
+}
+
+/// What made `plan`, as its manifest says, of which nothing else is kept.
+///
+/// # Errors
+/// [`Error::Manifest`], or a read error.
+pub fn read_maker(plan: &Path) -> Result<Maker, Error> {
+    let path = manifest_path(plan);
+    let text = fsx::read_bounded(&path, LONGEST)?;
+    serde_json::from_slice(&text).map_err(|e| Error::Manifest {
+        path,
+        reason: e.to_string(),
+    })
+}
+
+/// All that is read of a manifest before its version is known.
+#[derive(serde::Deserialize)]
+struct Head {
+    format: Option<serde_json::Value>,
+}
+
 pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
     let text = fsx::read_bounded(path, LONGEST)?;
     let wrong = |reason: String| Error::Manifest {
@@ -51,9 +80,14 @@ pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
         reason,
     };
     // The version is looked at first: a newer format may not parse at all.
-    let value: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
-    match value.get("format").and_then(serde_json::Value::as_str) {
+    let is_object = text.trim_ascii_start().starts_with(b"{");
+    let format = match serde_json::from_slice::<Head>(&text) {
+        Ok(head) if is_object => head.format,
+        Err(e) if !e.is_data() => return Err(wrong(e.to_string())),
+        // Another kind of JSON, whose error would be of our own types.
+        _ => None,
+    };
+    match format.as_ref().and_then(serde_json::Value::as_str) {
         Some(FORMAT | FORMAT_1) => {}
         Some(other) => return Err(wrong(format!("its format is `{other}`, not `{FORMAT}`"))),
         None => {
@@ -62,7 +96,8 @@ pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
             )));
         }
     }
-    let mut manifest: Manifest = serde_json::from_value(value).map_err(|e| wrong(e.to_string()))?;
+    let mut manifest: Manifest = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+    drop(text);
     if manifest.format == FORMAT_1 {
         FORMAT.clone_into(&mut manifest.format);
         manifest.base = None;

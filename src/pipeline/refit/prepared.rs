@@ -71,7 +71,8 @@ pub fn prepare(
     watch: &dyn Watch,
 ) -> Result<Prepared, Error> {
     let manifest = open_plan(plan, request.memo.as_ref())?;
-    if let (Opening::Meanwhile, Ok(Some(said))) = (opening, check_gpu(plan, &manifest)) {
+    let gpu = check_gpu(plan, &manifest.backend, &manifest.options);
+    if let (Opening::Meanwhile, Ok(Some(said))) = (opening, gpu) {
         watch.event(Event::Warn(&said));
     }
     let resolve = || {
