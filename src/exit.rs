@@ -1,4 +1,5 @@
-//! The one table of exit codes. They are part of the interface; scripts may rely on every line.
+//! The exit codes. They are part of the interface; scripts may rely on every line. `cli.rs`, the README, `docs/formats.md` and
+//! `docs/ci.md` tell of all of them, which `tests/docs.rs` checks.
 
 use crate::fault::Class;
 

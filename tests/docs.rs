@@ -1,5 +1,5 @@
 //! Every console block of the README and of the documentation runs, and prints what it shows; what is not read is a short list with
-//! reasons, and the layouts that are read are all named.
+//! reasons, the layouts that are read are all named, and so are the exit codes.
 
 #[path = "support/pages.rs"]
 mod pages;
@@ -101,5 +101,29 @@ fn every_table_and_every_record_is_in_the_documentation() {
         let count = sections.lines().filter(|l| l.starts_with("## ")).count();
         let says = format!("{count} {says}");
         assert!(text(page).contains(&says), "`{says}` is not in {page}");
+    }
+}
+
+#[test]
+fn every_exit_code_is_told_wherever_they_are() {
+    let codes: Vec<String> = text("src/exit.rs")
+        .lines()
+        .filter_map(|l| l.trim().strip_suffix(',')?.split_once(" = "))
+        .map(|(_, code)| code.to_owned())
+        .collect();
+    assert!(codes.len() >= 11, "{codes:?}");
+    for (page, from, to) in [
+        ("src/cli.rs", "Exit codes: ", ")]"),
+        ("README.md", "Exit codes: ", "\n\n"),
+        ("docs/formats.md", "## Exit codes", "\n## "),
+        ("docs/ci.md", "| exit codes |", "\n"),
+    ] {
+        let text = text(page);
+        let begin = text.find(from).expect("the list is there");
+        let list = text[begin..].split(to).next().unwrap();
+        let told: Vec<&str> = list.split(|c: char| !c.is_ascii_digit()).collect();
+        for code in &codes {
+            assert!(told.contains(&code.as_str()), "{page} leaves out {code}");
+        }
     }
 }
