@@ -35,7 +35,7 @@ def record(binary):
         for name in FILES:
             os.symlink(FIXTURE / name, Path(folder) / name)
         # An empty cache, so that a build is a build.
-        env = {**os.environ, "CLICOLOR_FORCE": "1", "COLUMNS": "108", "TRTMUT_CACHE_DIR": f"{folder}/.cache"}
+        env = {**os.environ, "CLICOLOR_FORCE": "1", "COLUMNS": "116", "TRTMUT_CACHE_DIR": f"{folder}/.cache"}
         for command in COMMANDS:
             lines.append(f"\x1b[32m$\x1b[0m \x1b[1mtrtmut {command}\x1b[0m")
             done = subprocess.run([binary, *command.split()], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
