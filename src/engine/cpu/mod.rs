@@ -64,14 +64,8 @@ impl Backend for Cpu {
         out: &mut dyn Write,
         watch: &dyn Watch,
     ) -> Result<BuildNotes, Error> {
-        take_no_options(CPU, job.options)?;
-        match prove(job.model) {
-            Ok(proven) => write_plan(CPU, job.model, out, watch, proven.notes),
-            Err(refusals) => Err(Error::Refused {
-                backend: CPU.into(),
-                refusals,
-            }),
-        }
+        let notes = notes_of(job)?;
+        write_plan(CPU, job.model, out, watch, notes)
     }
 
     fn build_into(
@@ -80,20 +74,26 @@ impl Backend for Cpu {
         file: &File,
         watch: &dyn Watch,
     ) -> Result<Option<(BuildNotes, Written)>, Error> {
-        take_no_options(CPU, job.options)?;
-        match prove(job.model) {
-            Ok(proven) => write_plan_into(CPU, job.model, file, watch, proven.notes),
-            Err(refusals) => Err(Error::Refused {
-                backend: CPU.into(),
-                refusals,
-            }),
-        }
+        let notes = notes_of(job)?;
+        write_plan_into(CPU, job.model, file, watch, notes)
     }
 
     fn open(&self, path: &Path) -> Result<Box<dyn Engine>, Error> {
         let container = Container::open(path, CPU)?;
         let start = Box::new(rten::RtenSession::start);
         Ok(Box::new(PlanEngine::new(CPU, container, start)?))
+    }
+}
+
+/// What is to be said of a plan of the job's model, which the engine takes and has loaded once.
+fn notes_of(job: &BuildJob<'_>) -> Result<Vec<String>, Error> {
+    take_no_options(CPU, job.options)?;
+    match prove(job.model) {
+        Ok(proven) => Ok(proven.notes),
+        Err(refusals) => Err(Error::Refused {
+            backend: CPU.into(),
+            refusals,
+        }),
     }
 }
 
