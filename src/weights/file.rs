@@ -111,6 +111,7 @@ pub(super) fn open_file(path: &Path) -> Result<SourceFile, Error> {
         entries.insert(name, entry);
     }
     if !foreign.is_empty() {
+        // The parser keeps tensors in a hash map: sorted, the message is the same in every run.
         foreign.sort_unstable();
         return Err(Error::Dtype {
             path: path.to_owned(),
@@ -141,6 +142,8 @@ fn check_length<'a>(path: &Path, map: &'a [u8]) -> Result<&'a [u8], Error> {
             expected: 8 + length,
             actual: map.len() as u64,
         };
+        // The first bytes of any other format read as a length, mostly as a huge one. Before a file
+        // counts as cut short it is asked what it is.
         other_format(path, map).unwrap_or(cut)
     })
 }
@@ -149,6 +152,7 @@ fn header_error(path: &Path, map: &[u8], source: SafeTensorError) -> Error {
     if let Some(e) = other_format(path, map) {
         return e;
     }
+    // The parser says only that the lengths differ; the header is read again for the figures.
     if let SafeTensorError::MetadataIncompleteBuffer = source
         && let Some(expected) = described_length(map)
     {

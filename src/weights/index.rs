@@ -54,7 +54,8 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
-/// Opens every shard of the index at `path` and proves that index and shards say the same.
+/// Opens every shard of the index at `path` and proves that index and shards say the same. A shard's name must not lead out of the
+/// folder: it would have another file read. Shards that are missing are reported together, since broken downloads lack several.
 pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
     let bytes = fsx::read_bounded(path, LONGEST)?;
     let index: Index = serde_json::from_slice(&bytes).map_err(|source| Error::IndexSyntax {
@@ -152,6 +153,7 @@ pub(super) fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
             files.push(name);
         }
     }
+    // Beside an index its shards are safetensors files too; the index says which of them count.
     let mut found = if indexes.is_empty() { files } else { indexes };
     found.sort_unstable();
     match found.as_slice() {
@@ -177,6 +179,8 @@ fn is_complete(names: &[String]) -> bool {
     };
     let parts: Option<Vec<_>> = names.iter().map(|n| part(n)).collect();
     parts.is_some_and(|parts| {
+        // Sorted by name they are in the order of their numbers, because writers pad those with
+        // zeros.
         let numbered = |(i, (stem, number, of)): (usize, &(String, usize, usize))| {
             *stem == parts[0].0 && *number == i + 1 && *of == parts.len()
         };

@@ -160,6 +160,7 @@ pub fn normalise<'a>(
                         None => n.clone(),
                     })
                     .collect();
+                // A rule that strips nothing leads to the same names by a longer row.
                 if !any {
                     continue;
                 }
@@ -178,6 +179,8 @@ pub fn normalise<'a>(
         }
         layer = next;
     }
+    // Rows of rules may differ in names that the model does not have; only what its parameters get
+    // counts.
     let gives = |after: &[String]| -> BTreeMap<String, &str> {
         (after.iter().cloned())
             .zip(names.iter().copied())
@@ -192,6 +195,8 @@ pub fn normalise<'a>(
             second: listed(other),
         });
     }
+    // Names without a target count here as well: [`Normalised::map`] is one to one, so that no
+    // tensor of the file hides behind another.
     let mut back: BTreeMap<&str, &str> = BTreeMap::new();
     for (name, source) in after.iter().zip(&names) {
         if let Some(first) = back.insert(name, source) {

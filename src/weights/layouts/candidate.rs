@@ -103,6 +103,7 @@ pub(super) fn choose(
                 fitting: labels,
             });
         }
+    // Averaged weights are meant only where they are asked for or are all there is.
     } else if all.iter().any(|c| c.label != Some(components::EMA)) {
         all.retain(|c| c.label != Some(components::EMA));
     }
@@ -110,6 +111,8 @@ pub(super) fn choose(
         return Ok(None);
     };
     all.retain(|c| c.hits == most);
+    // Other readings of the same tensors are no rivals: the first counts, and names as they are
+    // come before tables.
     let used: BTreeSet<usize> = all[0].used().collect();
     let others = all[1..]
         .iter()
@@ -312,6 +315,7 @@ impl Case<'_, '_> {
         let inner = stored.shape.get(1..).unwrap_or(&[]);
         let heights = self.heights(&to, inner.iter().product(), rows);
         let parts: usize = hit.heights.iter().sum();
+        // The model's heights count before the table's proportions: an MLP may have any width.
         let heights = match heights {
             Some(heights) => heights,
             None if rows % parts == 0 => hit.heights.iter().map(|h| h * (rows / parts)).collect(),
@@ -402,6 +406,8 @@ impl Case<'_, '_> {
                         best.entry(prefix).or_default().extend(one);
                     }
                 }
+                // The longest ending that the table knows is the parameter; a shorter one may be a
+                // module inside another.
                 break;
             }
         }

@@ -14,9 +14,11 @@ const PREFIXES: &[(&str, &str)] = &[
     ("controlnet.", "controlnet"),
     ("first_stage_model.", "vae"),
     ("vae.", "vae"),
+    // Stability AI's generative-models, which SDXL was published in.
     ("conditioner.embedders.0.", "text-encoder"),
     ("conditioner.embedders.1.", "text-encoder-2"),
     ("conditioner.", "conditioner"),
+    // Latent Diffusion: Stable Diffusion 1 and 2.
     ("cond_stage_model.", "text-encoder"),
     ("text_encoders.clip_g.", "text-encoder-2"),
     ("text_encoders.t5xxl.", "text-encoder-3"),
@@ -29,6 +31,7 @@ const PREFIXES: &[(&str, &str)] = &[
     ("safety_checker.", "safety-checker"),
     ("embedding_manager.", "embeddings"),
     ("denoiser.", "schedule"),
+    // PyTorch Lightning's checkpoints.
     ("optimizer_states.", "training"),
     ("lr_schedulers.", "training"),
     ("callbacks.", "training"),

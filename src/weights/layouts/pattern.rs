@@ -180,6 +180,8 @@ impl Pattern {
                     let digits =
                         rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
                     let (number, after) = rest.split_at(digits);
+                    // `01` is another name than `1`, which is what filling the pattern again would
+                    // write.
                     let padded = number.len() > 1 && number.starts_with('0');
                     if padded || number.len() > MAX_DIGITS {
                         return None;

@@ -146,6 +146,8 @@ pub(super) fn read(source: &Source) -> Result<Storage, Error> {
 
 fn refuse_unmerged(source: &Source) -> Result<(), Error> {
     let names: BTreeSet<&str> = source.names().collect();
+    // Factors alone are a LoRA. Beside the layer that they wrap they are a model that was saved
+    // before it was merged.
     let wrapped = |module: &str| {
         let under = format!("{module}.base_layer.");
         let next = names.range(under.as_str()..).next();
@@ -187,6 +189,7 @@ fn refuse_unmerged(source: &Source) -> Result<(), Error> {
 
 fn refuse_quantised(source: &Source) -> Result<(), Error> {
     for (mark, kind) in QUANTISED {
+        // bitsandbytes ends the name with the type: `bitsandbytes__nf4`, `bitsandbytes__fp4`.
         let has = |n: &&str| n.ends_with(mark) || (mark.ends_with("__") && n.contains(mark));
         let mut found = source.names().filter(has);
         if let Some(first) = found.next() {
@@ -216,6 +219,7 @@ fn scales(source: &Source) -> Result<Scales, Error> {
         .filter(|n| source.describe(n).is_some_and(|(dtype, _)| is_f8(dtype)))
         .collect();
     for &name in &f8 {
+        // ComfyUI's marker that the file is scaled: its element type is all that it says.
         if name.ends_with("scaled_fp8") {
             found.aside.insert(name.to_owned());
             continue;
@@ -229,6 +233,7 @@ fn scales(source: &Source) -> Result<Scales, Error> {
             None => bare.push(name.to_owned()),
         }
     }
+    // Whether the others have a scale of 1 or lost theirs, the file does not say.
     if !found.of.is_empty() && !bare.is_empty() {
         return Err(Error::PartlyScaled {
             path: path_of(source),
@@ -274,6 +279,7 @@ fn find_scale(
     let present: Vec<&String> = known.iter().filter(|k| source.shape(k).is_some()).collect();
     let shape = source.shape(name).unwrap_or_default();
     let under = format!("{module}.");
+    // A scale of an unknown name may be one that the values need.
     let other = source.names().find(|n| {
         n.strip_prefix(&under).is_some_and(|rest| {
             rest.contains("scale")

@@ -120,6 +120,8 @@ impl Table {
             };
             let indented = line.starts_with(' ');
             if let Some(from) = from.strip_suffix(':') {
+                // Prefixes in a row all hold for the rows that follow them; after a row, a prefix
+                // begins a new list.
                 if !open {
                     scopes.clear();
                 }

@@ -32,7 +32,7 @@ pub struct View {
 /// A tensor that is laid out from others.
 #[derive(Debug)]
 struct Virtual {
-    /// Indices of [`View::stored`].
+    /// What it is made of, in the order of its rows: indices of [`View::stored`].
     from: Vec<usize>,
     op: Op,
     dtype: Dtype,
@@ -137,6 +137,8 @@ impl View {
         }
         // A file that no table and no prefix of a pipeline knows has no other parts.
         let known = candidate.family.is_some() || candidate.label.is_some();
+        // A component that the layout took something of is the model's, and what is left of it is
+        // not counted away.
         let own: BTreeSet<&'static str> = (used.iter())
             .filter_map(|&i| components::of(&self.stored[i].name))
             .collect();
@@ -182,7 +184,7 @@ impl View {
         }
     }
 
-    /// Every name, sorted.
+    /// Sorted. Where neither a table nor a prefix applies, a name is the file's own.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }

@@ -388,6 +388,7 @@ impl Builder<'_> {
         let (Some(a), Some(b)) = (shape_of(&w1, None), shape_of(&w2, core.as_deref())) else {
             return Err(wrong());
         };
+        // Only the second factor has a kernel (LyCORIS' `make_kron`).
         if !flat(&a[2..]) {
             return Err(wrong());
         }

@@ -112,6 +112,8 @@ impl Kind {
 impl Change {
     /// Whether it leaves every weight as it is.
     pub(super) fn is_nothing(&self) -> bool {
+        // A scale of 0 undoes what is added. A replacement and a rotation have no scale, and a
+        // DoRA's magnitudes act without its factors.
         let added = !self.replaces()
             && !matches!(&self.kind, Kind::Product(m) if !matches!(m, Multiplier::Glora { .. }));
         self.scaling == 0.0 && self.dora.is_none() && added
@@ -238,6 +240,7 @@ impl Change {
             return false;
         }
         self.shape.reverse();
+        // There is still one magnitude for each output, and outputs are the other axis now.
         if let Some(dora) = &mut self.dora {
             dora.axis = match dora.axis {
                 Axis::Columns(_) => Axis::Rows,

@@ -42,7 +42,9 @@ impl PartialEq for Patterns {
 }
 
 impl Patterns {
-    /// `peft.utils.other.get_pattern_key`: `re.match(rf"(.*\.)?({key})$", name)`.
+    /// Matches module names as `peft.utils.other.get_pattern_key` does:
+    /// `re.match(rf"(.*\.)?({key})$", name)`. `None` where a value is no number or a key no regular
+    /// expression.
     fn read(value: Option<&Value>) -> Option<Patterns> {
         let empty = Map::new();
         let map = match value {
@@ -133,6 +135,7 @@ impl Config {
             "target_parameters",
         ] {
             match get(field) {
+                // PEFT saves every field, those without effect as false or empty.
                 None | Some(Value::Bool(false)) => {}
                 Some(Value::Array(a)) if a.is_empty() => {}
                 Some(Value::Object(o)) if o.is_empty() => {}
@@ -142,6 +145,8 @@ impl Config {
         let init = get("init_lora_weights")
             .and_then(Value::as_str)
             .unwrap_or("");
+        // Where training began with a rewritten base, the factors alone are no change to the base
+        // that the plan has.
         let changes_base = ["pissa", "olora", "corda", "loftq", "lora_ga", "mica"];
         if changes_base.iter().any(|p| init.starts_with(p)) {
             return Err("init_lora_weights".into());
@@ -212,12 +217,14 @@ fn turning(map: &Map<String, Value>) -> Result<Turning, String> {
         .get("peft_version")
         .and_then(Value::as_str)
         .unwrap_or("");
+    // A build of PEFT from its repository adds `@` and the commit.
     let mut numbers = version.split(['.', '@']).map(str::parse::<u32>);
     let first = (numbers.next(), numbers.next());
     let known = matches!(first, (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (0, 18));
     if series && !known {
         return Err("peft_version".into());
     }
+    // PEFT's defaults, where a configuration leaves them out.
     let terms = match map.get("num_cayley_neumann_terms") {
         None | Some(Value::Null) => 5,
         Some(v) => v.as_u64().ok_or("num_cayley_neumann_terms")? as usize,

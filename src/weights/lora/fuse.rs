@@ -442,6 +442,7 @@ impl Work<'_> {
                 }
             }
         }
+        // f64 is rounded to a half type once, not by way of f32: see [`cast`].
         let words: Vec<u8> = result.iter().flat_map(|v| v.to_le_bytes()).collect();
         let bytes = cast(Dtype::F64, self.base.dtype, &words).unwrap_or_default();
         out.copy_from_slice(&bytes);

@@ -5,15 +5,15 @@ use super::super::names;
 /// What a tensor is to its module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Role {
-    /// `[rank, in, kernel…]`.
+    /// Maps the input down to the rank: `[rank, in, kernel…]`.
     Down,
-    /// `[out, rank, 1…]`.
+    /// Maps the rank up to the output: `[out, rank, 1…]`.
     Up,
     /// Tucker core `[rank, rank, kernel…]`.
     Mid,
     /// Bias of the up projection, `[out]`.
     UpBias,
-    /// Scalar.
+    /// One number, of any element type; the scale is this by the rank.
     Alpha,
     /// LyCORIS' DoRA magnitude, `[out, 1…]` or `[1, in, 1…]`.
     DoraScale,
@@ -202,7 +202,8 @@ pub(super) enum Key {
     Plain {
         /// Path of the module.
         module: String,
-        /// [`Role::Replacement`] or [`Role::BiasReplacement`].
+        /// Whether it is the weight or the bias: [`Role::Replacement`] or
+        /// [`Role::BiasReplacement`].
         role: Role,
     },
     /// What no reader applies.
@@ -322,9 +323,9 @@ fn xlabs(key: &str) -> Option<(String, Role)> {
 /// Who writes keys like these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
-    /// PEFT's own: `base_model.model.….lora_A.weight`.
+    /// PEFT's own, as `save_pretrained` writes them: `base_model.model.….lora_A.weight`.
     Peft,
-    /// diffusers: `unet.….lora_A.weight`, `unet.….lora.down.weight`.
+    /// diffusers since 0.22: `unet.….lora_A.weight`, `unet.….lora.down.weight`.
     Diffusers,
     /// diffusers before 0.22: `unet.….processor.to_q_lora.down.weight`.
     DiffusersOld,
@@ -412,7 +413,8 @@ impl Component {
 
 /// Prefixes of names whose dots became underscores.
 const FLAT: &[(&str, Component)] = &[
-    // Wan-Fun's trainer.
+    // Wan-Fun's trainer. Before the next, which is the beginning of it: the first prefix that fits
+    // is taken off.
     ("lora_unet__", Component::Denoiser),
     ("lora_unet_", Component::Denoiser),
     ("lora_transformer_", Component::Denoiser),
@@ -469,6 +471,8 @@ pub(super) fn path(module: &str) -> Path {
         }
     }
     let mut forms = names::forms(module);
+    // ComfyUI's names of text encoders, which no rule of [`names`] takes off: they say which
+    // encoder it is.
     for (prefix, _) in DOTTED
         .iter()
         .filter(|(p, _)| p.starts_with("text_encoders."))

@@ -19,7 +19,7 @@ pub(super) struct Matrix {
 /// Which type intermediate results are rounded to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// None: f64 throughout.
+    /// Nothing in between is rounded: f64 throughout.
     Exact,
     /// After every operation of the library that is imitated, to this type.
     Rounded(Dtype),
@@ -48,7 +48,7 @@ impl Step {
 /// The change to a weight before its scale, ready to be computed by rows.
 #[derive(Debug)]
 pub(super) enum Delta<'a> {
-    /// `up · down`.
+    /// A matrix product, `up · down`.
     Product { up: Matrix, down: Matrix },
     /// `(up1 · down1) ∘ (up2 · down2)`, element by element.
     Hadamard {
@@ -210,6 +210,8 @@ pub(super) fn tucker(core: &Matrix, j: usize, right: &Matrix) -> Matrix {
 
 /// Values as f64, exactly. The types that reach this were checked when the LoRA was opened.
 pub(super) fn wide(dtype: Dtype, data: &[u8]) -> Vec<f64> {
+    // By way of f32 these would lose half of their digits; every other type that factors have fits
+    // into one.
     if dtype == Dtype::F64 {
         let words = data.as_chunks::<8>().0;
         return words.iter().map(|&b| f64::from_le_bytes(b)).collect();
@@ -223,7 +225,7 @@ pub(super) fn is_readable(dtype: Dtype) -> bool {
     is_fusible(dtype) || is_f8(dtype)
 }
 
-/// 8-bit floats.
+/// 8-bit floats, in any of the four encodings; LoRAs have no scales for them.
 pub(super) fn is_f8(dtype: Dtype) -> bool {
     use Dtype::{F8E4M3Fn, F8E4M3Fnuz, F8E5M2, F8E5M2Fnuz};
     matches!(dtype, F8E4M3Fn | F8E4M3Fnuz | F8E5M2 | F8E5M2Fnuz)

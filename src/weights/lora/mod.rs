@@ -96,6 +96,7 @@ impl Lora {
         options: &Options,
     ) -> Result<Lora, Error> {
         let mut path = path.as_ref().to_owned();
+        // The name that PEFT's `save_pretrained` uses; the folder has the configuration beside it.
         let inner = path.join("adapter_model.safetensors");
         if inner.is_file() {
             path = inner;
@@ -129,6 +130,7 @@ impl Lora {
             return Err(Error::Problems { path, problems });
         }
         let mut digests = source.files().iter().map(super::SourceFile::digest);
+        // Of one file the file's own digest, which `b3sum` gives as well; of several, one over all.
         let digest = match (digests.next(), source.files().len()) {
             (Some(one), 1) => one,
             (first, _) => {
@@ -356,6 +358,7 @@ fn read(source: &Source, path: &Path, notes: &mut Vec<String>) -> Result<Read, E
         };
         insert(&mut modules, module, role, key, &config_of, &mut problems);
     }
+    // Last: whether a plain parameter was trained, or is of a refused kind, the others say.
     for (key, module, role) in plain {
         let declared = config_of(&module)
             .is_some_and(|(c, inner)| c.saves(&inner) || (c.bias && role == Role::BiasReplacement));
@@ -368,6 +371,7 @@ fn read(source: &Source, path: &Path, notes: &mut Vec<String>) -> Result<Read, E
             });
         }
     }
+    // Plain parameters alone are a checkpoint, which one message says better than one for each key.
     if !any {
         return Err(Error::NoLora {
             path: path.to_owned(),

@@ -36,7 +36,7 @@ pub(super) enum Multiplier {
     ColumnButterfly { blocks: String, scale: String },
 }
 
-/// Rows or columns.
+/// Which axis of a weight the factors go along: rows are outputs, columns are inputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Rows,
@@ -308,6 +308,7 @@ impl Turning {
     /// which `q` stands with the other sign.
     fn turns(&self, vectors: &Matrix) -> Vec<Matrix> {
         let n = block_size(vectors.columns);
+        // PEFT shares COFT's limit out among the blocks.
         let limit = self.limit.map(|l| l / (vectors.rows as f64).sqrt());
         let one = |vector: &[f64]| {
             let mut q = vec![0.0; n * n];
@@ -355,6 +356,7 @@ fn neumann(q: &[f64], n: usize, terms: usize) -> Matrix {
     if terms > 2 {
         let mut power = q.times(&q, Step::Exact);
         add(&power, 2.0);
+        // As `_cayley_batch` counts: three terms end with the third power, as four do.
         for _ in 3..terms.saturating_sub(1) {
             power = power.times(&q, Step::Exact);
             add(&power, 2.0);

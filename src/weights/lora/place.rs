@@ -299,6 +299,8 @@ fn overlaps(chosen: &mut Chosen, source: &Source) {
     let changes = &chosen.changes;
     for (name, target) in &mut chosen.targets {
         let mut parts = std::mem::take(&mut target.parts);
+        // Replacements last: a replacement and a delta of one module do not clash, so each kind is
+        // compared with its own neighbours.
         parts.sort_by_key(|p| (changes[p.change].replaces(), p.to));
         for part in parts {
             let (change, before) = (&changes[part.change], target.parts.last());

@@ -43,6 +43,7 @@ impl Spellings {
                 if count > best.0 {
                     best = (count, Vec::new(), Vec::new());
                 }
+                // Of tables that know equally many all count: families share spellings.
                 if count == best.0 && count > 0 {
                     if forwards {
                         best.1.push(Translation::new(table, &all()));
@@ -64,6 +65,7 @@ impl Spellings {
                 let Some((form, hit)) = found else {
                     continue;
                 };
+                // A name that is the same in both spellings is found without a table.
                 for (part, to) in hit.to.iter().enumerate().filter(|(_, to)| *to != form) {
                     let within = Within {
                         module,
