@@ -22,7 +22,7 @@ pub enum Exit {
     Unknown = 30,
     /// `run --expect`, `--verify`: outputs differ.
     Differs = 40,
-    /// Our own bug.
+    /// Our own bug, as is every error that explains nothing of itself.
     Bug = 70,
     /// Ended by SIGINT; temporary files are gone.
     Interrupted = 130,

@@ -13,7 +13,7 @@ pub enum Class {
     NeedsRecompile,
     /// Outputs differ from what was expected.
     Differs,
-    /// Our own bug.
+    /// Our own bug: nothing that the user gave is wrong.
     Bug,
 }
 

@@ -14,7 +14,7 @@ pub enum Event<'a> {
     BeginBytes {
         /// What is being done.
         step: &'a str,
-        /// Bytes ahead.
+        /// Bytes of the whole step.
         bytes: u64,
     },
     /// So many more units of the current step are done.
@@ -25,7 +25,7 @@ pub enum Event<'a> {
     Status(&'a str),
     /// Worth knowing with `-v`.
     Note(&'a str),
-    /// Worth knowing always.
+    /// Worth knowing always, also with `-q`.
     Warn(&'a str),
 }
 

@@ -169,6 +169,7 @@ impl CacheArgs {
                     Check::Full
                 },
             })),
+            // A cache only saves time: one that cannot be used stops no build.
             Err(e) => {
                 watch.event(Event::Warn(&format!("the cache is not used: {e:#}")));
                 Ok(None)
@@ -177,7 +178,7 @@ impl CacheArgs {
     }
 }
 
-/// `NAME=VALUE`.
+/// An argument of the form `NAME=VALUE`; neither side may be empty.
 pub(super) fn name_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => {

@@ -92,7 +92,7 @@ pub struct EngineArgs {
     timing_cache: Option<PathBuf>,
 }
 
-/// `--refit`.
+/// Values of `--refit`: which weights can be given other values later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum RefitMode {
     /// All weights; some fusions are not done
@@ -105,7 +105,7 @@ enum RefitMode {
     None,
 }
 
-/// `--convert`.
+/// Values of `--convert`: the type that the model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Convert {
     /// IEEE half precision: up to 65504
@@ -114,7 +114,7 @@ enum Convert {
     Bf16,
 }
 
-/// `--hardware-compat`.
+/// Values of `--hardware-compat`: the GPUs that a plan may move to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum HardwareCompat {
     None,
@@ -122,7 +122,7 @@ enum HardwareCompat {
     SameComputeCapability,
 }
 
-/// `--profiling-verbosity`.
+/// Values of `--profiling-verbosity`: what a plan keeps of its layers' names and parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum ProfilingVerbosity {
     None,

@@ -242,6 +242,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         Ok(m) => Some(m),
         // Plans of other tools have no manifest; their header is all there is to say.
         Err(plan::Error::NoManifest { .. }) if header.is_ok() => None,
+        // What calls itself a plan has lost its manifest, and is read as no model.
         Err(plan::Error::NoManifest { .. })
             if args.file.extension().is_none_or(|e| e != "plan") =>
         {

@@ -95,6 +95,7 @@ impl ModelReport {
     pub fn new(path: &Path, model: &Model, list: bool) -> ModelReport {
         let proto = model.proto();
         let opsets = proto.opset_import.iter().map(|o| {
+            // ONNX writes the standard domain as an empty text.
             let domain = if o.domain.is_empty() {
                 "ai.onnx"
             } else {

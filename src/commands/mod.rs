@@ -125,6 +125,7 @@ impl UsageError {
 
     /// From what clap says of a command line that it refuses: the error, then its tips and the usage.
     pub fn refused(text: &str) -> Self {
+        // clap's text is the error, an empty line, and then tips and usage.
         let mut parts = text.trim().splitn(2, "\n\n");
         let first = parts.next().unwrap_or_default();
         let rest = parts.next().unwrap_or_default();

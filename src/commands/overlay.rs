@@ -51,7 +51,7 @@ pub struct OverlayArgs {
     pub model: Option<PathBuf>,
 }
 
-/// `--fuse`.
+/// Values of `--fuse`: where sums of a LoRA are rounded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum FuseMode {
     /// f64 throughout, one rounding at the end; the order of LoRAs does not matter

@@ -94,7 +94,7 @@ struct InitArgs {
     from: Option<PrefixedFile>,
 }
 
-/// `--to`.
+/// Values of `--to`: the forms that a spec can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 enum To {
@@ -330,6 +330,8 @@ fn convert(args: &ConvertArgs, ui: &Ui) -> anyhow::Result<()> {
     let resolved = (args.call)
         .resolve(&spec, model.inputs(), &overrides)
         .with_context(|| format!("`{}` cannot be converted", args.spec.display()))?;
+    // The spec is converted from its own text, where the call's sizes are not: they go in as
+    // `--opt` would.
     if !args.call.is_empty() {
         let opts = resolved.dims().iter();
         overrides.opt = opts.map(|(name, dim)| (name.clone(), dim.opt)).collect();

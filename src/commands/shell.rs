@@ -44,6 +44,7 @@ pub fn completions(args: &CompletionsArgs, mut cli: Command, ui: &Ui) -> anyhow:
 /// When the folder cannot be written.
 pub fn man(args: &ManArgs, cli: Command) -> anyhow::Result<Exit> {
     std::fs::create_dir_all(&args.folder).map_err(|e| fsx::Error::write(&args.folder, e))?;
+    // clap's `help` has every command below it once more, and each would get a page.
     let mut cli = cli.disable_help_subcommand(true);
     cli.build();
     pages(cli, &args.folder)?;

@@ -134,6 +134,8 @@ impl Decision {
             accounts,
             assessment,
         } = judged;
+        // A refusal is of a tensor that was found for the weight; only one of another shape says
+        // nothing about whose file it is.
         let fits = |c: &Change| match c {
             Change::Refused { why } => !matches!(why, Refusal::Misfit { .. }),
             change => change.is_given(),
@@ -178,6 +180,7 @@ impl Decision {
         }
         for leftover in &accounts.leftovers {
             let tensor = leftover.name.clone();
+            // Told as the weight's tensor of another shape already.
             if paired.contains(tensor.as_str()) {
                 continue;
             }

@@ -10,6 +10,8 @@ const LISTED: usize = 64;
 /// Adds the differences of `built` and `wanted` to `reasons`, which hold those of the weights already.
 pub(super) fn compare(built: &Graph, wanted: &Graph, reasons: &mut Vec<Reason>) {
     let (Some(old), Some(new)) = (&built.summary, &wanted.summary) else {
+        // Without both models only the digests are there, and what the weights explain needs no
+        // further reason.
         let explained = reasons.iter().any(explains);
         if built.structure != wanted.structure && !explained {
             reasons.push(Reason::StructureChanged);
@@ -107,6 +109,7 @@ fn places(nodes: &[NodeFact]) -> BTreeMap<Place<'_>, Vec<&NodeFact>> {
 
 fn nodes(old: &[NodeFact], new: &[NodeFact], reasons: &mut Vec<Reason>) {
     let (was, is) = (places(old), places(new));
+    // An attribute is told of one node, and a node has its pair only in the same arrangement.
     let same = was.len() == is.len()
         && was
             .iter()

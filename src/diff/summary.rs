@@ -181,12 +181,14 @@ impl Walk {
         metadata.field("graph", graph.name.as_bytes());
         metadata.field("doc", graph.doc_string.as_bytes());
         for (i, input) in graph.input.iter().enumerate() {
+            // By its place: what inputs are called is compared with the interface.
             let mut h = LabelledHasher::new("input");
             h.field("index", &i.to_le_bytes());
             self.values.insert(input.name.clone(), h.finish());
         }
         for tensor in &graph.initializer {
             metadata.field("initializer", tensor.name.as_bytes());
+            // Neither shape nor values, which are compared with the weights.
             let mut h = LabelledHasher::new("constant");
             h.field("dtype", &tensor.data_type.to_le_bytes());
             self.values.insert(tensor.name.clone(), h.finish());
@@ -238,6 +240,7 @@ impl Walk {
             name: node.name.clone(),
             place,
             attributes: (node.attribute.iter())
+                // Subgraphs are compared node by node.
                 .filter(|a| a.g.is_none() && a.graphs.is_empty())
                 .map(|a| (a.name.clone(), attribute(a)))
                 .collect(),

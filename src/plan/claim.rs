@@ -96,6 +96,7 @@ fn refuse_foreign(output: &Path, manifest: &Path, next: &Path) -> Result<(), Err
     };
     if let Ok(meta) = output.metadata() {
         return match read_manifest(output) {
+            // Known by its length: a digest would read all of a large plan, to write over it.
             Ok(m) if m.plan.bytes == meta.len() => Ok(()),
             _ => occupied(output, "exists and is not a plan that trtmut made"),
         };

@@ -23,7 +23,7 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// Value of [`Journal::format`].
+/// Value of [`Journal::format`] that this version writes and reads.
 const FORMAT: &str = "trtmut.journal/1";
 
 /// No journal is longer, in bytes: a plan takes a few hundred of it.

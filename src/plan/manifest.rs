@@ -63,7 +63,8 @@ pub struct Manifest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanRef {
     pub bytes: u64,
-    /// [`crate::engine::digest_of`] the file.
+    /// As [`crate::engine::digest_of`] gives it; of a plan of the CPU backends it is made of the
+    /// tensors' digests.
     pub digest: Digest,
 }
 
@@ -85,7 +86,7 @@ pub struct ModelRef {
 pub struct WeightRow {
     pub name: String,
     pub dtype: Dtype,
-    /// Extents, outermost first.
+    /// Extents as the graph has them, outermost first.
     pub shape: Vec<usize>,
     /// Digest of the bytes that the engine holds now.
     pub digest: Digest,
@@ -212,6 +213,7 @@ impl Manifest {
     pub fn content_digest(structure: Digest, weights: &[WeightRow]) -> Digest {
         let mut h = LabelledHasher::new("trtmut.content/1");
         h.field("structure", &structure.0);
+        // Another export of the same model may list them in another order.
         let mut rows: Vec<_> = weights.iter().collect();
         rows.sort_by(|a, b| a.name.cmp(&b.name));
         for row in rows {

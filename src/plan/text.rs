@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// No manifest is longer, in bytes: a weight takes about a kilobyte of it.
 const LONGEST: u64 = 512 << 20;
 
-/// `engine.plan` → `engine.plan.json`.
+/// With `.json` after the whole name: `engine.plan` → `engine.plan.json`.
 pub fn manifest_path(plan: &Path) -> PathBuf {
     suffixed(plan, ".json")
 }

@@ -34,7 +34,7 @@ pub(super) fn sentence(text: &str) -> Cow<'_, str> {
     cut(line(text), MESSAGE)
 }
 
-/// One line.
+/// Text as one line: line ends and tabs are written out as well.
 pub(super) fn line(text: &str) -> Cow<'_, str> {
     escaped(text, |c| acts(c) || matches!(c, '\n' | '\t'))
 }

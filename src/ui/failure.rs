@@ -14,13 +14,13 @@ pub(super) const NOTE: Style = AnsiColor::Cyan.on_default();
 /// An error with everything that a person or a script needs of it.
 #[derive(Debug, Clone, Serialize)]
 pub struct Failure {
-    /// Stable kebab-case name.
+    /// [`Explain::code`]; `bug` where no link of the chain explains itself.
     pub code: String,
     /// The exit code that goes with it.
     pub exit_code: u8,
     /// The error, in one line or a few.
     pub message: String,
-    /// Why, outermost first.
+    /// What brought it about, outermost first.
     pub causes: Vec<String>,
     /// How to fix it.
     pub hints: Vec<String>,
@@ -48,6 +48,7 @@ impl Failure {
                 "this is a bug in trtmut; please report it with the command that led here".into(),
             );
         }
+        // A chain has at least the error itself.
         let message = lines.remove(0);
         Failure {
             code: explain.map_or("bug", Explain::code).into(),

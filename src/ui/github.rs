@@ -1,5 +1,6 @@
 //! `--format github`: annotations that GitHub shows beside a workflow's run, as its runner reads them from the output.
 //!
+//! How its runner reads them:
 //! <https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands>
 
 use super::escape;
@@ -8,7 +9,7 @@ use std::fmt::Write as _;
 /// How an annotation is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Worth knowing.
+    /// For what is as it should be, or is easily made so.
     Notice,
     /// To be looked at.
     Warning,

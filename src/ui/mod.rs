@@ -72,11 +72,11 @@ pub trait Report: Serialize {
 /// How much is said on stderr.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verbosity {
-    /// Errors and warnings.
+    /// Errors and warnings: `-q`.
     Quiet,
-    /// Also progress.
+    /// Also progress and what was done.
     Normal,
-    /// Also notes.
+    /// Also notes and the names of steps: `-v`.
     Verbose,
 }
 
@@ -177,6 +177,8 @@ impl Ui {
         if !self.github {
             return fill(out);
         }
+        // Reports write lines in pieces, and only of a whole one can be told whether it is a
+        // command.
         let mut text = Vec::new();
         fill(&mut text)?;
         out.write_all(github::harmless(&String::from_utf8_lossy(&text)).as_bytes())

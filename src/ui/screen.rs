@@ -71,6 +71,7 @@ impl Write for Screen<'_> {
 /// How wide stdout is: as `COLUMNS` says, else as the terminal is; none for files and pipes.
 pub(super) fn width_of_stdout() -> Option<usize> {
     let said = std::env::var("COLUMNS").ok();
+    // `COLUMNS=0` asks for no limit, as a pipe has none.
     if let Some(columns) = said.and_then(|c| c.trim().parse().ok()) {
         return (columns > 0).then_some(columns);
     }

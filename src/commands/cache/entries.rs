@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// `--sort`.
+/// Values of `--sort`: which entries come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Sort {
     Size,

@@ -201,6 +201,7 @@ pub(super) fn explain(
         pipeline::with_plugins(asked.engine.options(), environment)?,
         store.memo().rehash(asked.rehash),
     );
+    // As in a build: profiles are joined before the key is made, where the engine can have but one.
     let (shapes, _) = pipeline::shapes_of_engine(&identity.backend, &options, &resolved);
     let fields = pipeline::key_fields(
         &model,

@@ -72,7 +72,7 @@ pub struct Args {
     overlay: OverlayArgs,
 }
 
-/// `--measure`.
+/// Values of `--measure`: which changed tensors are read whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Measuring {
     /// Those that are listed: a sample of each changed tensor says which moved most
@@ -296,6 +296,7 @@ impl DiffReport {
             ("", Align::Right),
         ]);
         for b in touched {
+            // Rounded up, so that one changed tensor among a thousand is still seen.
             let filled = (b.changed * WIDTH).div_ceil(b.tensors.max(1));
             table.row([
                 b.name.clone(),
@@ -382,6 +383,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let request = CompareRequest {
         old: args.old.clone(),
         new: args.new.clone(),
+        // What each of `new` is, the comparison finds out; none of it is a checkpoint for certain.
         overlay: OverlayRequest {
             memo: super::memo(environment, args.rehash),
             ..args.overlay.request(Vec::new())

@@ -28,6 +28,7 @@ pub(super) fn commands(args: &Args, verdict: Verdict, reasons: &[Reason]) -> Vec
         (ThingKind::Plan, Some(ThingKind::Model), Some(new)) if recompile => {
             vec![build(args, new)]
         }
+        // A tensor of another shape is of another graph, which only a new export is.
         (ThingKind::Plan, ..) if other_shapes => vec![next::build(&args.old, Path::new(EXPORT))],
         (ThingKind::Plan, ..) => {
             if reasons
@@ -41,6 +42,8 @@ pub(super) fn commands(args: &Args, verdict: Verdict, reasons: &[Reason]) -> Vec
         (_, Some(ThingKind::Model), Some(new)) if recompile => {
             vec![next::build_for(placeholder, new, None, &spec(args))]
         }
+        // What is baked in, or what this engine cannot change, comes with a compilation of the same
+        // model; all else with another export.
         (_, Some(ThingKind::Weights), _) if recompile && !reasons.iter().all(is_fixed) => {
             vec![next::build_for(
                 placeholder,
@@ -88,8 +91,10 @@ fn from_plan(args: &Args, new: &Path, recompile: bool) -> Option<String> {
     if recompile {
         return Some(run);
     }
+    // The other plan's recipe gives its weights only over the same base.
     let bases = |m: &Manifest| -> Vec<_> { m.weights.iter().map(WeightRow::base_digest).collect() };
     let request = match recipe(new, &other) {
+        // Without a recipe it holds its base weights, which are those of its model.
         None => OverlayRequest {
             checkpoint: vec![next::model_of(new, &other)],
             ..OverlayRequest::default()

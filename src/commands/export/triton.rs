@@ -193,6 +193,7 @@ fn refuse_foreign(report: &ExportReport) -> anyhow::Result<()> {
         path: path.to_owned(),
     };
     if !report.config.exists() {
+        // A plan without a configuration of ours beside it was put there by somebody else.
         anyhow::ensure!(!report.model.exists(), occupied(&report.model));
         return Ok(());
     }

@@ -69,7 +69,7 @@ pub struct Args {
     overlay: OverlayArgs,
 }
 
-/// `--fallback`.
+/// Values of `--fallback`: what follows where a refit is not enough, or fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Fallback {
     /// Fail
@@ -215,6 +215,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     }
     // A plan that already holds these weights is left alone, unless it is wanted under another name.
     if args.dry_run || (live && args.output.is_none()) {
+        // There is nothing to write, but whether the engine computes what it should was asked.
         if args.verify && !args.dry_run {
             report.verified(prepared.verify(output, environment, ui)?);
         }

@@ -39,6 +39,8 @@ pub(super) fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Re
             .collect(),
     };
     let rebuild = args.fallback == Fallback::Rebuild;
+    // Every plan is looked at before the first is refitted: one that a refit is not enough for
+    // stops all.
     for (plan, one) in plans.iter().zip(&prepared) {
         let fixed: Vec<WeightState> = one.fixed().cloned().collect();
         if fixed.is_empty() {
@@ -160,8 +162,6 @@ fn outputs(args: &Args, plans: &[PathBuf]) -> Result<Vec<PathBuf>, UsageError> {
 fn lock_in_order(outputs: &[PathBuf], ui: &Ui) -> Vec<fsx::FileLock> {
     let place = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
     let mut sorted: Vec<&PathBuf> = outputs.iter().collect();
-    // In one order for every process, so that two which name the same plans do not wait for each
-    // other.
     sorted.sort_by_cached_key(|p| place(p));
     sorted.into_iter().map(|p| lock_plan(p, ui)).collect()
 }

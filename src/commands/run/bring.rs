@@ -153,6 +153,7 @@ impl Ready {
         let mut reason = "the plan holds exactly these weights".to_owned();
         if recompile.is_none() && verdict != Verdict::Live {
             let back = pipeline::next::back(plan, &prepared.manifest);
+            // What a stripped or an unproven plan holds is nothing that a refit could go back to.
             let held = !prepared.manifest.stripped && !prepared.manifest.unproven;
             match prepared.commit(plan, false, environment, ui) {
                 Ok(_) => {

@@ -173,7 +173,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// `--on-range`.
+/// Values of `--on-range`: what is done where sizes are outside of what the plan was built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum OnRange {
     Error,

@@ -35,7 +35,7 @@ pub struct RunReport {
     pub verification: Option<Verification>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved: Option<PathBuf>,
-    /// `--export-times`.
+    /// Where the time of every run was written (`--export-times`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub times: Option<PathBuf>,
 }
@@ -44,7 +44,7 @@ pub struct RunReport {
 #[derive(Debug, Serialize)]
 pub struct Transition {
     pub state: Verdict,
-    /// `run`, `refit`, `recompile`.
+    /// What was done: `run`, `refit`, `recompile`, and of a model `compile` or `copy`.
     pub action: &'static str,
     pub reason: String,
     pub ns: u64,

@@ -21,6 +21,7 @@ fn is_json(path: &Path) -> bool {
 /// # Errors
 /// [`fsx::Error`]; [`UsageError`] where something else is there.
 pub(super) fn claim(path: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
+    // Both forms say what they are at once: the CSV by its head, the JSON by its first key.
     const BEGINNING: usize = 100;
     fsx::claim_output(path, inputs)?;
     if !path.exists() {
@@ -29,6 +30,7 @@ pub(super) fn claim(path: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
     let map = fsx::Map::of(&fsx::open_regular(path)?, path)?;
     let beginning = map.beginning(map.len().min(BEGINNING))?;
     let beginning = String::from_utf8_lossy(&beginning).into_owned();
+    // In an empty file there is nothing to lose.
     if map.is_empty() || beginning.starts_with(HEAD) || beginning.contains(SCHEMA) {
         return Ok(());
     }

@@ -96,6 +96,7 @@ impl Sources {
             if self.folders.get(&folder) == Some(&which) {
                 continue;
             }
+            // An error says that nothing was watched there, or that it is gone: both are as wanted.
             let _ = watcher.unwatch(&folder);
             watcher.watch(&folder, mode).map_err(failed(&folder))?;
             self.folders.insert(folder, which);

@@ -201,10 +201,13 @@ impl Refit<'_> {
         command
             .arg("refit")
             .args(&self.options)
+            // Files may be called like options.
             .arg("--")
             .arg(&self.args.plan)
             .args(&self.args.weights)
             .stdin(Stdio::null());
+        // A refit's document has many lines; a watch prints each on one, so that a reader knows
+        // where it ends.
         if ui.is_json() {
             command.stdout(Stdio::piped());
         }
@@ -274,7 +277,6 @@ impl Refit<'_> {
 
 /// This program, also where another one was installed in its place meanwhile.
 fn itself() -> Command {
-    // The file that runs, even where an upgrade has put another one in its place.
     let running = Path::new("/proc/self/exe");
     let program = match std::env::current_exe() {
         Ok(path) if !running.exists() => path,
@@ -288,6 +290,7 @@ fn itself() -> Command {
 
 /// The options on this command line that `refit` has too, so that one which `refit` gets later is not forgotten here.
 fn typed_options(mut cli: clap::Command) -> Vec<OsString> {
+    // [`Args`] no longer says which of its values were typed; clap's matches do.
     cli.build();
     let matches = cli.clone().try_get_matches_from(std::env::args_os());
     let (Ok(matches), Some(refit)) = (matches, cli.find_subcommand("refit")) else {
