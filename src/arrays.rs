@@ -23,7 +23,7 @@ pub enum Error {
     #[error("`{path}` cannot be read as {kind}: {reason}", path = .path.display())]
     Malformed {
         path: PathBuf,
-        /// `safetensors`, `npz`, `npy`.
+        /// What its name promises: `safetensors`, `npz`, `npy`.
         kind: &'static str,
         reason: String,
     },

@@ -28,7 +28,7 @@ pub struct Hit {
     pub(super) record: Record,
     pub(super) manifest: Vec<u8>,
     pub(super) plan: File,
-    /// `entry.json`, locked shared.
+    /// `entry.json`, locked shared so that no other process evicts what is in use.
     pub(super) lock: File,
 }
 

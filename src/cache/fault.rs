@@ -20,7 +20,7 @@ pub enum CacheFault {
     #[error("everybody may write into the cache folder `{path}` (mode {mode:o})", path = path.display())]
     Exposed {
         path: PathBuf,
-        /// Its permission bits.
+        /// Permission bits of the folder.
         mode: u32,
     },
     /// The folder holds things that the cache did not make.

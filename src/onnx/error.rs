@@ -87,7 +87,7 @@ pub enum Problem {
     #[error("tensor `{tensor}` has the unknown element type {code}")]
     UnknownDtype {
         tensor: String,
-        /// `TensorProto.DataType`.
+        /// What the file says, meant as a `TensorProto.DataType`.
         code: i32,
     },
     #[error("tensor `{tensor}` has extent {extent} on axis {axis}")]
@@ -193,7 +193,7 @@ pub enum Problem {
     /// A model-local function that calls itself.
     #[error("the function `{name}` calls itself")]
     RecursiveFunction {
-        /// `domain:name`.
+        /// As `domain:name`; nothing before the colon for the default domain.
         name: String,
     },
     /// Model-local functions that call others so often that the graph without them would have no end in practice.
@@ -205,7 +205,7 @@ pub enum Problem {
     /// Two model-local functions of one domain, name and overload.
     #[error("the function `{name}` is defined twice")]
     DuplicateFunction {
-        /// `domain:name`.
+        /// As `domain:name`; nothing before the colon for the default domain.
         name: String,
     },
     /// A Constant node without exactly one output or value.
@@ -217,7 +217,7 @@ pub enum Problem {
     /// An input or output that is no tensor of a known type.
     #[error("{what} `{name}` is {found}; only tensors of numbers are supported")]
     Interface {
-        /// `input` or `output`.
+        /// Which side of the model it is on: `input` or `output`.
         what: &'static str,
         name: String,
         /// What the model declares it as.
@@ -230,7 +230,7 @@ pub enum Problem {
     #[error("the weight `{name}` is {found} where the graph says {expected}")]
     WeightDiffers {
         name: String,
-        /// `f32 2x4`.
+        /// Type and shape by the graph, as in `f32 2x4`.
         expected: String,
         /// `f16 2x4`, or the number of bytes.
         found: String,

@@ -116,13 +116,9 @@ pub struct Weight {
     /// name, those inside subgraphs are written `path/of/subgraph::name`, the path being first outputs of nodes and
     /// attribute names.
     pub name: String,
-    /// Element type.
     pub dtype: Dtype,
-    /// Extents, outermost first.
     pub shape: Vec<usize>,
-    /// Where it stands in the file.
     pub origin: Origin,
-    /// What it is to an engine.
     pub role: Role,
 }
 
@@ -184,6 +180,7 @@ impl Model {
         weights: Box<dyn WeightBytes>,
         origin: &Path,
     ) -> Result<Model, Error> {
+        // All of it is in memory already, so nothing is put aside.
         let slim = wire::slim(graph, usize::MAX);
         let (proto, payloads) = parse(slim, graph.is_empty(), origin)?;
         Model::assemble(proto, &payloads, Files::none(), Some(weights), origin)
@@ -206,6 +203,7 @@ impl Model {
         if let Some(source) = &source {
             check_source(&constants, source.as_ref(), &mut problems);
         }
+        // Before the digest is made: `?` and no text at all are one structure.
         interface::clear_placeholders(&mut proto);
         let (inputs, outputs) = interface::declared(&proto, &mut problems);
         let resolved = Net::resolve(&proto, &mut problems);
@@ -253,6 +251,8 @@ impl Model {
             outputs,
             structure,
         };
+        // Marks are indices up to here, which the steps above need; from now on they are names, by
+        // which others ask for weights.
         collect::for_each_marked(&mut proto, &mut |tensor, index| {
             let weight = &model.weights[index.parse::<usize>().expect("marked with its index")];
             if weight.is_elided() {

@@ -9,7 +9,7 @@ use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeP
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
 
-/// Index into [`Net::values`].
+/// A value of the model, as an index into [`Net::values`].
 pub(super) type ValueId = usize;
 
 /// What a value is.
@@ -17,7 +17,7 @@ pub(super) type ValueId = usize;
 pub(super) enum Value {
     /// Input of a body.
     Input {
-        /// Index into [`Net::bodies`].
+        /// Which it is an input of: index into [`Net::bodies`].
         body: usize,
         index: usize,
     },
@@ -25,14 +25,14 @@ pub(super) enum Value {
     Constant(usize),
     /// A tensor of strings: initializer `index` of `body`.
     Text {
-        /// Index into [`Net::bodies`].
+        /// Which it is in: index into [`Net::bodies`].
         body: usize,
         /// Index into the graph's initializers.
         index: usize,
     },
     /// Output of a node.
     Output {
-        /// Index into [`Net::nodes`].
+        /// Which makes it: index into [`Net::nodes`].
         node: usize,
         index: usize,
     },

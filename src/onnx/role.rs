@@ -124,6 +124,8 @@ impl Flow {
             mut flow, sources, ..
         } = builder;
         spread(&mut flow.baked, &sources, |_| true);
+        // Arithmetic ends these two: what it gives is no quantised value any more. What bakes goes
+        // on, since a bound may be computed.
         spread(&mut flow.plain, &sources, |pass| pass == Pass::Elements);
         spread(&mut flow.quantised, &sources, |pass| pass == Pass::Elements);
         flow
@@ -155,6 +157,8 @@ impl Builder<'_, '_> {
     fn node(&mut self, id: usize) {
         let node = &self.net.nodes[id];
         let op = node.proto.op_type.as_str();
+        // Of operators of other domains and of the model's own functions the tables below say
+        // nothing.
         let known = is_default_domain(&node.proto.domain) && node.call.is_none();
         for (i, value) in node.inputs.iter().enumerate() {
             let Some(value) = *value else { continue };
@@ -168,6 +172,8 @@ impl Builder<'_, '_> {
                 self.flow.quantised[value].get_or_insert_with(reason(INTEGER));
             } else if pass != Some(Pass::Elements) && node.bodies.is_empty() && node.call.is_none()
             {
+                // Elements that are handed on count where they are read, also within bodies and
+                // functions.
                 self.flow.plain[value].get_or_insert_with(reason(INTEGER));
             }
             if let (None, Some(pass)) = (why, pass) {

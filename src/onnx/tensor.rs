@@ -11,7 +11,7 @@ use onnx_protobuf::TensorProto;
 use onnx_protobuf::tensor_proto::DataLocation;
 use protobuf::UnknownValueRef;
 
-/// `TensorProto.DataType.STRING`.
+/// The code of strings in `TensorProto.DataType`, for which there is no [`Dtype`].
 const STRING: i32 = 8;
 
 /// Key of the entry in `external_data` that marks a tensor whose bytes are held elsewhere; see [`super::weight_name`].

@@ -43,7 +43,7 @@ pub enum WireFault {
     },
     /// A field that may stand once stands twice.
     Repeated {
-        /// `Message.field`.
+        /// As `Message.field`, in the names of `onnx.proto`.
         field: &'static str,
     },
 }

@@ -59,7 +59,7 @@ pub enum Error {
     /// A profile of a spec that cannot be in one engine with the others.
     #[error("profile {at} of the shape spec does not fit the others: {reason}")]
     Profile {
-        /// Which, from 1.
+        /// Which of the optimization profiles, counted from 1.
         at: usize,
         /// Why, in one fragment.
         reason: String,

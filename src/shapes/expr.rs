@@ -24,7 +24,7 @@ pub enum ExprError {
     #[error("has an unexpected `{found}` at character {at}")]
     Unexpected {
         found: char,
-        /// Where, from 1.
+        /// The place of that character, counted from 1.
         at: usize,
     },
     /// It stops in the middle.

@@ -67,7 +67,7 @@ fn torch_name(text: &str) -> String {
         .collect()
 }
 
-/// `a` of `a_12`.
+/// The name without the number that torch adds where a name is taken: `a` of `a_12`.
 pub(super) fn without_number(name: &str) -> Option<&str> {
     let (base, number) = name.rsplit_once('_')?;
     (!base.is_empty() && !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))

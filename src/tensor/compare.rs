@@ -126,6 +126,8 @@ pub fn difference(
         }
         max_abs = max_abs.max(delta);
         dd += delta * delta;
+        // An infinity in the sums would make the cosine no number; `max_abs` and the count tell of
+        // it.
         if x.is_finite() && y.is_finite() {
             ee += y * y;
             aa += x * x;

@@ -12,16 +12,10 @@ use rayon::prelude::*;
 pub enum ConvertError {
     /// No exact or rounded conversion is defined between these types.
     #[error("cannot convert {from} to {to}")]
-    Unsupported {
-        /// Type of the data.
-        from: Dtype,
-        /// Type asked for.
-        to: Dtype,
-    },
+    Unsupported { from: Dtype, to: Dtype },
     /// A finite value would become infinite.
     #[error("it holds values up to {largest}, too large for {to}")]
     Overflow {
-        /// Type asked for.
         to: Dtype,
         /// The largest magnitude in it.
         largest: String,
@@ -29,9 +23,7 @@ pub enum ConvertError {
     /// Data length and shape disagree.
     #[error("{dtype} data of shape {shape:?} must be {expected:?} bytes long, not {actual}")]
     Length {
-        /// Element type.
         dtype: Dtype,
-        /// Stated shape.
         shape: Vec<usize>,
         /// Length that the shape asks for; `None` when it overflows.
         expected: Option<usize>,
@@ -255,6 +247,8 @@ fn round_to_odd(v: f64) -> f32 {
         return nearest;
     }
     let toward_zero = if back.abs() > v.abs() {
+        // The bits of a float grow with its magnitude, whatever its sign: one less is its neighbour
+        // towards zero.
         nearest.to_bits() - 1
     } else {
         nearest.to_bits()

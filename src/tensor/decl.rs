@@ -25,13 +25,13 @@ impl fmt::Display for Extent {
     }
 }
 
-/// A declared input or output. `dims` is `None` where the model does not even state a rank.
+/// A declared input or output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorDecl {
     /// Name in the graph.
     pub name: String,
     pub dtype: Dtype,
-    /// Extents, outermost first.
+    /// Extents, outermost first; `None` where the model does not even state a rank.
     pub dims: Option<Vec<Extent>>,
 }
 
@@ -43,7 +43,7 @@ impl TensorDecl {
             .is_none_or(|d| d.iter().any(|e| !matches!(e, Extent::Fixed(_))))
     }
 
-    /// `[BATCH, 4, ?]`
+    /// Extents as reports show them: `[BATCH, 4, ?]`.
     pub fn show_dims(&self) -> String {
         match &self.dims {
             None => "[unknown rank]".into(),

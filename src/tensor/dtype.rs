@@ -22,7 +22,7 @@ macro_rules! dtypes {
                 match self { $(Dtype::$variant => $bits,)* }
             }
 
-            /// `TensorProto.DataType`.
+            /// Its number in `TensorProto.DataType`, as model files hold it.
             pub const fn onnx(self) -> i32 {
                 match self { $(Dtype::$variant => $onnx,)* }
             }

@@ -36,11 +36,9 @@ pub fn show_shape(shape: &[usize]) -> String {
 /// An owned tensor: `data` is row-major, little-endian and exactly as long as `dtype` and `shape` say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    /// Element type.
     pub dtype: Dtype,
     /// Extents, outermost first; empty for a scalar.
     pub shape: Vec<usize>,
-    /// Row-major little-endian elements.
     pub data: Vec<u8>,
 }
 
@@ -58,16 +56,14 @@ impl Tensor {
 /// A borrowed tensor, laid out as [`Tensor`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TensorView<'a> {
-    /// Element type.
     pub dtype: Dtype,
     /// Extents, outermost first; empty for a scalar.
     pub shape: &'a [usize],
-    /// Row-major little-endian elements.
     pub data: &'a [u8],
 }
 
 impl TensorView<'_> {
-    /// An owned copy.
+    /// A copy that outlives what it was borrowed from.
     pub fn to_owned(&self) -> Tensor {
         Tensor {
             dtype: self.dtype,

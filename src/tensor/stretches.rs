@@ -20,7 +20,7 @@ const PART: usize = 256 << 10;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretch {
     pub file: usize,
-    /// Bytes of it.
+    /// Bytes, from the beginning of that file.
     pub range: Range<usize>,
 }
 

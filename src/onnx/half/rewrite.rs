@@ -270,6 +270,7 @@ impl<'m> Survey<'m> {
     }
 
     fn has_half(&self, node: &NodeProto) -> bool {
+        // Where a type is not known, a half might go to what needs f32.
         let known = |name: &String| name.is_empty() || self.types.get(name).is_some();
         is_default_domain(&node.domain)
             && OPERATORS.binary_search(&node.op_type.as_str()).is_ok()
@@ -291,6 +292,7 @@ impl<'m> Survey<'m> {
                     self.wanted_f32.insert(name);
                 }
             }
+            // Subgraphs stay in f32, and so does what they read from outside.
             let inner = node
                 .attribute
                 .iter()
@@ -539,6 +541,7 @@ impl<'s, 'm> Rewriter<'s, 'm> {
             .chain(graph.initializer.iter().map(|t| &t.name));
         let initial: BTreeSet<&String> = initial.collect();
         let half = self.half.dtype();
+        // Before all nodes, so that the file stays in topological order.
         for name in initial {
             if let Some(alias) = self.aliases.get(name.as_str()) {
                 graph.node.push(Self::cast(name, alias, half));
@@ -600,6 +603,7 @@ impl<'s, 'm> Rewriter<'s, 'm> {
             }
         }
         let dtype = self.half.dtype();
+        // These two name the type that they make; all others give that of what they read.
         match node.op_type.as_str() {
             "Cast" if makes => {
                 for to in node.attribute.iter_mut().filter(|a| a.name == "to") {

@@ -121,6 +121,8 @@ impl<'o> Types<'o> {
     ) -> Vec<Option<Dtype>> {
         let inputs: Vec<Option<Dtype>> = node.input.iter().map(|name| self.get(name)).collect();
         let call = (node.domain.clone(), node.op_type.clone(), inputs);
+        // Remembered, because functions that call one another twice would be walked exponentially
+        // often.
         if let Some(before) = functions.calls.borrow().get(&call) {
             return before.clone();
         }
