@@ -188,6 +188,7 @@ fn ranges(described: &Described, inputs: &[TensorDecl]) -> Result<Resolved, shap
     if let [only] = &described.profiles[..] {
         return tie(only);
     }
+    // One range that holds all profiles, as a spec with several of them has it.
     let mut whole = described.profiles[0].clone();
     for profile in &described.profiles[1..] {
         for (all, one) in whole.iter_mut().zip(profile) {
@@ -227,6 +228,8 @@ fn within(wanted: &Resolved, described: &Described) -> Result<(), Vec<String>> {
             }
             found
         };
+        // A profile of the spec needs one of the engine's; that with the fewest faults says best
+        // what is wrong.
         let nearest = described.profiles.iter().map(outside).min_by_key(Vec::len);
         problems.extend(nearest.unwrap_or_default());
     }
@@ -260,6 +263,8 @@ fn weights(described: &Described, model: &Model) -> Result<Vec<String>, Vec<Stri
         }
     }
     let constants = model.weights().iter().any(|w| w.role == Role::Weight);
+    // Names that only the engine has may be the parser's own; where none is the model's, it is
+    // another model.
     if described.refittable && constants && known == 0 {
         problems.push(format!(
             "none of the engine's {} refittable weights has the name of a constant of the model",

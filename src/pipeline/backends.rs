@@ -14,7 +14,7 @@ use crate::plan::{Manifest, WeightRow};
 use crate::tensor::element_count;
 use crate::watch::{Event, Watch};
 
-/// `--backend`.
+/// Values of `--backend`: who compiles a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum BackendChoice {
     /// TensorRT where there is a GPU and the library; else the embedded engine where it computes the model right; else
@@ -160,6 +160,7 @@ fn slots_of(manifest: &Manifest) -> Vec<Slot> {
 pub fn search(environment: &Environment) -> Search {
     Search {
         explicit: environment.tensorrt.clone(),
+        // A library that is named is the one that is meant, and Python need not be started for it.
         site_packages: match environment.tensorrt {
             Some(_) => Vec::new(),
             None => environment.site_packages().to_vec(),

@@ -142,6 +142,7 @@ fn compare_with(
             Ok(plain(diff::compare(&side, &new)))
         }
         (Thing::Plan(m), Some(Thing::Model(model))) => {
+            // Of the same structure it is a source of weights, and decided as one.
             if model.structure_digest() == m.model.structure {
                 return plan_with_model(request, &m, &model, watch);
             }
@@ -216,6 +217,7 @@ fn plan_side(plan: &Path, manifest: &Manifest) -> Side {
         let Some(row) = rows.get(fact.name.as_str()) else {
             continue;
         };
+        // What the engine says of a weight counts where the graph would let it change.
         if let (Kind::Weight, Some(why)) = (&fact.kind, &row.fixed) {
             fact.kind = Kind::Fixed { why: why.clone() };
         }
@@ -317,6 +319,7 @@ fn plan_with(
         .collect();
     let mut diff = decision.diff.clone();
     if let Some(wanted) = wanted_of_engine(request, manifest, &manifest.inputs)? {
+        // Shapes alone: the decision above has all else.
         let side = |shapes| Side {
             shapes: Some(shapes),
             ..Side::default()
@@ -496,6 +499,8 @@ fn plan_with_model(
         graph: Some(graph),
         ..Side::default()
     };
+    // Names and documentation may differ under one structure; without the old file that cannot be
+    // said.
     if let Ok(source) = source_model(&request.old, manifest) {
         let old = graph(Graph::of(&source.model));
         let other = diff::compare(&old, &graph(Graph::of(model)));
@@ -633,6 +638,8 @@ fn blocks(
     for (name, source) in changed {
         let entry = counts.entry(block(name, source)).or_default();
         entry.1 += 1;
+        // What changed may go by another tensor than in the list of all; a block never has fewer
+        // than changed.
         entry.0 = entry.0.max(entry.1);
     }
     counts

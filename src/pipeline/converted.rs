@@ -104,6 +104,7 @@ pub(super) fn refuse_overflow(
     let rows: HashMap<_, _> = rows.collect();
     let narrower = manifest.slots.par_iter().filter_map(|slot| {
         let row = rows.get(slot.name.as_str())?;
+        // Values that the engine holds already fit into it.
         let changes = digest(&slot.name) != Some(row.digest);
         let narrows = matches!(slot.dtype, Dtype::F16 | Dtype::Bf16) && row.dtype != slot.dtype;
         (changes && narrows && slot.refittable).then_some((slot, row.dtype))

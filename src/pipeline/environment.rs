@@ -43,6 +43,7 @@ impl Environment {
     pub fn from_process() -> Environment {
         let path = |name| {
             std::env::var_os(name)
+                // Set to nothing is not set, as `VAR= command` in a shell means it.
                 .filter(|v| !v.is_empty())
                 .map(PathBuf::from)
         };
@@ -107,6 +108,8 @@ impl Environment {
     /// library is looked for, since starting Python takes longer than most of what trtmut does.
     pub fn site_packages(&self) -> &[PathBuf] {
         self.site_packages.get_or_init(|| {
+            // The empty entry is the folder that the program was started in, where no library is
+            // looked for.
             let script = "import sys; print('\\n'.join(p for p in sys.path if p))";
             tracing::debug!("asking python3 where its packages are");
             let output = Command::new("python3")

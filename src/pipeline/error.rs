@@ -13,16 +13,11 @@ use std::path::{Path, PathBuf};
 pub enum Error {
     /// The output exists and is something else.
     #[error("`{path}` {what}", path = .path.display())]
-    Occupied {
-        /// The output.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-    },
+    Occupied { path: PathBuf, what: &'static str },
     /// Inputs cannot be put together; every problem is listed.
     #[error("{}", .problems.join("\n       "))]
     Inputs {
-        /// One sentence each.
+        /// A sentence for each of them.
         problems: Vec<String>,
         /// How to fix them.
         hints: Vec<String>,
@@ -30,7 +25,7 @@ pub enum Error {
     /// What is to lie over the base weights does not fit, or only partly; every problem is listed.
     #[error("{}", .problems.join("\n       "))]
     Overlay {
-        /// One sentence each.
+        /// A sentence for each of them.
         problems: Vec<String>,
         /// How to fix them.
         hints: Vec<String>,
@@ -38,19 +33,17 @@ pub enum Error {
     /// What is decided of a checkpoint lets nothing be written; every problem is listed.
     #[error("{}", .problems.join("\n       "))]
     Blocked {
-        /// One sentence each.
+        /// A sentence for each of them.
         problems: Vec<String>,
         /// How to fix them.
         hints: Vec<String>,
-        /// The decision.
         decision: Box<Told>,
     },
     /// Tensors of a checkpoint have other shapes than the model; every one is listed.
     #[error("a refit is not enough: {}", .problems.join("\n       "))]
     Reshaped {
-        /// One sentence each.
+        /// A sentence for each of them.
         problems: Vec<String>,
-        /// The decision.
         decision: Box<Told>,
     },
     /// A refitted engine computes something else than the reference; it was not written.
@@ -59,16 +52,13 @@ pub enum Error {
     /// A mapping file cannot be used.
     #[error("`{path}` cannot be used", path = .path.display())]
     MappingFile {
-        /// The file.
         path: PathBuf,
-        /// Why not.
         #[source]
         cause: Box<mapping::Error>,
     },
     /// The model that a plan was compiled from cannot be used again.
     #[error("`{model}`, which `{plan}` was compiled from, {reason}", plan = .plan.display(), model = .model.display())]
     Source {
-        /// The plan.
         plan: PathBuf,
         /// Where its manifest says the model is.
         model: PathBuf,
@@ -77,57 +67,37 @@ pub enum Error {
     },
     /// An ONNX file whose weights a plan is to get is not the same model.
     #[error("a refit is not enough: `{model}` has another structure than the model that `{plan}` was compiled from", plan = .plan.display(), model = .model.display())]
-    OtherStructure {
-        /// The plan.
-        plan: PathBuf,
-        /// The ONNX file.
-        model: PathBuf,
-    },
+    OtherStructure { plan: PathBuf, model: PathBuf },
     /// A model cannot be converted to half precision.
     #[error("the model cannot be converted to {}", .half.name())]
     Convert {
         /// What was asked for.
         half: Half,
-        /// Why not.
         #[source]
         cause: Box<half::Fault>,
     },
     /// A plan in half precision cannot hold what it is to get.
     #[error("weight `{weight}` would become infinite in `{plan}`: {cause}", plan = .plan.display())]
     TooLarge {
-        /// The plan.
         plan: PathBuf,
-        /// The weight.
         weight: String,
-        /// By how much.
         cause: ConvertError,
     },
     /// The weights of a refitted plan are needed again, and cannot be had.
     #[error("the weights that `{plan}` was refitted with cannot be put together again: {reason}", plan = .plan.display())]
-    Recipe {
-        /// The plan.
-        plan: PathBuf,
-        /// Why not.
-        reason: String,
-    },
+    Recipe { plan: PathBuf, reason: String },
     /// The file given as base weights is not what the model was exported from.
     #[error("{}", unproven(.files, .proof))]
     BaseUnproven {
-        /// The files.
         files: Vec<PathBuf>,
-        /// What they prove.
         proof: mapping::Proof,
     },
     /// The plan holds no weights.
     #[error("`{plan}` is stripped: it holds no weights, and cannot run before it is refitted", plan = .plan.display())]
-    Stripped {
-        /// The plan.
-        plan: PathBuf,
-    },
+    Stripped { plan: PathBuf },
     /// Filling a stripped plan in its place would leave one that nothing can be changed in.
     #[error("`{plan}` is stripped, and {library} writes a filled plan so that it cannot be refitted again", plan = .plan.display())]
     LastRefit {
-        /// The plan.
         plan: PathBuf,
         /// The library that compiled it.
         library: String,
@@ -135,16 +105,13 @@ pub enum Error {
     /// One of several plans cannot be refitted.
     #[error("`{plan}` cannot be refitted, so none of the plans was changed", plan = .plan.display())]
     OfPlan {
-        /// The plan.
         plan: PathBuf,
-        /// Why not.
         #[source]
         cause: Box<Error>,
     },
     /// A plan for another GPU than the one that is used.
     #[error("`{plan}` was built on {built}, and this is {here}", plan = .plan.display())]
     OtherGpu {
-        /// The plan.
         plan: PathBuf,
         /// The GPU that it was built on.
         built: String,
@@ -156,9 +123,7 @@ pub enum Error {
     /// A plan of another tool is not of the model that it is said to be of.
     #[error("`{plan}` is not of `{model}`: {problems}", plan = .plan.display(), model = .model.display(), problems = join(.problems))]
     NotOfModel {
-        /// The plan.
         plan: PathBuf,
-        /// The model.
         model: PathBuf,
         /// Every difference, one fragment each.
         problems: Vec<String>,
@@ -166,28 +131,20 @@ pub enum Error {
     /// The parts' own errors.
     #[error(transparent)]
     Onnx(#[from] onnx::Error),
-    /// The parts' own errors.
     #[error(transparent)]
     Shapes(#[from] shapes::Error),
-    /// The parts' own errors.
     #[error(transparent)]
     Engine(#[from] engine::Error),
-    /// The parts' own errors.
     #[error(transparent)]
     Plan(#[from] plan::Error),
-    /// The parts' own errors.
     #[error(transparent)]
     Weights(#[from] weights::Error),
-    /// The parts' own errors.
     #[error(transparent)]
     Lora(#[from] weights::lora::Error),
-    /// The parts' own errors.
     #[error(transparent)]
     Mapping(#[from] mapping::Error),
-    /// The parts' own errors.
     #[error(transparent)]
     Arrays(#[from] arrays::Error),
-    /// The parts' own errors.
     #[error(transparent)]
     File(#[from] fsx::Error),
 }

@@ -87,6 +87,7 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
             .is_some_and(|w| w.dtype == s.dtype && s.shape.as_ref() == Some(&w.shape))
     });
     manifest.slots = if same && !identical {
+        // With `identical` every row is fixed, so that only the slots say what the engine takes.
         Vec::new()
     } else {
         slots
@@ -133,6 +134,7 @@ pub(super) fn require_proof(
     let Some(proof) = mapping.proof() else {
         return Ok(());
     };
+    // A model without parameters is proven by a base that leaves none of its constants unexplained.
     let any = proof.proven > 0 || (proof.parameters == 0 && proof.is_closed());
     if any && (partial || proof.is_whole()) {
         return Ok(());

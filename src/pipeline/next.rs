@@ -37,6 +37,7 @@ pub fn build_for(
         let same =
             Model::open(model).is_ok_and(|m| m.structure_digest() == manifest.model.structure);
         let base = manifest.base.iter().flat_map(|b| &b.files);
+        // A plan of another model is not written over unasked.
         if !same {
             words.push("--force".into());
         } else if model_of(plan, manifest).canonicalize().ok() == model.canonicalize().ok() {

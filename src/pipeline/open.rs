@@ -12,7 +12,7 @@ use std::path::Path;
 pub struct OpenPlan {
     /// What the plan is.
     pub manifest: Manifest,
-    /// Ready for [`Engine::prepare`].
+    /// Open, and not told yet how it is to run: [`Engine::prepare`].
     pub engine: Box<dyn Engine>,
 }
 

@@ -46,6 +46,7 @@ pub fn with_plugins(mut options: Options, environment: &Environment) -> Result<O
             continue;
         }
         let name = name(path);
+        // The two that the recorded list is made with.
         if name.contains([',', '@']) {
             return Err(refuse(
                 &name,
@@ -54,6 +55,7 @@ pub fn with_plugins(mut options: Options, environment: &Environment) -> Result<O
         }
         all.push(format!("{name}@{}", digest(path)?));
     }
+    // In one order, so that the same libraries give the same cache key.
     all.sort();
     all.dedup();
     options.insert(OPTION.into(), all.join(","));

@@ -67,11 +67,9 @@ pub(super) fn verify(
 pub struct VerifyRequest<'a> {
     /// The plan that ran.
     pub plan: &'a Path,
-    /// Its manifest.
     pub manifest: &'a Manifest,
     /// What it was given.
     pub inputs: &'a NamedTensors,
-    /// What it computed.
     pub outputs: &'a NamedTensors,
 }
 

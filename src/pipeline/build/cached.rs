@@ -115,6 +115,8 @@ fn fetch(
         }
         Err(fault) => fault,
     };
+    // A damaged engine is replaced, a remote that cannot be asked gets none, and any other fault
+    // leaves it what it has.
     *push = match &fault {
         RemoteFault::Damaged { .. } => Some(Existing::Replace),
         fault if fault.is_remotes() => None,
@@ -195,6 +197,7 @@ impl Cached<'_> {
         push: &mut Option<Existing>,
         watch: &dyn Watch,
     ) -> Result<Result<Built, CacheFault>, Error> {
+        // Without the lock first: what is there already waits for no other build.
         match self.find(watch) {
             Ok(Some(built)) => return Ok(Ok(built?)),
             Ok(None) => {}
@@ -286,6 +289,8 @@ impl Cached<'_> {
         };
         let rows: HashMap<_, _> = entry.weights.iter().map(|w| (w.name.as_str(), w)).collect();
         let mut same = true;
+        // What cannot be refitted has to be the same already; of all else one difference asks for a
+        // refit.
         for (name, digest) in &self.draft.digests {
             match rows.get(name) {
                 Some(row) if row.digest == *digest => {}

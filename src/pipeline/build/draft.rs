@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 
 /// What to build, and where to.
 pub struct BuildRequest<'a> {
-    /// The model.
     pub model: &'a Model,
     /// The file that it was read from.
     pub model_path: &'a Path,
@@ -35,7 +34,6 @@ pub struct BuildRequest<'a> {
     pub mapping: MappingSource<'a>,
     /// Choices that change what is compiled.
     pub options: &'a Options,
-    /// Who compiles.
     pub backend: &'a dyn Backend,
     /// Where the plan goes; the manifest goes beside it.
     pub output: &'a Path,
@@ -64,7 +62,6 @@ pub enum MappingSource<'a> {
 /// A second export of a model with every tensor moved.
 #[derive(Debug, Clone)]
 pub struct Probe {
-    /// The ONNX file.
     pub model: PathBuf,
     /// The checkpoint that it was exported from.
     pub weights: Vec<PathBuf>,
@@ -72,7 +69,7 @@ pub struct Probe {
 
 /// What a build did.
 pub struct Built {
-    /// As written.
+    /// As it was written beside the plan.
     pub manifest: Manifest,
     /// Time that the backend took; on a hit, time that the copy or the refit took.
     pub compile: Duration,
@@ -115,7 +112,7 @@ pub(super) struct Draft<'a> {
     file: Digest,
     mapping: Mapping,
     base: Option<BaseSource>,
-    /// See [`BuildJob::mark`].
+    /// Which weights stay refittable with `--refit individual`: [`BuildJob::mark`].
     pub(super) mark: Option<BTreeSet<String>>,
 }
 
@@ -309,6 +306,7 @@ fn mapping(
     if let Some(probe) = probe {
         probed = Some(ask(request, probe, &source, component, &mut mapping)?);
     }
+    // After the probe, which takes away what it disproves.
     require_proof(&mapping, files, partial)?;
     let base = BaseSource {
         inventory: mapping.inventory.clone().unwrap_or_default(),

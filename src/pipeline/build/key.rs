@@ -166,6 +166,7 @@ fn holds_its_weights(options: &Options) -> bool {
 
 fn weights_digest(digests: &HashMap<&str, Digest>) -> Digest {
     let mut rows: Vec<_> = digests.iter().collect();
+    // By name, since the map has no order that two runs share.
     rows.sort_unstable_by_key(|(name, _)| **name);
     let mut hasher = LabelledHasher::new("trtmut.weights/1");
     for (name, digest) in rows {

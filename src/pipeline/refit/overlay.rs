@@ -225,6 +225,8 @@ impl Overlay {
             shared: true,
             lora_alpha: asked.lora_alpha,
             mapping: asked.mapping.clone().map(Stated::Recorded),
+            // What the request was allowed was judged when the plan was made; here the digests
+            // decide.
             permissions: Permissions {
                 partial: true,
                 trust_names: true,
@@ -261,6 +263,7 @@ impl Overlay {
             if other.is_none() {
                 return Ok(overlay);
             }
+            // Only LoRAs are rounded in more ways than one.
             if request.loras.is_empty() {
                 break;
             }
@@ -515,6 +518,8 @@ impl Overlay {
             let is_fused = (self.fused.binary_search_by(|f| f.as_str().cmp(name))).is_ok();
             let base = match over.and_then(|o| o.read(name)) {
                 Some(tensor) => tensor,
+                // Without base weights the ONNX file has the tensor, laid out as the graph wants
+                // it.
                 None if is_fused => self.torch_tensor(row)?,
                 None => continue,
             };

@@ -248,6 +248,7 @@ impl Prepared {
             row.base = (base != to).then_some(base);
         }
         overlay.record_proof(&self.plan, &mut manifest);
+        // Where every weight has its base value nothing lies over it, whatever was given.
         manifest.recipe = if manifest.weights.iter().all(|w| w.base.is_none()) {
             Recipe::default()
         } else {

@@ -87,6 +87,7 @@ fn check_parts(
                 .2
                 .extend(why.map(|why| format!("it is not for `{}`: {why}", plan.display())));
         }
+        // A checkpoint that gives a plan nothing was refused when that plan's decision was made.
         if request.checkpoint.is_empty() && !own.is_empty() && !own.iter().any(|p| p.taken) {
             problems.push(format!(
                 "nothing of what is given is for `{}`",

@@ -31,6 +31,7 @@ pub(super) fn draw(dtype: Dtype, shape: &[usize], rng: &mut ChaCha8Rng) -> Resul
         let width = dtype.bits() / 8;
         let mut data = vec![0u8; count * width];
         for element in data.chunks_exact_mut(width) {
+            // Little-endian: the first byte holds the number.
             element[0] = u8::from(rng.random::<bool>());
         }
         data

@@ -21,7 +21,7 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// `FILE` or `FILE:PREFIX`.
+/// A file of tensors as arguments name it: `FILE` or `FILE:PREFIX`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrefixedFile {
     pub path: PathBuf,
