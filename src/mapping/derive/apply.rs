@@ -76,6 +76,7 @@ pub(in crate::mapping) fn apply_once(
     let computed = match apply_recipe(row, recipe, &loaded)? {
         Cow::Owned(bytes) => Some(bytes),
         Cow::Borrowed(bytes) => {
+            // Borrowed as a whole, it can be handed out without another copy.
             let is_all = |view: TensorView<'_>| std::ptr::eq(view.data, bytes);
             let whole = loaded.get(names[0]).is_some_and(is_all);
             (!whole).then(|| bytes.to_vec())
@@ -157,6 +158,7 @@ fn stacked<'a>(
         };
         data = permute(view, &[1, 0]).map_err(|cause| Error::convert(row, cause))?;
     }
+    // Of another size it gets no shape that could pass for the row's.
     let fits = dtype.bytes_for(row.count()) == Some(data.len());
     let shape = if fits { row.shape.clone() } else { Vec::new() };
     Ok((dtype, shape, Cow::Owned(data)))

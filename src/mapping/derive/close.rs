@@ -19,7 +19,7 @@ use rayon::prelude::*;
 
 /// Elements that a sample takes; cosines of samples are off by about 1/√4096.
 const SAMPLE: usize = 4096;
-/// A relative change up to this is small.
+/// A relative change up to this is small: those of fine-tunes and of most LoRAs are.
 const SMALL: f64 = 0.3;
 /// Cosine from which, with [`DEVIATIONS`], two tensors are related.
 const RELATED: f64 = 0.5;
@@ -135,6 +135,7 @@ impl Measure {
             }
             // Rounding to a half type leaves noise of full rank; it is relative to the new value, not to the change.
             let noise = 4e-3 * (now / changed).sqrt();
+            // Half of three is one: whether so small a matrix is of low rank says nothing.
             let full = rows.min(columns);
             rank = effective_rank(&change, rows, columns, noise.clamp(1e-3, 0.05))
                 .filter(|_| full >= 4)
@@ -168,6 +169,7 @@ fn explained(held: &[f32], new: &[f32], shape: &[usize], changed: f64) -> bool {
         groupings.push((shape[axis], inner));
     }
     groupings.into_iter().any(|(channels, inner)| {
+        // One factor explains a few elements whatever they are.
         if channels == 0 || inner == 0 || held.len() / channels < FEWEST {
             return false;
         }
@@ -278,7 +280,7 @@ fn norm(v: &[f64]) -> f64 {
     v.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// ‖qᵀ·change‖².
+/// ‖qᵀ·change‖²: the part of the change that lies along `q`.
 fn energy(change: &[f32], q: &[f64], columns: usize) -> f64 {
     let product = change
         .par_chunks_exact(columns)

@@ -132,6 +132,7 @@ fn candidates(values: &[f32], held: &[f32], dtype: Dtype) -> Vec<Vec<Step>> {
         }]);
     }
     if values.len() >= FEWEST {
+        // Of the largest element, whose quotient has lost the least to rounding.
         let largest =
             (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()));
         if let Some(at) = largest.filter(|&at| values[at] != 0.0) {

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 
 /// Fewer elements than this, or fewer distinct values than [`DISTINCT`], and equality may be chance.
 pub(in crate::mapping) const INFORMATIVE_COUNT: usize = 8;
-/// See [`INFORMATIVE_COUNT`].
+/// So many different values a tensor needs for its equality to mean something; see
+/// [`INFORMATIVE_COUNT`].
 const DISTINCT: usize = 4;
 /// Bytes that one task sums; a multiple of every element width.
 const STRETCH: usize = 1 << 20;

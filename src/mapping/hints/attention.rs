@@ -61,6 +61,7 @@ pub(super) fn add_roles(nodes: &Nodes<'_>, rows: &mut [Row]) {
             continue;
         };
         for (role, weight) in found {
+            // A name says more than the dataflow does.
             if let Some(&at) = index.get(weight)
                 && rows[at].hints.is_empty()
             {
@@ -124,6 +125,7 @@ fn scores<'a>(nodes: &Nodes<'a>, name: &str) -> Option<&'a NodeProto> {
     for _ in 0..8 {
         let operator = node.op_type.as_str();
         if operator == "MatMul" && node.input.len() == 2 {
+            // A product with a constant is a projection.
             let dynamic = !node.input.iter().any(|i| nodes.is_constant(i));
             return dynamic.then_some(node);
         }
@@ -165,6 +167,7 @@ fn forward<'a>(
 ) -> Option<&'a NodeProto> {
     let mut at = name.to_owned();
     for _ in 0..8 {
+        // Who asks for the extents does not use the values.
         let mut uses = nodes.direct_uses(&at).filter(|(n, _)| n.op_type != "Shape");
         let (node, input) = uses.next()?;
         if uses.next().is_some() || input != 0 {

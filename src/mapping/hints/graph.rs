@@ -200,6 +200,7 @@ fn row(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Row {
             names: vec![name.to_owned()],
         });
     }
+    // Which of the two graphs a reader is in, the name does not say.
     if nodes.is_repeated(name) {
         return row;
     }
@@ -479,6 +480,7 @@ fn readings(nodes: &Nodes<'_>, record: &Record<'_>, weight: &Weight) -> Vec<Read
             found.push(reading);
         }
     }
+    // A reader that says nothing tells only beside one that does.
     if found.iter().all(|r| r.meaning == Meaning::Nothing) {
         found.clear();
     }

@@ -150,6 +150,7 @@ impl<'a> Nodes<'a> {
 fn swaps_two_axes(node: &NodeProto) -> bool {
     match node.attribute.iter().find(|a| a.name == "perm") {
         Some(perm) => perm.ints == [1, 0],
+        // Without `perm` the axes are reversed, which swaps the two.
         None => true,
     }
 }
@@ -206,6 +207,7 @@ fn parse(text: &str) -> Option<(&str, usize, Vec<&str>)> {
         .and_then(|(_, n)| n.split(']').next()?.parse().ok())
         .unwrap_or_default();
     let args = call.split_once("](").map_or(call, |(_, args)| args);
+    // Values are written `%name`, numbers and other literals plainly.
     let args = args.split('%').skip(1).map(|rest| {
         let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'));
         &rest[..end.unwrap_or(rest.len())]
@@ -237,6 +239,7 @@ impl<'a> Record<'a> {
             exporter: Exporter::Merging,
             has_paths: false,
         };
+        // Tools that drop the record mostly keep the names, which say that it was there.
         let dynamo = (graph.node.iter())
             .any(|n| n.name.starts_with("node_") || prop(&n.metadata_props, NODE).is_some());
         record.has_paths = producer == "pytorch" && !dynamo;
@@ -259,6 +262,7 @@ impl<'a> Record<'a> {
         }
         for value in &graph.value_info {
             if let Some(text) = prop(&value.metadata_props, FOLDED) {
+                // A list as Python writes it: every second piece between quotes is a name.
                 let names = text.split('\'').skip(1).step_by(2);
                 record
                     .folded
@@ -353,6 +357,7 @@ impl<'a> Record<'a> {
             }
             same.is_none()
         });
+        // Each of these stands for one argument, whichever it is.
         let stand_ins = inputs.len() + owners.len();
         open.truncate(open.len().saturating_sub(stand_ins));
         (open, merged)

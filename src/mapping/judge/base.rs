@@ -54,6 +54,7 @@ fn spell<'a>(inventory: &'a Inventory, new: &'a dyn Checkpoint) -> Spelled<'a> {
     let known = || inventory.tensors.iter().map(|t| t.name.as_str());
     let count = |shape: &[usize]| Some(shape.iter().product::<usize>());
     let mut by_base = HashMap::new();
+    // A prefix is bridged only where it brings more names together than the names as they are.
     let same = known().filter(|n| names.contains(n)).count();
     let prefixes = align(
         inventory

@@ -40,6 +40,8 @@ pub(super) fn resolve(
         whole_tensors(&case, &mut rows, r);
     }
     folds::explain(&case, &mut rows, &open)?;
+    // What is simpler comes first: functions, rows and sums are looked for where no tensor and no
+    // fold is the value.
     let unexplained: Vec<usize> = (open.iter().copied())
         .filter(|&r| rows[r].explanations().next().is_none())
         .collect();
@@ -183,6 +185,7 @@ fn elementwise(case: &Case<'_>, row: &Row, r: usize) -> Result<Explained, Error>
                 let rounding = rounding(case, row, &recipe, function.max_ulp)?;
                 found.push((recipe, rounding));
             }
+            // Converters clamp for f16 alone: bf16 has the range of f32.
             if named.contains(&s) && row.dtype == Dtype::F16 {
                 found.extend(clamped(case, row, s, &relation, &bytes));
             }
@@ -229,6 +232,7 @@ fn clamped(
         if p == h {
             continue;
         }
+        // With room for what f16 makes of these limits: it has no 1e-7.
         let lifted = p.abs() <= 2.0 * LIFTED && h.abs() <= 2.0 * LIFTED;
         let cut = p.abs() >= CUT && h.abs() >= 0.99 * CUT;
         if !lifted && !cut {
@@ -392,6 +396,7 @@ fn sums(row: &Row, parts: &[Summand], held: &[f32], sources: &dyn Checkpoint) ->
     let wanted = [&held[..width], &held[last..]];
     for (i, a) in parts.iter().enumerate() {
         for b in &parts[i + 1..] {
+            // Near enough to be computed, which decides.
             let near = (0..2).all(|end| {
                 (a.ends[end].iter().zip(&b.ends[end]).zip(wanted[end]))
                     .all(|((x, y), sum)| (x + y - sum).abs() <= 1e-2 * sum.abs().max(1e-3))
@@ -434,6 +439,7 @@ fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
     let mut tensors: Vec<SourceTensor> = (case.sources.par_iter().enumerate())
         .map(|(i, s)| {
             let flat = is_flat(s.view.dtype, s.view.data);
+            // What was compared has been hashed already.
             let known = case.equal.print(i, s.view.dtype).map(|print| print.flat);
             let digest = known.unwrap_or_else(|| Digest::of(s.view.data));
             SourceTensor::of(s.name, s.view, flat, digest)

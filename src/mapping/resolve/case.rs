@@ -306,6 +306,7 @@ fn equalities(
         let key = (sources[s].count(), dtype, print.bag);
         buckets.entry(key).or_default().push(s);
     }
+    // A map has no order, and candidates are to come in that of their names.
     for bucket in buckets.values_mut() {
         bucket.sort_unstable();
     }
@@ -413,6 +414,7 @@ pub(super) fn norms(case: &Case<'_>) -> Vec<NormModule> {
             let channels = source.count();
             let of = |leaf: &str| Some(format!("{module}{leaf}")).filter(|n| has(n, channels));
             let (scale, shift) = (of("weight"), of("bias"));
+            // torch has both of the affine parameters or neither.
             if scale.is_some() != shift.is_some() {
                 return None;
             }

@@ -231,6 +231,7 @@ fn measured(
     mut against: Vec<Evidence>,
 ) -> Result<(), Error> {
     let name = case.sources[own.source].name;
+    // The cosine of a few elements is high by chance.
     if let Some(other) = runner_up.filter(|o| o.cosine > own.cosine + CLEARLY && row.count() > 8) {
         against.push(Evidence::OtherCloser {
             source: case.sources[other.source].name.to_owned(),
@@ -313,6 +314,7 @@ fn unnamed(
     presumed: &HashSet<usize>,
     absent: &[String],
 ) -> Result<(), Error> {
+    // Nothing but the value speaks for it, so it takes many elements and no sign of a fold.
     if let Some(best) = judged[&r]
         .first()
         .filter(|c| row.count() >= 64 && row.fold_signs.is_empty() && !presumed.contains(&c.source))

@@ -21,7 +21,6 @@ const ROUNDED: f64 = 5e-7;
 /// One export of a model.
 #[derive(Clone, Copy)]
 pub struct Export<'a> {
-    /// The model.
     pub model: &'a Model,
     /// The checkpoint that it was exported from.
     pub weights: &'a dyn Checkpoint,

@@ -83,7 +83,7 @@ impl<'c, 'a> Spelling<'c, 'a> {
 
 /// What one reader leaves of the derivations.
 enum Left {
-    /// These, by index.
+    /// Those that it may have meant, as indices into all of them.
     Some(Vec<usize>),
     /// None: it reads something else.
     Nothing,
@@ -119,6 +119,7 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
             if values.contains(&row.name) {
                 return every();
             }
+            // The record names a parameter that this checkpoint lacks, which may be what was read.
             let foreign = placeholders
                 .iter()
                 .any(|p| p.starts_with("p_") && !spelling.known.contains(bare(p)));

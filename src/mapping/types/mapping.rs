@@ -150,7 +150,7 @@ pub struct SourceTensor {
     /// Its name in the base checkpoint.
     pub name: String,
     pub dtype: Dtype,
-    /// Extents, outermost first.
+    /// Extents as the file has them, outermost first.
     pub shape: Vec<usize>,
     /// Digest of its bytes.
     pub digest: Digest,

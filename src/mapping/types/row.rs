@@ -89,9 +89,9 @@ pub struct Norm {
     pub scale: Option<String>,
     /// β, torch's `bias`; as γ.
     pub shift: Option<String>,
-    /// μ, torch's `running_mean`.
+    /// μ, one for each channel: torch's `running_mean`.
     pub mean: String,
-    /// σ², torch's `running_var`.
+    /// σ², one for each channel: torch's `running_var`.
     pub variance: String,
 }
 
@@ -409,7 +409,7 @@ pub enum Evidence {
     /// The new value is a small or low-rank change of what the ONNX file holds.
     Close {
         source: String,
-        /// ‖new − held‖ / ‖held‖.
+        /// ‖new − held‖ / ‖held‖ over all elements; infinite where nothing but zeros is held.
         #[serde(deserialize_with = "or_infinite")]
         relative: f64,
         /// Cosine of the angle between the two.
@@ -436,7 +436,7 @@ pub enum Evidence {
     /// The new value is not recognisable as a change of what the ONNX file holds.
     NotClose {
         source: String,
-        /// ‖new − held‖ / ‖held‖.
+        /// ‖new − held‖ / ‖held‖ over all elements; infinite where nothing but zeros is held.
         #[serde(deserialize_with = "or_infinite")]
         relative: f64,
         /// Cosine of the angle between the two.
@@ -634,6 +634,8 @@ impl Row {
                     || leaf.ends_with("_bias")
             })
         };
+        // Without a name as well: exporters transpose the matrix of a `Linear`, and rename a kernel
+        // only where they fold something into it.
         self.hints.iter().any(|h| match h.clue {
             Clue::Name => h.names.iter().any(parameter),
             Clue::BiasPartner { .. } | Clue::AttentionRole { .. } | Clue::FoldedFrom => true,
