@@ -1,6 +1,6 @@
 //! `--format github`: annotations that GitHub shows beside a workflow's run, as its runner reads them from the output.
 //!
-//! How its runner reads them:
+//! The syntax of these lines:
 //! <https://docs.github.com/en/actions/reference/workflows-and-actions/workflow-commands>
 
 use super::escape;

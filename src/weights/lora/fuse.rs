@@ -491,7 +491,7 @@ impl Work<'_> {
     }
 }
 
-/// `m / (√square + epsilon)`.
+/// `m / (√square + epsilon)`, where the root and the quotient are each rounded.
 fn ratio(magnitude: f64, square: f64, epsilon: f64, step: Step) -> f64 {
     let norm = step.round(square.sqrt()) + epsilon;
     step.round(magnitude / norm)
