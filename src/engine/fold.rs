@@ -11,15 +11,15 @@ pub struct Fold {
     pub slot: String,
     /// Which of the two results.
     pub part: FoldPart,
-    /// γ.
+    /// Name of the initializer γ.
     pub scale: String,
-    /// β.
+    /// Name of the initializer β.
     pub bias: String,
-    /// μ.
+    /// Name of the initializer μ.
     pub mean: String,
-    /// σ².
+    /// Name of the initializer σ².
     pub variance: String,
-    /// ε.
+    /// ε, an attribute of the node.
     pub epsilon: f32,
 }
 
@@ -27,7 +27,7 @@ pub struct Fold {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FoldPart {
-    /// `γ / √(σ² + ε)`.
+    /// `γ / √(σ² + ε)`, by which a channel is multiplied.
     Scale,
     /// `β − μ · γ / √(σ² + ε)`.
     Shift,

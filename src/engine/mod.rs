@@ -253,7 +253,7 @@ pub enum Error {
     #[error("the backend `{backend}` does not take `{option}`: {reason}")]
     Option {
         backend: String,
-        /// `name=value`.
+        /// `name=value`, or the bare name of what was not given a value.
         option: String,
         reason: String,
     },
@@ -327,6 +327,7 @@ fn without(option: &str, reason: &str) -> Option<String> {
     }
     let (name, value) = option.split_once('=').unwrap_or((option, ""));
     let flags: Vec<String> = match name {
+        // On the command line each precision is a flag of its own.
         "precision" => value.split(',').map(|p| format!("`--{p}`")).collect(),
         _ => vec![format!("`--{name}`")],
     };

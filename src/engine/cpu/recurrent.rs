@@ -493,7 +493,7 @@ struct Step {
     index: i64,
     /// The inputs times their weights: `[time, batch, gates * hidden]`.
     projected: String,
-    /// `[hidden, gates * hidden]`.
+    /// Shape `[hidden, gates * hidden]`, of one direction.
     recurrence: String,
     bias: Option<String>,
     peepholes: Option<String>,

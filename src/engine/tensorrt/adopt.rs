@@ -114,6 +114,7 @@ impl TensorRt {
             return Ok(Vec::new());
         };
         let builder = Builder::new(core)?;
+        // Every parser that can be observed is of a release whose networks may be strongly typed.
         let network = builder.network(NetworkTyping::Strong)?;
         let records = Parser::new(&network)?
             .parse_file(path)?

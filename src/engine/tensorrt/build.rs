@@ -1,4 +1,4 @@
-//! ONNX to plan.
+//! From an ONNX file to a plan.
 
 use super::api::{
     Builder, Config, Core, CudaEngine, Flag, Network, NetworkInput, NetworkTyping, ParseError,
@@ -45,6 +45,7 @@ pub(super) fn build(
 
     let mut notes = Vec::new();
     let builder = Builder::new(core)?;
+    // The library's own default is one thread.
     builder.set_max_threads(settings.threads.unwrap_or_else(default_threads))?;
     let network = builder.network(match choices.weak {
         Some(_) => NetworkTyping::Weak,
@@ -68,12 +69,15 @@ pub(super) fn build(
         config.serialize_plugins(plugins)?;
     }
     set_profiles(&builder, &config, &network.inputs()?, job.profile)?;
+    // Marks are taken after parsing, which makes the names, and before the build.
     if choices.refit == Refit::Individual {
         mark(&network, job, &mut notes)?;
     }
     let timings = Timings::of(&config, settings.timing_cache.as_deref(), watch);
+    // What was said of a timing cache that is not taken is no reason for a failure of the build.
     drop(core.take_messages());
 
+    // A refittable plan is opened for the list of its weights, so it has to be whole in memory.
     let slots = if choices.keeps_refit() || !builder.can_stream() {
         let plan = builder.build(&network, &config, watch)?;
         tell(core, watch);
@@ -224,6 +228,7 @@ fn set_flags(
     model: &Model,
     notes: &mut Vec<String>,
 ) -> Result<Reduced, Error> {
+    // TensorRT allows it where nothing is said.
     config.set(Flag::Tf32, choices.tf32)?;
     match choices.refit {
         Refit::Full => config.set(Flag::Refit, true)?,
@@ -378,6 +383,7 @@ fn check_range(input: &NetworkInput, range: &ProfileInput) -> Result<(), Error> 
         .iter()
         .zip(&range.axes)
         .enumerate()
+        // A dynamic axis is -1, which is no size.
         .find(|(_, (d, a))| usize::try_from(**d).is_ok_and(|d| (a.min, a.max) != (d, Some(d))));
     match fixed {
         Some((axis, (d, a))) => fail(format!(

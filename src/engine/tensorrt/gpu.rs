@@ -174,7 +174,7 @@ impl Facts {
         })
     }
 
-    /// `9.0`.
+    /// The compute capability as text: `9.0`.
     pub fn capability(&self) -> String {
         format!(
             "{}.{}",

@@ -144,6 +144,8 @@ impl TensorRt {
 
     /// As [`Backend::open`], with the type that has more to offer.
     pub fn open_plan(&self, path: &Path) -> Result<TensorRtEngine, Error> {
+        // What the file says of itself comes first, because it can be told on a machine without a
+        // GPU too.
         let header = header::read(path)?;
         let loaded = self.core.loaded();
         let here = loaded.title();
@@ -195,6 +197,7 @@ fn deserialize(
     gpu.context().map_err(run::cuda)?;
     drop(core.take_messages());
     let runtime = Runtime::new(core)?;
+    // Said to the runtime before it opens anything: by default it refuses code that a plan brings.
     if host_code {
         runtime.allow_host_code()?;
     }

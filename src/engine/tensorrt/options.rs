@@ -15,7 +15,7 @@ pub enum Refit {
     Identical,
     /// Those that are marked.
     Individual,
-    /// None.
+    /// None of them; another weight is a build.
     None,
 }
 
@@ -41,7 +41,7 @@ pub enum Refit {
 /// | `profiling-verbosity` | `none`, `layer-names`, `detailed` | the library's |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choices {
-    /// Replaceable weights.
+    /// Which weights can be replaced later.
     pub refit: Refit,
     /// Leave refittable weights out.
     pub strip: bool,
@@ -51,15 +51,15 @@ pub struct Choices {
     pub converted: bool,
     /// Names of nodes that stay in f32.
     pub f32_layers: Vec<Pattern>,
-    /// Allow TF32.
+    /// Matrix products may round their operands to TF32.
     pub tf32: bool,
-    /// Search effort.
+    /// How hard to search for kernels, 0 to 5; `None` is the library's own.
     pub opt_level: Option<i32>,
     /// Scratch memory limit in bytes.
     pub workspace: Option<usize>,
-    /// Other GPUs.
+    /// On which other GPUs the plan runs.
     pub hardware: Option<HardwareLevel>,
-    /// Later versions.
+    /// The plan runs in later releases too.
     pub version_compatible: bool,
     /// Write plugin libraries into the plan.
     pub serialize_plugins: bool,
@@ -82,11 +82,8 @@ pub(super) const NOTHING_REDUCED: &str =
 pub struct Precisions {
     /// Nothing was asked for, so the model's tensors decide.
     pub by_model: bool,
-    /// fp16.
     pub fp16: bool,
-    /// bf16.
     pub bf16: bool,
-    /// int8.
     pub int8: bool,
 }
 
@@ -205,7 +202,7 @@ impl Choices {
         self.refit != Refit::None || self.strip
     }
 
-    /// Takes one option.
+    /// Takes one option, or says why this library does not.
     fn set(&mut self, library: Library, name: &str, value: &str) -> Result<(), String> {
         match name {
             "refit" => self.refit = refit(library, value)?,
@@ -496,7 +493,6 @@ fn precisions(value: &str) -> Result<Precisions, String> {
     Ok(p)
 }
 
-/// `*norm*,/decoder/out/*`.
 /// `8589934592`, `512M`, `8G`; units are powers of 1024.
 ///
 /// # Errors

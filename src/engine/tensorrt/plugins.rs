@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// The word for the plugins that come with TensorRT.
 pub const STANDARD: &str = "standard";
 
-/// `nvinfer1::initLibNvInferPlugins` (`NvInferPlugin.h`).
+/// The type of `initLibNvInferPlugins` in `NvInferPlugin.h`; it takes the logger and a namespace.
 type Init = unsafe extern "C" fn(*mut c_void, *const c_char) -> bool;
 
 impl TensorRt {
@@ -59,6 +59,7 @@ impl TensorRt {
                 loaded.path.display()
             )));
         };
+        // Opening this library registers nothing; the call does.
         let library = open_plugin(file.as_os_str()).map_err(refuse)?;
         #[allow(unsafe_code)]
         // SAFETY: the symbol's type is the header's, the library stays open, and the logger lives as long as the core.

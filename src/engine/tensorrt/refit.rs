@@ -125,6 +125,7 @@ pub fn refit_engine(
             .filter(|s| missing.iter().flatten().any(|m| *m == s.name))
             .collect();
         let added = give(&mut refitter, &more, feed, watch)?;
+        // The feed has nothing for these, and would have nothing the next time either.
         if added.is_empty() {
             return complain_about_missing(&missing);
         }
@@ -159,6 +160,8 @@ fn give<'s, 'b>(
         })
         .filter_map(Result::transpose)
         .collect::<Result<Vec<_>, Error>>()?;
+    // Only the preparing is worth threads: TensorRT notes an address here, and reads when it
+    // commits.
     watch.event(Event::End);
     let mut given = HashSet::new();
     for (slot, bytes) in prepared {

@@ -165,6 +165,7 @@ impl TensorRtEngine {
     /// The first profile that holds the inputs.
     fn profile_for(&self, given: &[Given<'_>]) -> Result<i32, Error> {
         let inputs = || self.io.iter().filter(|t| t.is_input).zip(given);
+        // Where the engine says no range, `setInputShape` is left to refuse.
         let holds = |profile: i32, io: &IoTensor, shape: &[usize]| {
             let Some([min, max]) = self.ends(&io.name, profile) else {
                 return true;
@@ -292,7 +293,8 @@ impl Engine for TensorRtEngine {
     fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error> {
         self.gpu.context().map_err(cuda)?;
         drop(self.engine.core().take_messages());
-        // Waits for whatever runs; a recorded graph may hold old weights.
+        // Waits for whatever runs. A recorded graph may hold old weights, and before TensorRT 9.1
+        // no context may be used after a refit.
         self.ready = None;
         refit_engine(
             &self.engine,
@@ -425,6 +427,7 @@ impl TensorRtEngine {
         self.gpu.context().map_err(cuda)?;
         // Old messages would be taken for the reasons of new failures.
         drop(self.engine.core().take_messages());
+        // Before the shapes of inputs, which another profile forgets.
         ready.choose(self.profile_for(given)?)?;
         let inputs = || self.io.iter().filter(|t| t.is_input).zip(given);
         for (io, (tensor, bytes)) in inputs() {

@@ -19,10 +19,10 @@ use std::fmt;
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum Product {
-    /// `libnvinfer`.
+    /// `libnvinfer.so` and what is beside it.
     #[serde(rename = "tensorrt")]
     TensorRt,
-    /// `libtensorrt_rtx`.
+    /// `libtensorrt_rtx.so` and its parser.
     #[serde(rename = "tensorrt-rtx")]
     Rtx,
 }
@@ -82,16 +82,16 @@ impl fmt::Display for Version {
 /// Width of the extents in `Dims`; the narrow form is passed by value, the wide one by reference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DimsForm {
-    /// `Dims32`.
+    /// `Dims32`: 32 bits an extent.
     Narrow,
-    /// `Dims64`.
+    /// `Dims64`: 64 bits an extent.
     Wide,
 }
 
 /// Order of the virtual functions of `ILogger`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoggerForm {
-    /// `[log, D1, D0]`.
+    /// `[log, D1, D0]`, before TensorRT 11.
     Plain,
     /// `[getAPILanguage, getInterfaceInfo, D1, D0, log]`.
     Versioned,
@@ -129,7 +129,7 @@ pub enum AllocatorForm {
 /// Order of the virtual functions of `IProfiler`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProfilerForm {
-    /// `[reportLayerTime, D1, D0]`.
+    /// `[reportLayerTime, D1, D0]` and nothing before them.
     Plain,
     /// `[getAPILanguage, getInterfaceInfo, D1, D0, reportLayerTime]`.
     Versioned,

@@ -2,10 +2,10 @@
 
 use std::ffi::{c_char, c_void};
 
-/// `nvinfer1::Dims::MAX_DIMS`.
+/// The most axes of a tensor: `nvinfer1::Dims::MAX_DIMS`.
 pub const MAX_DIMS: usize = 8;
 
-/// `nvinfer1::Dims32`, the `Dims` of TensorRT 8.
+/// `nvinfer1::Dims32`, the `Dims` of TensorRT 8 and 9.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Dims32 {
@@ -25,18 +25,18 @@ pub struct Dims64 {
     pub extents: [i64; MAX_DIMS],
 }
 
-/// `nvinfer1::Weights`.
+/// `nvinfer1::Weights`, which is passed and returned by value.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Weights {
-    /// `nvinfer1::DataType`.
+    /// A number of `nvinfer1::DataType`.
     pub dtype: i32,
     pub values: *const c_void,
     /// Number of elements; -1 where TensorRT does not know.
     pub count: i64,
 }
 
-/// `nvinfer1::InterfaceInfo`.
+/// `nvinfer1::InterfaceInfo`, which is returned by value.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct InterfaceInfo {
@@ -52,7 +52,7 @@ pub struct InterfaceInfo {
 pub struct RefitRecord {
     /// The weight's name in the network.
     pub name: *const c_char,
-    /// `RefitTransformKind`.
+    /// A number of `RefitTransformKind`.
     pub kind: i32,
     /// ONNX element type of the sources.
     pub onnx_dtype: i32,

@@ -54,7 +54,7 @@ pub enum NoTable {
         /// The last with a table that calls in the same way.
         newest: Version,
     },
-    /// `TRTMUT_ASSUME_TENSORRT` names none.
+    /// `TRTMUT_ASSUME_TENSORRT` names no release with a table.
     #[error("TRTMUT_ASSUME_TENSORRT is `{given}`, which is no release of {} whose headers were read; {newest} is the newest",
         product.title())]
     Assumption {

@@ -8,7 +8,7 @@ use std::ffi::{c_char, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// `nvinfer1::IBuilder`.
+/// `nvinfer1::IBuilder`; what it makes keeps it alive.
 pub struct Builder {
     pub(super) owned: Owned,
 }
@@ -72,6 +72,7 @@ impl Builder {
         let core = self.core();
         let values = &core.table().network_flag;
         let mut flags = 0u32;
+        // A release without this flag has no other networks.
         if let Some(bit) = core.entry(&values.explicit_batch) {
             flags |= 1 << bit;
         }
@@ -108,7 +109,7 @@ impl Builder {
     }
 }
 
-/// `nvinfer1::INetworkDefinition`.
+/// `nvinfer1::INetworkDefinition`, which a parser fills.
 pub struct Network {
     owned: Owned,
     _builder: Rc<Builder>,

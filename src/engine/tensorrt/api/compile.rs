@@ -51,6 +51,7 @@ impl Builder {
             call!(core, self.owned.this(), builder.build_serialized_network_to_stream as
                 fn(network.ptr() => *mut c_void, config.ptr() => *mut c_void, writer.as_ptr() => *mut c_void) -> bool)
         })?;
+        // A write that failed is why the build did, so it is told first.
         writer.finish().map_err(Error::Write)?;
         core.check(ok, "buildSerializedNetworkToStream failed")
     }

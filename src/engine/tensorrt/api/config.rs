@@ -57,7 +57,7 @@ pub enum Verbosity {
     Detailed,
 }
 
-/// `nvinfer1::IBuilderConfig`.
+/// `nvinfer1::IBuilderConfig` of one build.
 pub struct Config {
     owned: Owned,
     _builder: Rc<Builder>,
@@ -252,6 +252,7 @@ impl Config {
             owned: Owned::handle(core, ptr, "createTimingCache")?,
             _config: self,
         };
+        // `ignoreMismatch` is false: what was measured elsewhere holds for no other GPU.
         let ok = call!(core, self.owned.this(), config.set_timing_cache as
             fn(cache.owned.ptr.as_ptr() => *mut c_void, false => bool) -> bool)?;
         Ok(ok.then_some(cache))

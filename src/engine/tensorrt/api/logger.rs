@@ -72,7 +72,7 @@ static VERSIONED: Versioned = Versioned {
 /// TensorRT never deletes what it was lent; we do.
 pub(super) extern "C" fn nothing(_: *mut c_void) {}
 
-/// `APILanguage::kCPP` (`NvInferRuntimeBase.h`).
+/// Says `APILanguage::kCPP` (`NvInferRuntimeBase.h`): these objects pass for C++.
 pub(super) extern "C" fn cpp(_: *const c_void) -> i32 {
     0
 }

@@ -1,4 +1,4 @@
-//! The ONNX parser.
+//! The ONNX parser, and what it says of models that it does not take.
 
 use super::builder::Network;
 use super::observer::{Observer, Record};

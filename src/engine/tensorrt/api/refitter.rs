@@ -1,4 +1,4 @@
-//! The refitter.
+//! The refitter: names, types and new bytes of weights.
 
 use super::runtime::CudaEngine;
 use super::{Core, Owned, c_string, call, text};

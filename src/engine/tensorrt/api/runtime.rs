@@ -11,7 +11,7 @@ use std::ffi::{c_char, c_void};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// `nvinfer1::IRuntime`.
+/// `nvinfer1::IRuntime`, which opens plans.
 pub struct Runtime {
     owned: Owned,
 }
@@ -70,7 +70,7 @@ impl Runtime {
     }
 }
 
-/// `nvinfer1::ICudaEngine`.
+/// `nvinfer1::ICudaEngine`: a plan that is open.
 pub struct CudaEngine {
     owned: Owned,
     _runtime: Rc<Runtime>,
@@ -219,6 +219,8 @@ impl CudaEngine {
     pub fn serialize(&self) -> Result<HostMemory, Error> {
         let core = self.core();
         let table = core.table();
+        // Only weights that can be replaced can be left out, so only there a flag has to say that
+        // they are not.
         if !core.has(&table.engine.serialize_with_config) || !self.is_refittable()? {
             let ptr = call!(
                 core,
@@ -295,7 +297,7 @@ impl CudaEngine {
     }
 }
 
-/// `nvinfer1::IExecutionContext`.
+/// `nvinfer1::IExecutionContext`: one run at a time.
 pub struct Context {
     owned: Owned,
     _engine: Rc<CudaEngine>,
