@@ -46,6 +46,7 @@ impl Walk {
             bound.op_type = "Add".into();
         }
         let elementwise = matches!(original.op_type.as_str(), "Add" | "Sub" | "Mul" | "Pow");
+        // What a reduction or a running sum has beside its data are axes.
         let operands = if elementwise { original.input.len() } else { 1 };
         for name in bound.input.iter_mut().take(operands) {
             let [float, magnitude] = ["float", "magnitude"].map(|s| self.names.fresh(s));

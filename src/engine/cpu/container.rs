@@ -231,6 +231,7 @@ impl<'s> Layout<'s> {
         header.extend(tensors);
 
         let mut text = Value::Object(header).to_string().into_bytes();
+        // The format allows blanks at the end of its header; with them the tensors begin aligned.
         text.resize(text.len().next_multiple_of(8), b' ');
         let start = [&(text.len() as u64).to_le_bytes()[..], &text].concat();
         for (_, range) in &mut places {

@@ -385,6 +385,7 @@ pub fn reduce(node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {
     } else {
         rank
     };
+    // An empty list means all axes or none, as `noop_with_empty_axes` says.
     (gone > 0).then(|| vec![None; rank.saturating_sub(gone)])
 }
 

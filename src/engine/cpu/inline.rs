@@ -154,6 +154,7 @@ impl Sizes<'_> {
         if let Some(size) = self.known[index] {
             return Ok(size);
         }
+        // Here and not at the end only, because this recursion takes stack.
         if depth > DEEPEST_CALLS {
             Size {
                 calls: depth,

@@ -99,6 +99,8 @@ impl Walk {
         for value in &graph.input {
             self.see(facts.get(&value.name).dtype);
         }
+        // Both look from the readers back to what is read, so they need the graph before it is
+        // taken apart.
         let stepped = stepped(graph);
         let guarded = guarded(graph);
         let nodes = std::mem::take(&mut graph.node);
@@ -140,6 +142,7 @@ impl Walk {
         graph.node = done;
         let outputs = graph.output.iter().map(|v| facts.get(&v.name)).collect();
         self.own_outputs(graph, &facts, outer.is_none());
+        // Last, because until here types are those of the model.
         for tensor in &mut graph.initializer {
             self.narrow_constant(tensor);
         }
@@ -159,6 +162,7 @@ impl Walk {
 
     /// Lowers the branches of an `If`. What is known of its outputs is what the branches agree on.
     fn branches(&mut self, branching: &mut NodeProto, facts: &Facts<'_>) -> Vec<Fact> {
+        // What the branches tell is gathered apart: it leaves them through the `If`.
         let own = std::mem::take(&mut self.told);
         let mut told = Vec::new();
         let mut merged: Option<Vec<Fact>> = None;
@@ -316,6 +320,7 @@ impl Walk {
                 node.op_type.as_str(),
                 "Concat" | "Identity" | "Reshape" | "Squeeze" | "Unsqueeze"
             ) && (i == 0 || node.op_type == "Concat");
+            // Exporters write the greatest i64 for the end of a `Slice` that goes to the end.
             let bound = node.op_type == "Slice" && (i == 1 || i == 2);
             if let Some(value) = fact.wide
                 && !passes
@@ -333,6 +338,7 @@ impl Walk {
         let named = |attribute: &str| {
             int(node, attribute).and_then(|code| Dtype::from_onnx(i32::try_from(code).ok()?))
         };
+        // The bounds of a `Slice` are not in its result, and wide data of one is refused.
         let wide = (0..node.input.len())
             .find_map(|i| facts.input(node, i).wide)
             .filter(|_| node.op_type != "Slice");
@@ -358,6 +364,7 @@ impl Walk {
                     shape: row
                         .shape
                         .apply(node, i, facts)
+                        // The keys and values that it passes on have ranks of their own.
                         .filter(|_| i == 0 || node.op_type != "Attention"),
                     ints: None,
                     wide,
@@ -366,7 +373,7 @@ impl Walk {
             .collect()
     }
 
-    /// Gives every output of the graph a node of its own: an input, a constant, or a value that is an output twice is copied.
+    /// Gives every output of the graph a node of its own: an input or a constant is copied.
     fn own_outputs(&mut self, graph: &mut GraphProto, facts: &Facts<'_>, top: bool) {
         let made: HashSet<String> = graph.node.iter().flat_map(|n| n.output.clone()).collect();
         let constants: HashSet<String> = graph

@@ -96,6 +96,7 @@ fn raw_bytes(tensor: &TensorProto, dtype: Dtype) -> Vec<u8> {
             .iter()
             .flat_map(|v| v.to_le_bytes())
             .collect(),
+        // ONNX keeps each half as its bits in an element of this list.
         _ => tensor
             .int32_data
             .iter()

@@ -221,7 +221,7 @@ fn unavailable(reason: String) -> Error {
     }
 }
 
-/// The library in a folder: the plain name, else the newest of those with a version.
+/// The library in a folder: of several, the one whose name sorts last.
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .ok()?

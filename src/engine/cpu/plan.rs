@@ -163,6 +163,7 @@ impl Engine for PlanEngine {
     }
 
     fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error> {
+        // It has the old weights.
         self.session = None;
         self.weights.feed = Some(Arc::clone(&feed));
         watch.event(Event::Begin {

@@ -104,6 +104,7 @@ pub fn recurrent(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten)
     let batch_first = int(original, "layout").unwrap_or(0) != 0;
     let states = if original.op_type == "LSTM" { 2 } else { 1 };
     if batch_first {
+        // The data and the states before the first step are what `layout` is about.
         for i in [0, 5, 6].into_iter().take(1 + states) {
             if !inputs[i].is_empty() {
                 inputs[i] = transpose(&inputs[i], &[1, 0, 2], site, out);
@@ -240,6 +241,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
     /// `data`, time first, from its end to its beginning; per sequence where they have lengths.
     fn reverse(&mut self, data: &str) -> String {
         if self.inputs[4].is_empty() {
+            // No index is before the first one, so the end is one that is clipped.
             let [last, before, axis] = [-1, i64::MIN, 0].map(|v| self.ints(&[1], &[v]));
             return self.emit("Slice", &[data, &last, &before, &axis, &last]);
         }
@@ -263,6 +265,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
         for (i, (parts, result)) in parts.iter().zip(results).enumerate() {
             let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
             let mut concat = node("Concat", &parts, &[result]);
+            // Directions are the second axis of all states, and the first of the last ones.
             set_int(&mut concat, "axis", i64::from(i == 0));
             self.push(concat);
         }
@@ -317,6 +320,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
             _ => vec![self.rnn(&step)],
         };
         let told = self.masked(&mut states, &step);
+        // The loop ends by its count alone.
         let go = self.emit("Identity", &[&names[1]]);
         let mut body = self.body.take().unwrap_or_default();
         let declare = |name: &String| ValueInfoProto {
@@ -399,6 +403,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
         if reversed {
             all = self.reverse(&all);
         }
+        // Only now, because a reversal by lengths wants batches as the second axis.
         if !self.inputs[4].is_empty() {
             all = self.unsqueeze(&all, 1);
         }
@@ -481,6 +486,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
         let kept = self.emit("Mul", &[&forget, &step.cell]);
         let new = self.emit("Mul", &[&input, &new]);
         let cell = self.emit("Add", &[&kept, &new]);
+        // This one sees the new state of the cell.
         let output = gate(self, 1, 1, &cell);
         let shown = self.activate(step, 2, &cell);
         let hidden = self.emit("Mul", &[&output, &shown]);

@@ -174,6 +174,7 @@ fn divide_exactly(a: &str, b: &str, result: &str, site: &mut Site<'_>, out: &mut
         longer
     });
     let mut back = node("Reshape", &[&wanted, &shape], &[result]);
+    // In a shape that was read off a tensor 0 means 0, not the extent of the input.
     set_int(&mut back, "allowzero", 1);
     out.nodes.extend([
         node("Div", &[&a, &b], &[&quotients]),

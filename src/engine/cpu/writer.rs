@@ -61,6 +61,7 @@ pub fn write(
         bytes: layout.length as u64,
     });
     let runs = Runs::of(&layout, contents, old)?;
+    // A clone of the old file has what is kept in its place, and the rest is written over.
     let shared = old.is_some_and(|old| runs.are_in_place() && fsx::share(old.map(), file));
     if !shared {
         fsx::check_room(file, layout.length as u64)?;
