@@ -241,6 +241,8 @@ fn reshaped(
             continue;
         };
         if let Some((dtype, shape)) = tensor(name)
+            // One of as many elements could have been reshaped, so its shape is not why it is
+            // missing.
             && shape.iter().product::<usize>() != row.count()
         {
             apart.insert(missing.weight.clone(), (name.to_owned(), dtype, shape));

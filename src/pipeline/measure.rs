@@ -12,7 +12,7 @@ use std::ops::Range;
 
 /// Tensors of no more elements are looked at as wholes.
 const SMALL: usize = 1 << 14;
-/// Tiles of a sample, along the diagonal and beside it.
+/// Tiles of a sample: every one of so many parts of either axis has one.
 const TILES: usize = 6;
 /// Rows and columns of a tile.
 const SIDE: usize = 24;
@@ -51,6 +51,7 @@ pub(super) fn measure<P: Pair>(pairs: &[P], most: Option<usize>) -> Vec<Moved> {
         None => vec![None; pairs.len()],
     };
     let mut order: Vec<usize> = (0..pairs.len()).collect();
+    // Those without an estimate come last: their old bytes are not at hand.
     order.sort_by(|&a, &b| {
         let size = |i: usize| estimates[i].unwrap_or(-1.0);
         size(b).total_cmp(&size(a))
@@ -192,7 +193,7 @@ fn tiles(rows: usize, columns: usize) -> impl Iterator<Item = Tile> {
         let start = (extent - side) * numerator / (TILES - 1);
         start..start + side
     };
-    // Steps of two and three pass every part of both axes once, and lie on no diagonal.
+    // Five and six have no common divisor, so that every part of both axes has one tile.
     (0..TILES).map(move |i| (part(rows, i), part(columns, (i * 5 + 2) % TILES)))
 }
 

@@ -112,6 +112,7 @@ fn against_reference(
     beside: &Path,
     environment: &Environment,
 ) -> Result<Verification, Error> {
+    // A reference is built from an ONNX file, so what a refit gave has to stand in one.
     let refitted = !overlay.is_base();
     let written = refitted.then(|| write_model(overlay, beside)).transpose()?;
     let model = written
@@ -181,6 +182,7 @@ fn run_once(
     inputs: &NamedTensors,
     beside: &Path,
 ) -> Result<NamedTensors, Error> {
+    // None of the plan's: what they change is what is to be seen.
     let options = Options::new();
     let job = BuildJob {
         model,

@@ -152,7 +152,7 @@ pub struct ProbeSource {
 /// What was put over the base weights, and how.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// In the order of application; fused LoRAs commute.
+    /// In the order given, which matters only where LoRAs are rounded one after the other.
     pub ingredients: Vec<Ingredient>,
     /// What else was asked for, so that the same can be put together again.
     #[serde(default, skip_serializing_if = "Asked::is_plain")]

@@ -234,6 +234,7 @@ pub fn effective_rank(
 
 /// Orthonormal directions that span `change` times `probes` random columns.
 fn range(change: &[f32], rows: usize, columns: usize, probes: usize) -> Vec<Vec<f64>> {
+    // A fixed seed: the same files are judged the same each time.
     let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(0x7274_6d75_7400);
     let random: Vec<f32> = (0..columns * probes)
         .map(|_| StandardNormal.sample(&mut rng))

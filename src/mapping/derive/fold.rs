@@ -155,6 +155,7 @@ pub(in crate::mapping) fn bias_distance(
     let mut worst = 0;
     for ((&a, &b), &beta) in computed.iter().zip(held).zip(shift) {
         let term = beta.abs().max((a - beta).abs()).max(a.abs());
+        // A unit in its last place is what lies between it and the next float.
         let unit = f64::from(f32::from_bits(term.to_bits() + 1)) - f64::from(term);
         let distance = ((f64::from(a) - f64::from(b)).abs() / unit).ceil();
         if distance.is_nan() || distance > f64::from(MAX_ULP) {

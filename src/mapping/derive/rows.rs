@@ -133,6 +133,7 @@ impl<'a> RowIndex<'a> {
                         runs: chosen,
                         transposed,
                     };
+                    // The table knows hashes only.
                     if !found.contains(&recipe) && exact(&recipe) {
                         found.push(recipe);
                     }

@@ -19,6 +19,7 @@ pub(in crate::mapping) fn is_anonymous(name: &str) -> bool {
         name.strip_prefix(prefix)
             .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()))
     };
+    // Paths and bare numbers are TorchScript's names of values, `val_` is the dynamo exporter's.
     name.starts_with("onnx::") || name.starts_with('/') || numbered("val_") || numbered("")
 }
 
@@ -293,6 +294,7 @@ pub(in crate::mapping) fn pairs(a: &Model, b: &Model) -> Result<Pairs, String> {
         return Err("their functions differ".into());
     }
     let (one, other) = (Nodes::of(left), Nodes::of(right));
+    // Whether a constant is a node or an initializer makes no difference here.
     let is_node =
         |n: &&NodeProto| n.op_type != "Constant" || n.attribute.iter().all(|a| a.t.is_none());
     let nodes: Vec<_> = one.iter().filter(is_node).collect();
@@ -303,6 +305,7 @@ pub(in crate::mapping) fn pairs(a: &Model, b: &Model) -> Result<Pairs, String> {
         values: HashMap::new(),
         pairs: Pairs::default(),
     };
+    // By place: a probe may call its inputs otherwise.
     for (x, y) in left.input.iter().zip(&right.input) {
         walk.values.insert(y.name.clone(), x.name.clone());
     }
@@ -428,6 +431,7 @@ impl PairWalk<'_, '_> {
             };
             if let (Some(own), Some(moved)) = (numbers_in(a), numbers_in(b)) {
                 self.pairs.attributes.push((place(x, a), own, moved));
+            // Nodes of graphs within are walked with the others.
             } else if a.g.is_none() && a.graphs.is_empty() {
                 let plain = |a: &AttributeProto| AttributeProto {
                     doc_string: String::new(),

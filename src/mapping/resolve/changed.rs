@@ -23,6 +23,7 @@ type Samples = HashMap<(usize, Vec<usize>), Vec<f32>>;
 
 fn key(shape: &[usize]) -> Vec<usize> {
     let mut key = squeezed(shape);
+    // Sorted, so that a matrix meets its transpose.
     key.sort_unstable();
     key
 }
@@ -45,6 +46,7 @@ pub(super) fn resolve(case: &Case<'_>, rows: &mut [Row], pending: &[usize]) -> R
     let named = pending
         .iter()
         .flat_map(|&r| case.named[r].iter().map(|n| n.source));
+    // What a name presumes is measured even if another row has it: weights may be tied.
     for s in free.iter().copied().chain(named) {
         let all = pool.entry(key(case.sources[s].view.shape)).or_default();
         if !all.contains(&s) {
@@ -162,6 +164,7 @@ fn by_name(
     unaccounted: &[(String, usize)],
 ) -> Result<(), Error> {
     let named = &case.named[r];
+    // Both orders of a square matrix are candidates, and its consumer says which is meant.
     let own = candidates.iter().find(|c| {
         named.iter().any(|n| n.source == c.source)
             && (!is_square(&row.shape) || c.relation.fits(row.layout))
@@ -301,6 +304,7 @@ fn measure(case: &Case<'_>, row: &Row, candidate: &Candidate) -> Result<Measure,
     let held = held_bytes(row, case.held)?;
     let numbers = |data: &[u8]| to_f32(row.dtype, data).map_err(|cause| Error::convert(row, cause));
     let values = numbers(&new)?;
+    // Three copies of a large weight are in memory, and no fourth.
     drop(new);
     Ok(Measure::of(&numbers(&held)?, values, &row.shape))
 }
@@ -329,6 +333,7 @@ fn unnamed(
         });
         let oriented = !is_square(&row.shape)
             || (row.layout != Layout::Unknown && best.relation.fits(row.layout));
+        // Where a presumed name is not there, that tensor is missing; what is near is another's.
         if leads && mutual && oriented && absent.is_empty() {
             let measure = measure(case, row, best)?;
             if measure.is_close() {
@@ -387,6 +392,7 @@ fn turned_by_mistake(case: &Case<'_>, row: &Row) -> Result<Option<Evidence>, Err
         return Ok(None);
     };
     let bytes = held_bytes(row, case.held)?;
+    // Equal as it stands, and so not turned, be it symmetric or not.
     if bytes == new {
         return Ok(None);
     }

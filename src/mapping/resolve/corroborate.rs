@@ -53,6 +53,7 @@ pub fn corroborate(
     }
     readings::veto(&case, &mut rows, &open, mapping.merges);
     let accounts = coverage(&rows, &case, missing_settled);
+    // After the accounts, because a rival reaches nothing.
     add_rivals(&case, &mut rows, &open);
     rows.extend(baked_by_name(baked, &case.sources, held)?);
     Ok(Resolved {
@@ -126,6 +127,7 @@ fn settle_names(rows: &mut [Row], open: &[usize], sources: &[Source<'_>]) -> Vec
             used.iter().map(|n| (n.as_str(), None)),
             sources.iter().map(|s| (s.name, None)),
         );
+        // A name that is there is that tensor's, whatever its prefix.
         let rename = |name: &str| match prefixes.translate(name) {
             Some(new) if !known.contains(name) && known.contains(new.as_str()) => new,
             _ => name.to_owned(),
@@ -560,6 +562,7 @@ fn coverage(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> Accou
             let dtype = source.view.dtype;
             let print = case.equal.print(s, dtype);
             let twin = print.and_then(|p| by_print.get(&(dtype, p.flat)));
+            // torch counts batches in it while it trains, and no graph reads it.
             let why = if source.name.rsplit('.').next() == Some("num_batches_tracked") {
                 Why::Counter
             } else if !dtype.is_float() && !named.contains(&s) {

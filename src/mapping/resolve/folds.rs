@@ -43,6 +43,7 @@ pub(super) fn resolve(
     pending: &[usize],
 ) -> Result<Vec<usize>, Error> {
     let norms = norms(case);
+    // Sixteen bytes an element: what is held as bytes and as numbers, a kernel, and its product.
     let kernels: Vec<(usize, Option<Found>)> = batched(
         pending,
         |&r| 16 * rows[r].count(),
@@ -55,6 +56,7 @@ pub(super) fn resolve(
             None => left.push(r),
         }
     }
+    // After the kernels, which say what of a bias was folded.
     let biases: Vec<(usize, Option<Found>)> = batched(
         &left,
         |&r| 16 * rows[r].count(),
@@ -119,6 +121,7 @@ fn weight_norms(case: &Case<'_>) -> Vec<NormedWeight> {
         let (v, g) = (source.view.shape, case.sources[magnitude].view.shape);
         let wide = |&a: &usize| g[a] != 1;
         let axis = match g.iter().product::<usize>() {
+            // One norm of all: torch's `dim=None`.
             1 => None,
             // The magnitude has the direction's axes, all but one of them of extent one.
             norms if g.len() == v.len() => {
@@ -306,6 +309,8 @@ fn find_kernel(
         .map(|n| n.source)
         .filter(|&s| case.sources[s].view.shape == row.shape)
         .collect();
+    // No name leads to a kernel of this shape, so any may be it that is no other row's by name and
+    // value.
     if kernels.is_empty() {
         kernels = (0..case.sources.len())
             .filter(|s| case.sources[*s].view.shape == row.shape && !case.owned.contains(s))
@@ -399,6 +404,7 @@ fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, E
         };
         let own_name = kernel.strip_suffix("weight").map(|m| format!("{m}bias"));
         let own = own_name.as_deref().map(of).transpose()?.flatten();
+        // The own bias first: where it is zero, both fit.
         let candidates = [own_name.filter(|_| own.is_some()), None];
         for candidate in candidates {
             let affine = Affine {

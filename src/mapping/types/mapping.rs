@@ -292,6 +292,7 @@ impl Mapping {
                 row.recipe.clone_from(recipe);
                 row.alternatives.clear();
                 row.rounding = None;
+                // A recipe by hand stands as it is, whatever the consumer says.
                 row.layout = Layout::Unknown;
                 row.evidence = Vec::<Evidence>::new();
             }

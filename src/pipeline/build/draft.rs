@@ -397,6 +397,7 @@ fn refuse_foreign(output: &Path, structure: Digest) -> Result<(), Error> {
     }
     match plan::read_manifest(output) {
         Ok(m) if m.model.structure != structure => occupied("holds a plan of another model"),
+        // What is no plan of ours was judged by `claim`.
         _ => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ pub(super) fn refuse_blocked(
     overlay: &Overlay,
     decision: &Decision,
 ) -> Result<(), Error> {
+    // Only a checkpoint is judged; a LoRA that does not fit is an error before.
     let Some(judged) = &overlay.judged else {
         return Ok(());
     };
@@ -187,6 +188,7 @@ fn listed(mapping: &Mapping, refused: &[(&str, &Refusal)]) -> Vec<String> {
 /// Whether names that fit nothing are those of a LoRA's factors.
 fn looks_like_lora(lost: &[&str]) -> bool {
     let factor = |n: &&str| {
+        // LoRA as PEFT, kohya and diffusers name it, LoHa and LoKr.
         ["lora_", ".lora.", "hada_w", "lokr_w"]
             .iter()
             .any(|f| n.contains(f))

@@ -175,6 +175,7 @@ impl Overlay {
         let found = past::weights(&source.model, memo, watch);
         let weights = manifest.weights.iter().filter_map(|w| {
             let digest = *found.get(w.name.as_str())?;
+            // Without a row: the bytes are those of the file under the same name.
             Some((w.name.clone(), (usize::MAX, From::Base, digest)))
         });
         let weights = weights.collect();
@@ -423,6 +424,7 @@ impl Overlay {
         for (path, scale) in &request.loras {
             let lora = open_lora(path, &shapes, &wrapped, &options)?;
             self.parts.extend(Part::of_lora(&lora));
+            // Given to several plans, it may be for the others.
             if lora.targets().len() == 0 && request.shared {
                 continue;
             }
@@ -433,6 +435,7 @@ impl Overlay {
             return Ok(());
         }
         let fusion = Fusion::new(loras, request.fuse)?;
+        // In order, as `fuse` looks them up.
         self.fused = fusion
             .targets()
             .into_iter()
@@ -622,6 +625,7 @@ fn open_lora(
         return Ok(plain?);
     }
     Lora::open_with(path, wrapped, options)
+        // Where neither fits, the reason is told in the names that the graph itself has.
         .or(plain)
         .map_err(Into::into)
 }

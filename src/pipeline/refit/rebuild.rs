@@ -93,6 +93,7 @@ pub(super) fn stage(
     manifest.backend = backend.identity();
     manifest.notes = notes.notes;
     manifest.stripped = notes.stripped;
+    // Compiled here, so what it holds is known.
     manifest.unproven = false;
     manifest.folds = notes.folds;
     note_slots(&mut manifest, &written.model, notes.slots);
