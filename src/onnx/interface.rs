@@ -48,6 +48,7 @@ pub(super) fn declared(
     let Some(graph) = proto.graph.as_ref() else {
         return (Vec::new(), Vec::new());
     };
+    // Before IR version 4 every initializer had to be an input too.
     let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
     let inputs = graph
         .input
@@ -95,6 +96,7 @@ fn dtype_of(type_: Option<&TypeProto>) -> Result<Dtype, String> {
         Some(_) | None => return Err("of no declared type".into()),
     };
     Dtype::from_onnx(tensor.elem_type).ok_or_else(|| match tensor.elem_type {
+        // `UNDEFINED` and `STRING` of `TensorProto.DataType`.
         0 => "of no declared type".into(),
         8 => "a tensor of strings".into(),
         other => format!("of the unknown element type {other}"),

@@ -179,6 +179,7 @@ fn find(store: &Store, text: &str) -> anyhow::Result<Key> {
 }
 
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    // Told without the folder being made.
     if let What::Dir = args.what {
         let folder = args.folder.folder(environment)?;
         ui.result(&DirReport { folder })?;

@@ -148,6 +148,7 @@ impl Latency {
             p90_ns: p90,
             p99_ns: rank(0.99),
             mean_ns: mean.as_nanos() as u64,
+            // The clock may be too coarse for a very short run.
             runs_per_second: 1.0 / mean.as_secs_f64().max(1e-12),
             noisy: runs.len() >= 5 && (p90 - min) as f64 > 0.3 * p50 as f64,
             times_ns,

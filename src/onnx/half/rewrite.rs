@@ -238,6 +238,7 @@ impl<'m> Survey<'m> {
         };
         for node in &graph.node {
             let any = |set: &HashSet<&str>| node.output.iter().any(|o| set.contains(o.as_str()));
+            // One reason for a node: what the user said comes before what was found.
             let kept = if !survey.concerns(node) {
                 None
             } else if any(&named) {
@@ -478,6 +479,7 @@ impl<'s, 'm> Rewriter<'s, 'm> {
         cast.extend(made_half.iter().filter(|n| survey.wanted_f32.contains(*n)));
         let mut taken = names(graph);
         let mut aliases = HashMap::new();
+        // Sets have no order, and the same model has to give the same file.
         cast.sort_unstable();
         cast.dedup();
         for name in cast {
@@ -636,6 +638,7 @@ impl<'s, 'm> Rewriter<'s, 'm> {
             self.in_place.contains(name)
                 || self.made_half.contains(name) && !self.aliases.contains_key(name)
         };
+        // Initializers of files before IR version 4 are inputs as well.
         for value in graph.value_info.iter_mut().chain(&mut graph.input) {
             if halved(&value.name) {
                 declare(value, self.half.dtype());

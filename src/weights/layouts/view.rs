@@ -110,6 +110,7 @@ impl View {
         } in candidate.tensors
         {
             used.extend(&from);
+            // A unit matrix has no tensor to take a type from.
             let dtype = from.first().map_or(Dtype::F32, |&i| self.stored[i].dtype);
             if let Some(other) = self.tensors.get(&to) {
                 let name = |from: &[usize]| {

@@ -412,6 +412,7 @@ impl Work<'_> {
             match self.mode {
                 Fuse::Exact => {
                     let replaced = !op.replaces && self.replaces(op.lora);
+                    // Each LoRA is a change of the base alone, whatever the others made of it.
                     let own = if replaced {
                         Cow::Owned(self.own(op.lora, &rows))
                     } else {

@@ -182,6 +182,7 @@ impl Multiplier {
                 let per_stage = own.columns / n;
                 let stages = turns.len() / per_stage;
                 for (stage, turns) in turns.chunks(per_stage).enumerate() {
+                    // PEFT mixes nothing where there is but one stage.
                     let order = if stages == 1 {
                         (0..own.columns).collect()
                     } else {
