@@ -138,6 +138,7 @@ impl OnnxRuntime {
         };
         let mut graph = create(&path)?;
         let mut data = create(&folder.path().join(DATA))?;
+        // Weights alone go there: onnxruntime loads no model whose shapes depend on external data.
         model.write_onnx_external(&mut graph, &mut data, DATA, &bytes_of)?;
         for file in [graph, data] {
             file.into_inner()

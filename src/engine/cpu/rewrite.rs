@@ -46,6 +46,8 @@ fn arg_reduce(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     }
     let (data, result) = (original.input[0].as_str(), original.output[0].as_str());
     let axis = int(original, "axis").unwrap_or(0);
+    // Ties are the rule where CLIP looks for the end of its text: tokenizers pad with that very
+    // token.
     let last = site.constant(out, &[1], &[-1]);
     let before_first = site.constant(out, &[1], &[i64::MIN]);
     let axes = site.constant(out, &[1], &[axis]);
@@ -260,6 +262,7 @@ fn dropout(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
 
 /// Before opset 13 the axes from `axis` on are one: flattened, computed over the last axis, and shaped back.
 fn old_softmax(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
+    // The engine computes what opset 13 says, whatever the model's is.
     let axis = int(original, "axis").unwrap_or(1);
     let rank = site.facts.input(original, 0).rank();
     let mut inner = original.clone();

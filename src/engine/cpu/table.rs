@@ -435,6 +435,7 @@ pub const ROWS: &[Row] = &[
             ("exclude_outside", Int(0)),
             ("extrapolation_value", Any),
             ("keep_aspect_ratio_policy", OneOf(&["stretch"])),
+            // Cubic comes out wrong.
             ("mode", OneOf(&["nearest", "linear"])),
             ("nearest_mode", Any),
         ])

@@ -318,6 +318,7 @@ fn set_profiles(
     if ranges.several.is_empty() {
         return set_profile(builder, config, &dynamic, &ranges.inputs);
     }
+    // Only in an engine that cannot be refitted: another one may have a single profile.
     let mut each = ranges.several.iter();
     each.try_for_each(|ranges| set_profile(builder, config, &dynamic, ranges))
 }
@@ -397,6 +398,7 @@ fn check_range(input: &NetworkInput, range: &ProfileInput) -> Result<(), Error> 
 
 /// Marks weights for `refit=individual`.
 fn mark(network: &Network, job: &BuildJob<'_>, notes: &mut Vec<String>) -> Result<(), Error> {
+    // A build fails where a constant is marked that a shape is computed from.
     let wanted =
         job.model.weights().iter().filter(|w| {
             w.role == Role::Weight && job.mark.is_none_or(|names| names.contains(&w.name))

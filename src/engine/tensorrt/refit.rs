@@ -42,6 +42,7 @@ fn list(refitter: &Refitter<'_, '_>, known: &Known) -> Result<Vec<Slot>, Error> 
         let recorded = rest.remove(name.as_str());
         let prototype = refitter.prototype(&name)?;
         let slot = match (prototype, recorded) {
+            // The engine's own type: since TensorRT 10 it refuses weights of another.
             (Some(p), recorded) => Slot {
                 dtype: p.dtype,
                 count: p.count,
