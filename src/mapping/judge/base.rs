@@ -243,6 +243,7 @@ fn of_row(books: &Books<'_>, row: &Row) -> Result<Change, Error> {
             missing: names_where(books, part, State::Missing),
         }));
     }
+    // A tensor that is missing leaves the base value, which the others give.
     if !given.iter().any(any_changed) {
         return Ok(Change::Unchanged);
     }

@@ -133,6 +133,7 @@ fn assess(
     new: &dyn Checkpoint,
     trust_names: bool,
 ) -> Result<Assessment, Error> {
+    // What it holds and what is computed for it, in f32 at most.
     let cost = |row: &Row| 8 * row.count();
     let changes = batched(&mapping.rows, cost, |row| {
         // An initializer of few values may stand for a literal as well.
@@ -292,6 +293,7 @@ fn of_recipe(
     if missing.len() == wanted.len() {
         return Ok(Change::NotGiven);
     }
+    // What old and new tensors give together is in neither file.
     if !missing.is_empty() {
         return Ok(Change::Refused {
             why: Refusal::PartialFold {
@@ -334,6 +336,8 @@ fn of_recipe(
         return Ok(Change::UnchangedAfterCast);
     }
     let digest = Digest::of(&bytes);
+    // A fold is recomputed a few roundings away from the exporter's, so what it gave at first is no
+    // change.
     let as_recorded = row
         .rounding
         .as_ref()
