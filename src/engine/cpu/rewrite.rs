@@ -185,10 +185,11 @@ fn divide_exactly(a: &str, b: &str, result: &str, site: &mut Site<'_>, out: &mut
     ]);
 }
 
-/// The values of `graph` that reach a step function (rounding, comparison, cast) by way of nothing but moves and sums: an
-/// error in their last bit can become a whole step.
+/// The values of `graph` that reach a step function (rounding, comparison, cast) by way of nothing but moves, sums, products
+/// and choices: an error in their last bit can become a whole step.
 pub fn stepped(graph: &GraphProto) -> HashSet<String> {
     let mut found = HashSet::new();
+    // Nodes are in the order of computing: who reads a value is seen before who makes it.
     for node in graph.node.iter().rev() {
         for inner in subgraphs(node) {
             found.extend(stepped(inner));
@@ -389,6 +390,7 @@ fn group_norm(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
     let groups = int(original, "num_groups").unwrap_or(1).max(1);
     let rank = site.facts.input(original, 0).rank().unwrap_or(3);
     let (data, result) = (original.input[0].as_str(), original.output[0].as_str());
+    // A 0 keeps the batch.
     let grouped_shape = site.constant(out, &[3], &[0, groups, -1]);
     let per_channel: Vec<i64> = std::iter::once(-1)
         .chain(std::iter::repeat_n(1, rank.saturating_sub(2)))
@@ -408,6 +410,7 @@ fn group_norm(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
         "ones", "zeros", "shape", "grouped", "normal", "plain", "scale", "bias", "scaled",
     ]
     .map(|s| site.names.fresh(s));
+    // The operator wants a scale and a bias per channel, which here is a group.
     for (name, value) in [(&ones, 1.0), (&zeros, 0.0)] {
         let mut constant = float_scalar(name, value);
         constant.dims = vec![groups];
@@ -473,6 +476,7 @@ fn quantize(original: &NodeProto, site: &mut Site<'_>, out: &mut Rewritten) {
             shifted
         }
     };
+    // ONNX saturates here, and says nothing of a `Cast` of what does not fit.
     let (low, high) = if to == Dtype::I8 {
         (-128.0, 127.0)
     } else {

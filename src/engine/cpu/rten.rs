@@ -279,6 +279,7 @@ fn refer(graph: &mut GraphProto, places: &BTreeMap<String, Place>) -> Result<(),
     for tensor in &mut graph.initializer {
         point(tensor, places)?;
     }
+    // A `Constant` node holds its tensor as an attribute.
     for node in &mut graph.node {
         for tensor in node.attribute.iter_mut().filter_map(|a| a.t.as_mut()) {
             point(tensor, places)?;

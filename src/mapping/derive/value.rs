@@ -50,6 +50,7 @@ impl Print {
                 break;
             }
         }
+        // A sum: in an exclusive or, equal elements would cancel.
         let sum = |part: &[[u8; N]]| {
             let words = part.iter().map(word);
             words.fold(0u64, |bag, word| bag.wrapping_add(mix(word)))

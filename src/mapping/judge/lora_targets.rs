@@ -222,6 +222,7 @@ impl Mapping {
             };
             for &r in rows {
                 let row = &self.rows[r];
+                // Of two adopted names for one weight nothing tells which is meant.
                 let outcome = match tied.insert(r, name) {
                     Some(other) if other != name => Err(Declined::Unsure {
                         name: name.clone(),

@@ -310,6 +310,7 @@ fn equalities(
     for bucket in buckets.values_mut() {
         bucket.sort_unstable();
     }
+    // Both sides cast, and the source permuted: four bytes an element each.
     let compare_cost = |&r: &usize| 12 * rows[r].count();
     let found = batched(open, compare_cost, |&r| {
         let row = &rows[r];

@@ -411,6 +411,7 @@ impl Case<'_, '_> {
                 break;
             }
         }
+        // Presumed names of one parameter differ by their wrappers, and end the same.
         let candidates = best.into_iter().map(|(prefix, mut tensors)| {
             tensors.sort_by(|a, b| a.to.cmp(&b.to));
             tensors.dedup_by(|a, b| a.to == b.to);

@@ -103,6 +103,7 @@ impl Sum {
             };
             sum += term.factor(parameters)? * variable;
         }
+        // `{N-i}` may lead below the first block.
         (sum >= 0).then_some(sum)
     }
 
@@ -123,6 +124,7 @@ impl Sum {
                 bound.variables.push((v, rest / factor));
                 Some(())
             }
+            // Stable Diffusion numbers its blocks on through all levels: `input_blocks.{Sb+l+1}`.
             [(v, factor), (w, 1)] if factor > 0 && rest >= 0 => {
                 bound.variables.push((v, rest / factor));
                 bound.variables.push((w, rest % factor));

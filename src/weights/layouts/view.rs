@@ -323,6 +323,7 @@ impl View {
         let mut stretch = self.source.stretch(&stored.source)?;
         match &tensor.op {
             Op::Copy | Op::Reshape => {}
+            // Rows lie one after the other: a part of a stack is a stretch too.
             Op::Rows { from, to } => {
                 let total = stored.shape.first().copied().unwrap_or(1).max(1);
                 let row = stretch.range.len() / total;
