@@ -212,6 +212,7 @@ impl Reason {
     /// What it asks for.
     pub fn verdict(&self) -> Verdict {
         match self {
+            // What reaches no weight may be a change that would be lost.
             Reason::NotInEngine { why, .. } if why.is_lost() => Verdict::Unknown,
             Reason::UnchangedAfterCast { .. }
             | Reason::WeightRenamed { .. }
@@ -223,6 +224,7 @@ impl Reason {
             | Reason::Stripped
             | Reason::Unproven { refittable: true } => Verdict::NeedsRefit,
             Reason::Unsure { why, .. } => match why {
+                // The architecture differs, which no refit changes.
                 Refusal::Misfit { .. } => Verdict::NeedsRecompile,
                 _ => Verdict::Unknown,
             },

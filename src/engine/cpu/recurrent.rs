@@ -83,6 +83,7 @@ fn activations(node: &NodeProto) -> Vec<String> {
 
 /// Whether the engine computes this form itself, but for the layout.
 fn native(node: &NodeProto) -> bool {
+    // Input 4 holds the lengths of sequences, 7 the peepholes: the engine knows neither.
     let plain = input(node, 4).is_none() && input(node, 7).is_none();
     let default = default_activations(&node.op_type);
     let usual = activations(node)
@@ -282,6 +283,7 @@ impl<'o, 's, 'f> Loops<'o, 's, 'f> {
         let mut projected = self.emit("MatMul", &[&data, &weights]);
         let mut bias = None;
         if !self.inputs[3].is_empty() {
+            // ONNX lays the recurrence's bias behind that of the inputs.
             let both = self.of_direction(&self.inputs[3].clone(), index);
             let count = self.gates * self.hidden;
             let input_bias = self.slice(&both, 0, count, 0);
