@@ -4,7 +4,7 @@
 //! ones; a constant without an explanation stops every change that may be in it; a changed tensor that is in no explanation
 //! stops unless the model is known not to hold it.
 
-use crate::mapping::derive::{apply_once, batched, literal};
+use crate::mapping::derive::{apply_once, batched, is_flat, literal};
 use crate::mapping::hints::{align, same_name};
 use crate::mapping::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Literal,
@@ -470,14 +470,17 @@ fn extra_tensor(
     (name, is_beside_copy): (&str, bool),
     (dtype, shape): (Dtype, &[usize]),
 ) -> Leftover {
+    // Two tensors of zeros are not one.
+    let is_flat = || (new.read(name)).is_some_and(|t| is_flat(t.dtype, &t.data));
     let why = if books.permissions.ignores(name) {
         Why::Ignored
     } else if is_counter(name) {
         Why::Counter
     } else if unused.is_unproven(name) {
-        // A constant is called so, and nothing says what it is made of: whatever the tensor equals now, the constant keeps its value.
+        // A constant is called so, or was folded from it, and nothing says what it is made of: whatever the tensor equals now, the
+        // constant keeps its value.
         Why::Unreached
-    } else if let Some(of) = unused.duplicate_of(books.digests.get(name)) {
+    } else if let (Some(of), false) = (unused.duplicate_of(books.digests.get(name)), is_flat()) {
         Why::Duplicate { of }
     } else if !dtype.is_float() && new.read(name).is_some_and(|t| literal(t.view()).is_some()) {
         Why::NotFloat
@@ -519,8 +522,8 @@ struct Unused<'b> {
     blanks: HashSet<usize>,
     /// What constants are called.
     rows: Vec<&'b str>,
-    /// What those are called that no tensor explains.
-    unproven: Vec<&'b str>,
+    /// What those are called that no tensor explains, and what the record says that they were folded from.
+    unproven: Vec<&'b String>,
     /// Digests of the used tensors in the new file.
     given: HashMap<Digest, String>,
     /// Used tensors by their digest in the base, but for flat ones.
@@ -572,7 +575,7 @@ impl<'b> Unused<'b> {
             rows: mapping.rows.iter().map(|r| r.name.as_str()).collect(),
             unproven: (mapping.rows.iter())
                 .filter(|r| r.is_unsourced())
-                .map(|r| r.name.as_str())
+                .flat_map(|r| std::iter::once(&r.name).chain(&r.folded_from))
                 .collect(),
             given: given.collect(),
             tied,
@@ -602,7 +605,7 @@ impl<'b> Unused<'b> {
         })
     }
 
-    /// Whether a constant that nothing explains is called `name`.
+    /// Whether a constant that nothing explains is called `name` or was folded from it.
     fn is_unproven(&self, name: &str) -> bool {
         self.unproven.iter().any(|row| same_name(row, name))
     }

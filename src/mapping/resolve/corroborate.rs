@@ -448,15 +448,18 @@ fn own_names(case: &Case<'_>, rows: &mut [Row], open: &HashSet<usize>) {
     }
 }
 
-/// A row that only its value resolved may be tied to another row of the same values whose source has changed; that source
-/// is then a candidate too.
+/// A row that only its value resolved, or that more nodes read than its name speaks for, may be tied to another row of the same values
+/// whose source has changed; that source is then a candidate too.
 fn twins(case: &Case<'_>, rows: &mut [Row]) {
     for r in 0..rows.len() {
         let by_name = rows[r]
             .evidence
             .iter()
             .any(|e| matches!(e, Evidence::Hinted { .. }));
-        if by_name || names_of(&rows[r]).next().is_none() {
+        let shared = rows[r].readings.len() > rows[r].explanations().count();
+        if (by_name && !(shared && case.equal.informative[r]))
+            || names_of(&rows[r]).next().is_none()
+        {
             continue;
         }
         let mut others: Vec<usize> = (0..rows.len())

@@ -5,8 +5,8 @@
 //! record, or by the module path in its name. A derivation that no reader means is dropped; those that some reader means must
 //! all agree; a reader that means none of them pins the value.
 
-use super::case::{Case, hint_prefixes};
-use crate::mapping::derive::is_typed;
+use super::case::{Case, Source, hint_prefixes};
+use crate::mapping::derive::{is_flat, is_typed};
 use crate::mapping::hints::{is_anonymous, same_name};
 use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row, held_bytes, squeezed};
 use crate::tensor::to_f32;
@@ -211,6 +211,7 @@ pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: 
     one_each(case, rows, open);
     if !merges {
         keep_literals(rows, open);
+        doubt_folded(case, rows, open);
     }
     for &r in open {
         pin_literals(&spelling, rows, r);
@@ -296,6 +297,27 @@ fn keep_literals(rows: &mut [Row], open: &[usize]) {
         if row.inline && row.literal.is_some() && apart {
             put(row, Vec::new());
         }
+    }
+}
+
+/// The older exporter folds nothing that reads no parameter: a few equal values under a made-up name that no tensor gives were made of one
+/// in a way that is not known. A tensor of many values hardly gives them, so one of a few has to be there.
+fn doubt_folded(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
+    let is_doubtful = |row: &Row| {
+        row.literal == Some(Literal::Flat)
+            && row.explanations().next().is_none()
+            && is_anonymous(&row.name)
+            && !row.inline
+    };
+    let doubtful: Vec<usize> = (open.iter().copied())
+        .filter(|&r| is_doubtful(&rows[r]))
+        .collect();
+    let is_origin = |s: &Source<'_>| s.view.dtype.is_float() && is_flat(s.view.dtype, s.view.data);
+    if doubtful.is_empty() || !case.sources.iter().any(is_origin) {
+        return;
+    }
+    for r in doubtful {
+        rows[r].literal = None;
     }
 }
 
