@@ -41,6 +41,7 @@ CLASSES = {
     "refitter": ("VRefitter", """refitCudaEngine setNamedWeights getMissingWeights getAllWeights setMaxThreads
         getWeightsPrototype getNamedWeights getWeightsLocation"""),
     "parser": ("IParser", "parse parseFromFile getNbErrors getError setFlag setRefitObserver ~deleting_dtor"),
+    "parser_refitter": ("IParserRefitter", "refitFromFile getNbErrors getError ~deleting_dtor"),
     "parser_error": ("IParserError", "desc file line node nodeName nodeOperator"),
 }
 # Classes of which we make objects: the forms below and abi/tests.rs compare them with all their slots.

@@ -61,9 +61,22 @@ pub struct BuildNotes {
     /// Slots that are computed from several of the model's weights.
     #[serde(default)]
     pub folds: Vec<Fold>,
+    /// Weights of the model that only the library's own parser can give it, from the whole model.
+    #[serde(default)]
+    pub by_parser: Vec<String>,
     /// The plan holds none of its refittable weights, and cannot run before it is given them.
     #[serde(default)]
     pub stripped: bool,
+}
+
+/// How a refit gave an engine its weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// One by one, under their names.
+    ByName,
+    /// The library's own parser gave them all, from the whole model.
+    ByParser,
 }
 
 /// A weight that an engine holds.
@@ -99,6 +112,18 @@ pub trait Feed: Send + Sync {
     fn digest(&self, slot: &Slot) -> Option<Digest> {
         let _ = slot;
         None
+    }
+
+    /// Lends the model with all these weights, in a file that is there until `then` has returned: for libraries that take whole models.
+    ///
+    /// # Errors
+    /// Why there is none; those of `then`.
+    fn with_model(&self, then: &mut dyn FnMut(&Model) -> Result<(), Error>) -> Result<(), Error> {
+        let _ = then;
+        Err(Error::Library {
+            library: "the refit".into(),
+            message: "it has single weights, and not a whole model".into(),
+        })
     }
 }
 
@@ -186,7 +211,7 @@ pub trait Engine {
 
     /// Replaces weights. After an error the engine is in no defined state and must be dropped.
     /// The feed is kept as long as the engine needs it.
-    fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error>;
+    fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<Way, Error>;
 
     /// Writes the plan, with the weights that it holds now.
     fn serialize(&self, out: &mut dyn Write) -> Result<(), Error>;

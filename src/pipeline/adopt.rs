@@ -113,6 +113,7 @@ pub fn adopt(
     )?;
     manifest.stripped = described.stripped;
     manifest.folds = described.folds;
+    manifest.by_parser = described.by_parser;
     manifest.unproven = !proven && !described.stripped;
     manifest.notes = vec![
         "adopted: another tool built the engine; what is built again is built with the options above".into(),
@@ -244,7 +245,10 @@ fn within(wanted: &Resolved, described: &Described) -> Result<(), Vec<String>> {
 fn weights(described: &Described, model: &Model) -> Result<Vec<String>, Vec<String>> {
     let mut problems = Vec::new();
     let (mut known, mut unknown) = (0, Vec::new());
-    let of_fold = |name: &str| described.folds.iter().any(|f| f.slot == name);
+    let of_fold = |name: &str| {
+        described.folds.iter().any(|f| f.slot == name)
+            || described.computed.iter().any(|c| c == name)
+    };
     for slot in &described.slots {
         match model.weight(&slot.name) {
             _ if of_fold(&slot.name) => known += usize::from(slot.refittable),

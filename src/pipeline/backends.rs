@@ -106,6 +106,7 @@ pub fn reopen(manifest: &Manifest, environment: &Environment) -> Result<Box<dyn 
         slots: slots_of(manifest),
         inputs: manifest.inputs.clone(),
         outputs: manifest.outputs.clone(),
+        by_parser: manifest.by_parser.clone(),
         stripped: manifest.stripped,
         host_code: manifest
             .options

@@ -66,6 +66,8 @@ pub(super) fn stage(
     };
     let (staged, plan, mut notes) = compiled(backend, &job, output, watch)?;
     notes.notes.insert(0, converted.says());
+    // A refit has the model as it is, which is not the one that the engine was built from.
+    notes.by_parser.clear();
     Ok((staged, plan, notes))
 }
 

@@ -61,6 +61,8 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
         .options
         .get("refit")
         .is_some_and(|r| r == "identical");
+    // A stripped plan that was filled may let nothing be replaced any more.
+    let replaceable = slots.iter().any(|s| s.refittable);
     for row in &mut manifest.weights {
         let Some(weight) = model.weight(&row.name) else {
             continue;
@@ -71,9 +73,10 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
                 .iter()
                 .any(|f| f.sources().contains(&row.name.as_str()))
         };
+        let by_parser = || replaceable && manifest.by_parser.contains(&row.name);
         let listed = refittable.get(row.name.as_str()).copied();
         row.unread = weight.role == Role::Unused;
-        row.fixed = match fixed(weight, listed.map(|can| can || folded())) {
+        row.fixed = match fixed(weight, listed.map(|can| can || folded() || by_parser())) {
             None if identical => Some(
                 "an engine built with `--refit identical` takes back only its own values".into(),
             ),

@@ -43,6 +43,9 @@ pub struct Manifest {
     /// Slots that are computed from several rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub folds: Vec<Fold>,
+    /// Rows that only the library's own parser can give the engine, from the whole model.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_parser: Vec<String>,
     /// The plan holds none of its refittable weights, and has to be refitted before it runs. The rows say what it was built for.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stripped: bool,

@@ -160,6 +160,7 @@ impl Case {
 
 pub fn known(model: &Model, notes: &BuildNotes) -> Known {
     Known {
+        by_parser: Vec::new(),
         stripped: false,
         host_code: false,
         slots: notes.slots.clone(),

@@ -63,7 +63,7 @@ pub fn errors(table: &Table) -> Result<(), Failed> {
         case.model.bytes(weight).into_owned(),
     )]));
     match engine.refit(Arc::new(one), &Silent) {
-        Ok(()) => record(table, "errors", "one weight alone", "accepted"),
+        Ok(_) => record(table, "errors", "one weight alone", "accepted"),
         Err(Error::Weight { name, reason }) => record(
             table,
             "errors",

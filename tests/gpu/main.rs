@@ -169,7 +169,7 @@ fn conformance(
         limit,
     )?;
     let fused = case.feed(true)?;
-    let ((), refit_time) = timed(|| engine.refit(fused, &Silent))?;
+    let (_, refit_time) = timed(|| engine.refit(fused, &Silent))?;
     record(table, what, "refit", show(refit_time));
     within(
         table,

@@ -2,6 +2,7 @@
 
 use crate::commands::tables;
 use crate::diff::{Reason, Verdict};
+use crate::engine::Way;
 use crate::fsx;
 use crate::pipeline::{Prepared, Refitted, Verification, next};
 use crate::plan::Recipe;
@@ -11,6 +12,9 @@ use serde::Serialize;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Said of a refit that did not go by the names of single weights.
+const BY_PARSER: &str = "the library's parser gave it all weights, from the whole model; they were read back and compared";
 
 /// What became of one plan.
 #[derive(Debug, Serialize)]
@@ -39,6 +43,9 @@ pub(super) struct RefitReport {
     missing: Vec<String>,
     recipe: Recipe,
     resolve_ns: u64,
+    /// How the engine got its weights; none where it was not refitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    way: Option<Way>,
     pub apply_ns: u64,
     pub write_ns: u64,
     /// Reference that the result was verified against.
@@ -89,6 +96,9 @@ impl Report for RefitReport {
                     show(self.apply_ns),
                     show(self.write_ns)
                 )?;
+                if self.way == Some(Way::ByParser) {
+                    writeln!(out, "  {BY_PARSER}")?;
+                }
                 self.verification(out)?;
                 match &self.back {
                     Some(back) => writeln!(out, "  way back: {}", ui::line(back)),
@@ -128,6 +138,7 @@ impl RefitReport {
                 .collect(),
             recipe: prepared.overlay().recipe().clone(),
             resolve_ns: resolve.as_nanos() as u64,
+            way: None,
             apply_ns: 0,
             write_ns: 0,
             reference: None,
@@ -151,6 +162,7 @@ impl RefitReport {
     pub fn refitted(&mut self, done: Refitted) {
         self.apply_ns = done.apply.as_nanos() as u64;
         self.write_ns = done.write.as_nanos() as u64;
+        self.way = Some(done.way);
         if let Some(v) = done.verification {
             self.verified(v);
         }

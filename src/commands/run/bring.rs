@@ -5,6 +5,7 @@ use super::{Args, OnRange};
 use crate::arrays;
 use crate::commands::{UsageError, refit};
 use crate::diff::Verdict;
+use crate::engine::Way;
 use crate::pipeline::{self, Environment, Inputs, OpenPlan, Opening, OverlayRequest, Prepared};
 use crate::plan::Manifest;
 use crate::shapes::{self, InputShapes, Resolved};
@@ -156,8 +157,12 @@ impl Ready {
             // What a stripped or an unproven plan holds is nothing that a refit could go back to.
             let held = !prepared.manifest.stripped && !prepared.manifest.unproven;
             match prepared.commit(plan, false, environment, ui) {
-                Ok(_) => {
-                    (action, reason) = ("refit", differ);
+                Ok(done) => {
+                    let parser = match done.way {
+                        Way::ByName => "",
+                        Way::ByParser => ", given by the library's parser",
+                    };
+                    (action, reason) = ("refit", differ + parser);
                     if let Some(back) = back.filter(|_| held) {
                         ui.event(Event::Status(&format!("way back: {back}")));
                     }

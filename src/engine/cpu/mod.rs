@@ -265,6 +265,7 @@ fn write_plan_into(
         notes,
         slots,
         folds: Vec::new(),
+        by_parser: Vec::new(),
         stripped: false,
     };
     Ok(Some((notes, written)))
@@ -298,6 +299,7 @@ fn write_plan(
         notes,
         slots,
         folds: Vec::new(),
+        by_parser: Vec::new(),
         stripped: false,
     })
 }

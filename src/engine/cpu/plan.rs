@@ -2,7 +2,7 @@
 
 use super::container::{self, Container};
 use super::writer::{self, Content, Contents};
-use crate::engine::{Engine, Error, Feed, RunOptions, Slot, Written};
+use crate::engine::{Engine, Error, Feed, RunOptions, Slot, Way, Written};
 use crate::onnx::{Model, WeightBytes};
 use crate::tensor::{
     Digest, Dtype, Extent, NamedTensors, Tensor, TensorDecl, TensorView, element_count, show_shape,
@@ -162,7 +162,7 @@ impl Engine for PlanEngine {
         Ok(self.weights.slots().to_vec())
     }
 
-    fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error> {
+    fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<Way, Error> {
         // It has the old weights.
         self.session = None;
         self.weights.feed = Some(Arc::clone(&feed));
@@ -178,7 +178,7 @@ impl Engine for PlanEngine {
             watch.event(Event::Advance(1));
         }
         watch.event(Event::End);
-        Ok(())
+        Ok(Way::ByName)
     }
 
     fn serialize(&self, out: &mut dyn Write) -> Result<(), Error> {

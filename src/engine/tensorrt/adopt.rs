@@ -1,6 +1,7 @@
 //! What an engine that something else built says of itself, and what the parser says of the model that it is said to be of.
 
 use super::api::{Builder, CudaEngine, NetworkTyping, Parser, Refitter, Selector};
+use super::by_parser::{self, Reach};
 use super::folds::folds;
 use super::{TensorRt, build, deserialize, header, list_slots, no_gpu};
 use crate::engine::{Error, Fold, Slot};
@@ -30,6 +31,10 @@ pub struct Described {
     pub slots: Vec<Slot>,
     /// Weights that the parser computes from several of the model's.
     pub folds: Vec<Fold>,
+    /// Weights of the model that only the parser reaches.
+    pub by_parser: Vec<String>,
+    /// The engine's weights that the parser computes of them.
+    pub computed: Vec<String>,
     /// Digests of the values that it gave back, by name; most libraries give none.
     pub values: BTreeMap<String, Digest>,
 }
@@ -82,9 +87,16 @@ impl TensorRt {
         };
         let slots = list_slots(&engine, &known)?;
         let refittable = engine.is_refittable()?;
+        let folds = self.folds(model, &slots)?;
+        // A library that fails at this has normalisations that are baked in.
+        let reach = by_parser::reach(&engine, model, &folds).unwrap_or_default();
+        let slots = build::without_baked(slots, model, &folds, &reach);
+        let Reach { weights, computed } = reach;
         let mut described = Described {
             profiles: profiles(&engine, &inputs)?,
-            folds: self.folds(model, &slots)?,
+            by_parser: weights,
+            computed,
+            folds,
             inputs,
             outputs,
             refittable,

@@ -2,13 +2,14 @@
 
 use super::api::{
     Builder, Config, Core, CudaEngine, Flag, Network, NetworkInput, NetworkTyping, ParseError,
-    Parser, Selector, Severity,
+    Parser, Record, Selector, Severity,
 };
+use super::by_parser::{self, Reach};
 use super::folds::folds;
 use super::gpu::Gpu;
 use super::options::{Choices, NOTHING_REDUCED, Refit};
 use super::{Known, Product, Settings, default_threads, deserialize, list_slots, no_gpu, pinned};
-use crate::engine::{BuildJob, BuildNotes, Error, Refusal, Slot};
+use crate::engine::{BuildJob, BuildNotes, Error, Fold, Refusal, Slot};
 use crate::fsx;
 use crate::onnx::{Model, Role};
 use crate::shapes::{Profile, ProfileInput};
@@ -77,30 +78,32 @@ pub(super) fn build(
     // What was said of a timing cache that is not taken is no reason for a failure of the build.
     drop(core.take_messages());
 
+    let records = records.unwrap_or_default();
+    let fixed = || -> Result<Listed, Error> { Ok(Listed::of(of_model(job.model, |_| Ok(false))?)) };
     // A refittable plan is opened for the list of its weights, so it has to be whole in memory.
-    let slots = if choices.keeps_refit() || !builder.can_stream() {
+    let listed = if choices.keeps_refit() || !builder.can_stream() {
         let plan = builder.build(&network, &config, watch)?;
         tell(core, watch);
         out.write_all(plan.bytes())?;
         match gpu {
             Ok(gpu) if choices.keeps_refit() => {
                 // What the library made a moment ago may bring its own code.
-                let open = |gpu| deserialize(core, gpu, plan.bytes(), choices.version_compatible);
-                listed(open(gpu), &network, job.model, &mut notes)?
+                let opened = deserialize(core, gpu, plan.bytes(), choices.version_compatible);
+                listed(opened, &network, job.model, &records, &mut notes)?
             }
-            _ => of_model(job.model, |_| Ok(false))?,
+            _ => fixed()?,
         }
     } else {
         builder.build_to(&network, &config, out, watch)?;
         tell(core, watch);
-        of_model(job.model, |_| Ok(false))?
+        fixed()?
     };
     timings.keep(watch);
-    let folds = folds(job.model, &records.unwrap_or_default(), &slots);
     Ok(BuildNotes {
         notes,
-        slots,
-        folds,
+        slots: listed.slots,
+        folds: listed.folds,
+        by_parser: listed.reach.weights,
         stripped: choices.strip,
     })
 }
@@ -471,26 +474,78 @@ impl<'c> Timings<'c> {
     }
 }
 
-/// The slots of a plan that was just built, by opening it.
+/// What a plan that was just built says of its weights.
+struct Listed {
+    slots: Vec<Slot>,
+    folds: Vec<Fold>,
+    reach: Reach,
+}
+
+impl Listed {
+    /// Of an engine that is not asked.
+    fn of(slots: Vec<Slot>) -> Listed {
+        Listed {
+            slots,
+            folds: Vec::new(),
+            reach: Reach::default(),
+        }
+    }
+}
+
+/// The slots of a plan that was just built, by opening it, and what the parser makes of several of the model's weights.
 fn listed(
     opened: Result<CudaEngine, Error>,
     network: &Network,
     model: &Model,
+    records: &[Record],
     notes: &mut Vec<String>,
-) -> Result<Vec<Slot>, Error> {
+) -> Result<Listed, Error> {
     let known = Known {
         slots: of_model(model, |_| Ok(true))?,
         ..Known::default()
     };
     match opened {
-        Ok(engine) => list_slots(&engine, &known),
+        Ok(engine) => {
+            let slots = list_slots(&engine, &known)?;
+            let folds = folds(model, records, &slots);
+            let reach = by_parser::reach(&engine, model, &folds);
+            let reach = reach.unwrap_or_else(|e| {
+                notes.push(format!("normalisations stay baked in: {e}"));
+                Reach::default()
+            });
+            Ok(Listed {
+                slots: without_baked(slots, model, &folds, &reach),
+                folds,
+                reach,
+            })
+        }
         // Compiled for other GPUs. The network still tells which names it has weights for.
         Err(e) if network.can_mark() => {
             notes.push(format!("the engine cannot be opened here, so its weights are listed as the network has them ({e})"));
-            of_model(model, |name| network.mark_refittable(name))
+            let slots = of_model(model, |name| network.mark_refittable(name))?;
+            let (folds, reach) = (folds(model, records, &slots), Reach::default());
+            Ok(Listed {
+                slots: without_baked(slots, model, &folds, &reach),
+                folds,
+                reach,
+            })
         }
         Err(e) => Err(e),
     }
+}
+
+/// The slots, of which those do not count as refittable that hold only a part of what the engine made of a weight.
+pub(super) fn without_baked(
+    mut slots: Vec<Slot>,
+    model: &Model,
+    folds: &[Fold],
+    reach: &Reach,
+) -> Vec<Slot> {
+    let baked = by_parser::baked(model, folds, reach);
+    for slot in &mut slots {
+        slot.refittable &= !baked.contains(&slot.name);
+    }
+    slots
 }
 
 /// The model's constants as slots; `refittable` is asked for those that are weights. No version has f64: the parser narrows it.

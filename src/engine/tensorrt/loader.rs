@@ -61,6 +61,8 @@ pub(super) type Factory3 = unsafe extern "C" fn(*mut c_void, *mut c_void, i32) -
 #[derive(Debug)]
 pub struct ParserLibrary {
     pub(super) create: Factory3,
+    /// Of the parser's own refitter, since TensorRT 10.0.
+    pub(super) create_refitter: Option<Factory3>,
     pub(super) version: i32,
 }
 
@@ -246,16 +248,25 @@ fn load_parser(library: &Path, file: &str, product: Product) -> Result<ParserLib
     let context = |e: String| format!("`{}`: {e}", path.display());
     #[allow(unsafe_code)]
     // SAFETY: the types are those that `NvOnnxParser.h` declares in every release of these families.
-    let (create, version): (Factory3, Result<unsafe extern "C" fn() -> c_int, _>) = unsafe {
+    let (create, create_refitter, version): (
+        Factory3,
+        Result<Factory3, _>,
+        Result<unsafe extern "C" fn() -> c_int, _>,
+    ) = unsafe {
         (
             symbol(&parser, "createNvOnnxParser_INTERNAL").map_err(context)?,
+            symbol(&parser, "createNvOnnxParserRefitter_INTERNAL"),
             symbol(&parser, "getNvOnnxParserVersion"),
         )
     };
     #[allow(unsafe_code)]
     // SAFETY: it takes nothing and returns a constant.
     let version = version.map_or(0, |f| unsafe { f() });
-    Ok(ParserLibrary { create, version })
+    Ok(ParserLibrary {
+        create,
+        create_refitter: create_refitter.ok(),
+        version,
+    })
 }
 
 /// Where the loader found a bare name: the mapping of this process that ends in it.

@@ -11,6 +11,7 @@
 //! | `adopt` | what an engine of another tool says of itself |
 //! | `pinned` | what stays in f32 where half precision is allowed |
 //! | [`plugins`] | plugin libraries |
+//! | `by_parser` | weights that only the parser reaches, with the whole model |
 //! | `folds` | weights that the parser computed from several of the model's |
 //! | [`gpu`] | the GPU, its memory and streams |
 //! | [`header`] | what a plan says of itself without any library |
@@ -22,6 +23,7 @@ pub mod abi;
 mod adopt;
 pub mod api;
 mod build;
+mod by_parser;
 mod canonical;
 pub mod doctor;
 mod folds;
@@ -74,6 +76,8 @@ pub struct Known {
     pub slots: Vec<Slot>,
     pub inputs: Vec<TensorDecl>,
     pub outputs: Vec<TensorDecl>,
+    /// Weights of the model that only the parser reaches.
+    pub by_parser: Vec<String>,
     /// The plan holds none of its refittable weights.
     pub stripped: bool,
     /// The plan was built to be version-compatible, so it brings code that runs when it is opened.

@@ -4,10 +4,13 @@
 //! for what TensorRT computes together with those (`getMissingWeights`), until nothing is missing. That list only ever adds:
 //! what differs is told by the feed. TensorRT-RTX is known to leave weights out of it (pytorch/TensorRT pull request 4198), so
 //! there every slot is given.
+//!
+//! Where a weight differs that has no slot, or the engine wants one that the model does not have, the parser gives all of them
+//! (`by_parser`).
 
 use super::api::{CudaEngine, Refitter};
-use super::{Known, Product};
-use crate::engine::{Error, Feed, Slot};
+use super::{Known, Product, by_parser};
+use crate::engine::{Error, Feed, Slot, Way};
 use crate::tensor::Dtype;
 use crate::watch::{Event, Watch};
 use rayon::prelude::*;
@@ -84,7 +87,7 @@ pub fn refit_engine(
     feed: &dyn Feed,
     threads: usize,
     watch: &dyn Watch,
-) -> Result<(), Error> {
+) -> Result<Way, Error> {
     if !engine.is_refittable()? {
         return Err(Error::Library {
             library: engine.core().loaded().title(),
@@ -102,6 +105,15 @@ pub fn refit_engine(
                     .into(),
         });
     }
+    let through_parser =
+        || by_parser::refit(engine, known, feed, threads, watch).map(|()| Way::ByParser);
+    let beyond = |name: &String| {
+        let slot = known.slots.iter().find(|s| s.name == *name);
+        slot.is_none_or(|slot| feed.differs(slot))
+    };
+    if known.by_parser.iter().any(beyond) {
+        return through_parser();
+    }
     let everything = engine.core().loaded().product == Product::Rtx;
     let first: Vec<&Slot> = slots
         .iter()
@@ -112,7 +124,7 @@ pub fn refit_engine(
     refitter.set_max_threads(threads)?;
     let mut given = give(&mut refitter, &first, feed, watch)?;
     if given.is_empty() {
-        return Ok(());
+        return Ok(Way::ByName);
     }
     loop {
         let missing = refitter.missing()?;
@@ -128,7 +140,12 @@ pub fn refit_engine(
         let added = give(&mut refitter, &more, feed, watch)?;
         // The feed has nothing for these, and would have nothing the next time either.
         if added.is_empty() {
-            return complain_about_missing(&missing);
+            if !known.by_parser.is_empty() {
+                // What the parser computed is in one layer with these; nothing has been taken over yet.
+                drop(refitter);
+                return through_parser();
+            }
+            complain_about_missing(&missing)?;
         }
         given.extend(added);
     }
@@ -136,9 +153,9 @@ pub fn refit_engine(
         step: "refitting",
         total: None,
     });
-    refitter.commit()?;
+    refitter.refit()?;
     watch.event(Event::End);
-    Ok(())
+    Ok(Way::ByName)
 }
 
 /// Gives the refitter what the feed has for `slots`, prepared on all cores. Returns the names that were given.

@@ -290,7 +290,7 @@ impl Engine for TensorRtEngine {
         list_slots(&self.engine, &self.known)
     }
 
-    fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<(), Error> {
+    fn refit(&mut self, feed: Arc<dyn Feed>, watch: &dyn Watch) -> Result<Way, Error> {
         self.gpu.context().map_err(cuda)?;
         drop(self.engine.core().take_messages());
         // Waits for whatever runs. A recorded graph may hold old weights, and before TensorRT 9.1

@@ -330,6 +330,7 @@ impl Cached<'_> {
             notes: entry.notes.clone(),
             stripped: entry.stripped,
             folds: entry.folds.clone(),
+            by_parser: entry.by_parser.clone(),
             ..self.draft.manifest(plan, entry.backend.clone())
         };
         for row in &mut manifest.weights {
@@ -459,5 +460,12 @@ impl Feed for ModelFeed {
 
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
         slot_bytes(slot, &self.folds, &self.model, |name| self.weight(name))
+    }
+
+    fn with_model(
+        &self,
+        then: &mut dyn FnMut(&Model) -> Result<(), engine::Error>,
+    ) -> Result<(), engine::Error> {
+        then(&self.model)
     }
 }

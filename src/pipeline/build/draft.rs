@@ -200,6 +200,7 @@ impl<'a> Draft<'a> {
             notes: notes.notes,
             stripped: notes.stripped,
             folds: notes.folds,
+            by_parser: notes.by_parser,
             ..self.manifest(plan, backend.identity())
         };
         note_slots(&mut manifest, model, notes.slots);
@@ -253,6 +254,7 @@ impl<'a> Draft<'a> {
             slots: Vec::new(),
             notes: Vec::new(),
             folds: Vec::new(),
+            by_parser: Vec::new(),
             stripped: false,
             unproven: false,
             weights,

@@ -7,8 +7,9 @@ use super::rebuild;
 use super::request::OverlayRequest;
 
 use crate::diff::{Decision, Verdict, WeightState};
-use crate::engine::{self, Engine, Feed, Fold, RunOptions, Slot};
+use crate::engine::{self, Engine, Feed, Fold, RunOptions, Slot, Way};
 use crate::fsx::Staged;
+use crate::onnx::Model;
 use crate::pipeline::backends::reopen;
 use crate::pipeline::environment::Environment;
 use crate::pipeline::error::Error;
@@ -36,7 +37,7 @@ pub struct Prepared {
     plan: PathBuf,
     /// Opened when it is first needed, unless it was opened while the overlay was resolved.
     engine: Option<Box<dyn Engine>>,
-    overlay: Arc<OverlayFeed>,
+    overlay: Arc<Overlay>,
     /// What is decided; nothing blocks it.
     pub decision: Decision,
 }
@@ -55,6 +56,7 @@ pub struct Refitted {
     /// Setting weights, committing; opening the engine where it was not open.
     pub apply: Duration,
     pub write: Duration,
+    pub way: Way,
     /// What the check against a reference found, where it was asked for.
     pub verification: Option<Verification>,
 }
@@ -108,11 +110,6 @@ pub fn prepare(
             Ok((Some(engine?), overlay))
         })?,
     };
-    let overlay = OverlayFeed {
-        held: held(&manifest),
-        folds: manifest.folds.clone(),
-        overlay,
-    };
     Ok(Prepared {
         manifest,
         plan: plan.to_owned(),
@@ -156,7 +153,7 @@ fn same_file(a: &Path, b: &Path) -> bool {
 
 impl Prepared {
     pub fn overlay(&self) -> &Overlay {
-        &self.overlay.overlay
+        &self.overlay
     }
 
     /// Whether the plan's engine can run with these options.
@@ -218,21 +215,32 @@ impl Prepared {
     }
 
     /// Gives the engine its new weights, without writing anything.
-    fn apply(&mut self, environment: &Environment, watch: &dyn Watch) -> Result<Duration, Error> {
+    /// Where the library takes a whole model, that is written beside `output`.
+    fn apply(
+        &mut self,
+        output: &Path,
+        environment: &Environment,
+        watch: &dyn Watch,
+    ) -> Result<(Duration, Way), Error> {
         watch.event(Event::Begin {
             step: "refitting",
             total: None,
         });
         let start = Instant::now();
-        let feed: Arc<dyn Feed> = self.overlay.clone();
+        let feed: Arc<dyn Feed> = Arc::new(OverlayFeed {
+            overlay: Arc::clone(&self.overlay),
+            held: held(&self.manifest),
+            folds: self.manifest.folds.clone(),
+            beside: output.to_owned(),
+        });
         let refitted = self.engine(environment)?.refit(feed, watch);
         if refitted.is_err() {
             // It is in no defined state.
             self.engine = None;
         }
-        refitted?;
+        let way = refitted?;
         watch.event(Event::End);
-        Ok(start.elapsed())
+        Ok((start.elapsed(), way))
     }
 
     /// The manifest as it will be, but for the plan's own digest.
@@ -288,7 +296,7 @@ impl Prepared {
     ) -> Result<(Ready, Refitted), Error> {
         let _span = tracing::info_span!("refit", output = ?output).entered();
         crate::fsx::check_output(output)?;
-        let apply = self.apply(environment, watch)?;
+        let (apply, way) = self.apply(output, environment, watch)?;
         let verification = verify
             .then(|| self.verify(output, environment, watch))
             .transpose()?;
@@ -319,6 +327,7 @@ impl Prepared {
         let refitted = Refitted {
             apply,
             write: start.elapsed(),
+            way,
             verification,
         };
         let output = output.to_owned();
@@ -353,7 +362,7 @@ impl Prepared {
         let found = verify::verify(
             engine.as_mut(),
             &self.manifest,
-            &overlay.overlay,
+            &overlay,
             output,
             environment,
         )?;
@@ -407,11 +416,13 @@ impl Prepared {
 
 /// Gives an engine the bytes of an overlay.
 struct OverlayFeed {
-    overlay: Overlay,
+    overlay: Arc<Overlay>,
     /// Digests of what the engine holds.
     held: HashMap<String, Digest>,
     /// Slots that are computed from several weights.
     folds: Vec<Fold>,
+    /// The plan that is written, for what has to be written before it.
+    beside: PathBuf,
 }
 
 impl Feed for OverlayFeed {
@@ -438,5 +449,21 @@ impl Feed for OverlayFeed {
                 reason: e.to_string(),
             })
         })
+    }
+
+    fn with_model(
+        &self,
+        then: &mut dyn FnMut(&Model) -> Result<(), engine::Error>,
+    ) -> Result<(), engine::Error> {
+        let written = rebuild::write_model(&self.overlay, &self.beside);
+        let written = written.map_err(|e| match e {
+            Error::File(e) => engine::Error::File(e),
+            Error::Engine(e) => e,
+            other => engine::Error::Library {
+                library: "the model with these weights".into(),
+                message: other.to_string(),
+            },
+        })?;
+        then(&written.model)
     }
 }

@@ -96,6 +96,7 @@ pub(super) fn stage(
     // Compiled here, so what it holds is known.
     manifest.unproven = false;
     manifest.folds = notes.folds;
+    manifest.by_parser = notes.by_parser;
     note_slots(&mut manifest, &written.model, notes.slots);
     let ready = Ready {
         output: output.to_owned(),

@@ -28,8 +28,8 @@ fn mlp(w: &Weights) -> Net {
         (vec![cols, rows], values.collect())
     };
     Net::default()
-        .input("x", &["B", "8"])
-        .output("y", &["B", "4"])
+        .input("x", &[batch, "8"])
+        .output("y", &[batch, "4"])
         .weight("onnx::MatMul_1", &turned("fc1.weight"))
         .weight("m.fc1.bias", &w["fc1.bias"])
         .weight("onnx::MatMul_2", &turned("fc2.weight"))

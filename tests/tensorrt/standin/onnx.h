@@ -8,6 +8,7 @@ struct Wire {
     const unsigned char *p, *end;
     uint32_t field = 0, kind = 0;
     uint64_t number = 0;
+    float single = 0;
     const unsigned char *sub = nullptr, *sub_end = nullptr;
 
     uint64_t varint() {
@@ -25,7 +26,10 @@ struct Wire {
         field = key >> 3; kind = key & 7;
         if (kind == 0) number = varint();
         else if (kind == 2) { uint64_t n = varint(); sub = p; sub_end = p += std::min<uint64_t>(n, end - p); }
-        else { p += kind == 1 ? 8 : 4; }
+        else {
+            if (kind == 5 && end - p >= 4) memcpy(&single, p, 4);
+            p += kind == 1 ? 8 : 4;
+        }
         return true;
     }
     Wire inside() const { return {sub, sub_end}; }
@@ -90,6 +94,46 @@ inline Port read_value(Wire w, bool has_int64) {
     return port;
 }
 
+// As the parser does: the four tensors of a BatchNormalization become two weights that it names by counting. What nothing else reads
+// is gone.
+inline void fold_normalisations(Graph &g) {
+    int n = 0;
+    auto read = [&](const std::string &name) {
+        for (Op &op : g.ops) for (auto &x : op.in) if (x == name) return true;
+        return false;
+    };
+    for (Op &op : g.ops) {
+        if (op.type != "BatchNormalization" || op.in.size() != 5) continue;
+        bool constant = true;
+        for (size_t i = 1; i < 5; i++) constant = constant && g.weight(op.in[i]) && g.weight(op.in[i])->type == 0;
+        if (!constant) continue;
+        Normalisation made{{op.in.begin() + 1, op.in.end()}, op.floats.count("epsilon") ? op.floats["epsilon"] : 1e-5f, "", ""};
+        Value v[4];
+        for (int i = 0; i < 4; i++) v[i] = decode(g.weight(op.in[i + 1])->shape, 0, g.weight(op.in[i + 1])->bytes.data());
+        for (int k = 0; k < 2; k++) {
+            Weight w;
+            w.name = "tmp_batch_norm_weight" + (n ? "_" + std::to_string(n) : "");
+            w.shape = v[0].shape;
+            for (size_t i = 0; i < v[0].v.size(); i++) {
+                float scale = v[0].v[i] / std::sqrt(v[3].v[i] + made.epsilon), value = k ? v[1].v[i] - v[2].v[i] * scale : scale;
+                w.bytes.append((const char *)&value, 4);
+            }
+            g.weights.push_back(w);
+            (k ? made.shift : made.scale) = w.name;
+            n++;
+        }
+        op.in = {op.in[0], made.scale, made.shift};
+        g.normalisations.push_back(made);
+    }
+    std::vector<Weight> kept;
+    for (Weight &w : g.weights) {
+        bool folded = false;
+        for (auto &made : g.normalisations) for (auto &s : made.sources) folded = folded || s == w.name;
+        if (!folded || read(w.name)) kept.push_back(w);
+    }
+    g.weights = kept;
+}
+
 // Fills `g`; the index of the first node that is not known, or -1.
 inline int read_model(const Bytes &bytes, Graph &g, bool has_int64) {
     const unsigned char *b = (const unsigned char *)bytes.data();
@@ -115,6 +159,7 @@ inline int read_model(const Bytes &bytes, Graph &g, bool has_int64) {
                 Wire attribute = node.inside();
                 while (attribute.next()) {
                     if (attribute.field == 1) name = attribute.text();
+                    if (attribute.field == 2) op.floats[name] = attribute.single;
                     if (attribute.field == 3) op.attributes[name] = (int64_t)attribute.number;
                 }
             }
@@ -126,6 +171,7 @@ inline int read_model(const Bytes &bytes, Graph &g, bool has_int64) {
     std::vector<Port> inputs;
     for (Port &i : g.inputs) if (!g.weight(i.name)) inputs.push_back(i);
     g.inputs = inputs;
+    fold_normalisations(g);
     for (Weight &w : g.weights) { w.built = hash(w.bytes); w.refittable = w.type == 0 || w.type == 1 || w.type == 7; }
     // Both operands have one type: nothing is cast unasked.
     std::map<std::string, int32_t> types;
@@ -148,6 +194,14 @@ inline int read_model(const Bytes &bytes, Graph &g, bool has_int64) {
             for (int i : {0, 1})
                 if (sum.in[i] == op.out[0] && g.weight(sum.in[1 - i])) g.weight(sum.in[1 - i])->group = group;
         }
+    }
+    // So are the results of a normalisation, and the product that it reads.
+    for (Op &op : g.ops) {
+        if (op.type != "BatchNormalization" || op.in.size() != 3) continue;
+        int layer = ++group;
+        for (Op &product : g.ops)
+            if (product.type == "MatMul" && product.out[0] == op.in[0] && g.weight(product.in[1])) layer = g.weight(product.in[1])->group;
+        for (int i : {1, 2}) g.weight(op.in[i])->group = layer;
     }
     for (Op &op : g.ops) {
         if (op.type == "Reshape") for (Port &i : g.inputs) if (i.name == op.in[1]) i.decides_shapes = true;

@@ -42,6 +42,14 @@ struct Op {
     std::string name, type;
     std::vector<std::string> in, out;
     std::map<std::string, int64_t> attributes;
+    std::map<std::string, float> floats;
+};
+
+// What a parser made of a BatchNormalization of the model; the op then reads the two results.
+struct Normalisation {
+    std::vector<std::string> sources; // scale, bias, mean, variance
+    float epsilon;
+    std::string scale, shift;
 };
 
 enum Refit : int32_t { NONE, FULL, IDENTICAL, INDIVIDUAL };
@@ -50,6 +58,7 @@ struct Graph {
     std::vector<Port> inputs, outputs;
     std::vector<Weight> weights;
     std::vector<Op> ops;
+    std::vector<Normalisation> normalisations; // of a model, not of a plan
     int32_t refit = NONE;
     bool stripped = false;          // built without its weights
     bool excluded = false;          // written without its weights
@@ -230,7 +239,7 @@ inline bool has_plugin(const std::string &type) {
 }
 
 inline bool knows(const std::string &type) {
-    for (const char *k : {"MatMul", "Add", "Mul", "Relu", "Identity", "NonZero", "Shape", "Reshape", "Sin", "Cast"})
+    for (const char *k : {"MatMul", "Add", "Mul", "Relu", "Identity", "NonZero", "Shape", "Reshape", "Sin", "Cast", "BatchNormalization"})
         if (type == k) return true;
     return is_plugin(type) && has_plugin(type);
 }
@@ -300,6 +309,14 @@ inline Value evaluate(const Op &op, const std::vector<Value> &x) {
         return r;
     }
     r = x[0];
+    if (op.type == "BatchNormalization") { // over axis 1, with the parser's scale and shift
+        int64_t inner = 1;
+        for (size_t i = 2; i < r.shape.size(); i++) inner *= r.shape[i];
+        for (size_t i = 0; i < r.v.size(); i++) {
+            size_t c = i / inner % r.shape[1];
+            r.v[i] = r.v[i] * x[1].v[c] + x[2].v[c];
+        }
+    }
     if (op.type == "Cast") {
         int64_t to = op.attributes.at("to");
         if (to == 10 || to == 16) for (float &v : r.v) v = rounded(v, to == 10 ? 1 : 7);

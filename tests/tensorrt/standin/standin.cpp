@@ -667,6 +667,7 @@ IExecutionContext *Engine::context() {
 struct Refitter : Object, IRefitter, VRefitter {
     Engine *engine;
     std::map<std::string, Weights> given;
+    bool parser_gone = false; // one that gave weights is no more
     explicit Refitter(Engine *e, ILogger *l) : Object("refitter", e, l), engine(e) { mImpl = this; }
     std::vector<const char *> missing() const {
         std::set<int> groups;
@@ -725,6 +726,7 @@ struct Refitter : Object, IRefitter, VRefitter {
 #endif
     bool refitCudaEngine() override {
         CALL(VRefitter);
+        if (parser_gone) broken("what a parser gave is the parser's, which has to be alive");
         if (fault("refit")) { say(logger, 1, "refit went wrong"); return false; }
         if (!missing().empty()) { say(logger, 1, std::string("missing weights: ") + missing()[0]); return false; }
         for (auto &[name, w] : given) {
@@ -741,9 +743,9 @@ struct Refitter : Object, IRefitter, VRefitter {
 // --- parser: plain virtual classes ---
 struct ParseError : IParserError {
     int index;
-    std::string name, op;
+    std::string name, op, text = "Assertion failed: axes.allValuesKnown()\n";
     ErrorCode code() const override { return (ErrorCode)8; }
-    const char *desc() const override { CALL(IParserError); return "Assertion failed: axes.allValuesKnown()\n"; }
+    const char *desc() const override { CALL(IParserError); return text.c_str(); }
     const char *file() const override { CALL(IParserError); return "/src/onnx/onnxOpImporters.cpp"; }
     int line() const override { CALL(IParserError); return 5031; }
     const char *func() const override { return "importSlice"; }
@@ -796,6 +798,15 @@ struct Parser : Object, IParser {
             record.count = w.count();
             record.nbSources = 1;
             record.sourceOnnxNames = &source;
+            const char *sources[4];
+            for (auto &made : network->graph.normalisations) {
+                if (w.name != made.scale && w.name != made.shift) continue;
+                for (int i = 0; i < 4; i++) sources[i] = made.sources[i].c_str();
+                record.kind = w.name == made.scale ? RefitTransformKind::kBATCH_NORM_FOLD_SCALE : RefitTransformKind::kBATCH_NORM_FOLD_BIAS;
+                record.nbSources = 4;
+                record.sourceOnnxNames = sources;
+                record.epsilon = made.epsilon;
+            }
             observer->onRefittableWeight(record);
         }
 #endif
@@ -813,6 +824,56 @@ struct Parser : Object, IParser {
     int getNbErrors() const override { CALL(IParser); return (int)errors.size(); }
     const IParserError *getError(int i) const override { CALL(IParser); return errors.at(i).get(); }
 };
+
+#ifdef HAS_IParserRefitter_refitFromFile
+// Gives every weight that the engine lists, from memory of its own, or fails; which weights that are is told by their names alone.
+struct ParserRefitter : Object, IParserRefitter {
+    Refitter *refitter;
+    Graph model;
+    bool gave = false;
+    std::vector<std::unique_ptr<ParseError>> errors;
+    ParserRefitter(Refitter *r, ILogger *l) : Object("parser refitter", r, l), refitter(r) {}
+    ~ParserRefitter() override {
+        called("IParserRefitter", "~IParserRefitter");
+        refitter->parser_gone = gave;
+    }
+    bool refuse(const std::string &text) {
+        auto e = std::make_unique<ParseError>();
+        e->index = -1;
+        e->text = text;
+        errors.push_back(std::move(e));
+        return false;
+    }
+    bool refitFromFile(const char *path) override {
+        CALL(IParserRefitter);
+        if (fault("silent parser refit")) { say(logger, 1, "Failed to refit the model"); return false; }
+        std::ifstream file(path, std::ios::binary);
+        std::stringstream all;
+        all << file.rdbuf();
+        model = Graph();
+        if (read_model(all.str(), model, INT64) >= 0) return refuse("Failed to parse the ONNX model");
+        int wanted = 0, given = 0;
+        for (Weight &to : refitter->engine->g.weights) {
+            if (!to.refittable) continue;
+            wanted++;
+            Weight *w = model.weight(to.name);
+            bool computed = to.name.rfind("tmp_", 0) == 0;
+            if (!w || (fault("parser refit") && computed)) continue;
+            given++;
+            if (fault("parser forgets what it computed") ? computed : fault("parser forgets") && !computed) continue;
+            if (fault("parser computes otherwise") ? computed : fault("parser gives others") && !computed)
+                w->bytes[w->bytes.size() - 1] ^= 0x40;
+            gave = refitter->setNamedWeights(to.name.c_str(), Weights{(DataType)w->type, w->bytes.data(), w->count()});
+            if (!gave) return refuse("Failed to set named weights");
+        }
+        if (given != wanted)
+            return refuse("Only successfully refitted " + std::to_string(given) + " weights out of " + std::to_string(wanted));
+        return true;
+    }
+    int32_t getNbErrors() const override { CALL(IParserRefitter); return (int32_t)errors.size(); }
+    const IParserError *getError(int32_t i) const override { CALL(IParserRefitter); return errors.at(i).get(); }
+};
+#endif
 
 // --- what the library exports ---
 #ifndef NO_VERSION
@@ -848,6 +909,14 @@ EXPORT void *createNvOnnxParser_INTERNAL(void *n, void *l, int) {
     called("", __func__);
     if (fault("parser")) return nullptr;
     return static_cast<IParser *>(new Parser(static_cast<Network *>((INetworkDefinition *)n), (ILogger *)l));
+}
+#endif
+#ifdef HAS_IParserRefitter_refitFromFile
+EXPORT void *createNvOnnxParserRefitter_INTERNAL(void *r, void *l, int version) {
+    called("", __func__);
+    if (version != 1) broken("the parser's version is the parser's own");
+    if (fault("parser refitter")) return nullptr;
+    return static_cast<IParserRefitter *>(new ParserRefitter(static_cast<Refitter *>((IRefitter *)r), (ILogger *)l));
 }
 #endif
 EXPORT bool initLibNvInferPlugins(void *logger, const char *space) {

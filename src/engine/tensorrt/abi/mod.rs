@@ -328,6 +328,12 @@ table! {
         set_refit_observer = "setRefitObserver",
         deleting_dtor = "deleting dtor",
     }
+    slots parser_refitter: ParserRefitterSlots = "IParserRefitter" {
+        refit_from_file = "refitFromFile",
+        get_nb_errors = "getNbErrors",
+        get_error = "getError",
+        deleting_dtor = "deleting dtor",
+    }
     slots parser_error: ParserErrorSlots = "IParserError" {
         desc = "desc",
         file = "file",

@@ -206,6 +206,12 @@ pub(super) static TABLE: Table = Table {
         set_refit_observer: Entry([XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, XX, 23, XX, XX, XX, XX, 23]),
         deleting_dtor: Entry([10, 10, 10, 10, 10, 10, 10,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  9,  7,  7,  7,  9,  9,  7,  7,  7]),
     },
+    parser_refitter: super::ParserRefitterSlots {
+        refit_from_file: Entry([XX, XX, XX, XX, XX, XX, XX,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1]),
+        get_nb_errors: Entry([XX, XX, XX, XX, XX, XX, XX,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2]),
+        get_error: Entry([XX, XX, XX, XX, XX, XX, XX,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3,  3]),
+        deleting_dtor: Entry([XX, XX, XX, XX, XX, XX, XX,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6,  6]),
+    },
     parser_error: super::ParserErrorSlots {
         desc: Entry([ 1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1,  1]),
         file: Entry([ 2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2,  2]),

@@ -13,6 +13,7 @@ mod logger;
 mod monitor;
 mod observer;
 mod parser;
+mod parser_refitter;
 mod profiler;
 mod refitter;
 mod runtime;
@@ -25,6 +26,7 @@ pub use layer::{Layer, LayerTensor};
 pub use logger::{Message, Severity};
 pub use observer::{Origin, Record};
 pub use parser::{ParseError, Parser};
+pub use parser_refitter::ParserRefitter;
 pub use profiler::Profiler;
 pub use refitter::{Prototype, Refitter};
 pub use runtime::{Context, CudaEngine, IoTensor, Runtime};
@@ -129,6 +131,15 @@ impl Core {
         Error::Library {
             library: self.loaded.title(),
             message,
+        }
+    }
+
+    /// That its ONNX parser does not serve, and why.
+    fn no_parser(&self, reason: &str) -> Error {
+        Error::Unavailable {
+            backend: self.loaded.product.backend().into(),
+            reason: format!("its ONNX parser cannot be used: {reason}"),
+            hints: vec!["put the parser's library, and what it links, beside TensorRT's".into()],
         }
     }
 

@@ -39,13 +39,7 @@ impl<'n> Parser<'n> {
             .loaded
             .parser
             .as_ref()
-            .map_err(|reason| Error::Unavailable {
-                backend: core.loaded.product.backend().into(),
-                reason: format!("its ONNX parser cannot be used: {reason}"),
-                hints: vec![
-                    "put the parser's library, and what it links, beside TensorRT's".into(),
-                ],
-            })?;
+            .map_err(|reason| core.no_parser(reason))?;
         // SAFETY: the symbol's type is the header's; the network outlives the parser by its borrow, the logger by the core.
         let ptr = unsafe { (library.create)(network.ptr(), core.logger.as_ptr(), library.version) };
         let deleting_dtor = core.number(&core.table().parser.deleting_dtor, "parser destructor")?;
@@ -151,55 +145,54 @@ impl<'n> Parser<'n> {
         (0..n)
             .map(|i| {
                 let record = call!(core, self.owned.this(), parser.get_error as fn(i => c_int) -> *mut c_void)?;
-                self.read(core.non_null(record, "IParser::getError")?.as_ptr())
+                read_error(core, core.non_null(record, "IParser::getError")?.as_ptr())
             })
             .collect()
     }
+}
 
-    /// Reads one record, which the parser owns.
-    #[allow(unsafe_code)]
-    fn read(&self, record: *mut c_void) -> Result<ParseError, Error> {
-        let core = self.core();
-        let table = &core.table().parser_error;
-        let string = |ptr: *const c_char| {
-            // SAFETY: the record owns its strings, and they are copied here.
-            unsafe { text(ptr) }.filter(|s| !s.is_empty())
-        };
-        let desc = string(call!(
+/// Reads one record, which its parser owns.
+#[allow(unsafe_code)]
+pub(super) fn read_error(core: &Core, record: *mut c_void) -> Result<ParseError, Error> {
+    let table = &core.table().parser_error;
+    let string = |ptr: *const c_char| {
+        // SAFETY: the record owns its strings, and they are copied here.
+        unsafe { text(ptr) }.filter(|s| !s.is_empty())
+    };
+    let desc = string(call!(
+        core,
+        record,
+        parser_error.desc as fn() -> *const c_char
+    )?);
+    let file = string(call!(
+        core,
+        record,
+        parser_error.file as fn() -> *const c_char
+    )?);
+    let line = call!(core, record, parser_error.line as fn() -> c_int)?;
+    let node = call!(core, record, parser_error.node as fn() -> c_int)?;
+    let (mut name, mut operator) = (None, None);
+    if core.has(&table.node_name) && core.has(&table.node_operator) {
+        name = string(call!(
             core,
             record,
-            parser_error.desc as fn() -> *const c_char
+            parser_error.node_name as fn() -> *const c_char
         )?);
-        let file = string(call!(
+        operator = string(call!(
             core,
             record,
-            parser_error.file as fn() -> *const c_char
+            parser_error.node_operator as fn() -> *const c_char
         )?);
-        let line = call!(core, record, parser_error.line as fn() -> c_int)?;
-        let node = call!(core, record, parser_error.node as fn() -> c_int)?;
-        let (mut name, mut operator) = (None, None);
-        if core.has(&table.node_name) && core.has(&table.node_operator) {
-            name = string(call!(
-                core,
-                record,
-                parser_error.node_name as fn() -> *const c_char
-            )?);
-            operator = string(call!(
-                core,
-                record,
-                parser_error.node_operator as fn() -> *const c_char
-            )?);
-        }
-        let mut reason = desc.map_or_else(|| "no reason given".to_owned(), |d| d.trim().to_owned());
-        if let Some(file) = file {
-            let file = file.rsplit('/').next().unwrap_or_default();
-            reason = format!("{reason} ({file}:{line})");
-        }
-        Ok(ParseError {
-            node,
-            name,
-            operator,
-            reason,
-        })
     }
+    let mut reason = desc.map_or_else(|| "no reason given".to_owned(), |d| d.trim().to_owned());
+    if let Some(file) = file {
+        let file = file.rsplit('/').next().unwrap_or_default();
+        reason = format!("{reason} ({file}:{line})");
+    }
+    Ok(ParseError {
+        node,
+        name,
+        operator,
+        reason,
+    })
 }

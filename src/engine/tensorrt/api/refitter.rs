@@ -10,7 +10,7 @@ use std::ffi::c_char;
 use std::sync::Arc;
 
 /// `nvinfer1::IRefitter` of one engine. `'b` is the life of the bytes that it was given: TensorRT reads them when
-/// [`Refitter::commit`] is called, not before.
+/// [`Refitter::refit`] is called, not before.
 pub struct Refitter<'e, 'b> {
     // Dropped first: it points into `bytes`.
     owned: Owned,
@@ -50,8 +50,12 @@ impl<'e, 'b> Refitter<'e, 'b> {
         })
     }
 
-    fn core(&self) -> &Arc<Core> {
+    pub(super) fn core(&self) -> &Arc<Core> {
         &self.owned.core
+    }
+
+    pub(super) fn ptr(&self) -> *mut std::ffi::c_void {
+        self.owned.ptr.as_ptr()
     }
 
     /// Names of all weights that can be replaced; `None` for one that has no name.
@@ -195,7 +199,7 @@ impl<'e, 'b> Refitter<'e, 'b> {
     ///
     /// # Errors
     /// With TensorRT's own words.
-    pub fn commit(self) -> Result<(), Error> {
+    pub fn refit(&self) -> Result<(), Error> {
         let core = self.core();
         let ok = call!(
             core,
