@@ -5,7 +5,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// Options of trtexec (and TensorRT's Python tools) that are no options here, with what does the same. Those that are spelled the
 /// same here, as `--minShapes`, need no row.
-const HABITS: [(&str, &str); 22] = [
+const HABITS: [(&str, &str); 23] = [
     (
         "--onnx",
         "the model is the first argument: `trtmut build MODEL.onnx`",
@@ -66,6 +66,7 @@ const HABITS: [(&str, &str); 22] = [
     ("--exportTimes", "it is called `--export-times` here"),
     ("--iterations", "it is called `--iters` here"),
     ("--warmUp", "it is called `--warmup` here, and counts runs"),
+    ("--infStreams", "it is called `--streams` here"),
     ("--useCudaGraph", "it is called `--cuda-graph` here"),
 ];
 

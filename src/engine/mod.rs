@@ -197,6 +197,21 @@ pub struct RunOptions {
     pub weight_budget: Option<u64>,
     /// Measure each layer. What has no GPU refuses.
     pub profile: bool,
+    /// How many runs may be under way at a time ([`Engine::run_at_once`]); 0 is 1. What has no GPU refuses more.
+    pub streams: usize,
+}
+
+/// What several runs at a time gave.
+#[derive(Debug, Clone, Default)]
+pub struct AtOnce {
+    /// Of the last run of each stream.
+    pub outputs: Vec<NamedTensors>,
+    /// From handing a run over to having its outputs.
+    pub latencies: Vec<Duration>,
+    /// Of the GPU alone, copies not counted; in the same order.
+    pub on_gpu: Vec<Duration>,
+    /// From the first to the last.
+    pub elapsed: Duration,
 }
 
 pub trait Engine {
@@ -238,6 +253,22 @@ pub trait Engine {
     /// Runs once. Inputs come in any order, one for every [`Engine::inputs`]; outputs are in graph order with the
     /// dtypes that the model declares.
     fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error>;
+
+    /// Runs on all [`RunOptions::streams`] that it was prepared for, for as long as `more` says so: it is asked before each run, and
+    /// told how many were begun. Once a stream at least.
+    ///
+    /// # Errors
+    /// As [`Engine::run`]; [`Error::Library`] where one run at a time is all there is.
+    fn run_at_once(
+        &mut self,
+        _inputs: &NamedTensors,
+        _more: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<AtOnce, Error> {
+        Err(Error::Library {
+            library: "the engine".into(),
+            message: "it computes one run at a time".into(),
+        })
+    }
 
     /// What the library tells of its layers after fusing, as JSON in the library's own form; `None` where it tells nothing.
     fn layers(&self) -> Result<Option<serde_json::Value>, Error> {

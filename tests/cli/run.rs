@@ -401,6 +401,24 @@ fn a_cuda_graph_needs_a_gpu() {
 }
 
 #[test]
+fn several_streams_need_a_gpu() {
+    let scene = built();
+    let run = ["run", "engine.plan", "--inputs", IO];
+    let done = scene.run(&[&run[..], &["--streams", "2"]].concat());
+    done.exits(1);
+    for says in ["streams=2", "takes all cores", "leave `--streams` out"] {
+        assert!(done.stderr.contains(says), "{}", done.stderr);
+    }
+    // What it says helps, and one stream is what there is.
+    scene.run(&run).exits(0);
+    let one = scene.run(&[&run[..], &["--streams", "1", "--json"]].concat());
+    assert!(one.exits(0).json()["throughput"].is_null());
+    for wrong in ["0", "257", "two"] {
+        scene.refuses(&[&run[..], &["--streams", wrong]].concat(), 2, &[wrong]);
+    }
+}
+
+#[test]
 fn a_run_that_cannot_be_done_leaves_the_plan_as_it_was() {
     let scene = built();
     for file in [

@@ -123,9 +123,24 @@ impl Comparison {
     }
 }
 
-pub(super) fn compare(
+/// Compares the outputs of each stream, one at least. The first stream whose outputs differ stands for all, and is put first.
+pub(super) fn of_streams(
     file: &Path,
-    prefix: String,
+    prefix: &str,
+    tolerances: (f64, f64),
+    outputs: &mut [NamedTensors],
+    expected: &NamedTensors,
+) -> Option<Comparison> {
+    let of = |outputs: &NamedTensors| compare(file, prefix, tolerances, outputs, expected);
+    let each: Vec<Comparison> = outputs.iter().map(of).collect();
+    let at = each.iter().position(|c| !c.equal).unwrap_or(0);
+    outputs.swap(0, at);
+    each.into_iter().nth(at)
+}
+
+fn compare(
+    file: &Path,
+    prefix: &str,
     (rtol, atol): (f64, f64),
     outputs: &NamedTensors,
     expected: &NamedTensors,
@@ -165,7 +180,7 @@ pub(super) fn compare(
     }
     Comparison {
         file: file.to_owned(),
-        prefix,
+        prefix: prefix.to_owned(),
         rtol,
         atol,
         equal: compared.iter().all(|o| o.equal),

@@ -4,6 +4,7 @@ mod bring;
 mod compare;
 mod compile;
 mod report;
+mod timed;
 mod times;
 
 use super::UsageError;
@@ -11,7 +12,7 @@ use super::build::CacheArgs;
 use super::engine_args::EngineArgs;
 use super::overlay::OverlayArgs;
 use crate::arrays;
-use crate::engine::{Engine, RunOptions};
+use crate::engine::RunOptions;
 use crate::exit::Exit;
 use crate::fsx;
 use crate::pipeline::{self, BackendChoice, Environment, InputRequest, PrefixedFile, TensorFile};
@@ -20,7 +21,7 @@ use crate::tensor::{NamedTensors, Tensor, statistics};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
 pub use compile::Unranged;
-use report::{Latency, LayerLine, OutputLine, RunReport, TensorLine};
+use report::{LayerLine, OutputLine, RunReport, TensorLine};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -129,6 +130,11 @@ pub struct Args {
     #[arg(long, help_heading = "Timing")]
     profile_layers: bool,
 
+    /// Keep so many runs under way at a time, each in an execution context and on a CUDA stream of its own (TensorRT), and tell the
+    /// throughput; --iters and --warmup then count for each of them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256), help_heading = "Timing")]
+    streams: u16,
+
     /// Runs before the timed ones
     #[arg(long, default_value_t = 0, help_heading = "Timing")]
     warmup: u32,
@@ -188,6 +194,7 @@ impl Args {
             cuda_graph: self.cuda_graph,
             weight_budget: self.weight_budget,
             profile: self.profile_layers,
+            streams: usize::from(self.streams),
         }
     }
 }
@@ -231,23 +238,27 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     plan.engine.prepare(&args.options())?;
     let prepare = start.elapsed();
     ui.event(Event::End);
-    let (outputs, latency, gpu) = measure(plan.engine.as_mut(), &inputs.tensors, args, ui)?;
-    if latency.noisy {
+    let timed::Measured {
+        mut outputs,
+        latency,
+        gpu,
+        throughput,
+    } = timed::measure(plan.engine.as_mut(), &inputs.tensors, args, ui)?;
+    // What runs beside others waits for them, now longer and now shorter.
+    if latency.noisy && throughput.is_none() {
         ui.event(Event::Warn(
             "the runs differ by so much that these latencies say little; close other programs, or raise --iters and --warmup",
         ));
     }
 
     let comparison = match (&args.expect, expected) {
-        (Some(file), Some((expected, prefix))) => Some(compare::compare(
-            &file.path,
-            prefix,
-            (args.rtol, args.atol),
-            &outputs,
-            &expected,
-        )),
+        (Some(file), Some((expected, prefix))) => {
+            let tolerances = (args.rtol, args.atol);
+            compare::of_streams(&file.path, &prefix, tolerances, &mut outputs, &expected)
+        }
         _ => None,
     };
+    let outputs = outputs.swap_remove(0);
     if let Some(path) = &args.save {
         arrays::write(path, &outputs)?;
     }
@@ -278,6 +289,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         prepare_ns: prepare.as_nanos() as u64,
         latency,
         gpu,
+        throughput,
         layers: plan
             .engine
             .layer_times()
@@ -340,42 +352,6 @@ fn sources(args: &Args) -> Vec<PathBuf> {
     inputs.extend(args.weights.iter().cloned());
     inputs.extend(args.overlay.inputs());
     inputs
-}
-
-/// More runs than these are not kept: their times would take a gigabyte.
-const MOST_RUNS: usize = 50_000_000;
-
-fn measure(
-    engine: &mut dyn Engine,
-    inputs: &NamedTensors,
-    args: &Args,
-    ui: &Ui,
-) -> anyhow::Result<(NamedTensors, Latency, Option<Latency>)> {
-    ui.event(Event::Begin {
-        step: "running",
-        // With a duration, nobody knows how many there will be.
-        total: (args.duration.is_none()).then_some(u64::from(args.warmup) + u64::from(args.iters)),
-    });
-    for _ in 0..args.warmup {
-        engine.run(inputs)?;
-        ui.event(Event::Advance(1));
-    }
-    let mut runs = Vec::new();
-    let mut on_gpu = Vec::new();
-    let mut outputs = NamedTensors::new();
-    let begun = Instant::now();
-    let wanted = args.duration.unwrap_or_default();
-    // At least so many runs, and at least so long.
-    while runs.len() < args.iters as usize || begun.elapsed() < wanted && runs.len() < MOST_RUNS {
-        let start = Instant::now();
-        outputs = engine.run(inputs)?;
-        runs.push(start.elapsed());
-        on_gpu.extend(engine.device_time());
-        ui.event(Event::Advance(1));
-    }
-    ui.event(Event::End);
-    let gpu = (!on_gpu.is_empty()).then(|| Latency::of(on_gpu, args.warmup));
-    Ok((outputs, Latency::of(runs, args.warmup), gpu))
 }
 
 fn input_request(args: &Args) -> Result<InputRequest, UsageError> {

@@ -26,6 +26,9 @@ pub struct RunReport {
     /// Time of the GPU alone, copies not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Latency>,
+    /// Of several runs at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub throughput: Option<Throughput>,
     /// Each layer, in the order of execution.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerLine>,
@@ -111,6 +114,27 @@ impl LayerLine {
     }
 }
 
+/// What several runs at a time came to.
+#[derive(Debug, Serialize)]
+pub struct Throughput {
+    streams: usize,
+    runs: usize,
+    /// From handing over the first run to having the outputs of the last.
+    elapsed_ns: u64,
+    pub runs_per_second: f64,
+}
+
+impl Throughput {
+    pub fn of(streams: usize, runs: usize, elapsed: Duration) -> Throughput {
+        Throughput {
+            streams,
+            runs,
+            elapsed_ns: elapsed.as_nanos() as u64,
+            runs_per_second: runs as f64 / elapsed.as_secs_f64().max(1e-12),
+        }
+    }
+}
+
 /// Latency of the timed runs, in nanoseconds.
 #[derive(Debug, Serialize)]
 pub struct Latency {
@@ -152,6 +176,15 @@ impl Latency {
             runs_per_second: 1.0 / mean.as_secs_f64().max(1e-12),
             noisy: runs.len() >= 5 && (p90 - min) as f64 > 0.3 * p50 as f64,
             times_ns,
+        }
+    }
+
+    /// With the rate as it was measured: a mean says nothing of it where runs overlap.
+    #[must_use]
+    pub fn at(self, runs_per_second: f64) -> Latency {
+        Latency {
+            runs_per_second,
+            ..self
         }
     }
 }
@@ -199,6 +232,16 @@ impl Report for RunReport {
         self.latency.human(out, "latency")?;
         if let Some(gpu) = &self.gpu {
             gpu.human(out, "of it GPU")?;
+        }
+        if let Some(t) = &self.throughput {
+            writeln!(
+                out,
+                "throughput {:.1}/s  {} on {} at once, in {}",
+                t.runs_per_second,
+                ui::count(t.runs, "run"),
+                ui::count(t.streams, "stream"),
+                ui::duration(Duration::from_nanos(t.elapsed_ns))
+            )?;
         }
         self.layers(out)?;
         if let Some(c) = &self.comparison {

@@ -217,6 +217,11 @@ impl Engine for PlanEngine {
                 option: (*option).into(),
                 reason: "it computes on the CPU".into(),
             }),
+            None if options.streams > 1 => Err(Error::Option {
+                backend: self.backend.into(),
+                option: format!("streams={}", options.streams),
+                reason: "it computes on the CPU, where one run takes all cores".into(),
+            }),
             None => Ok(()),
         }
     }

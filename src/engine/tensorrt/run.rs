@@ -1,15 +1,15 @@
 //! An open engine: its inputs and outputs, its weights, and running it.
 //!
 //! A run copies inputs to the GPU, enqueues the engine between two events, and copies outputs back, through pinned host memory
-//! that is kept between runs.
+//! that is kept between runs. Several at a time have an execution context, a stream and memory each.
 
 use super::api::{
     Context, Core, CudaEngine, IoTensor, OutputAllocator, OutputMemory, Profiler, Selector,
 };
 use super::gpu::{Gpu, describe};
 use super::io::{declaration, narrow, widen};
-use super::{Known, Settings, default_threads, list_slots, refit_engine};
-use crate::engine::{Engine, Error, Feed, RunOptions, Slot};
+use super::{Known, Product, Settings, default_threads, list_slots, refit_engine};
+use crate::engine::{AtOnce, Engine, Error, Feed, RunOptions, Slot, Way};
 use crate::tensor::{NamedTensors, Tensor, TensorDecl, element_count, show_shape};
 use crate::watch::Watch;
 use cudarc::driver::{
@@ -20,12 +20,14 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// An open TensorRT plan.
 pub struct TensorRtEngine {
     // Dropped in this order: what runs the engine, the engine, the GPU's context.
-    ready: Option<Ready>,
+    ready: Vec<Ready>,
+    /// How many of them there are while it is prepared.
+    streams: usize,
     engine: Rc<CudaEngine>,
     gpu: Rc<Gpu>,
     io: Vec<IoTensor>,
@@ -63,6 +65,9 @@ struct Ready {
 /// A caller's tensor, and its bytes in the engine's type.
 type Given<'t> = (&'t Tensor, Cow<'t, [u8]>);
 
+/// Shapes of a run's outputs; none of one that depends on values.
+type Shapes = Vec<Option<Vec<usize>>>;
+
 /// A CUDA graph and the input shapes that it was recorded for.
 struct Recorded {
     graph: CudaGraph,
@@ -85,7 +90,8 @@ impl TensorRtEngine {
                 .collect()
         };
         Ok(TensorRtEngine {
-            ready: None,
+            ready: Vec::new(),
+            streams: 1,
             inputs: declare(true, &known.inputs),
             outputs: declare(false, &known.outputs),
             engine: Rc::new(engine),
@@ -237,42 +243,68 @@ impl TensorRtEngine {
             .collect()
     }
 
-    fn make_ready(&mut self) -> Result<&mut Ready, Error> {
-        if self.ready.is_none() {
-            let context = self.gpu.context().map_err(cuda)?;
-            let stream = context.new_stream().map_err(cuda)?;
-            let event = || {
-                context
-                    .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
-                    .map_err(cuda)
-            };
-            if let Some(bytes) = self.weight_budget {
-                self.engine.set_weight_budget(bytes)?;
-            }
-            let running = self.engine.context()?;
-            let profiler = self.profile.then(|| Profiler::new(self.engine.core()));
-            if let Some(profiler) = &profiler {
-                #[allow(unsafe_code)]
-                // SAFETY: it is boxed, kept until `self` is dropped, and dropped after the context.
-                unsafe {
-                    running.set_profiler(profiler)?;
-                }
-            }
-            self.ready = Some(Ready {
-                graph: None,
-                context: running,
-                profile: 0,
-                profiler,
-                buffers: HashMap::new(),
-                growing: HashMap::new(),
-                pinned: HashMap::new(),
-                host: HashMap::new(),
-                start: event()?,
-                end: event()?,
-                stream,
-            });
+    /// Makes what running on all streams takes, as far as it is not there.
+    fn make_ready(&mut self) -> Result<(), Error> {
+        if self.ready.is_empty()
+            && let Some(bytes) = self.weight_budget
+        {
+            self.gpu.context().map_err(cuda)?;
+            self.engine.set_weight_budget(bytes)?;
         }
-        Ok(self.ready.as_mut().expect("just made"))
+        while self.ready.len() < self.streams {
+            let one = self.new_ready().map_err(|e| match e {
+                Error::Library { library, message } if !self.ready.is_empty() => Error::Library {
+                    library,
+                    message: format!("for stream {}: {message}", self.ready.len() + 1),
+                },
+                e => e,
+            })?;
+            self.ready.push(one);
+        }
+        Ok(())
+    }
+
+    fn new_ready(&self) -> Result<Ready, Error> {
+        let context = self.gpu.context().map_err(cuda)?;
+        let stream = context.new_stream().map_err(cuda)?;
+        let event = || {
+            context
+                .new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT))
+                .map_err(cuda)
+        };
+        let running = self.engine.context()?;
+        let profiler = self.profile.then(|| Profiler::new(self.engine.core()));
+        if let Some(profiler) = &profiler {
+            #[allow(unsafe_code)]
+            // SAFETY: it is boxed, kept until `self` is dropped, and dropped after the context.
+            unsafe {
+                running.set_profiler(profiler)?;
+            }
+        }
+        Ok(Ready {
+            graph: None,
+            context: running,
+            profile: 0,
+            profiler,
+            buffers: HashMap::new(),
+            growing: HashMap::new(),
+            pinned: HashMap::new(),
+            host: HashMap::new(),
+            start: event()?,
+            end: event()?,
+            stream,
+        })
+    }
+
+    /// Why there cannot be so many streams; `None` where there can.
+    fn too_many(&self, streams: usize) -> Option<&'static str> {
+        // `PreviewFeature::kPROFILE_SHARING_0806` is off before TensorRT 10 and on since.
+        let shares = self.engine.core().version().parts().0 >= 10
+            || self.engine.core().loaded().product != Product::TensorRt;
+        let varies = self.io.iter().any(|t| t.is_input && t.dims.contains(&-1));
+        (streams > 1 && varies && !shares).then_some(
+            "before TensorRT 10 each stream takes an optimization profile of its own where sizes vary; export the model for one size, or use TensorRT 10",
+        )
     }
 }
 
@@ -295,7 +327,7 @@ impl Engine for TensorRtEngine {
         drop(self.engine.core().take_messages());
         // Waits for whatever runs. A recorded graph may hold old weights, and before TensorRT 9.1
         // no context may be used after a refit.
-        self.ready = None;
+        self.ready.clear();
         refit_engine(
             &self.engine,
             &self.known,
@@ -331,6 +363,15 @@ impl Engine for TensorRtEngine {
                 "layers that are replayed as a CUDA graph are not measured; leave `--cuda-graph` out",
             );
         }
+        if options.profile && options.streams > 1 {
+            return refuse(
+                "profile-layers".into(),
+                "layers are measured one run at a time; leave `--streams` out",
+            );
+        }
+        if let Some(why) = self.too_many(options.streams) {
+            return refuse(format!("streams={}", options.streams), why);
+        }
         let Some(budget) = options.weight_budget else {
             return Ok(());
         };
@@ -350,14 +391,16 @@ impl Engine for TensorRtEngine {
         self.cuda_graph = options.cuda_graph;
         if (self.weight_budget, self.profile) != (options.weight_budget, options.profile) {
             // Both are of a context from its beginning.
-            self.ready = None;
+            self.ready.clear();
             (self.weight_budget, self.profile) = (options.weight_budget, options.profile);
         }
-        self.make_ready().map(|_| ())
+        self.streams = options.streams.max(1);
+        self.ready.truncate(self.streams);
+        self.make_ready()
     }
 
     fn layer_times(&self) -> Vec<(String, Vec<Duration>)> {
-        let profiler = self.ready.as_ref().and_then(|r| r.profiler.as_ref());
+        let profiler = self.ready.first().and_then(|r| r.profiler.as_ref());
         profiler.map_or_else(Vec::new, |p| p.times())
     }
 
@@ -378,12 +421,24 @@ impl Engine for TensorRtEngine {
     fn run(&mut self, inputs: &NamedTensors) -> Result<NamedTensors, Error> {
         let given = self.take_inputs(inputs)?;
         self.make_ready()?;
-        let mut ready = self.ready.take().expect("just made");
-        let result = self.run_with(&mut ready, &given);
-        if result.is_ok() {
-            self.ready = Some(ready);
-        }
-        result
+        // After a failure they are made anew.
+        let mut all = std::mem::take(&mut self.ready);
+        let outputs = self.run_with(&mut all[0], &given)?;
+        self.ready = all;
+        Ok(outputs)
+    }
+
+    fn run_at_once(
+        &mut self,
+        inputs: &NamedTensors,
+        more: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<AtOnce, Error> {
+        let given = self.take_inputs(inputs)?;
+        self.make_ready()?;
+        let mut all = std::mem::take(&mut self.ready);
+        let done = self.run_all(&mut all, &given, more)?;
+        self.ready = all;
+        Ok(done)
     }
 }
 
@@ -424,6 +479,49 @@ impl TensorRtEngine {
     }
 
     fn run_with(&mut self, ready: &mut Ready, given: &[Given<'_>]) -> Result<NamedTensors, Error> {
+        let shapes = self.begin(ready, given)?;
+        let (outputs, on_gpu) = self.end(ready, shapes)?;
+        self.device_time = Some(on_gpu);
+        Ok(outputs)
+    }
+
+    /// Keeps a run under way on each stream, in turn.
+    fn run_all(
+        &self,
+        all: &mut [Ready],
+        given: &[Given<'_>],
+        more: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<AtOnce, Error> {
+        let mut done = AtOnce {
+            outputs: vec![NamedTensors::new(); all.len()],
+            ..AtOnce::default()
+        };
+        let mut under_way: Vec<Option<(Shapes, Instant)>> = all.iter().map(|_| None).collect();
+        let (mut begun, start) = (0, Instant::now());
+        loop {
+            for (at, ready) in all.iter_mut().enumerate() {
+                if let Some((shapes, since)) = under_way[at].take() {
+                    let (outputs, on_gpu) = self.end(ready, shapes)?;
+                    done.outputs[at] = outputs;
+                    done.latencies.push(since.elapsed());
+                    done.on_gpu.push(on_gpu);
+                }
+                // Asked of each, since who is asked may count.
+                if more(begun) || begun <= at {
+                    let since = Instant::now();
+                    under_way[at] = Some((self.begin(ready, given)?, since));
+                    begun += 1;
+                }
+            }
+            if under_way.iter().all(Option::is_none) {
+                done.elapsed = start.elapsed();
+                return Ok(done);
+            }
+        }
+    }
+
+    /// Hands a run over to the stream; nothing is waited for. The shapes of the outputs.
+    fn begin(&self, ready: &mut Ready, given: &[Given<'_>]) -> Result<Shapes, Error> {
         self.gpu.context().map_err(cuda)?;
         // Old messages would be taken for the reasons of new failures.
         drop(self.engine.core().take_messages());
@@ -461,13 +559,24 @@ impl TensorRtEngine {
         ready.start.record(&ready.stream).map_err(cuda)?;
         ready.compute(&sizes, self.cuda_graph)?;
         ready.end.record(&ready.stream).map_err(cuda)?;
+        let outputs = self.io.iter().filter(|t| !t.is_input).zip(&shapes);
+        for (io, shape) in outputs {
+            if let Some(shape) = shape {
+                ready.begin_download(io, size_of_output(io, shape)?)?;
+            }
+        }
+        Ok(shapes)
+    }
+
+    /// Waits for the run of a stream: its outputs, and what the GPU took.
+    fn end(&self, ready: &mut Ready, shapes: Shapes) -> Result<(NamedTensors, Duration), Error> {
         ready.stream.synchronize().map_err(cuda)?;
         if let Some(profiler) = &ready.profiler {
             profiler.end_of_run();
         }
         let ms = ready.start.elapsed_ms(&ready.end).map_err(cuda)?;
-        self.device_time = Some(Duration::from_secs_f32(ms.max(0.0) / 1000.0));
-        self.io
+        let outputs = self
+            .io
             .iter()
             .filter(|t| !t.is_input)
             .zip(shapes)
@@ -475,7 +584,7 @@ impl TensorRtEngine {
             .map(|((io, shape), declared)| {
                 let (shape, data) = match shape {
                     Some(shape) => {
-                        let data = ready.download(io, size_of_output(io, &shape)?)?;
+                        let data = ready.downloaded(io, size_of_output(io, &shape)?)?;
                         (shape, data)
                     }
                     None => ready.download_grown(self.engine.core(), io)?,
@@ -494,7 +603,8 @@ impl TensorRtEngine {
                     },
                 ))
             })
-            .collect()
+            .collect::<Result<NamedTensors, Error>>()?;
+        Ok((outputs, Duration::from_secs_f32(ms.max(0.0) / 1000.0)))
     }
 }
 
@@ -637,19 +747,27 @@ impl Ready {
         Ok(())
     }
 
-    fn download(&mut self, io: &IoTensor, size: usize) -> Result<Vec<u8>, Error> {
+    /// Has an output copied when it is computed.
+    fn begin_download(&mut self, io: &IoTensor, size: usize) -> Result<(), Error> {
+        if io.on_host || size == 0 {
+            return Ok(());
+        }
+        self.pin(io, size)?;
+        let pinned = self.pinned.get_mut(&io.name).expect("just pinned");
+        let view = self.buffers[&io.name].slice(..size);
+        self.stream.memcpy_dtoh(&view, pinned).map_err(cuda)
+    }
+
+    /// An output whose copy was begun, after the run.
+    fn downloaded(&self, io: &IoTensor, size: usize) -> Result<Vec<u8>, Error> {
         if io.on_host {
             return Ok(bytemuck::cast_slice::<u64, u8>(&self.host[&io.name])[..size].to_vec());
         }
         if size == 0 {
             return Ok(Vec::new());
         }
-        self.pin(io, size)?;
-        let pinned = self.pinned.get_mut(&io.name).expect("just pinned");
-        let view = self.buffers[&io.name].slice(..size);
-        self.stream.memcpy_dtoh(&view, pinned).map_err(cuda)?;
         // Waits for the copy.
-        Ok(pinned.as_slice().map_err(cuda)?.to_vec())
+        Ok(self.pinned[&io.name].as_slice().map_err(cuda)?.to_vec())
     }
 
     /// Has pinned memory of exactly `size` bytes for a tensor.

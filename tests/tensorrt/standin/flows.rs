@@ -21,6 +21,11 @@ pub struct World {
 
 /// `y = relu(x·a + b)·c + d`, as the TorchScript exporter writes two linear layers.
 fn mlp(w: &Weights) -> Net {
+    mlp_of("B", w)
+}
+
+/// The same for a batch of this size, or of any where it is a name.
+fn mlp_of(batch: &str, w: &Weights) -> Net {
     let turned = |name: &str| {
         let (shape, v) = &w[name];
         let (rows, cols) = (shape[0], shape[1]);
@@ -233,6 +238,7 @@ pub const FLOWS: &[(&str, Flow)] = &[
     ("adopted as it is", adopted_as_it_is),
     ("several GPUs", several_gpus),
     ("layers measured", layers_measured),
+    ("several streams", several_streams),
     ("weight streaming", weight_streaming),
     ("plugins", plugins),
     ("failures", failures),
@@ -503,6 +509,9 @@ fn data_dependent(w: &World) {
     w.run(&args).exits(0);
     w.computes("v.plan", "values", &["--iters", "2"]);
     w.computes("v.plan", "values", &["--cuda-graph", "--iters", "3"]);
+    if w.release().since([10, 0, 0]) {
+        w.computes("v.plan", "values", &["--streams", "2", "--iters", "3"]);
+    }
 }
 
 fn shape_inputs(w: &World) {
@@ -1115,6 +1124,84 @@ fn layers_measured(w: &World) {
     );
 }
 
+fn several_streams(w: &World) {
+    let run = ["run", "e.plan", "--inputs", "in.safetensors"];
+    let three = [&run[..], &["--streams", "3"]].concat();
+    w.build(&["--no-cache"]).exits(0);
+    if w.release().since([10, 0, 0]) {
+        w.computes(
+            "e.plan",
+            "base",
+            &["--streams", "3", "--iters", "4", "--warmup", "2"],
+        );
+        w.computes("e.plan", "base", &["--streams", "2", "--cuda-graph"]);
+        w.run(&[&three[..], &["--weights", "other.safetensors"]].concat())
+            .exits(0)
+            .prints("throughput");
+        w.computes("e.plan", "other", &["--streams", "2", "--duration", "0.05"]);
+    } else {
+        // A context there takes a profile of its own. The hint is followed: a plan for one size.
+        w.refuses(
+            &three,
+            1,
+            &[
+                "streams=3",
+                "before TensorRT 10",
+                "export the model for one size",
+            ],
+        );
+        w.scene
+            .write("fixed.onnx", mlp_of("3", &weights(1)).onnx(""));
+        let build = [
+            "build",
+            "fixed.onnx",
+            "--no-cache",
+            "--force",
+            "-o",
+            "e.plan",
+        ];
+        w.run(&[&build[..], &["--backend", w.backend()]].concat())
+            .exits(0);
+        w.computes("e.plan", "base", &["--streams", "2", "--iters", "3"]);
+    }
+    let done = w.run(&[&three[..], &["--iters", "4", "--warmup", "2", "--json"]].concat());
+    let report = done.exits(0).json();
+    assert_eq!(report["throughput"]["streams"], 3);
+    assert_eq!(report["throughput"]["runs"], 12);
+    assert_eq!(report["latency"]["iters"], 12);
+    for times in [&report["latency"], &report["gpu"]] {
+        assert_eq!(
+            times["runs_per_second"],
+            report["throughput"]["runs_per_second"]
+        );
+    }
+    w.run(&[&three[..], &["--iters", "4"]].concat())
+        .exits(0)
+        .prints("12 runs on 3 streams at once");
+    let done = w.run_with(&three, &[("STANDIN_FAULT", "another context")]);
+    assert!(
+        done.code == 3 && done.stderr.contains("for stream 2: createExecutionContext"),
+        "{}",
+        done.stderr
+    );
+    w.run_with(&run, &[("STANDIN_FAULT", "another context")])
+        .exits(0);
+    let done = w.run_with(&three, &[("STANDIN_FAULT", "enqueue")]);
+    assert!(
+        done.code == 3 && done.stderr.contains("illegal memory access"),
+        "{}",
+        done.stderr
+    );
+    w.refuses(
+        &[&three[..], &["--profile-layers"]].concat(),
+        1,
+        &["profile-layers", "leave `--streams` out"],
+    );
+    // What differs on a stream is a difference.
+    let wrong = [&three[..], &["--expect", "bias.out.safetensors"]].concat();
+    w.run(&wrong).exits(40);
+}
+
 fn weight_streaming(w: &World) {
     let build = [
         "build",
@@ -1157,6 +1244,11 @@ fn weight_streaming(w: &World) {
         .exits(0);
     w.computes("e.plan", "base", &["--weight-budget", "1K", "--iters", "2"]);
     w.computes("e.plan", "base", &["--weight-budget", "0"]);
+    w.computes(
+        "e.plan",
+        "base",
+        &["--weight-budget", "1K", "--streams", "2"],
+    );
     let done = w.run_with(&run, &[("STANDIN_FAULT", "budget")]);
     assert!(
         done.code == 3 && done.stderr.contains("the budget is too small"),

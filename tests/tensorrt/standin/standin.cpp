@@ -442,7 +442,9 @@ struct Inspector : Object, IEngineInspector, VEngineInspector {
 
 struct Engine : Object, ICudaEngine, VCudaEngine {
     Graph g;
-    int generation = 0;
+    int generation = 0, contexts = 0;
+    std::map<cudaStream_t, const void *> streams; // and the context that ran there
+    std::map<const void *, const void *> outputs; // likewise, by address
     Engine(Object *runtime, Graph graph) : Object("engine", runtime, runtime->logger), g(std::move(graph)) { mImpl = this; }
     const Port *port(const char *name) const {
         for (auto *all : {&g.inputs, &g.outputs}) for (const Port &p : *all) if (p.name == name) return &p;
@@ -582,7 +584,12 @@ struct Context : Object, IExecutionContext, VExecutionContext {
         addresses.clear();
         return true;
     }
-    explicit Context(Engine *e) : Object("context", e, e->logger), engine(e), generation(e->generation) { mImpl = this; }
+    explicit Context(Engine *e) : Object("context", e, e->logger), engine(e), generation(e->generation) { mImpl = this; e->contexts++; }
+    ~Context() override {
+        engine->contexts--;
+        for (auto it = engine->streams.begin(); it != engine->streams.end();) it = it->second == this ? engine->streams.erase(it) : std::next(it);
+        for (auto it = engine->outputs.begin(); it != engine->outputs.end();) it = it->second == this ? engine->outputs.erase(it) : std::next(it);
+    }
     bool setInputShape(const char *name, const Dims &d) override {
         CALL(VExecutionContext);
         const Port &p = engine->known(name);
@@ -630,6 +637,16 @@ struct Context : Object, IExecutionContext, VExecutionContext {
                 int device = on_device(addresses[p.name]);
                 if (device >= 0 && device == (int)p.host) broken("the memory of " + p.name + " is on the wrong side");
             }
+        // What runs at once has a stream and memory of its own.
+        const void *&there = engine->streams[stream];
+        if (there && there != this) broken("two contexts are on one stream");
+        there = this;
+        for (const Port &p : engine->g.outputs) {
+            if (!addresses.count(p.name)) continue;
+            const void *&of = engine->outputs[addresses[p.name]];
+            if (of && of != this) broken("two contexts write to the memory of " + p.name);
+            of = this;
+        }
         auto values = run(true);
         if (profiler) {
 #ifdef HAS_IProfiler_getInterfaceInfo
@@ -659,6 +676,11 @@ struct Context : Object, IExecutionContext, VExecutionContext {
     }
 };
 IExecutionContext *Engine::context() {
+    if (contexts && fault("another context")) { say(logger, 1, "CUDA error: out of memory"); return nullptr; }
+    bool varies = false;
+    for (const Port &p : g.inputs) for (int64_t d : p.shape) varies = varies || d < 0;
+    // PreviewFeature::kPROFILE_SHARING_0806 is on since 10.
+    if (contexts && varies && MAJOR < 10 && !RTX) { say(logger, 1, "profile 0 is in use by another execution context"); return nullptr; }
     if (fault("context")) { say(logger, 1, "Assertion mOptimizationProfile >= 0 failed."); return nullptr; }
     return new Context(this);
 }
