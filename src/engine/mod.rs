@@ -376,6 +376,9 @@ fn list(refusals: &[Refusal]) -> String {
     text
 }
 
+/// Why `f32-layers` is refused where it is the model that has to be converted.
+const NOTHING_CONVERTED: &str = "it says what stays in f32 of a model that is converted; pass `--convert fp16` or `--convert bf16` too, or leave it out";
+
 /// What to do about an option that is not taken; none where the reason says it.
 fn without(option: &str, reason: &str) -> Option<String> {
     if reason.contains('`') {

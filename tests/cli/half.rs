@@ -121,15 +121,42 @@ fn what_cannot_be_converted_is_refused_and_changes_nothing() {
         &["--f32-layers *nothing*", "no node has a name like it"],
     );
     scene.refuses(
-        &of_resnet(&["--f32-layers", "*conv*"]),
+        &of_resnet(&["--opt-level", "3"]),
         1,
-        &["it takes no options"],
+        &[
+            "its only options are --convert and, with it, --f32-layers",
+            "leave `--opt-level` out",
+        ],
     );
     scene.refuses(&of_resnet(&["--convert", "fp16", "--fp16"]), 2, &["--fp16"]);
     let adopt = ["adopt", "e.plan", "--model", &model, "--convert", "fp16"];
     scene
         .write("e.plan", "")
         .refuses(&adopt, 2, &["`adopt` takes no `--convert`"]);
+}
+
+#[test]
+fn what_is_only_for_converted_models_says_so_and_its_hints_work() {
+    let (model, shapes) = (path("resnet/model.ts.onnx"), path("resnet/shapes.ts.json"));
+    for (given, kept) in [
+        (&["--f32-layers", "*conv1*"][..], true),
+        (&["--fp16"], false),
+        (&["--bf16"], false),
+    ] {
+        let scene = Scene::new();
+        let build = ["build", &model, "-s", &shapes, "-b", "cpu", "-o", "e.plan"];
+        let refused = scene.run(&[&build[..], given].concat());
+        refused.exits(1);
+        let hints = refused.stderr.split('`');
+        let hints: Vec<&str> = hints.filter(|h| h.starts_with("--convert ")).collect();
+        assert!(!hints.is_empty(), "{}", refused.stderr);
+        for hint in hints {
+            let hint: Vec<&str> = hint.split(' ').collect();
+            let given = if kept { given } else { &[] };
+            let all = [&build[..], given, &hint, &["--force"]].concat();
+            scene.run(&all).exits(0).prints("converted to");
+        }
+    }
 }
 
 #[test]

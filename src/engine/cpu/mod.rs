@@ -26,8 +26,8 @@ mod writer;
 pub use self::ort::{ONNXRUNTIME, OnnxRuntime};
 
 use super::{
-    Backend, BuildJob, BuildNotes, Engine, Error, Identity, Options, Refusal, RunOptions, Slot,
-    Written,
+    Backend, BuildJob, BuildNotes, Engine, Error, Identity, NOTHING_CONVERTED, Options, Refusal,
+    RunOptions, Slot, Written,
 };
 use crate::onnx::Model;
 use crate::tensor::Digest;
@@ -226,7 +226,15 @@ fn take_no_options(backend: &str, options: &Options) -> Result<(), Error> {
         Some((name, value)) => Err(Error::Option {
             backend: backend.into(),
             option: format!("{name}={value}"),
-            reason: "it takes no options".into(),
+            reason: match (name.as_str(), value.as_str()) {
+                ("f32-layers", _) => NOTHING_CONVERTED.into(),
+                ("precision", half @ ("fp16" | "bf16")) => {
+                    format!(
+                        "it cannot choose; pass `--convert {half}` instead, for the whole model"
+                    )
+                }
+                _ => "its only options are --convert and, with it, --f32-layers".into(),
+            },
         }),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::abi::{Basis, Entry, Product, Release, TABLE, Version};
 use super::api::{HardwareLevel, Verbosity};
-use crate::engine::{Error, Options};
+use crate::engine::{Error, NOTHING_CONVERTED, Options};
 use crate::onnx::keep;
 use glob::Pattern;
 
@@ -364,7 +364,14 @@ impl Choices {
             && !self.converted
             && !self.weak.is_some_and(Precisions::reduced)
         {
-            return Err(("f32-layers", NOTHING_REDUCED.into()));
+            // Later releases, and TensorRT-RTX, compute in the model's own types.
+            let permits = product == Product::TensorRt && version < Version::new(11, 0, 0);
+            let why = if permits {
+                NOTHING_REDUCED
+            } else {
+                NOTHING_CONVERTED
+            };
+            return Err(("f32-layers", why.into()));
         }
         if !self.strip && self.refit == Refit::Identical {
             return Err((
@@ -690,6 +697,13 @@ mod tests {
             ),
             (TRT, (10, 0, 0), &[("precision", "fp8")], "a list of"),
             (TRT, (10, 0, 0), &[("f32-layers", "*")], "--fp16"),
+            (TRT, (11, 1, 0), &[("f32-layers", "*")], "--convert fp16"),
+            (
+                Product::Rtx,
+                (1, 4, 0),
+                &[("f32-layers", "*")],
+                "--convert fp16",
+            ),
             (
                 TRT,
                 (8, 6, 0),
