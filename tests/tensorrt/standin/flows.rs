@@ -1,6 +1,9 @@
 //! The whole program on the stand-in, one command after the other, as users do: what is computed is compared with the embedded
 //! engine.
 
+mod documented;
+mod normalised;
+mod refused;
 pub mod triton;
 
 use super::library::{FACTS, Release, StandIn, cuda, stand_in};
@@ -242,6 +245,11 @@ pub const FLOWS: &[(&str, Flow)] = &[
     ("weight streaming", weight_streaming),
     ("plugins", plugins),
     ("failures", failures),
+    ("normalised", normalised::normalised),
+    ("refused adoptions", refused::adoptions),
+    ("outputs that do not grow", refused::outputs_that_grow),
+    ("refused plugins", refused::standard_plugins),
+    ("documented", documented::examples),
     ("Triton", triton::exported),
 ];
 
