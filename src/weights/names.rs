@@ -54,6 +54,7 @@ pub const RULES: &[Rule] = &[
     prefix("strip-text-encoder", "text_encoder."),
     prefix("strip-text-encoder-2", "text_encoder_2."),
     prefix("strip-text-encoder-3", "text_encoder_3."),
+    prefix("strip-text-encoder-4", "text_encoder_4."),
     prefix("strip-vae", "vae."),
     // transformers' CLIPTextModel, before and after it lost its inner module.
     prefix("strip-text-model", "text_model."),
@@ -77,6 +78,17 @@ impl Rule {
                 (rest.len() < name.len() && !rest.is_empty()).then_some(rest)
             }
         }
+    }
+}
+
+/// Which text encoder of a pipeline `ComfyUI` calls `text_encoders.NAME.` (`comfy/text_encoders/`): `OpenCLIP` is the second, T5 the
+/// third and a language model the fourth, as in the pipelines that have so many.
+pub(super) fn text_encoder(name: &str) -> u8 {
+    match name {
+        _ if name.starts_with("clip_g") => 2,
+        _ if name.contains("clip") => 1,
+        _ if name.contains("t5") => 3,
+        _ => 4,
     }
 }
 

@@ -183,7 +183,7 @@ impl Case<'_, '_> {
         prefixes.truncate(PREFIXES);
         (prefixes.into_iter())
             .map(|(prefix, _)| {
-                let own = |s: &&Stored| s.name.strip_prefix(prefix).map(ToOwned::to_owned);
+                let own = |s: &&Stored| Some(self.respelt(s.name.strip_prefix(prefix)?, prefix));
                 let tensors: Vec<Translated> = (self.stored.iter().enumerate())
                     .filter(|(_, s)| !prefix.is_empty() || self.is_own(&s.name))
                     .filter_map(|(i, s)| {
@@ -198,6 +198,21 @@ impl Case<'_, '_> {
                 self.candidate(prefix, None, tensors)
             })
             .collect()
+    }
+
+    /// ComfyUI calls the norms' `scale` of FLUX, Chroma and `Hunyuan3D` `weight`, in its exports and in what it saves
+    /// (`process_unet_state_dict` of these).
+    fn respelt(&self, name: &str, prefix: &str) -> String {
+        let other = match (name.strip_suffix(".scale"), name.strip_suffix(".weight")) {
+            (Some(module), _) => format!("{module}.weight"),
+            (_, Some(module)) => format!("{module}.scale"),
+            _ => return name.to_owned(),
+        };
+        let taken = self.index.contains_key(format!("{prefix}{other}").as_str());
+        if taken || self.wanted.has(name) || !self.wanted.has(&other) {
+            return name.to_owned();
+        }
+        other
     }
 
     /// Whether a name without a prefix is not plainly another component's.
@@ -251,7 +266,7 @@ impl Case<'_, '_> {
         let mut found = Vec::new();
         for prefix in table.prefixes(&self.names) {
             let own: Vec<(usize, &str)> = (self.stored.iter().enumerate())
-                .filter_map(|(i, s)| Some((i, s.name.strip_prefix(prefix)?)))
+                .filter_map(|(i, s)| Some((i, within(prefix, &s.name)?)))
                 .collect();
             let parameters = table.parameters(&own.iter().map(|(_, n)| *n), &std::iter::empty());
             let hits: Vec<(usize, Hit)> = (own.iter())
@@ -447,6 +462,16 @@ impl Case<'_, '_> {
             shape,
         })
     }
+}
+
+/// A name under a prefix. Stable Cascade's file has the projection of its text encoder beside the encoder's `transformer.`
+/// (`Stable_Cascade_C.process_clip_state_dict`).
+fn within<'n>(prefix: &str, name: &'n str) -> Option<&'n str> {
+    let beside = || {
+        let around = prefix.strip_suffix("transformer.")?;
+        (name.strip_prefix(around)).filter(|rest| *rest == "text_projection")
+    };
+    name.strip_prefix(prefix).or_else(beside)
 }
 
 /// Every ending of every name, with what stands before it.

@@ -57,6 +57,9 @@ pub enum Error {
         /// The first of them.
         first: String,
     },
+    /// A `ControlNet` saved as what is to be added to a UNet.
+    #[error("`{path}` holds a ControlNet as differences from a UNet (its tensor `difference` says so), and not its weights", path = path.display())]
+    Difference { path: PathBuf },
     /// 8-bit floats with scales for some of them only.
     #[error(
         "`{path}` has scales for {scaled} of its f8 tensors and none for {}, first `{}`", bare.len(), bare[0], path = path.display()
@@ -88,6 +91,7 @@ impl Explain for Error {
             Error::Uncut { .. } => "weights-uncut",
             Error::Unmerged { .. } => "weights-unmerged",
             Error::Quantised { .. } => "weights-quantised",
+            Error::Difference { .. } => "weights-difference",
             Error::PartlyScaled { .. } => "weights-partly-scaled",
             Error::Scale { .. } => "weights-scale",
         }
@@ -109,6 +113,11 @@ impl Explain for Error {
             Error::NoComponent { fitting, .. } => {
                 vec![format!("what fits is `--component {}`", fitting.join("`, `--component "))]
             }
+            Error::Difference { .. } => vec![
+                "add the UNet's tensor of the same name to each `control_model.` tensor that has one, save that without \
+                 `difference`, and give it"
+                    .into(),
+            ],
             Error::Twice { .. } => vec!["save the file again with one of them".into()],
             Error::Uncut { .. } => vec!["the file is of another variant of this architecture".into()],
             Error::Unmerged { .. } => vec![

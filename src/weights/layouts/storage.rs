@@ -62,6 +62,9 @@ const QUANTISED: &[(&str, &str)] = &[
 /// Tensors beside an f8 weight that say nothing about its values.
 const BESIDE: [&str; 3] = ["scale_input", "input_scale", "comfy_quant"];
 
+/// The name of ComfyUI's mark of a file of f8 weights with scales.
+const SCALED: &str = "scaled_fp8";
+
 /// Whether values of this type are decoded.
 pub(super) fn is_f8(dtype: Dtype) -> bool {
     matches!(
@@ -103,6 +106,15 @@ pub(super) fn path_of(source: &Source) -> PathBuf {
 pub(super) fn read(source: &Source) -> Result<Storage, Error> {
     refuse_unmerged(source)?;
     refuse_quantised(source)?;
+    refuse_integers(source)?;
+    // ComfyUI adds the UNet's weights to such a file when it loads it (`comfy/controlnet.py`).
+    if source.shape("difference").is_some()
+        && source.names().any(|n| n.starts_with("control_model."))
+    {
+        return Err(Error::Difference {
+            path: path_of(source),
+        });
+    }
     let scales = scales(source)?;
     let mut storage = Storage::default();
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
@@ -204,6 +216,37 @@ fn refuse_quantised(source: &Source) -> Result<(), Error> {
     Ok(())
 }
 
+/// Integers with scales: `ComfyUI`'s `int8_tensorwise`, `convrot_w4a4`, `asym_w4a8_int8`, `awq_w4a16` (`comfy/quant_ops.py`), and
+/// the same names elsewhere.
+fn refuse_integers(source: &Source) -> Result<(), Error> {
+    let quantised = |name: &&str| {
+        let integer = source.describe(name).is_some_and(|(dtype, _)| {
+            matches!(
+                dtype,
+                Dtype::I8 | Dtype::U8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32
+            )
+        });
+        let beside = |module: &str| {
+            let of = |end: &&str| source.shape(&format!("{module}.{end}")).is_some();
+            INTEGER_MARKS.iter().any(of)
+        };
+        integer && name.strip_suffix(".weight").is_some_and(beside)
+    };
+    let mut found = source.names().filter(quantised);
+    match found.next() {
+        None => Ok(()),
+        Some(first) => Err(Error::Quantised {
+            path: path_of(source),
+            kind: "integers with scales",
+            count: 1 + found.count(),
+            first: first.to_owned(),
+        }),
+    }
+}
+
+/// What stands beside the integers of a quantised weight.
+const INTEGER_MARKS: [&str; 3] = ["weight_scale", "comfy_quant", "scale_weight"];
+
 #[derive(Default)]
 struct Scales {
     /// Name of an f8 tensor to name of its scale.
@@ -218,10 +261,11 @@ fn scales(source: &Source) -> Result<Scales, Error> {
     let f8: Vec<&str> = (source.names())
         .filter(|n| source.describe(n).is_some_and(|(dtype, _)| is_f8(dtype)))
         .collect();
+    // ComfyUI's mark of such a file, which is f32 in some (`comfy/utils.py`, `convert_old_quants`).
+    let mark = |n: &&str| *n == SCALED || n.strip_suffix(SCALED).is_some_and(|p| p.ends_with('.'));
+    (found.aside).extend(source.names().filter(mark).map(ToOwned::to_owned));
     for &name in &f8 {
-        // ComfyUI's marker that the file is scaled: its element type is all that it says.
-        if name.ends_with("scaled_fp8") {
-            found.aside.insert(name.to_owned());
+        if mark(&name) {
             continue;
         }
         let scale = find_scale(source, name, &mut found.aside)?;

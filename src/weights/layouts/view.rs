@@ -153,7 +153,11 @@ impl View {
             let other = if candidate.unused.contains(&i) {
                 Some("unused by this layout")
             } else {
-                components::of(&name).filter(|c| known && !own.contains(c) && !wanted.has(&name))
+                let no_weight = components::no_weight(&name);
+                components::of(&name)
+                    .filter(|c| known && !own.contains(c))
+                    .or(no_weight)
+                    .filter(|_| !wanted.has(&name))
             };
             match other {
                 Some(component) => *self.components.entry(component.to_owned()).or_default() += 1,

@@ -128,7 +128,13 @@ impl Builder<'_> {
                 return Err(self.incomplete(format!("has {what} and no factors")));
             }
         }
-        if self.parts.contains_key(&Role::Replacement) {
+        if let Some(key) = self.parts.get(&Role::Replacement) {
+            // ComfyUI takes the weight then, and drops what would be added to it.
+            if key.ends_with(".set_weight") && !changes.weight.is_empty() {
+                return Err(
+                    self.incomplete("is replaced by `set_weight` and changed as well".into())
+                );
+            }
             changes.weight.push(self.full(Role::Replacement)?);
         }
         for role in [Role::BiasDifference, Role::BiasReplacement] {

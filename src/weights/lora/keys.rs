@@ -135,6 +135,9 @@ const SUFFIXES: &[(&str, Role)] = &[
     (".lokr_w2_a", Role::LokrW2A),
     (".lokr_w2_b", Role::LokrW2B),
     (".lokr_t2", Role::LokrT2),
+    // ComfyUI's names of parameters that are no weight (`model_lora_keys_unet`): before those that they end with.
+    (".bias.diff", Role::BiasDifference),
+    (".bias.set_weight", Role::BiasReplacement),
     (".diff", Role::Difference),
     (".diff_b", Role::BiasDifference),
     (".w_norm", Role::Difference),
@@ -377,7 +380,7 @@ impl Format {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Component {
     Denoiser,
-    /// First, second or third text encoder.
+    /// First, second, third or fourth text encoder.
     TextEncoder(u8),
     Vae,
     /// The keys do not say.
@@ -392,6 +395,7 @@ impl Component {
             Component::TextEncoder(1),
             Component::TextEncoder(2),
             Component::TextEncoder(3),
+            Component::TextEncoder(4),
             Component::Vae,
             Component::Unnamed,
         ];
@@ -404,7 +408,8 @@ impl Component {
             Component::Denoiser => "denoiser",
             Component::TextEncoder(0 | 1) => "text-encoder",
             Component::TextEncoder(2) => "text-encoder-2",
-            Component::TextEncoder(_) => "text-encoder-3",
+            Component::TextEncoder(3) => "text-encoder-3",
+            Component::TextEncoder(_) => "text-encoder-4",
             Component::Vae => "vae",
             Component::Unnamed => "unnamed",
         }
@@ -439,9 +444,7 @@ const DOTTED: &[(&str, Component)] = &[
     ("text_encoder.", Component::TextEncoder(1)),
     ("text_encoder_2.", Component::TextEncoder(2)),
     ("text_encoder_3.", Component::TextEncoder(3)),
-    ("text_encoders.clip_l.", Component::TextEncoder(1)),
-    ("text_encoders.clip_g.", Component::TextEncoder(2)),
-    ("text_encoders.t5xxl.", Component::TextEncoder(3)),
+    ("text_encoder_4.", Component::TextEncoder(4)),
     ("vae.", Component::Vae),
     ("first_stage_model.", Component::Vae),
 ];
@@ -471,21 +474,25 @@ pub(super) fn path(module: &str) -> Path {
         }
     }
     let mut forms = names::forms(module);
-    // ComfyUI's names of text encoders, which no rule of [`names`] takes off: they say which
-    // encoder it is.
-    for (prefix, _) in DOTTED
-        .iter()
-        .filter(|(p, _)| p.starts_with("text_encoders."))
-    {
-        if let Some(rest) = module.strip_prefix(prefix) {
-            let rest = rest.strip_prefix("transformer.").unwrap_or(rest);
-            forms.extend(names::forms(rest));
-        }
-    }
-    let component = forms
-        .iter()
-        .find_map(|f| DOTTED.iter().find(|(p, _)| f.starts_with(p)))
-        .map_or(Component::Unnamed, |(_, c)| *c);
+    // ComfyUI's names of text encoders, which no rule of [`names`] takes off: they say which encoder it is.
+    let encoder = module.strip_prefix("text_encoders.").map(|rest| {
+        let (name, inner) = rest.split_once('.').unwrap_or((rest, ""));
+        // Without a name where one pipeline has several (`model_lora_keys_clip`).
+        let inner = if name == "transformer" {
+            inner
+        } else {
+            inner.strip_prefix("transformer.").unwrap_or(inner)
+        };
+        forms.extend(names::forms(inner));
+        // Hunyuan-DiT's BERT, exported with its own name and without.
+        forms.extend(inner.strip_prefix("bert.").map(ToOwned::to_owned));
+        Component::TextEncoder(names::text_encoder(name))
+    });
+    let named = || {
+        let prefix = |f: &String| DOTTED.iter().find(|(p, _)| f.starts_with(p));
+        forms.iter().find_map(prefix).map(|(_, c)| *c)
+    };
+    let component = encoder.or_else(named).unwrap_or(Component::Unnamed);
     Path {
         component,
         forms,

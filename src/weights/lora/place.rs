@@ -198,6 +198,8 @@ fn onto_pieces<'i>(
     }
     let mut from = 0;
     let mut stretches = Vec::new();
+    // Of parts of one stack each takes its share of the change.
+    let own: usize = pieces.iter().map(|p| p.heights[p.part]).sum();
     for piece in pieces {
         let parameter = parameter(index, piece.module, change, bias)?;
         let rows = parameter.shape.first().copied().unwrap_or(1);
@@ -207,7 +209,10 @@ fn onto_pieces<'i>(
         let (to, rows) = if piece.heights.len() == 1 {
             (0, rows)
         } else {
-            place_within(piece, change, parameter).ok_or_else(|| misfit(change, parameter))?
+            let share = change.rows() * piece.heights[piece.part];
+            let height = share.is_multiple_of(own).then_some(share / own);
+            (height.and_then(|height| place_within(piece, height, parameter)))
+                .ok_or_else(|| misfit(change, parameter))?
         };
         let one = Stretch {
             parameter,
@@ -232,9 +237,9 @@ fn onto_pieces<'i>(
     Ok(stretches)
 }
 
-/// First row and height of a part of a stacked module, for a change that is that part alone.
-fn place_within(piece: &Within, change: &Change, parameter: &Parameter) -> Option<(usize, usize)> {
-    let (whole, rows) = (*parameter.shape.first()?, change.rows());
+/// First row and height of a part of a stacked module, for `rows` of a change that are that part.
+fn place_within(piece: &Within, rows: usize, parameter: &Parameter) -> Option<(usize, usize)> {
+    let whole = *parameter.shape.first()?;
     let before: usize = piece.heights[..piece.part].iter().sum();
     let total: usize = piece.heights.iter().sum();
     if rows * total == whole * piece.heights[piece.part] {
@@ -285,12 +290,15 @@ fn inner(shape: &[usize]) -> &[usize] {
     shape.get(1..).unwrap_or(&[])
 }
 
-/// Equal but for trailing ones (a 1×1 conv is a linear layer), or the same rows with all else flattened.
+/// Equal but for trailing ones (a 1×1 conv is a linear layer), or the same rows with all else flattened on either side, as in ComfyUI
+/// (`LoRAAdapter.calculate_weight`).
 fn same(a: &[usize], b: &[usize]) -> bool {
     let trimmed = |s: &[usize]| s[..s.iter().rposition(|&e| e != 1).map_or(0, |i| i + 1)].to_vec();
-    let flattened = |s: &[usize]| s.get(1..).map_or(1, |rest| rest.iter().product::<usize>());
-    trimmed(a) == trimmed(b)
-        || (a.len() == 2 && b.len() > 2 && a[0] == b[0] && a[1] == flattened(b))
+    let flat_in = |flat: &[usize], other: &[usize]| {
+        let inner = other.get(1..).map(|rest| rest.iter().product());
+        flat.len() == 2 && other.len() > 2 && flat[0] == other[0] && Some(flat[1]) == inner
+    };
+    trimmed(a) == trimmed(b) || flat_in(a, b) || flat_in(b, a)
 }
 
 /// Two modules must not change the same rows, unless they say the same, which then counts once; a replacement and a delta of one

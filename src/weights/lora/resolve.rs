@@ -183,7 +183,10 @@ impl Index {
                 return stacked(pieces, hit.swapped);
             }
         }
-        Found::Nothing
+        match self.spellings.by_way_of_diffusers(form) {
+            Some((pieces, swapped)) => stacked(pieces, swapped),
+            None => Found::Nothing,
+        }
     }
 
     /// The `count` module names that are most like the last, most stripped form of `path`.

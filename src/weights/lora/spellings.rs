@@ -25,6 +25,8 @@ pub(super) struct Spellings {
     forwards: Vec<Translation>,
     /// The model is in the first authors' names: where a module of diffusers (with `_` for `.`) is.
     backwards: HashMap<String, Vec<Within>>,
+    /// The tables behind `backwards`.
+    others: Vec<Translation>,
 }
 
 impl Spellings {
@@ -57,7 +59,7 @@ impl Spellings {
             return Spellings::default();
         }
         let mut backwards: HashMap<String, Vec<Within>> = HashMap::new();
-        for translation in best.2 {
+        for translation in &best.2 {
             for (module, forms) in forms.iter().enumerate() {
                 let found = forms
                     .iter()
@@ -83,6 +85,7 @@ impl Spellings {
         Spellings {
             forwards: best.1,
             backwards,
+            others: best.2,
         }
     }
 
@@ -91,6 +94,19 @@ impl Spellings {
         self.forwards
             .iter()
             .filter_map(move |t| t.module(flat, true))
+    }
+
+    /// Where in the model the first authors' module `flat` is that the model itself has no module for: as several of diffusers (FLUX's
+    /// `qkv` of a single block is the first three parts of `linear1`), and whether its halves are exchanged.
+    pub(super) fn by_way_of_diffusers(&self, flat: &str) -> Option<(Vec<Within>, bool)> {
+        self.others.iter().find_map(|table| {
+            let hit = table.module(flat, true)?;
+            let one = |to: &String| match self.backwards(to) {
+                [one] => Some(one.clone()),
+                _ => None,
+            };
+            Some((hit.to.iter().map(one).collect::<Option<_>>()?, hit.swapped))
+        })
     }
 
     /// Where diffusers' module `flat` is in the model.

@@ -1,5 +1,6 @@
 //! Opening LoRAs.
 
+mod comfyui;
 mod damage;
 mod layouts;
 mod names;
