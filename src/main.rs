@@ -39,9 +39,32 @@ fn usage(mut refused: clap::Error) -> ExitCode {
             let ui = Ui::new(false, Verbosity::Normal, false);
             ui.text(&commands::shell::details()).is_ok()
         }
-        _ => refused.print().is_ok(),
+        _ => match harmless(&refused) {
+            Some(text) => trtmut::ui::refusal(&text).is_ok(),
+            None => refused.print().is_ok(),
+        },
     };
     ExitCode::from(u8::try_from(refused.exit_code()).unwrap_or(2))
+}
+
+/// What clap says of a command line, where it quotes an argument that would do more than be shown; in plain letters then.
+fn harmless(refused: &clap::Error) -> Option<String> {
+    let said = refused.render().to_string();
+    let mut text = said.clone();
+    for word in std::env::args_os().skip(1) {
+        let word = word.to_string_lossy();
+        // clap quotes an argument, or the value in it.
+        let value = word.split_once('=').map(|(_, value)| value);
+        for part in std::iter::once(&*word).chain(value) {
+            let shown = trtmut::ui::line(part);
+            if shown != part {
+                // clap takes what a terminal would obey for its own colours, and leaves it out.
+                let bare = anstream::adapter::strip_str(part).to_string();
+                text = text.replace(part, &shown).replace(&bare, &shown);
+            }
+        }
+    }
+    (text != said).then_some(text)
 }
 
 /// Whether a format stands among the options; clap does not say so of a command line that it refuses.

@@ -99,7 +99,8 @@ impl Report for InspectReport {
         if let Some(layers) = &self.layers {
             let rows = layers.get("Layers").and_then(Value::as_array);
             let rows = rows.map_or(&[][..], Vec::as_slice);
-            writeln!(out, "\n  {}", ui::count(rows.len(), "layer"))?;
+            writeln!(out)?;
+            writeln!(out, "  {}", ui::count(rows.len(), "layer"))?;
             let mut table = Table::list(&[Align::Left, Align::Left]);
             for row in rows {
                 let name = row.get("Name").unwrap_or(row);

@@ -84,7 +84,8 @@ impl Report for MapReport {
             0 => String::new(),
             n => format!("; {n} proven by the probe"),
         };
-        writeln!(out, "\n{}{probed}", counts.join(", "))?;
+        writeln!(out)?;
+        writeln!(out, "{}{probed}", counts.join(", "))?;
         if !self.has_base {
             writeln!(
                 out,

@@ -39,7 +39,8 @@ impl Report for ProbeReport {
     const SCHEMA: &'static str = "trtmut.probe/1";
 
     fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
-        writeln!(out, "{}# then {}", self.python, self.then)
+        out.write_all(self.python.as_bytes())?;
+        writeln!(out, "# then {}", self.then)
     }
 }
 

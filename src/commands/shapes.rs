@@ -212,9 +212,10 @@ impl Report for CheckReport {
         }
         table.write(out, 0)?;
         if !self.profiles.is_empty() {
+            writeln!(out)?;
             writeln!(
                 out,
-                "\n{} optimization profiles in a TensorRT engine that is built with `--refit none`:",
+                "{} optimization profiles in a TensorRT engine that is built with `--refit none`:",
                 self.profiles.len()
             )?;
             for (i, ranges) in self.shown.iter().enumerate() {
@@ -228,9 +229,10 @@ impl Report for CheckReport {
         let open = self.dims.iter().filter(|(_, root)| root.max.is_none());
         let open: Vec<String> = open.map(|(name, _)| format!("`{name}`")).collect();
         if !open.is_empty() {
+            writeln!(out)?;
             writeln!(
                 out,
-                "\nno max for {}: the CPU engines need none, TensorRT does",
+                "no max for {}: the CPU engines need none, TensorRT does",
                 open.join(", ")
             )?;
         }

@@ -44,8 +44,10 @@ pub(super) fn write_ranges(out: &mut Screen<'_>, profile: &Profile) -> io::Resul
         return ranges(&profile.inputs).write(out, 2);
     }
     for (i, inputs) in profile.several.iter().enumerate() {
-        let before = if i == 0 { "" } else { "\n" };
-        writeln!(out, "{before}  optimization profile {}", i + 1)?;
+        if i > 0 {
+            writeln!(out)?;
+        }
+        writeln!(out, "  optimization profile {}", i + 1)?;
         ranges(inputs).write(out, 2)?;
     }
     Ok(())

@@ -96,7 +96,9 @@ pub(super) fn suggestion(spec: &ShapeSpec, inputs: &[TensorDecl]) -> String {
     let text = draft.text();
     // A hint that leads to the next error is worse than a plain template.
     let fits = ShapeSpec::parse(&text, "suggestion").is_ok_and(|s| s.fits(inputs));
-    if fits { text } else { template(inputs) }
+    let spec = if fits { text } else { template(inputs) };
+    // It ends a message, which shows line ends that are not its own.
+    spec.trim_end().to_owned()
 }
 
 fn rank_of(input: &TensorDecl) -> usize {

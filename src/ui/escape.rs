@@ -150,10 +150,58 @@ impl<W: Write> Write for Escaping<W> {
     }
 }
 
+/// Writes lines, each given to it whole, with its end: what is inside of one begins no other.
+pub(super) struct Lines<W: Write>(W);
+
+impl<W: Write> Lines<W> {
+    pub(super) fn new(out: W) -> Self {
+        Lines(out)
+    }
+}
+
+impl<W: Write> Write for Lines<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        self.0.write_all(inside(&text).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// One line with its end, if it has one.
+pub(super) fn inside(text: &str) -> Cow<'_, str> {
+    let (body, end) = match text.strip_suffix('\n') {
+        Some(body) => (body, "\n"),
+        None => (text, ""),
+    };
+    match line(body) {
+        Cow::Borrowed(_) => text.into(),
+        Cow::Owned(shown) => (shown + end).into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_inside_of_a_line_begins_no_other() {
+        let mut out = Vec::new();
+        let mut lines = Lines::new(&mut out);
+        lines
+            .write_all(b"INFO a `w\nerror: forged\x1b[31m`\n")
+            .unwrap();
+        lines.write_all("and \u{202e}b\n\n".as_bytes()).unwrap();
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "INFO a `w\\nerror: forged\\u{1b}[31m`\nand \\u{202e}b\\n\n"
+        );
+        assert!(matches!(inside("plain, ü\n"), Cow::Borrowed(_)));
+    }
 
     #[test]
     fn nothing_that_acts_is_left() {

@@ -1,9 +1,9 @@
 //! What is logged, where and how much: `-v`, `-vv`, `RUST_LOG`, `--log-file`.
 //!
 //! Notes and steps are shown by [`super::Ui`] with `-v`; the log has them too, with what only a log has: which file was opened, how long a
-//! step took, what the cache answered. Lines of the log are escaped as everything that is shown.
+//! step took, what the cache answered. Lines of the log are escaped as everything that is shown, and what happened once is one line.
 
-use super::escape::Escaping;
+use super::escape::Lines;
 use crate::fsx;
 use std::io;
 use std::path::Path;
@@ -48,7 +48,7 @@ pub fn start_log(verbose: u8, quiet: bool, file: Option<&Path>) -> Result<(), fs
             .with_ansi(false)
             .with_timer(uptime())
             .with_span_events(FmtSpan::CLOSE)
-            .with_writer(|| Escaping::new(io::stderr()))
+            .with_writer(|| Lines::new(io::stderr()))
             .with_filter(filter.and(said))
     });
     let file = file.map(|(file, filter)| {
@@ -56,7 +56,7 @@ pub fn start_log(verbose: u8, quiet: bool, file: Option<&Path>) -> Result<(), fs
         tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .with_span_events(FmtSpan::CLOSE)
-            .with_writer(Mutex::new(Escaping::new(file)))
+            .with_writer(Mutex::new(Lines::new(file)))
             .with_filter(filter)
     });
     // A second one in the same process, as in tests, changes nothing.

@@ -44,6 +44,14 @@ pub fn shown_json(document: &str) -> std::borrow::Cow<'_, str> {
     escape::json(document)
 }
 
+/// Prints on stderr why a command line is refused.
+///
+/// # Errors
+/// When stderr cannot be written.
+pub fn refusal(text: &str) -> io::Result<()> {
+    io::stderr().lock().write_all(escape::text(text).as_bytes())
+}
+
 use crate::fault::{Class, Explain};
 use crate::fsx;
 use crate::watch::{Event, Watch};

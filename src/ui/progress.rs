@@ -1,5 +1,6 @@
 //! Draws progress on a terminal.
 
+use super::escape;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -32,7 +33,7 @@ impl Progress {
     }
 
     fn show(&self, step: &str, bar: ProgressBar) {
-        bar.set_message(step.to_owned());
+        bar.set_message(escape::line(step).into_owned());
         // What was drawn before goes first: its ticks would draw it again.
         self.swap(None);
         bar.enable_steady_tick(Duration::from_millis(120));

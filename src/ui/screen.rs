@@ -1,10 +1,13 @@
 //! What a report is printed on: escaped text, the trade's few colours, and the width that tables keep to.
 
-use super::escape::Escaping;
+use super::escape::{self, Escaping};
 use anstyle::AnsiColor;
+use std::fmt;
 use std::io::{self, Write};
 
-/// Where a report for people goes. Text that is written is escaped; only [`Screen::paint`] styles it.
+/// Where a report for people goes. Text that is written is escaped; only [`Screen::paint`] styles it. What `write!` and `writeln!` fill
+/// in is one line: names of tensors and files may hold line ends, and must not begin a line as if this program had said it. So a line of
+/// the report's own is written by a call of its own.
 pub struct Screen<'a> {
     out: Escaping<&'a mut dyn Write>,
     width: Option<usize>,
@@ -53,7 +56,7 @@ impl<'a> Screen<'a> {
         };
         let style = colour.on_default().bold();
         write!(self.out.bare(), "{style}")?;
-        self.out.write_all(text.as_bytes())?;
+        self.out.write_all(escape::line(text).as_bytes())?;
         write!(self.out.bare(), "{style:#}")
     }
 }
@@ -65,6 +68,15 @@ impl Write for Screen<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        match text.as_str() {
+            Some(own) => self.out.write_all(own.as_bytes()),
+            None => self
+                .out
+                .write_all(escape::inside(&text.to_string()).as_bytes()),
+        }
     }
 }
 
@@ -97,5 +109,23 @@ mod tests {
             "{text:?}"
         );
         assert!(text.ends_with("\\u{1b}[32mx\x1b[0m"), "{text:?}");
+    }
+
+    #[test]
+    fn a_name_begins_no_line() {
+        let mut out = Vec::new();
+        let mut screen = Screen::new(&mut out, None);
+        let name = "w\nhint: forged\n";
+        writeln!(screen, "1 weight: {name}").unwrap();
+        writeln!(screen, "two\n  lines").unwrap();
+        write!(&mut screen as &mut dyn Write, "`{name}`").unwrap();
+        screen.paint(Tone::Odd, name).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        let shown = "w\\nhint: forged\\n";
+        assert!(
+            text.starts_with(&format!("1 weight: {shown}\ntwo\n  lines\n`{shown}`")),
+            "{text:?}"
+        );
+        assert_eq!(text.lines().count(), 4, "{text:?}");
     }
 }

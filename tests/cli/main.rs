@@ -7,6 +7,7 @@ mod containers;
 mod diff;
 mod files;
 mod first_use;
+mod forged;
 mod half;
 mod hostile;
 mod look;

@@ -160,7 +160,8 @@ impl Report for InfoReport<'_> {
     fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
         let e = &self.0;
         let pinned = if e.pinned { ", pinned" } else { "" };
-        writeln!(out, "{}\n  {}{pinned}", e.key, ui::bytes(e.bytes))?;
+        writeln!(out, "{}", e.key)?;
+        writeln!(out, "  {}{pinned}", ui::bytes(e.bytes))?;
         writeln!(out, "  used {}, built {}", ago(e.used), ago(e.created))?;
         writeln!(out, "  plan {}", e.plan)?;
         if let Some(label) = &e.label {

@@ -174,7 +174,8 @@ impl Report for DiffReport {
             writeln!(out, "next: {}", ui::line(command))?;
         }
         if let Some(path) = &self.html {
-            writeln!(out, "\nthe report is in {}", ui::path(path))?;
+            writeln!(out)?;
+            writeln!(out, "the report is in {}", ui::path(path))?;
         }
         Ok(())
     }

@@ -71,9 +71,10 @@ impl From<crate::pipeline::Verification> for Verification {
 
 impl Comparison {
     pub(super) fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        writeln!(out)?;
         writeln!(
             out,
-            "\nagainst {}:{} (rtol {}, atol {})",
+            "against {}:{} (rtol {}, atol {})",
             ui::path(&self.file),
             self.prefix,
             self.rtol,

@@ -226,7 +226,8 @@ impl Report for RunReport {
             .collect();
         if !drawn.is_empty() {
             let what = if drawn.len() == 1 { "input" } else { "inputs" };
-            writeln!(out, "\n{what} drawn from the seed: {}", drawn.join(", "))?;
+            writeln!(out)?;
+            writeln!(out, "{what} drawn from the seed: {}", drawn.join(", "))?;
         }
         writeln!(out)?;
         self.latency.human(out, "latency")?;
@@ -251,10 +252,12 @@ impl Report for RunReport {
             v.human(out)?;
         }
         if let Some(path) = &self.saved {
-            writeln!(out, "\nsaved {}", ui::path(path))?;
+            writeln!(out)?;
+            writeln!(out, "saved {}", ui::path(path))?;
         }
         if let Some(path) = &self.times {
-            writeln!(out, "\nthe times are in {}", ui::path(path))?;
+            writeln!(out)?;
+            writeln!(out, "the times are in {}", ui::path(path))?;
         }
         Ok(())
     }
