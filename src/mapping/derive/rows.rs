@@ -15,7 +15,7 @@ use std::hash::{DefaultHasher, Hasher};
 const MOST_RUNS: usize = 4096;
 /// Elements of a vector that must stand side by side to count: fewer may be equal by chance.
 const SHORTEST: usize = 4;
-/// Places that are remembered of one row; rows of zeros stand everywhere.
+/// Places that are remembered of one row, beside the first in each tensor; rows of zeros stand everywhere.
 const PLACES: usize = 16;
 /// How often equal rows are looked for in places that a constant does not use.
 const ELSEWHERE: usize = 3;
@@ -75,7 +75,8 @@ impl<'a> RowIndex<'a> {
                 let stride = width * to.bits() / 8;
                 for (r, row) in bytes.chunks_exact(stride.max(1)).enumerate() {
                     let places = table.entry(hash(row)).or_default();
-                    if places.len() < PLACES {
+                    let is_first = places.last().is_none_or(|(last, _)| *last != s);
+                    if is_first || places.len() < PLACES {
                         places.push((s, r));
                     }
                 }

@@ -345,7 +345,7 @@ pub(super) fn unexplained<'a>(row: &Row, changed: impl Iterator<Item = &'a str>)
 }
 
 /// Whether the tensor `name` may be in an unsourced constant: by the exporter's record, where there is one.
-fn may_hold(row: &Row, name: &str) -> bool {
+pub(super) fn may_hold(row: &Row, name: &str) -> bool {
     use crate::mapping::types::Meaning;
     // The graph and the file may each have a wrapper's name in front.
     let inner = |name: &str| {

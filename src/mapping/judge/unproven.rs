@@ -1,10 +1,10 @@
 //! A new checkpoint where there is no base: names, values and closeness decide, and what they leave open is refused.
 
-use super::base::unexplained;
+use super::base::{may_hold, unexplained};
 use crate::mapping::derive::{
     apply_once, apply_recipe, as_type, batched, functions, is_equal, presumed_relations,
 };
-use crate::mapping::hints::same_name;
+use crate::mapping::hints::{is_anonymous, same_name};
 use crate::mapping::resolve::corroborate;
 use crate::mapping::types::{
     Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Judged, Literal, Mapping,
@@ -46,6 +46,9 @@ pub(super) fn judge(
             *change = unexplained(row, changed.iter().map(String::as_str));
         }
     }
+    for (r, why) in made_of_flat(&mapping, &assessment) {
+        assessment.changes[r] = Change::Refused { why };
+    }
     for (r, why) in tied(&mapping, held, &assessment)? {
         assessment.changes[r] = Change::Refused { why };
     }
@@ -60,6 +63,44 @@ pub(super) fn judge(
         accounts,
         assessment,
     })
+}
+
+/// Rows of a few values under made-up names that keep them although a tensor of a few values and as many elements changes: an exporter
+/// may have folded one from the other, as ones are the square of ones.
+fn made_of_flat(mapping: &Mapping, assessment: &Assessment) -> Vec<(usize, Refusal)> {
+    let is_flat = |row: &Row| row.literal == Some(Literal::Flat) && row.count() > 1;
+    let changed: Vec<(usize, &str)> = (assessment.changed())
+        .map(|r| &mapping.rows[r])
+        .filter(|row| is_flat(row))
+        .flat_map(|row| {
+            row.explanations()
+                .flat_map(Recipe::sources)
+                .map(|s| (row.count(), s))
+        })
+        .collect();
+    let may_be_folded = |row: &Row| {
+        is_flat(row)
+            && is_anonymous(&row.name)
+            && !row.inline
+            && row.explanations().next().is_none()
+    };
+    let mut found = Vec::new();
+    for (r, row) in mapping
+        .rows
+        .iter()
+        .enumerate()
+        .filter(|(_, row)| may_be_folded(row))
+    {
+        let mut of: Vec<String> = (changed.iter())
+            .filter(|(count, name)| *count == row.count() && may_hold(row, name))
+            .map(|(_, name)| (*name).to_owned())
+            .collect();
+        of.dedup();
+        if !of.is_empty() && assessment.changes[r] == Change::Constant {
+            found.push((r, Refusal::Unsourced { changed: of }));
+        }
+    }
+    found
 }
 
 /// Rows that keep their value although what they are tied to changes: an embedding and its transpose (or a multiple of it) for the

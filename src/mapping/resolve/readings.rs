@@ -161,8 +161,21 @@ pub(super) fn veto(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: bo
                 break;
             }
         }
+        if row.pinned.is_none() && is_of_several(row) {
+            row.pinned = Some("another tensor that it was folded from".into());
+        }
         shared_by_modules(&spelling, row);
+        pin_literals(&spelling, rows, r);
     }
+}
+
+/// Whether the record lists several tensors, and the row was found to be one: near a direction is what it and its magnitude give.
+fn is_of_several(row: &Row) -> bool {
+    let recorded = row.folded_from.iter().filter(|name| !is_anonymous(name));
+    recorded.count() > 1
+        && row
+            .explanations()
+            .any(|r| matches!(r, Recipe::Tensor { .. }))
 }
 
 /// Names of other modules' parameters, where nodes of several modules read one initializer: they have to agree.
