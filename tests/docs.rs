@@ -127,3 +127,34 @@ fn every_exit_code_is_told_wherever_they_are() {
         }
     }
 }
+
+/// What `trtexec --help` of TensorRT 10.5 lists, beside `--help`.
+const TRTEXEC: &str = "onnx minShapes optShapes maxShapes minShapesCalib inputIOFormats outputIOFormats memPoolSize profilingVerbosity \
+    avgTiming refit stripWeights stripAllWeights weightless versionCompatible pluginInstanceNorm useRuntime leanDLLPath \
+    excludeLeanRuntime sparsity noTF32 fp16 bf16 int8 fp8 int4 best stronglyTyped directIO precisionConstraints \
+    layerPrecisions layerOutputTypes layerDeviceTypes calib safe buildDLAStandalone allowGPUFallback restricted saveEngine \
+    loadEngine getPlanVersionOnly tacticSources noBuilderCache noCompilationCache errorOnTimingCacheMiss timingCacheFile \
+    preview builderOptimizationLevel maxTactics hardwareCompatibilityLevel runtimePlatform tempdir tempfileControls \
+    maxAuxStreams profile calibProfile allowWeightStreaming markDebug shapes loadInputs iterations warmUp duration sleepTime \
+    idleTime infStreams exposeDMA noDataTransfers useManagedMemory useSpinWait threads useCudaGraph timeDeserialize \
+    timeRefit separateProfileRun skipInference persistentCacheRatio useProfile allocationStrategy saveDebugTensors \
+    weightStreamingBudget verbose avgRuns percentile dumpRefit dumpOutput dumpRawBindingsToFile dumpProfile dumpLayerInfo \
+    dumpOptimizationProfile exportTimes exportOutput exportProfile exportLayerInfo device useDLACore staticPlugins \
+    dynamicPlugins setPluginsToSerialize ignoreParsedPluginLibs";
+
+#[test]
+fn every_option_of_trtexec_has_a_row() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tensorrt.md"));
+    let page = page.unwrap();
+    let (_, table) = page.split_once("## trtexec's options").unwrap();
+    let theirs: BTreeSet<&str> = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .filter_map(|option| option.strip_prefix("--")?.split(['=', ' ']).next())
+        .collect();
+    let missing: Vec<&str> = (TRTEXEC.split_whitespace())
+        .filter(|option| !theirs.contains(option))
+        .collect();
+    assert!(missing.is_empty(), "no row for {missing:?}");
+}

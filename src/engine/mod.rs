@@ -392,7 +392,7 @@ fn without(option: &str, reason: &str) -> Option<String> {
     };
     Some(match name {
         // It is asked of a plan, whose backend is what it is.
-        "cuda-graph" => "leave `--cuda-graph` out".into(),
+        "cuda-graph" | "weight-budget" | "profile-layers" => format!("leave `--{name}` out"),
         // Not given, and needed.
         _ if value.is_empty() => return None,
         _ => format!(

@@ -391,13 +391,19 @@ fn a_stripped_plan_is_refused_and_filled_by_a_refit() {
 }
 
 #[test]
-fn a_cuda_graph_needs_a_gpu() {
+fn what_is_for_gpus_says_so() {
     let scene = built();
-    scene.refuses(
-        &["run", "engine.plan", "--inputs", IO, "--cuda-graph"],
-        1,
-        &["cuda-graph", "computes on the CPU"],
-    );
+    for option in [
+        &["--cuda-graph"][..],
+        &["--weight-budget", "1G"],
+        &["--profile-layers"],
+    ] {
+        let name = option[0];
+        let leave = format!("leave `{name}` out");
+        let says = [&name[2..], "computes on the CPU", leave.as_str()];
+        let run = ["run", "engine.plan", "--inputs", IO];
+        scene.refuses(&[&run[..], option].concat(), 1, &says);
+    }
 }
 
 #[test]

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, LazyLock, Mutex};
 use trtmut::engine::tensorrt::api::{
-    Builder, Core, CudaEngine, Flag, NetworkTyping, Parser, Refitter, Runtime, Selector, Verbosity,
+    Builder, Core, CudaEngine, Flag, NetworkTyping, Parser, ParserRefitter, Refitter, Runtime,
+    Selector, Verbosity,
 };
 use trtmut::engine::tensorrt::loader::{self, Search};
 use trtmut::engine::tensorrt::{Known, Product, list_slots, refit_engine};
@@ -381,6 +382,22 @@ fn missing_symbols() -> Result<(), Failed> {
     let network = Builder::new(&core)?.network(NetworkTyping::Weak)?;
     let e = Parser::new(&network).err().ok_or("there is no parser")?;
     assert!(e.to_string().contains("createNvOnnxParser_INTERNAL"), "{e}");
+    // A parser that takes no model back still parses; a release that has none says so.
+    let lacking = StandIn::compile(&Release::named(V10), &["-DNO_PARSER_REFITTER"]).core();
+    for (core, takes, says) in [
+        (lacking, false, "createNvOnnxParserRefitter_INTERNAL"),
+        (fake(V8, "").core(), false, "this version has no"),
+        (fake(V10, "").core(), true, ""),
+    ] {
+        assert!(core.loaded().can_build());
+        assert_eq!(core.takes_models_back(), takes);
+        let engine = engine(&core)?;
+        let refitter = Refitter::new(&engine)?;
+        match ParserRefitter::new(&refitter) {
+            Ok(_) => assert!(takes),
+            Err(e) => assert!(!takes && e.to_string().contains(says), "{e}"),
+        }
+    }
     Ok(())
 }
 

@@ -766,6 +766,9 @@ fn several_profiles(w: &World) {
         .exits(0);
     w.run(&five).exits(0);
     w.run(&seven).exits(0);
+    if w.release().since([10, 0, 0]) {
+        w.run(&[&seven[..], &["--streams", "2"]].concat()).exits(0);
+    }
     w.run(&["inspect", "p.plan"])
         .exits(0)
         .prints("1x8  2x8  5x8");
@@ -825,6 +828,14 @@ fn adopted(w: &World) {
         &["refit", "e.plan", "other.safetensors"],
         &["diff", "e.plan", "other.safetensors"],
         &["map", "e.plan"],
+        &["export", "triton", "e.plan", "models/m"],
+        &[
+            "watch",
+            "e.plan",
+            "--weights",
+            "other.safetensors",
+            "--once",
+        ],
     ] {
         w.refuses(args, 1, &["trtmut adopt e.plan --model MODEL.onnx"]);
     }
@@ -1093,6 +1104,31 @@ fn several_gpus(w: &World) {
         "{}",
         told.stderr
     );
+    // A plan that can be refitted is not, there: nothing is read and nothing written.
+    let whole = [
+        "build",
+        "model.onnx",
+        "--shapes",
+        "shapes.json",
+        "--no-cache",
+        "--base-weights",
+        "base.safetensors",
+        "-o",
+        "f.plan",
+    ];
+    with(&[&whole[..], &["--backend", w.backend()]].concat(), "1").exits(0);
+    let before = w.scene.files();
+    let refit = ["refit", "f.plan", "other.safetensors"];
+    let other = with(&refit, "2");
+    assert!(
+        other.code == 1 && other.stderr.contains("was built on Stand-in GPU Ti"),
+        "{}",
+        other.stderr
+    );
+    assert!(before == w.scene.files(), "files changed");
+    let hint = other.stderr.split("`--device ").nth(1).expect("a hint");
+    let there = hint.split('`').next().expect("a number");
+    with(&refit, there).exits(0);
     let none = w.run_with(
         &[&run[..], &["--device", "3"]].concat(),
         &[("STANDIN_GPUS", "3")],

@@ -736,6 +736,7 @@ struct Refitter : Object, IRefitter, VRefitter {
     Weights getNamedWeights(const char *name) const override {
         CALL(VRefitter);
         auto it = given.find(name);
+        if (it != given.end() && fault("one less")) return Weights{it->second.type, it->second.values, it->second.count - 1};
         if (it != given.end()) return it->second;
         Weight *w = engine->g.weight(name);
         if (fault("values") && w && w->there) return Weights{(DataType)w->type, w->bytes.data(), w->count()};
@@ -936,7 +937,7 @@ EXPORT void *createNvOnnxParser_INTERNAL(void *n, void *l, int) {
     return static_cast<IParser *>(new Parser(static_cast<Network *>((INetworkDefinition *)n), (ILogger *)l));
 }
 #endif
-#ifdef HAS_IParserRefitter_refitFromFile
+#if defined(HAS_IParserRefitter_refitFromFile) && !defined(NO_PARSER_REFITTER)
 EXPORT void *createNvOnnxParserRefitter_INTERNAL(void *r, void *l, int version) {
     called("", __func__);
     if (version != 1) broken("the parser's version is the parser's own");

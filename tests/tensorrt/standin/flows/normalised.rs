@@ -144,6 +144,11 @@ pub fn normalised(w: &World) {
     ];
     let done = w.run(&[&run[..], &moved].concat());
     done.exits(0);
+    assert!(
+        done.stderr.contains("way back: trtmut refit n.plan --base"),
+        "{}",
+        done.stderr
+    );
     let given = done.stderr.contains("given by the library's parser");
     assert_eq!(given, !told, "{}", done.stderr);
     w.run(&["refit", "n.plan", "--base"]).exits(0);
@@ -213,6 +218,9 @@ fn refusals(w: &World) {
             1,
             "the parser gave it other values than the model has",
         ),
+        // What cannot be read back is not known to be right.
+        ("values on the device", 1, "the parser did not give it"),
+        ("one less", 1, "the parser did not give it"),
         ("refit", 3, "refit went wrong"),
     ] {
         let before = w.scene.files();
