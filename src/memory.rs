@@ -81,6 +81,33 @@ pub fn give_back(bytes: usize) {
     USED.fetch_sub(bytes, Ordering::Relaxed);
 }
 
+/// More than what is freed without a look at the end of an arena, less than what is mapped by itself, in bytes.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const TOUCHED: usize = 96 << 10;
+
+/// Gives the system back what was freed and the allocator still holds. glibc keeps up to twice its largest buffer at the end of each
+/// thread's arena, 64 MiB on each core after a large tensor, and `malloc_trim` leaves that where it is; a thread gives it back when it
+/// frees something while less is to be kept.
+#[allow(unsafe_code)]
+pub fn trim() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let set = |parameter, bytes| {
+            // SAFETY: it takes two numbers, and changes how much is kept and nothing that is allocated.
+            unsafe { libc::mallopt(parameter, bytes) };
+        };
+        let touch = || drop(std::hint::black_box(vec![0u8; TOUCHED]));
+        set(libc::M_TRIM_THRESHOLD, 128 << 10);
+        touch();
+        rayon::broadcast(|_| touch());
+        // SAFETY: it takes a number, and gives back pages that nothing uses.
+        unsafe { libc::malloc_trim(0) };
+        // What glibc would have come to by itself: whoever goes on finds its buffers in memory again.
+        set(libc::M_TRIM_THRESHOLD, 64 << 20);
+        set(libc::M_MMAP_THRESHOLD, 32 << 20);
+    }
+}
+
 /// What this process may take in all, in bytes, by what the machine and its control group have left; `None` where neither says.
 pub fn available() -> Option<u64> {
     #[allow(clippy::disallowed_methods)]
@@ -225,6 +252,47 @@ mod tests {
         if let Some(bytes) = available() {
             assert!(bytes > 1 << 20, "{bytes}");
         }
+    }
+
+    /// In a process of its own, because the memory of this one changes with every other test.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn what_threads_freed_is_trimmed() {
+        const ALONE: &str = "TRIMS_ALONE";
+        let anonymous = || -> usize {
+            let text = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = text.lines().find(|l| l.starts_with("RssAnon:")).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        if std::env::var_os(ALONE).is_some() {
+            let fill = |mib: usize| std::hint::black_box(vec![1u8; mib << 20]);
+            rayon::broadcast(|_| {
+                drop(fill(30));
+                for _ in 0..4 {
+                    drop([fill(12), fill(12), fill(12)]);
+                }
+            });
+            let before = anonymous();
+            trim();
+            let said = format!("kept {before} {} KiB\n", anonymous());
+            std::io::Write::write_all(&mut std::io::stdout(), said.as_bytes()).unwrap();
+            return;
+        }
+        let name = "memory::tests::what_threads_freed_is_trimmed";
+        let alone = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([name, "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .env("RAYON_NUM_THREADS", "4")
+            .output()
+            .unwrap();
+        let said = String::from_utf8(alone.stdout).unwrap();
+        let (_, kept) = said.split_once("kept ").expect(&said);
+        let mut kept = kept.split(' ').map(|n| n.parse::<usize>().unwrap_or(0));
+        let (before, after) = (kept.next().unwrap(), kept.next().unwrap());
+        assert!(
+            before > 60 << 10 && after < 20 << 10,
+            "{before} {after} KiB"
+        );
     }
 
     #[test]

@@ -47,8 +47,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "pipeline",
         &[
-            "tensor", "fsx", "fault", "watch", "shapes", "onnx", "weights", "cache", "arrays",
-            "mapping", "engine", "plan", "diff",
+            "tensor", "fsx", "memory", "fault", "watch", "shapes", "onnx", "weights", "cache",
+            "arrays", "mapping", "engine", "plan", "diff",
         ],
     ),
     ("exit", &["fault"]),

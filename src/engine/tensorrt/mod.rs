@@ -40,7 +40,7 @@ mod run;
 pub use abi::Product;
 pub use adopt::{Described, Ends};
 pub use canonical::canonical;
-pub use refit::{list_slots, refit_engine};
+pub use refit::{list_slots, refit_engine, refit_in_rounds};
 pub use run::TensorRtEngine;
 
 use super::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, Slot};

@@ -58,7 +58,8 @@ pub struct Overlay {
     /// What the base weights of the request prove, under their own names.
     proven: Option<Mapping>,
     fusion: Option<Fusion>,
-    mapping: Mapping,
+    /// The mapping as it is resolved, unless it is that of `judged`.
+    mapping: Option<Mapping>,
     /// By ONNX name: row of the mapping, where its bytes come from, their digest.
     weights: HashMap<String, (usize, From, Digest)>,
     kept: Mutex<HashMap<usize, Vec<u8>>>,
@@ -123,11 +124,18 @@ impl Overlay {
             let watched = Watched::begin(new, "mapping the checkpoint", watch);
             let found = mapping::judge(&mapping, &held, &watched, &request.permissions)?;
             watch.event(Event::End);
-            mapping.clone_from(&found.mapping);
             judged = Some(found);
         }
+        let (weights, mapping) = match &judged {
+            Some(found) => {
+                drop(mapping);
+                let weights = initial(manifest, &found.mapping, Some(&found.assessment));
+                (weights, None)
+            }
+            None => (initial(manifest, &mapping, None), Some(mapping)),
+        };
         let mut overlay = Overlay {
-            weights: initial(manifest, &mapping, judged.as_ref().map(|j| &j.assessment)),
+            weights,
             source,
             checkpoint,
             base,
@@ -186,10 +194,10 @@ impl Overlay {
         };
         Overlay {
             weights,
-            mapping: Mapping {
+            mapping: Some(Mapping {
                 rows: rows.collect(),
                 ..Mapping::default()
-            },
+            }),
             source,
             checkpoint: None,
             base: None,
@@ -278,7 +286,7 @@ impl Overlay {
     /// What this overlay asks of the engine whose manifest is `manifest`.
     pub fn decide(&self, manifest: &Manifest, permissions: &Permissions) -> Decision {
         let rows: HashMap<&str, &Row> = self
-            .mapping
+            .mapping()
             .rows
             .iter()
             .map(|r| (r.name.as_str(), r))
@@ -331,7 +339,9 @@ impl Overlay {
 
     /// The mapping as this overlay resolved it.
     pub fn mapping(&self) -> &Mapping {
-        &self.mapping
+        let judged = || self.judged.as_ref().map(|j| &j.mapping);
+        let found = self.mapping.as_ref().or_else(judged);
+        found.expect("what is judged has a mapping")
     }
 
     /// Puts what the base weights of the request prove into a manifest: a fact about the model, and not about what it was refitted
@@ -386,10 +396,23 @@ impl Overlay {
                     .checkpoint
                     .as_ref()
                     .expect("only a checkpoint gives rows of this kind");
-                Cow::Owned(mapping::bytes_of(&self.mapping.rows[row], new)?)
+                Cow::Owned(mapping::bytes_of(&self.mapping().rows[row], new)?)
             }
             From::Lora => Cow::Owned(self.fuse(row)?),
         }))
+    }
+
+    /// As [`Overlay::bytes`], for an engine that takes them over: what was kept of fusing is not kept any longer.
+    ///
+    /// # Errors
+    /// As [`Overlay::bytes`].
+    pub fn hand_out(&self, weight: &str) -> Result<Option<Cow<'_, [u8]>>, Error> {
+        if let Some(&(row, From::Lora, _)) = self.weights.get(weight)
+            && let Some(bytes) = self.keep().remove(&row)
+        {
+            return Ok(Some(Cow::Owned(bytes)));
+        }
+        self.bytes(weight)
     }
 
     /// Where the bytes that `weight` gets are in the checkpoint, where they stand there as they are or as a matrix transposed.
@@ -397,7 +420,7 @@ impl Overlay {
         let &(row, From::Checkpoint, _) = self.weights.get(weight)? else {
             return None;
         };
-        let row = &self.mapping.rows[row];
+        let row = &self.mapping().rows[row];
         let (source, transposed) = measure::turned(row.recipe.as_ref()?, &row.shape)?;
         let new = self.checkpoint.as_ref()?;
         let (map, range) = new.place(&source)?;
@@ -450,10 +473,10 @@ impl Overlay {
             })
             .collect();
         let held = ModelValues::of(&self.source.model);
-        self.mapping.holds_all_of(&self.fused, &held)?;
-        let adopted = self.mapping.adopt(&wanted, over.is_some());
+        self.mapping().holds_all_of(&self.fused, &held)?;
+        let adopted = self.mapping().adopt(&wanted, over.is_some());
         let touched: Vec<usize> = adopted.rows.values().flatten().copied().collect();
-        self.mapping = adopted.all()?;
+        self.mapping = Some(adopted.all()?);
         self.fusion = Some(fusion);
         self.fuse_all(&touched, watch)
     }
@@ -468,7 +491,7 @@ impl Overlay {
         // One after the other: each product is threaded by itself, and memory stays at a few tensors.
         for &row in touched {
             let bytes = self.fuse(row)?;
-            let name = self.mapping.rows[row].name.clone();
+            let name = self.mapping().rows[row].name.clone();
             self.weights
                 .insert(name, (row, From::Lora, Digest::of(&bytes)));
             if bytes.len() <= budget {
@@ -488,7 +511,7 @@ impl Overlay {
             let shape = |n: &str| Some((n.to_owned(), file.describe(n)?.1.to_vec()));
             return (file.names().filter_map(shape).collect(), Shapes::new());
         }
-        let targets = || self.mapping.targets().into_iter();
+        let targets = || self.mapping().targets().into_iter();
         let wrapped =
             |t: mapping::Target| (t.aliases.into_iter().next().unwrap_or(t.name), t.shape);
         (
@@ -513,7 +536,7 @@ impl Overlay {
             .fusion
             .as_ref()
             .expect("only LoRAs give rows of this kind");
-        let row = &self.mapping.rows[row];
+        let row = &self.mapping().rows[row];
         let over = self.checkpoint.as_ref().or(self.base.as_ref());
         let mut changed = Patched(BTreeMap::new());
         let sources = row.recipe.as_ref().map_or_else(Vec::new, How::sources);
@@ -701,7 +724,17 @@ fn known(manifest: &Manifest, outline: Mapping) -> Mapping {
     let Some(base) = &manifest.base else {
         return outline;
     };
-    let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
+    // Before there are others of them.
+    let outline = Mapping {
+        rows: Vec::new(),
+        ..outline
+    };
+    // Evidence decided the rows when they were proven; nothing asks for it any more, and it is most of what a row takes.
+    let bare = |row: &Row| Row {
+        evidence: Vec::new(),
+        ..row.clone()
+    };
+    let rows = (manifest.weights.iter()).filter_map(|w| w.mapping.as_ref().map(bare));
     Mapping {
         against_base: true,
         rows: rows.collect(),

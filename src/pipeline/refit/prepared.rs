@@ -9,6 +9,7 @@ use super::request::OverlayRequest;
 use crate::diff::{Decision, Verdict, WeightState};
 use crate::engine::{self, Engine, Feed, Fold, RunOptions, Slot, Way};
 use crate::fsx::Staged;
+use crate::memory;
 use crate::onnx::Model;
 use crate::pipeline::backends::reopen;
 use crate::pipeline::environment::Environment;
@@ -95,7 +96,13 @@ pub fn prepare(
         Opening::WhenNeeded => (None, resolve()?),
         // An engine stays on the thread that opened it.
         Opening::Meanwhile => std::thread::scope(|scope| {
-            let Ok(resolving) = std::thread::Builder::new().spawn_scoped(scope, resolve) else {
+            let resolving = move || {
+                let resolved = resolve();
+                // The engine's plan is in memory meanwhile; what was laid out to be looked at is not to stand beside it.
+                memory::trim();
+                resolved
+            };
+            let Ok(resolving) = std::thread::Builder::new().spawn_scoped(scope, resolving) else {
                 // Where there can be no second thread, one after the other.
                 let overlay = resolve()?;
                 let engine = open_engine(plan, &manifest, environment)?;
@@ -297,6 +304,8 @@ impl Prepared {
         let _span = tracing::info_span!("refit", output = ?output).entered();
         crate::fsx::check_output(output)?;
         let (apply, way) = self.apply(output, environment, watch)?;
+        // A library may now take as much as the plan has; what the weights took is not to stand beside that.
+        memory::trim();
         let verification = verify
             .then(|| self.verify(output, environment, watch))
             .transpose()?;
@@ -444,10 +453,12 @@ impl Feed for OverlayFeed {
     fn bytes(&self, slot: &Slot) -> Result<Option<Cow<'_, [u8]>>, engine::Error> {
         let model = &self.overlay.model().model;
         slot_bytes(slot, &self.folds, model, |name| {
-            self.overlay.bytes(name).map_err(|e| engine::Error::Weight {
-                name: name.to_owned(),
-                reason: e.to_string(),
-            })
+            self.overlay
+                .hand_out(name)
+                .map_err(|e| engine::Error::Weight {
+                    name: name.to_owned(),
+                    reason: e.to_string(),
+                })
         })
     }
 

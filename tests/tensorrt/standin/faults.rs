@@ -15,7 +15,7 @@ use trtmut::engine::tensorrt::api::{
     Selector, Verbosity,
 };
 use trtmut::engine::tensorrt::loader::{self, Search};
-use trtmut::engine::tensorrt::{Known, Product, list_slots, refit_engine};
+use trtmut::engine::tensorrt::{Known, Product, list_slots, refit_engine, refit_in_rounds};
 use trtmut::engine::{Backend, BuildJob, Error, Feed, Slot};
 use trtmut::tensor::Dtype;
 use trtmut::watch::{Event, Silent, Watch};
@@ -271,6 +271,15 @@ fn whole_cycle() -> Result<(), Failed> {
         assert_eq!(run(&context)?, [4.0 * 7.0 + 7.0 + 7.0; 12]);
         assert_ne!(before, [42.0; 12]);
         drop(context);
+        for round in [1, 40] {
+            let engine = Rc::new(Runtime::new(&core)?.deserialize(&plan)?);
+            let sevens = Sevens(&["w", "b", "c"]);
+            refit_in_rounds(&engine, &known(), &sevens, 4, &Silent, round)?;
+            let context = engine.context()?;
+            context.set_input_shape("x", &[3, 4])?;
+            let parts = format!("{release}: {round} bytes of weights at a time");
+            assert_eq!(run(&context)?, [42.0; 12], "{parts}");
+        }
         // What is written is what the engine holds now.
         let again = Rc::new(Runtime::new(&core)?.deserialize(engine.serialize()?.bytes())?);
         let context = again.context()?;
