@@ -152,10 +152,10 @@ pub fn manifest(data: &[u8]) {
     let folder = folder();
     let path = put(&folder, "m.plan", b"");
     put(&folder, "m.plan.json", data);
+    let _ = shown(crate::plan::read_sources(&path));
     let Some(manifest) = shown(crate::plan::read_manifest(&path)) else {
         return;
     };
-    let _ = crate::plan::sources(&path, &manifest);
     for row in manifest.weights.iter().filter_map(|w| w.mapping.as_ref()) {
         follow(row);
     }

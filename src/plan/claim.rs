@@ -2,7 +2,7 @@
 //! that the same command reads.
 
 use super::text::{manifest_path, next_path, parse, read_manifest};
-use super::{Error, Ingredient, Manifest, journal};
+use super::{Error, journal};
 use crate::fsx;
 use std::path::{Path, PathBuf};
 
@@ -107,19 +107,6 @@ fn refuse_foreign(output: &Path, manifest: &Path, next: &Path) -> Result<(), Err
         }
     }
     Ok(())
-}
-
-/// The files that a plan was made from, as its manifest names them: what a refit reads besides what it is given.
-pub fn sources(plan: &Path, manifest: &Manifest) -> Vec<PathBuf> {
-    let folder = plan.parent().unwrap_or(Path::new("."));
-    let mut paths = vec![manifest.model.path.as_str()];
-    let base = manifest.base.iter().flat_map(|b| &b.files);
-    paths.extend(base.map(|f| f.path.as_str()));
-    for ingredient in &manifest.recipe.ingredients {
-        let (Ingredient::Checkpoint { file } | Ingredient::Lora { file, .. }) = ingredient;
-        paths.push(&file.path);
-    }
-    paths.into_iter().map(|p| folder.join(p)).collect()
 }
 
 #[cfg(test)]

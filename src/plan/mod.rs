@@ -14,18 +14,19 @@
 
 mod claim;
 mod journal;
+mod lines;
 mod manifest;
 mod pair;
 mod text;
 
-pub use claim::{claim, claim_manifest, claim_together, sources};
+pub use claim::{claim, claim_manifest, claim_together};
 pub use journal::{Pair, settle};
 pub use manifest::{
     Asked, BaseSource, FORMAT, FORMAT_1, FileRef, Ingredient, Manifest, ModelRef, PlanRef,
     ProbeSource, Recipe, WeightRow,
 };
 pub use pair::{adopt, open, open_with, reference, replace, replace_all, stage};
-pub use text::{Maker, manifest_path, read_maker, read_manifest};
+pub use text::{Maker, manifest_path, read_maker, read_manifest, read_sources};
 
 use crate::fault::{Class, Explain};
 use crate::fsx;

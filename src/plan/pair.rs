@@ -1,6 +1,7 @@
 //! Reading and replacing the two files as one.
 
 use super::journal::{self, Pair};
+use super::lines;
 use super::text::{manifest_path, next_path, parse, read_manifest, stage_manifest};
 use super::{Error, Manifest, PlanRef};
 use crate::engine::{self, Written};
@@ -105,7 +106,7 @@ pub fn adopt(plan: &Path, manifest: &Manifest) -> Result<(), Error> {
             reason: "the plan changed while it was read".into(),
         });
     }
-    let text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Manifest {
+    let text = lines::to_vec(manifest).map_err(|e| Error::Manifest {
         path: path.clone(),
         reason: e.to_string(),
     })?;

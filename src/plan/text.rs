@@ -1,6 +1,7 @@
 //! The manifest's file: where it is, and its text read and written.
 
-use super::manifest::{FORMAT, FORMAT_1};
+use super::lines;
+use super::manifest::{FORMAT, FORMAT_1, FileRef, Ingredient, ModelRef, Recipe};
 use super::{Error, Manifest};
 use crate::engine;
 use crate::fsx::{self, Staged};
@@ -31,18 +32,59 @@ pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
 /// # Errors
 /// [`Error::NoManifest`], [`Error::Manifest`], or a read error.
 pub fn read_manifest(plan: &Path) -> Result<Manifest, Error> {
-    let path = manifest_path(plan);
-    match parse(&path) {
-        Err(Error::File(fsx::Error::Read { source, .. }))
+    parse(&manifest_path(plan)).map_err(|e| missing(e, plan))
+}
+
+/// Says of a manifest that is not there whose it would be.
+fn missing(e: Error, plan: &Path) -> Error {
+    match e {
+        Error::File(fsx::Error::Read { source, .. })
             if source.kind() == io::ErrorKind::NotFound =>
         {
-            Err(Error::NoManifest {
+            Error::NoManifest {
                 plan: plan.to_owned(),
-                manifest: path,
-            })
+                manifest: manifest_path(plan),
+            }
         }
         other => other,
     }
+}
+
+/// What of a manifest names files.
+#[derive(serde::Deserialize)]
+struct Sources {
+    model: ModelRef,
+    base: Option<BaseFiles>,
+    #[serde(default)]
+    recipe: Recipe,
+}
+
+#[derive(serde::Deserialize)]
+struct BaseFiles {
+    files: Vec<FileRef>,
+}
+
+/// The files that a plan was made from, as its manifest names them: what a refit reads besides what it is given. The weights are passed
+/// over.
+///
+/// # Errors
+/// As [`read_manifest`].
+pub fn read_sources(plan: &Path) -> Result<Vec<PathBuf>, Error> {
+    let path = manifest_path(plan);
+    let text = text(&path).map_err(|e| missing(e, plan))?;
+    let sources: Sources = serde_json::from_slice(&text).map_err(|e| Error::Manifest {
+        path,
+        reason: e.to_string(),
+    })?;
+    let folder = plan.parent().unwrap_or(Path::new("."));
+    let mut paths = vec![sources.model.path];
+    let base = sources.base.into_iter().flat_map(|b| b.files);
+    paths.extend(base.map(|f| f.path));
+    for ingredient in sources.recipe.ingredients {
+        let (Ingredient::Checkpoint { file } | Ingredient::Lora { file, .. }) = ingredient;
+        paths.push(file.path);
+    }
+    Ok(paths.into_iter().map(|p| folder.join(p)).collect())
 }
 
 /// What made a plan.
@@ -73,8 +115,34 @@ struct Head {
     format: Option<serde_json::Value>,
 }
 
-pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
+/// Takes the value of `format` where that is the first key, as in all that is written here, and reads no further.
+struct First<'f>(&'f mut Option<String>);
+
+impl<'de> serde::de::Visitor<'de> for First<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        if map.next_key::<String>()?.as_deref() == Some("format") {
+            *self.0 = Some(map.next_value()?);
+        }
+        Ok(())
+    }
+}
+
+/// The text of a manifest of a version that is read here.
+fn text(path: &Path) -> Result<Vec<u8>, Error> {
     let text = fsx::read_bounded(path, LONGEST)?;
+    let mut first = None;
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    // What follows the first key is left over, which is an error to the reader and none here.
+    let _ = serde::Deserializer::deserialize_map(&mut reader, First(&mut first));
+    if matches!(first.as_deref(), Some(FORMAT | FORMAT_1)) {
+        return Ok(text);
+    }
     let wrong = |reason: String| Error::Manifest {
         path: path.to_owned(),
         reason,
@@ -88,15 +156,20 @@ pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
         _ => None,
     };
     match format.as_ref().and_then(serde_json::Value::as_str) {
-        Some(FORMAT | FORMAT_1) => {}
-        Some(other) => return Err(wrong(format!("its format is `{other}`, not `{FORMAT}`"))),
-        None => {
-            return Err(wrong(format!(
-                "it has no `format`, which should be `{FORMAT}`"
-            )));
-        }
+        Some(FORMAT | FORMAT_1) => Ok(text),
+        Some(other) => Err(wrong(format!("its format is `{other}`, not `{FORMAT}`"))),
+        None => Err(wrong(format!(
+            "it has no `format`, which should be `{FORMAT}`"
+        ))),
     }
-    let mut manifest: Manifest = serde_json::from_slice(&text).map_err(|e| wrong(e.to_string()))?;
+}
+
+pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
+    let text = text(path)?;
+    let mut manifest: Manifest = serde_json::from_slice(&text).map_err(|e| Error::Manifest {
+        path: path.to_owned(),
+        reason: e.to_string(),
+    })?;
     drop(text);
     if manifest.format == FORMAT_1 {
         FORMAT.clone_into(&mut manifest.format);
@@ -112,7 +185,7 @@ pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
 /// Writes the manifest of a plan that goes to `to`, beside the place where it waits for that.
 pub(super) fn stage_manifest(to: &Path, manifest: &Manifest) -> Result<Staged, Error> {
     let (next, place) = (next_path(to), manifest_path(to));
-    let text = serde_json::to_vec_pretty(manifest).map_err(|e| Error::Manifest {
+    let text = lines::to_vec(manifest).map_err(|e| Error::Manifest {
         path: place.clone(),
         reason: e.to_string(),
     })?;

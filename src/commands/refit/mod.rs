@@ -148,7 +148,7 @@ fn claim(args: &Args, output: &Path, ui: &Ui) -> anyhow::Result<fsx::FileLock> {
     // An interrupted change is finished first, since the manifest that is read next may not be the
     // plan's yet.
     plan::settle(plan)?;
-    inputs.extend(plan::sources(plan, &plan::read_manifest(plan)?));
+    inputs.extend(plan::read_sources(plan)?);
     // Through links: the plan under another name is still the plan that is read.
     let in_place = fsx::resolve(plan) == fsx::resolve(output);
     if !in_place {

@@ -172,7 +172,7 @@ fn claim(args: &Args, plans: &[PathBuf], outputs: &[PathBuf], ui: &Ui) -> anyhow
     inputs.extend(args.overlay.inputs());
     for plan in plans {
         plan::settle(plan)?;
-        inputs.extend(plan::sources(plan, &plan::read_manifest(plan)?));
+        inputs.extend(plan::read_sources(plan)?);
     }
     for (plan, output) in plans.iter().zip(outputs) {
         let in_place = fsx::resolve(plan) == fsx::resolve(output);

@@ -343,9 +343,7 @@ fn claim_save(args: &Args, path: &Path, ui: &Ui) -> anyhow::Result<()> {
 fn sources(args: &Args) -> Vec<PathBuf> {
     let manifest = plan::manifest_path(&args.plan);
     let mut inputs = vec![args.plan.clone(), manifest];
-    if let Ok(manifest) = plan::read_manifest(&args.plan) {
-        inputs.extend(plan::sources(&args.plan, &manifest));
-    }
+    inputs.extend(plan::read_sources(&args.plan).unwrap_or_default());
     inputs.extend(args.inputs.iter().map(|f| f.path.clone()));
     inputs.extend(args.expect.iter().map(|f| f.path.clone()));
     inputs.extend(args.input.iter().map(|(_, path)| PathBuf::from(path)));
