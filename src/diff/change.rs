@@ -1,7 +1,7 @@
 //! How far one tensor moved: for the report, it decides nothing.
 
 use crate::mapping::effective_rank;
-use crate::tensor::{ConvertError, TensorView, difference, to_f32};
+use crate::tensor::{ConvertError, TensorView, delta, difference};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,8 +19,7 @@ pub struct TensorChange {
     pub full_rank: Option<usize>,
 }
 
-/// Measures `new` against `old`, two tensors of the same shape (their types may differ). Memory: three times the larger of
-/// the two as f32.
+/// Measures `new` against `old`, two tensors of the same shape (their types may differ). Memory: their difference as f32.
 ///
 /// # Errors
 /// As [`difference`].
@@ -32,8 +31,7 @@ pub fn change(old: TensorView<'_>, new: TensorView<'_>) -> Result<TensorChange, 
     let full_rank = rows.min(columns);
     let mut rank = None;
     if full_rank > 1 && found.max_abs > 0.0 {
-        let (a, b) = (to_f32(old.dtype, old.data)?, to_f32(new.dtype, new.data)?);
-        let delta: Vec<f32> = b.iter().zip(&a).map(|(n, o)| n - o).collect();
+        let delta = delta(new, old)?;
         // A half type rounds every element by up to 2⁻⁹ of it; that noise has full rank.
         let narrow = old.dtype.bits().min(new.dtype.bits()) < 32;
         let noise = if narrow { 4e-3 } else { 1e-6 };

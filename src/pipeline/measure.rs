@@ -17,9 +17,9 @@ const TILES: usize = 6;
 /// Rows and columns of a tile.
 const SIDE: usize = 24;
 /// Bytes of buffers of tensors that are measured at the same time, unless one alone needs more.
-const AT_ONCE: usize = 64 << 20;
-/// What measuring one element takes, in bytes: both values as f64, both as f32, their difference, and the bytes.
-const PER_ELEMENT: usize = 48;
+const AT_ONCE: usize = 128 << 20;
+/// What measuring one element takes, in bytes: both versions, the new one before it was laid out, and their difference as f32.
+const PER_ELEMENT: usize = 16;
 
 /// A tensor, by which its size and its estimate are known, and how to get at both versions of it.
 pub(super) trait Pair: Sync {

@@ -100,40 +100,32 @@ pub fn difference(
     rtol: f64,
     atol: f64,
 ) -> Result<Difference, ConvertError> {
-    let (a, e) = (to_f64(actual)?, to_f64(expected)?);
-    if a.len() != e.len() {
-        return Err(ConvertError::Length {
-            dtype: actual.dtype,
-            shape: expected.shape.to_vec(),
-            expected: Some(e.len()),
-            actual: a.len(),
-        });
-    }
     let (mut max_abs, mut dd, mut ee, mut aa, mut ae) = (0f64, 0.0, 0.0, 0.0, 0.0);
     let (mut mismatches, mut first) = (0usize, None);
-    for (i, (&x, &y)) in a.iter().zip(&e).enumerate() {
-        let same = x == y || (x.is_nan() && y.is_nan());
-        let delta = if same {
-            0.0
-        } else if x.is_finite() && y.is_finite() {
-            (x - y).abs()
-        } else {
-            f64::INFINITY
-        };
-        if !same && (delta.is_infinite() || delta > atol + rtol * y.abs()) {
-            mismatches += 1;
-            first.get_or_insert(i);
+    in_pieces(actual, expected, |start, a, e| {
+        for (i, (&x, &y)) in a.iter().zip(e).enumerate() {
+            let same = x == y || (x.is_nan() && y.is_nan());
+            let delta = if same {
+                0.0
+            } else if x.is_finite() && y.is_finite() {
+                (x - y).abs()
+            } else {
+                f64::INFINITY
+            };
+            if !same && (delta.is_infinite() || delta > atol + rtol * y.abs()) {
+                mismatches += 1;
+                first.get_or_insert((start + i, (x, y)));
+            }
+            max_abs = max_abs.max(delta);
+            dd += delta * delta;
+            // An infinity in the sums would make the cosine no number; `max_abs` and the count tell of it.
+            if x.is_finite() && y.is_finite() {
+                ee += y * y;
+                aa += x * x;
+                ae += x * y;
+            }
         }
-        max_abs = max_abs.max(delta);
-        dd += delta * delta;
-        // An infinity in the sums would make the cosine no number; `max_abs` and the count tell of
-        // it.
-        if x.is_finite() && y.is_finite() {
-            ee += y * y;
-            aa += x * x;
-            ae += x * y;
-        }
-    }
+    })?;
     let cosine = match (aa > 0.0, ee > 0.0) {
         (true, true) => ae / (aa.sqrt() * ee.sqrt()),
         (false, false) => 1.0,
@@ -148,9 +140,57 @@ pub fn difference(
         },
         cosine,
         mismatches,
-        first_mismatch: first.map(|i| unravel(i, expected.shape)),
-        values_there: first.map(|i| (a[i], e[i])),
+        first_mismatch: first.map(|(i, _)| unravel(i, expected.shape)),
+        values_there: first.map(|(_, there)| there),
     })
+}
+
+/// Hands `each` the values of both tensors piece by piece, with the index of the first: as f64, a large tensor would take several times
+/// its size.
+fn in_pieces(
+    actual: TensorView<'_>,
+    expected: TensorView<'_>,
+    mut each: impl FnMut(usize, &[f64], &[f64]),
+) -> Result<(), ConvertError> {
+    const PIECE: usize = 4096;
+    let piece = |view: TensorView<'_>, at: usize| {
+        // Types whose elements are no whole bytes are refused below, whatever part of them is asked for.
+        let width = view.dtype.bits() / 8;
+        let all = view.data.len();
+        let (from, to) = ((at * width).min(all), ((at + PIECE) * width).min(all));
+        let data = &view.data[from..to];
+        to_f64(TensorView { data, ..view })
+    };
+    let count = |view: TensorView<'_>| view.data.len() / (view.dtype.bits() / 8).max(1);
+    let mut at = 0;
+    loop {
+        let (a, e) = (piece(actual, at)?, piece(expected, at)?);
+        if a.len() != e.len() {
+            return Err(ConvertError::Length {
+                dtype: actual.dtype,
+                shape: expected.shape.to_vec(),
+                expected: Some(count(expected)),
+                actual: count(actual),
+            });
+        }
+        each(at, &a, &e);
+        if a.len() < PIECE {
+            return Ok(());
+        }
+        at += PIECE;
+    }
+}
+
+/// `actual` − `expected`, element by element, in f32.
+///
+/// # Errors
+/// As [`difference`].
+pub fn delta(actual: TensorView<'_>, expected: TensorView<'_>) -> Result<Vec<f32>, ConvertError> {
+    let mut delta = Vec::with_capacity(expected.shape.iter().product());
+    in_pieces(actual, expected, |_, a, e| {
+        delta.extend(a.iter().zip(e).map(|(&x, &y)| x as f32 - y as f32));
+    })?;
+    Ok(delta)
 }
 
 fn unravel(mut flat: usize, shape: &[usize]) -> Vec<usize> {
@@ -183,6 +223,27 @@ mod tests {
         assert_eq!(d.mismatches, 1);
         assert_eq!(d.first_mismatch, Some(vec![1, 0]));
         assert!((d.relative_l2 - 0.5 / 30f64.sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn long_tensors_are_compared_to_their_ends() {
+        for count in [4095, 4096, 4097, 8192, 10_001] {
+            let values: Vec<f32> = (0..count).map(|i| i as f32 / 7.0).collect();
+            let mut other = values.clone();
+            other[count - 1] += 2.0;
+            let (e, a) = (f32s(&[count], &values), f32s(&[count], &other));
+            let d = difference(a.view(), e.view(), 0.0, 0.0).unwrap();
+            assert_eq!((d.mismatches, d.first_mismatch), (1, Some(vec![count - 1])));
+            let there = (f64::from(other[count - 1]), f64::from(values[count - 1]));
+            assert_eq!(d.values_there, Some(there));
+            let moved = delta(a.view(), e.view()).unwrap();
+            assert_eq!(moved.len(), count);
+            assert_eq!(moved[count - 1], other[count - 1] - values[count - 1]);
+            assert!(moved[..count - 1].iter().all(|&v| v == 0.0));
+            let short = f32s(&[count - 1], &values[1..]);
+            assert!(difference(short.view(), e.view(), 0.0, 0.0).is_err());
+            assert!(difference(e.view(), short.view(), 0.0, 0.0).is_err());
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod digest;
 mod dtype;
 mod stretches;
 
-pub use compare::{Difference, Statistics, difference, statistics};
+pub use compare::{Difference, Statistics, delta, difference, statistics};
 pub use convert::{ConvertError, cast, from_f32, narrow, permute, to_f32, transpose};
 pub use decl::{Extent, TensorDecl};
 pub use digest::{Digest, DigestWriter, LabelledHasher, ParseDigestError};
