@@ -30,7 +30,7 @@ use super::{
     RunOptions, Slot, Written,
 };
 use crate::onnx::Model;
-use crate::tensor::Digest;
+use crate::tensor::{Digest, Dtype};
 use crate::watch::{Event, Watch};
 use container::Container;
 pub use container::{digest_of, is_known_by_tensors};
@@ -142,16 +142,31 @@ impl Backend for Proven {
 /// Loads `model` as a run would, so that what the engine does not take is told when it is built. Otherwise why not.
 fn prove(model: &Model) -> Result<Proven, Vec<Refusal>> {
     let lowered = lower(model.proto());
+    if !lowered.refusals.is_empty() {
+        return Err(lowered.refusals);
+    }
     let notes = lowered.notes.clone();
-    let bytes_of = |slot: &Slot| match model.weight(&slot.name) {
-        Some(weight) => Ok(model.bytes(weight)),
-        None => Err(Error::Weight {
-            name: slot.name.clone(),
-            reason: "the model does not hold it".into(),
-        }),
+    let slots = slots(model);
+    let load = |lowered, values: bool| {
+        let bytes_of = |slot: &Slot| {
+            // Integers may be indices and shapes, which loading looks at, and those of f64 are held against f32.
+            if !values && matches!(slot.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16) {
+                return Ok(None);
+            }
+            match model.weight(&slot.name) {
+                Some(weight) => Ok(Some(model.read(weight))),
+                None => Err(Error::Weight {
+                    name: slot.name.clone(),
+                    reason: "the model does not hold it".into(),
+                }),
+            }
+        };
+        let options = RunOptions::default();
+        rten::RtenSession::load(model, lowered, &slots, &bytes_of, &options)
     };
-    let options = RunOptions::default();
-    match rten::RtenSession::load(model, lowered, &slots(model), &bytes_of, &options) {
+    // In f32 the weights of a large model would take twice its size, and loading does not ask for the values of floats but where it
+    // folds constants; whether zeros or the model are wrong there, only the values tell.
+    match load(lowered, false).or_else(|_| load(lower(model.proto()), true)) {
         Ok(_) => Ok(Proven { notes }),
         Err(Error::Refused { refusals, .. }) => Err(refusals),
         Err(other) => Err(vec![Refusal {

@@ -40,8 +40,8 @@ pub struct RtenSession {
     pool: Option<Arc<ThreadPool>>,
 }
 
-/// Gives the bytes of a weight.
-type BytesOf<'a, 'b> = dyn Fn(&Slot) -> Result<Cow<'b, [u8]>, Error> + 'a;
+/// Gives the bytes of a weight; `None` where any will do, and zeros take no memory.
+type BytesOf<'a, 'b> = dyn Fn(&Slot) -> Result<Option<Cow<'b, [u8]>>, Error> + 'a;
 
 impl RtenSession {
     /// Lowers `model` and loads it with `weights`.
@@ -51,7 +51,7 @@ impl RtenSession {
         options: &RunOptions,
     ) -> Result<Box<dyn Session>, Error> {
         let lowered = lower(model.proto());
-        let bytes_of = |slot: &Slot| weights.bytes(slot);
+        let bytes_of = |slot: &Slot| weights.bytes(slot).map(Some);
         let session = RtenSession::load(model, lowered, weights.slots(), &bytes_of, options)?;
         Ok(Box::new(session))
     }
@@ -233,7 +233,9 @@ fn fill(
 ) -> Result<Vec<u8>, Error> {
     let mut buffer = vec![0u8; total];
     for place in places.values() {
-        let bytes = bytes_of(&place.slot)?;
+        let Some(bytes) = bytes_of(&place.slot)? else {
+            continue;
+        };
         let target = &mut buffer[place.offset..place.offset + place.length];
         let dtype = place.slot.dtype;
         if computed_in(dtype) == dtype {
