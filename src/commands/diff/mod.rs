@@ -285,6 +285,8 @@ impl DiffReport {
 
     fn write_blocks(&self, out: &mut Screen<'_>) -> io::Result<()> {
         const WIDTH: usize = 24;
+        // More than the layers of any model; names that are all numbered would fill many screens.
+        const MOST: usize = 200;
         let touched: Vec<&Block> = self.blocks.iter().filter(|b| b.changed > 0).collect();
         if touched.is_empty() {
             return Ok(());
@@ -296,7 +298,7 @@ impl DiffReport {
             ("of", Align::Right),
             ("", Align::Right),
         ]);
-        for b in touched {
+        for b in touched.iter().take(MOST) {
             // Rounded up, so that one changed tensor among a thousand is still seen.
             let filled = (b.changed * WIDTH).div_ceil(b.tensors.max(1));
             table.row([
@@ -306,7 +308,12 @@ impl DiffReport {
                 format!("{}{}", "█".repeat(filled), "░".repeat(WIDTH - filled)),
             ]);
         }
-        table.write(out, 2)
+        table.write(out, 2)?;
+        if touched.len() > MOST {
+            let more = ui::count(touched.len() - MOST, "more block");
+            writeln!(out, "  … and {more}; --json lists them")?;
+        }
+        Ok(())
     }
 
     fn write_changed(&self, out: &mut Screen<'_>) -> io::Result<()> {
