@@ -1,7 +1,7 @@
 """Makes a case from an inventory: an ONNX file whose constants are external, the checkpoint that it was exported from, and others.
 
 Values are random bits with a fixed seed, all of one power of two in size, so that a case is made at the speed of the disk and every
-tensor is telling. Layers are not connected with each other: what is measured depends on names, shapes and readers alone.
+tensor is telling. Layers are not connected with each other, unless a case asks for chains: what is measured depends on names, shapes and readers alone.
 """
 
 import json
@@ -74,8 +74,8 @@ def module_path(module):
     return "/".join(parts)
 
 
-def graph(layers, dtype):
-    """The ONNX file, and where each weight of `model.onnx.data` is."""
+def graph(layers, dtype, depth):
+    """The ONNX file, and where each weight of `model.onnx.data` is. So many matrices of one width follow each other before an output."""
     nodes, constants, inputs, outputs = [], [], {}, []
     at = 0
 
@@ -103,7 +103,7 @@ def graph(layers, dtype):
             outputs.append(onnx.value_info(out, dtype, (1, shape[0], 4, 4)))
             continue
         wide = shape[0] if kind == "norm" else shape[1]
-        x = read(f"vector{wide}", (1, wide))
+        x = f"out{i - 1}" if i % depth else read(f"vector{wide}", (1, wide))
         weight = f"onnx::MatMul_{i}" if kind == "linear" else f"{module}.weight"
         weight = constant(weight, shape[::-1] if kind == "linear" else shape)
         terms = [x, weight]
@@ -122,7 +122,8 @@ def graph(layers, dtype):
                 else ("LayerNormalization", onnx.int_attribute("axis", -1 & (2**64 - 1)))
             )
             nodes.append(onnx.node(operator, terms, [out], f"{path}/{operator}", [attribute]))
-        outputs.append(onnx.value_info(out, dtype, (1, shape[0])))
+        if (i + 1) % depth == 0 or i + 1 == len(layers):
+            outputs.append(onnx.value_info(out, dtype, (1, shape[0])))
     return onnx.model(nodes, constants, list(inputs.values()), outputs)
 
 
@@ -145,7 +146,7 @@ def floats(bits, dtype):
     return bits.view({"F32": np.float32, "F16": np.float16}[dtype])
 
 
-def case(folder, layers, dtype, wanted=("fused", "other", "lora")):
+def case(folder, layers, dtype, wanted=("fused", "other", "lora"), depth=1):
     """Writes `model.onnx` with `model.onnx.data`, `base.safetensors`, and of `wanted`: `fused` (matrices of attention with a LoRA
     of rank 16 added), `other` (every tensor changed), `lora` (that LoRA)."""
     layers = list(layers)
@@ -173,7 +174,7 @@ def case(folder, layers, dtype, wanted=("fused", "other", "lora")):
     os.fsync(data.fileno())
     data.close()
     with open(f"{folder}/model.onnx", "wb") as out:
-        out.write(graph(layers, dtype))
+        out.write(graph(layers, dtype, depth))
     for file in files.values():
         file.close()
     if "lora" in wanted:

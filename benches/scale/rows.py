@@ -264,15 +264,20 @@ def graphs(b, sizes):
         b.growth.setdefault("diff of two graphs, by nodes", []).append((n, b.rows[-1]))
 
 
+# Layers in a row in the models of many weights. A model has few outputs, and the planner of the embedded engine (rten 0.27) holds each of
+# them against each other.
+DEPTH = 100
+
+
 def many(b, sizes, side, what, memory):
     """Plans of many small weights, all of one shape."""
     for n in sizes:
         name = f"{n} {what}"
         if not b.wants(name, "diff plan build"):
             continue
-        f = b.folder(f"many-{n}-{side}")
+        f = b.folder(f"many-{n}-{side}-{DEPTH}")
         layers = inventories.matrices(n, side)
-        b.made(f, lambda: make.case(f, layers, "F16", wanted=("other",)))
+        b.made(f, lambda: make.case(f, layers, "F16", wanted=("other",), depth=DEPTH))
         os.chdir(f)
         os.environ["TRTMUT_CACHE_DIR"] = os.path.join(f, "cache")
         build = b.command("build", "model.onnx", "--backend", "cpu", "--no-cache", "--base-weights", "base.safetensors", "--force", "-o", "engine.plan")
