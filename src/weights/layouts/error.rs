@@ -4,6 +4,9 @@ use crate::fault::{Class, Explain};
 use crate::tensor::show_shape;
 use std::path::PathBuf;
 
+/// The tensor that marks a Control-LoRA.
+pub(super) const CONTROL_LORA: &str = "lora_controlnet";
+
 /// Why a checkpoint's tensors cannot be laid out.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -58,8 +61,12 @@ pub enum Error {
         first: String,
     },
     /// A `ControlNet` saved as what is to be added to a UNet.
-    #[error("`{path}` holds a ControlNet as differences from a UNet (its tensor `difference` says so), and not its weights", path = path.display())]
-    Difference { path: PathBuf },
+    #[error("`{path}` holds a ControlNet as differences from a UNet (its tensor `{mark}` says so), and not its weights", path = path.display())]
+    Difference {
+        path: PathBuf,
+        /// The tensor that says so.
+        mark: &'static str,
+    },
     /// 8-bit floats with scales for some of them only.
     #[error(
         "`{path}` has scales for {scaled} of its f8 tensors and none for {}, first `{}`", bare.len(), bare[0], path = path.display()
@@ -113,6 +120,11 @@ impl Explain for Error {
             Error::NoComponent { fitting, .. } => {
                 vec![format!("what fits is `--component {}`", fitting.join("`, `--component "))]
             }
+            Error::Difference { mark: CONTROL_LORA, .. } => vec![
+                "add each product of `X.up` and `X.down` to the UNet's `X.weight`, save that with the other tensors as a ControlNet, \
+                 without `lora_controlnet`, and give it"
+                    .into(),
+            ],
             Error::Difference { .. } => vec![
                 "add the UNet's tensor of the same name to each `control_model.` tensor that has one, save that without \
                  `difference`, and give it"

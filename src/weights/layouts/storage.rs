@@ -8,7 +8,7 @@
 //! about the weight.
 
 use super::super::Source;
-use super::error::Error;
+use super::error::{CONTROL_LORA, Error};
 use crate::tensor::{Dtype, TensorView, to_f32};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,14 +107,7 @@ pub(super) fn read(source: &Source) -> Result<Storage, Error> {
     refuse_unmerged(source)?;
     refuse_quantised(source)?;
     refuse_integers(source)?;
-    // ComfyUI adds the UNet's weights to such a file when it loads it (`comfy/controlnet.py`).
-    if source.shape("difference").is_some()
-        && source.names().any(|n| n.starts_with("control_model."))
-    {
-        return Err(Error::Difference {
-            path: path_of(source),
-        });
-    }
+    refuse_differences(source)?;
     let scales = scales(source)?;
     let mut storage = Storage::default();
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
@@ -214,6 +207,22 @@ fn refuse_quantised(source: &Source) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// `ComfyUI` adds the UNet's weights to such a file when it loads it (`comfy/controlnet.py`).
+fn refuse_differences(source: &Source) -> Result<(), Error> {
+    let whole = source.names().any(|n| n.starts_with("control_model."));
+    let marks = [("difference", whole), (CONTROL_LORA, true)];
+    let mut found = marks
+        .iter()
+        .filter(|(mark, meant)| *meant && source.shape(mark).is_some());
+    match found.next() {
+        None => Ok(()),
+        Some((mark, _)) => Err(Error::Difference {
+            path: path_of(source),
+            mark,
+        }),
+    }
 }
 
 /// Integers with scales: `ComfyUI`'s `int8_tensorwise`, `convrot_w4a4`, `asym_w4a8_int8`, `awq_w4a16` (`comfy/quant_ops.py`), and

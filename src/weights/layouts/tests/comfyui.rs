@@ -426,3 +426,43 @@ fn a_controlnet_of_differences_is_refused() {
     let view = open_in_layout(numbered(&file[1..]), &wanted(model), None).unwrap();
     assert_eq!(view.family(), Some("sd_controlnet"));
 }
+
+/// `ControlLora`: factors of what is added to the UNet, beside whole weights.
+#[test]
+fn a_control_lora_is_refused() {
+    let file: Shapes = &[
+        ("lora_controlnet", &[0]),
+        ("input_hint_block.0.weight", &[1]),
+        ("zero_convs.0.0.weight", &[1]),
+        ("time_embed.0.up", &[2, 1]),
+        ("time_embed.0.down", &[1, 2]),
+    ];
+    let model: Shapes = &[("controlnet_down_blocks.0.weight", &[1])];
+    let e = open_in_layout(numbered(file), &wanted(model), None).unwrap_err();
+    assert_eq!(e.code(), "weights-difference");
+    assert!(e.to_string().contains("`lora_controlnet`"), "{e}");
+    assert!(e.hints()[0].contains("`X.up`"), "{:?}", e.hints());
+}
+
+/// Names that no table knows stay as they are and give the model nothing, so that a refit refuses them as tensors without a weight.
+#[test]
+fn what_no_table_knows_gives_nothing() {
+    let krea: Shapes = &[
+        ("blocks.0.attn.wq.weight", &[2, 2]),
+        ("blocks.0.attn.wk.weight", &[2, 2]),
+    ];
+    let model: Shapes = &[
+        ("transformer_blocks.0.attn.to_q.weight", &[2, 2]),
+        ("text_fusion.projector.weight", &[2, 2]),
+    ];
+    let adapter: Shapes = &[
+        ("image_proj.proj.weight", &[2, 2]),
+        ("ip_adapter.1.to_k_ip.weight", &[2, 2]),
+    ];
+    for file in [krea, adapter] {
+        let view = open_in_layout(numbered(file), &wanted(model), None).unwrap();
+        let names: BTreeSet<&str> = view.names().collect();
+        assert_eq!(names, file.iter().map(|(n, _)| *n).collect());
+        assert_eq!(view.family(), None);
+    }
+}

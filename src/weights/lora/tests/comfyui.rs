@@ -762,3 +762,35 @@ fn control_loras_of_flux_are_read_where_nothing_is_widened() {
     let e = Lora::open(File::new(&tensors).path(), &model).unwrap_err();
     assert!(e.to_string().contains("reshaped weight"), "{e}");
 }
+
+/// What is no LoRA, and LoRAs in names of authors that no table knows, are refused in one message.
+#[test]
+fn what_is_not_read_is_refused() {
+    let model = targets(&[
+        ("transformer_blocks.0.attn.to_q.weight", &[4, 6]),
+        ("transformer_blocks.0.ff.gate.weight", &[4, 6]),
+    ]);
+    for module in [
+        "diffusion_model.blocks.0.attn.wq",
+        "base_model.model.blocks.0.mlp.gate",
+    ] {
+        let e = Lora::open(File::new(&pair(module, 4, 6)).path(), &model).unwrap_err();
+        assert_eq!(e.code(), "lora-unmatched", "{e}");
+    }
+    for (what, key) in [
+        (
+            "Custom Diffusion",
+            "unet.transformer_blocks.0.attn.processor.to_k_custom_diffusion.weight",
+        ),
+        ("IP-Adapter", "ip_adapter.1.to_k_ip.weight"),
+        ("textual inversion", "emb_params"),
+        ("Control-LoRA", "time_embed.0.up"),
+    ] {
+        let e = Lora::open(
+            File::new(&[(key.to_owned(), drawn(&[4, 6], 1))]).path(),
+            &model,
+        )
+        .unwrap_err();
+        assert_eq!(e.code(), "lora-none", "{what}: {e}");
+    }
+}
