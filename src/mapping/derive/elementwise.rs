@@ -91,15 +91,6 @@ fn one_factor(found: &mut Vec<Found>) {
     });
 }
 
-/// Whether `source` in that order of axes is `held`, number by number.
-pub(in crate::mapping) fn is_equal(
-    source: TensorView<'_>,
-    relation: &Relation,
-    held: &[f32],
-) -> bool {
-    laid_out(source, relation).is_some_and(|values| values == held)
-}
-
 fn laid_out(source: TensorView<'_>, relation: &Relation) -> Option<Vec<f32>> {
     match relation {
         Relation::Order(order) if !order.is_sorted() => {

@@ -14,7 +14,7 @@ pub use apply::{apply, apply_recipe, inverse};
 pub(super) use batch::batched;
 pub(super) use close::{CLEARLY, FEWEST, LEAD, Measure, cosine, sample};
 pub use close::{LARGEST_RANK, effective_rank};
-pub(super) use elementwise::{functions, is_equal};
+pub(super) use elementwise::functions;
 pub(super) use literal::{is_flat, is_typed, literal};
 pub(super) use rows::{RowIndex, Stack};
 pub(super) use value::{

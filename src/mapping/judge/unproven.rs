@@ -1,9 +1,7 @@
 //! A new checkpoint where there is no base: names, values and closeness decide, and what they leave open is refused.
 
 use super::base::{may_hold, unexplained};
-use crate::mapping::derive::{
-    apply_once, apply_recipe, as_type, batched, functions, is_equal, presumed_relations,
-};
+use crate::mapping::derive::{apply_once, apply_recipe, as_type, batched, cosine, sample};
 use crate::mapping::hints::{is_anonymous, same_name};
 use crate::mapping::resolve::corroborate;
 use crate::mapping::types::{
@@ -14,6 +12,8 @@ use crate::tensor::{Digest, TensorView, to_f32};
 
 /// Fewer elements say nothing about the size of a weight.
 const FEW: usize = 8;
+/// Cosine of two matrices of which one is a multiple of the other; bfloat16 takes a hundred thousandth off.
+const MULTIPLE: f64 = 0.999;
 /// Operators whose constants are gates, one below the other.
 const GATED: [&str; 2] = ["LSTM", "GRU"];
 /// Operators that take each element of a constant by itself.
@@ -66,7 +66,8 @@ pub(super) fn judge(
 }
 
 /// Rows of a few values under made-up names that keep them although a tensor of a few values and as many elements changes: an exporter
-/// may have folded one from the other, as ones are the square of ones.
+/// may have folded one from the other, as ones are the square of ones. One that keeps literals apart folded such a row from some tensor,
+/// of whatever size.
 fn made_of_flat(mapping: &Mapping, assessment: &Assessment) -> Vec<(usize, Refusal)> {
     let is_flat = |row: &Row| row.literal == Some(Literal::Flat) && row.count() > 1;
     let changed: Vec<(usize, &str)> = (assessment.changed())
@@ -92,7 +93,9 @@ fn made_of_flat(mapping: &Mapping, assessment: &Assessment) -> Vec<(usize, Refus
         .filter(|(_, row)| may_be_folded(row))
     {
         let mut of: Vec<String> = (changed.iter())
-            .filter(|(count, name)| *count == row.count() && may_hold(row, name))
+            .filter(|(count, name)| {
+                (!mapping.merges || *count == row.count()) && may_hold(row, name)
+            })
             .map(|(_, name)| (*name).to_owned())
             .collect();
         of.dedup();
@@ -138,23 +141,35 @@ fn tied(
     Ok(found)
 }
 
-/// Whether `row` is `other` or a multiple of it, as it is or transposed.
+/// Whether `row` is `other` or a multiple of it, as it is or transposed, but for rounding.
 fn is_multiple(row: &Row, other: &Row, held: &dyn Held) -> Result<bool, Error> {
     let (own, data) = (held_bytes(row, held)?, held_bytes(other, held)?);
-    let Ok(values) = to_f32(row.dtype, &own) else {
-        return Ok(false);
-    };
     let view = TensorView {
+        dtype: row.dtype,
+        shape: &row.shape,
+        data: &own,
+    };
+    let twin = TensorView {
         dtype: other.dtype,
         shape: &other.shape,
         data: &data,
     };
-    Ok(presumed_relations(row, &other.shape)
-        .iter()
-        .any(|relation| {
-            is_equal(view, relation, &values)
-                || !functions(view, relation, &values, row.dtype).is_empty()
-        }))
+    // Zeros have no angle.
+    if own == data {
+        return Ok(true);
+    }
+    // A single row or column has no other orientation.
+    let Some(values) = (!row.shape.contains(&1))
+        .then(|| sample(view, &[0, 1]))
+        .flatten()
+    else {
+        return Ok(false);
+    };
+    let turned =
+        |order: &[usize]| sample(twin, order).is_some_and(|v| cosine(&values, &v).abs() > MULTIPLE);
+    let is_plain = row.shape == other.shape;
+    let is_turned = row.shape.iter().eq(other.shape.iter().rev());
+    Ok((is_plain && turned(&[0, 1])) || (is_turned && turned(&[1, 0])))
 }
 
 /// Sources of all rows that change.

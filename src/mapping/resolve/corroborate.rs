@@ -608,7 +608,11 @@ fn forget_look_alikes(reached: &mut HashSet<&str>, rows: &[Row], case: &Case<'_>
     // Elements, and the tensors that it looks like.
     let mut orphans: HashSet<(usize, BTreeSet<&str>)> = rows
         .iter()
-        .filter(|row| row.grade == Grade::Constant && row.evidence.contains(&Evidence::NoCandidate))
+        .filter(|row| {
+            let is_constant = row.grade == Grade::Constant;
+            (is_constant && row.evidence.contains(&Evidence::NoCandidate))
+                || (row.grade == Grade::Unproven && names_of(row).next().is_none())
+        })
         .filter_map(|row| Some((element_count(&row.shape)?, BTreeSet::new())))
         .collect();
     let mut alike: HashMap<(usize, BTreeSet<&str>), usize> = HashMap::new();

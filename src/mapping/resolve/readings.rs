@@ -119,6 +119,14 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
             if values.contains(&row.name) {
                 return every();
             }
+            // Another node calls the value by its name, so this one read a value that was merged into it.
+            let calls = |other: &Reading| match &other.meaning {
+                Meaning::Record { values, .. } => values.contains(&row.name),
+                _ => false,
+            };
+            if row.readings.iter().any(calls) {
+                return Left::Nothing;
+            }
             // The record names a parameter that this checkpoint lacks, which may be what was read.
             let foreign = placeholders
                 .iter()
@@ -496,7 +504,9 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
         };
         (0..rows.len()).any(has)
     };
-    if recorded || (own.is_some() && (!spelling.merges || only_its_module_reads || twin())) {
+    // Nodes of several kinds may read a tensor and a function of it, which this exporter merges too.
+    let apart = !spelling.merges && row.operators.len() < 2;
+    if recorded || (own.is_some() && (apart || only_its_module_reads || twin())) {
         return;
     }
     rows[r].pinned = Some(match literal {
