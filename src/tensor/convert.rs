@@ -214,13 +214,10 @@ pub fn narrow(from: Dtype, to: Dtype, data: &[u8]) -> Result<Vec<u8>, ConvertErr
     };
     let is_infinite = |b: &[u8; 2]| u16::from_le_bytes(*b) & !SIGN == infinite;
     let new = bytes.as_chunks_mut::<2>().0;
-    if from.bits() <= to.bits() || !new.iter().any(is_infinite) {
+    if !may_overflow(from, to) || !new.iter().any(is_infinite) {
         return Ok(bytes);
     }
-    let old: Vec<f64> = match from {
-        Dtype::F64 => words(data).map(f64::from_le_bytes).collect(),
-        _ => to_f32(from, data)?.into_iter().map(f64::from).collect(),
-    };
+    let old = to_f64(from, data)?;
     let lowest = |v: f64| v.abs() == f64::from(f32::MAX);
     let too_large = |(n, o): (&[u8; 2], &f64)| is_infinite(n) && o.is_finite() && !lowest(*o);
     if new.iter().zip(&old).any(too_large) {
@@ -236,6 +233,64 @@ pub fn narrow(from: Dtype, to: Dtype, data: &[u8]) -> Result<Vec<u8>, ConvertErr
         *new = (sign | largest_finite).to_le_bytes();
     }
     Ok(bytes)
+}
+
+/// Whether a finite value of `from` can be infinite in `to`. It is no question of their widths: bf16 reaches as far as f32, and f16
+/// only to 65504.
+fn may_overflow(from: Dtype, to: Dtype) -> bool {
+    let largest = |dtype| match dtype {
+        Dtype::F64 => f64::MAX,
+        Dtype::F32 => f64::from(f32::MAX),
+        Dtype::Bf16 => bf16::MAX.to_f64(),
+        Dtype::F16 => f16::MAX.to_f64(),
+        // Types that nothing is cast between.
+        _ => 0.0,
+    };
+    largest(from) > largest(to)
+}
+
+fn to_f64(from: Dtype, data: &[u8]) -> Result<Vec<f64>, ConvertError> {
+    Ok(match from {
+        Dtype::F64 => words(data).map(f64::from_le_bytes).collect(),
+        _ => to_f32(from, data)?.into_iter().map(f64::from).collect(),
+    })
+}
+
+/// Whether a value is infinite; types without infinities have none.
+pub fn has_infinity(dtype: Dtype, data: &[u8]) -> bool {
+    match dtype {
+        Dtype::F64 => words(data).any(|b| f64::from_le_bytes(b).is_infinite()),
+        Dtype::F32 => words(data).any(|b| f32::from_le_bytes(b).is_infinite()),
+        Dtype::F16 => words(data).any(|b| f16::from_le_bytes(b).is_infinite()),
+        Dtype::Bf16 => words(data).any(|b| bf16::from_le_bytes(b).is_infinite()),
+        _ => false,
+    }
+}
+
+/// The largest magnitude of `old` (of type `from`), where one of its finite values is infinite in `new`, which is what [`cast`] to
+/// `to` made of it; `None` where all that was finite is.
+///
+/// # Errors
+/// [`ConvertError::Unsupported`] for types that [`to_f32`] does not read.
+pub fn overflow(
+    from: Dtype,
+    to: Dtype,
+    old: &[u8],
+    new: &[u8],
+) -> Result<Option<f64>, ConvertError> {
+    if !may_overflow(from, to) {
+        return Ok(None);
+    }
+    // Most tensors have no infinite value, and then nothing need be widened.
+    if !has_infinity(to, new) {
+        return Ok(None);
+    }
+    let (new, old) = (to_f32(to, new)?, to_f64(from, old)?);
+    let lost = |(n, o): (&f32, &f64)| n.is_infinite() && o.is_finite();
+    Ok((new.iter().zip(&old).any(lost)).then(|| {
+        let finite = old.iter().filter(|v| v.is_finite());
+        finite.fold(0f64, |m, v| m.max(v.abs()))
+    }))
 }
 
 /// f64 to f32 rounding to odd, so that a second rounding to a type with at least two bits less is as if there were only one
@@ -463,6 +518,9 @@ mod tests {
             );
         }
         let overflow = |from, to, data: &[u8]| narrow(from, to, data).unwrap_err().to_string();
+        // As wide as f16, and reaching further.
+        let long = from_f32(Dtype::Bf16, &[1.0, 1e30]).unwrap();
+        assert!(overflow(Dtype::Bf16, Dtype::F16, &long).contains("too large for f16"));
         let text = overflow(Dtype::F32, Dtype::F16, &bytes(&[1.0, -7e4, -f32::MAX]));
         assert_eq!(text, "it holds values up to 7e4, too large for f16");
         assert!(narrow(Dtype::F32, Dtype::Bf16, &bytes(&[7e4])).is_ok());

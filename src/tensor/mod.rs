@@ -10,7 +10,9 @@ mod dtype;
 mod stretches;
 
 pub use compare::{Difference, Statistics, delta, difference, statistics};
-pub use convert::{ConvertError, cast, from_f32, narrow, permute, to_f32, transpose};
+pub use convert::{
+    ConvertError, cast, from_f32, has_infinity, narrow, overflow, permute, to_f32, transpose,
+};
 pub use decl::{Extent, TensorDecl};
 pub use digest::{Digest, DigestWriter, LabelledHasher, ParseDigestError};
 pub use dtype::Dtype;

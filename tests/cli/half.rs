@@ -198,3 +198,50 @@ fn every_way_to_a_plan_converts_alike() {
     ];
     scene.run(&once).exits(0);
 }
+
+/// `clip_text`'s base in bf16, with `value` as the first number of a matrix that the plan has in f16.
+fn in_bf16(value: f32) -> Vec<u8> {
+    use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+    let file = fs::read(fixture("clip_text/base.safetensors")).unwrap();
+    let base = SafeTensors::deserialize(&file).unwrap();
+    let halves: Vec<(String, Vec<usize>, Vec<u8>)> = base
+        .iter()
+        .map(|(name, view)| {
+            assert_eq!(view.dtype(), Dtype::F32, "{name}");
+            let mut values: Vec<f32> = (view.data().as_chunks::<4>().0.iter())
+                .map(|b| f32::from_le_bytes(*b))
+                .collect();
+            if name.ends_with("layers.0.mlp.fc1.weight") {
+                values[0] = value;
+            }
+            let bytes = values
+                .iter()
+                .map(|v| half::bf16::from_f32(*v).to_le_bytes());
+            (
+                name.to_owned(),
+                view.shape().to_vec(),
+                bytes.flatten().collect(),
+            )
+        })
+        .collect();
+    let views =
+        (halves.iter()).map(|(n, s, b)| (n, TensorView::new(Dtype::BF16, s.clone(), b).unwrap()));
+    safetensors::serialize(views, None).unwrap()
+}
+
+#[test]
+fn a_type_as_wide_that_reaches_further_is_not_written_as_infinity() {
+    let scene = built("clip_text", "ts", &["--convert", "fp16"]);
+    scene.write("small.safetensors", in_bf16(2.5));
+    scene
+        .run(&["refit", "engine.plan", "small.safetensors"])
+        .exits(0);
+    let before = fs::read(scene.file("engine.plan")).unwrap();
+    scene.write("large.safetensors", in_bf16(1e30));
+    scene.refuses(
+        &["refit", "engine.plan", "large.safetensors"],
+        1,
+        &["too large for f16"],
+    );
+    assert!(before == fs::read(scene.file("engine.plan")).unwrap());
+}

@@ -3,7 +3,10 @@
 use super::elementwise::step as step_value;
 use super::fold::{self, Affine};
 use crate::mapping::types::{Checkpoint, Error, Loaded, Part, Recipe, Row, Run, Step};
-use crate::tensor::{Dtype, Tensor, TensorView, cast, element_count, from_f32, permute, to_f32};
+use crate::tensor::{
+    Dtype, Tensor, TensorView, cast, element_count, from_f32, has_infinity, overflow, permute,
+    to_f32,
+};
 use std::borrow::Cow;
 
 /// The bytes of `row` from the tensors of `sources`: one tensor at a time, borrowed where they are used as they are.
@@ -49,13 +52,16 @@ pub fn apply_recipe<'a>(
         Recipe::Sum { terms } => summed(row, terms, sources)?,
     };
     let expected = element_count(&row.shape).and_then(|n| row.dtype.bytes_for(n));
-    let sources = recipe.sources();
-    let data = to_type(
-        row,
-        sources.first().copied().unwrap_or_default(),
-        dtype,
-        data,
-    )?;
+    let names = recipe.sources();
+    let first = names.first().copied().unwrap_or_default();
+    let data = to_type(row, first, dtype, data)?;
+    // A sum, a fold or a factor can leave the type's range as a cast can.
+    if matches!(data, Cow::Owned(_)) && has_infinity(row.dtype, &data) {
+        let infinite = |view: TensorView<'_>| has_infinity(view.dtype, view.data);
+        if !names.iter().any(|n| sources.get(n).is_some_and(infinite)) {
+            return Err(overflowed(row, first, &get(first)?));
+        }
+    }
     if shape != row.shape || Some(data.len()) != expected {
         return Err(Error::length(row, dtype, &shape));
     }
@@ -96,22 +102,27 @@ fn to_type<'a>(
         return Ok(data);
     }
     let bytes = cast(from, row.dtype, &data).map_err(|cause| Error::convert(row, cause))?;
-    if row.dtype.bits() < from.bits() {
-        let (Ok(new), Ok(old)) = (to_f32(row.dtype, &bytes), to_f32(from, &data)) else {
-            return Ok(Cow::Owned(bytes));
-        };
-        let overflows = |(n, o): (&f32, &f32)| n.is_infinite() && o.is_finite();
-        if new.iter().zip(&old).any(overflows) {
-            let largest = (old.iter()).fold(0f32, |m, v| m.max(v.abs()));
-            return Err(Error::Overflow {
-                weight: row.name.clone(),
-                source_name: source.to_owned(),
-                dtype: row.dtype,
-                largest,
-            });
-        }
+    let lost = overflow(from, row.dtype, &data, &bytes);
+    if let Some(largest) = lost.map_err(|cause| Error::convert(row, cause))? {
+        return Err(Error::Overflow {
+            weight: row.name.clone(),
+            source_name: source.to_owned(),
+            dtype: row.dtype,
+            largest,
+        });
     }
     Ok(Cow::Owned(bytes))
+}
+
+/// What was computed from `view` has become infinite.
+fn overflowed(row: &Row, source: &str, view: &TensorView<'_>) -> Error {
+    let values = to_f32(view.dtype, view.data).unwrap_or_default();
+    Error::Overflow {
+        weight: row.name.clone(),
+        source_name: source.to_owned(),
+        dtype: row.dtype,
+        largest: values.iter().fold(0f64, |m, v| m.max(f64::from(v.abs()))),
+    }
 }
 
 type Get<'g, 'a> = dyn Fn(&str) -> Result<TensorView<'a>, Error> + 'g;

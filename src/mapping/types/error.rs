@@ -44,7 +44,7 @@ pub enum Error {
         source_name: String,
         dtype: Dtype,
         /// Largest magnitude in the tensor.
-        largest: f32,
+        largest: f64,
     },
     /// Nothing says where a weight comes from, and it may hold what changes.
     #[error("nothing says where weight `{weight}` comes from, and it may hold what changes in {}", changed.join(", "))]
