@@ -101,7 +101,9 @@ impl Diff {
     /// Whether something keeps a sure recompile from being right.
     fn is_blocked(&self) -> bool {
         let worst = self.reasons.first().map(Reason::verdict);
-        self.verdict == Verdict::Unknown && worst.is_some_and(|w| w > self.verdict)
+        self.verdict == Verdict::Unknown
+            && (worst.is_some_and(|w| w > self.verdict)
+                || self.reasons.iter().any(Reason::outlasts_a_recompile))
     }
 
     /// How many reasons there are of each kind, by the kebab-case tag that JSON uses.

@@ -209,6 +209,13 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Whether it stays undecided when the engine is compiled anew: a change that may be lost, or a tensor that is not there. What an
+    /// old manifest does not say is answered by a recompile.
+    pub fn outlasts_a_recompile(&self) -> bool {
+        let unsaid = matches!(self, Reason::GraphUnknown | Reason::ShapesUnknown);
+        self.verdict() == Verdict::Unknown && !unsaid
+    }
+
     /// What it asks for.
     pub fn verdict(&self) -> Verdict {
         match self {

@@ -424,3 +424,19 @@ fn real_models_differ_from_others_and_not_from_themselves() {
     let resnet = compare(&clip, &side(&open("resnet/model.ts.onnx")));
     assert!(resnet.counts().contains_key("interface-changed"));
 }
+
+#[test]
+fn no_recompile_cures_a_change_that_is_lost() {
+    let of = |reason| Diff::of(vec![reason], 0, 1);
+    let recompile = || {
+        of(Reason::ShapesOutside {
+            details: Vec::new(),
+        })
+    };
+    let lost = of(Reason::NothingFits).and(recompile());
+    assert_eq!(lost.verdict, Verdict::Unknown);
+    assert_eq!(recompile().and(lost).verdict, Verdict::Unknown);
+    // What an old manifest does not say is no question once it is compiled anew.
+    let unsaid = of(Reason::GraphUnknown).and(recompile());
+    assert_eq!(unsaid.verdict, Verdict::NeedsRecompile);
+}

@@ -113,6 +113,59 @@ pub fn compare(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, 
     Ok(compared)
 }
 
+/// Refuses what was asked for and has no place in the comparison: left aside without a word, it would be taken for compared.
+fn refuse_what_is_not_compared(
+    request: &CompareRequest,
+    old: &Thing,
+    new: Option<&Thing>,
+) -> Result<(), Error> {
+    let refused = |problem: String, hint: &str| {
+        Err(Error::Overlay {
+            problems: vec![problem],
+            hints: vec![hint.into()],
+        })
+    };
+    if let [first, more @ ..] = &request.new[..]
+        && !more.is_empty()
+        && !matches!(new, Some(Thing::Weights))
+    {
+        return refused(
+            format!(
+                "`{}` is compared alone, and {} more stood beside it",
+                first.display(),
+                more.len()
+            ),
+            "only the files of one checkpoint are given together; compare the others one by one",
+        );
+    }
+    let with_plan = match (old, new) {
+        (Thing::Plan(_), None | Some(Thing::Weights)) => true,
+        // Of the plan's own structure a model is a source of weights.
+        (Thing::Plan(m), Some(Thing::Model(model))) => {
+            model.structure_digest() == m.model.structure
+        }
+        _ => false,
+    };
+    if !request.overlay.loras.is_empty() && !with_plan {
+        return refused(
+            "LoRAs are compared with the weights of a plan, alone or with a checkpoint".into(),
+            "build a plan of the model, then `trtmut diff PLAN --lora FILE`; `--backend cpu` needs no GPU",
+        );
+    }
+    let no_shapes = matches!(
+        (old, new),
+        (Thing::Weights, _) | (_, Some(Thing::Plan(_))) | (Thing::Model(_), Some(Thing::Weights))
+    );
+    if request.shapes.is_some() && no_shapes {
+        return refused(
+            "shapes belong to a plan or a model: plans bring their own, and a checkpoint has none"
+                .into(),
+            "leave --shapes and --dim out, or compare a plan or a model with the model that they are for",
+        );
+    }
+    Ok(())
+}
+
 fn compare_with(
     request: &CompareRequest,
     old: Thing,
@@ -123,6 +176,7 @@ fn compare_with(
         Some(first) => Some(look(first, request.overlay.memo.as_ref())?),
         None => None,
     };
+    refuse_what_is_not_compared(request, &old, new.as_ref())?;
     match (old, new) {
         (Thing::Plan(m), None) if wants_weights => plan_with(request, &m, Vec::new(), watch),
         (Thing::Plan(m), Some(Thing::Weights)) => {

@@ -80,3 +80,75 @@ fn options_that_say_the_default_are_no_change() {
         .exits(20)
         .prints("tf32");
 }
+
+#[test]
+fn a_lost_change_stays_undecided_beside_a_wider_range() {
+    let scene = Scene::new();
+    for file in ["model.ts.onnx", "shapes.ts.json", "base.safetensors"] {
+        scene.bring(&format!("clip_text/{file}"));
+    }
+    let build = [
+        "build",
+        "model.ts.onnx",
+        "-s",
+        "shapes.ts.json",
+        "-b",
+        "cpu",
+    ];
+    scene.run(&build).exits(0);
+    // A bias under a name that no weight has, and with other values: its change may be lost.
+    let file = std::fs::read(scene.file("base.safetensors")).unwrap();
+    let base = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let mut views: Vec<_> = base.iter().map(|(n, v)| (n.to_owned(), v)).collect();
+    let known = views
+        .iter()
+        .position(|(n, _)| n.ends_with("layers.0.mlp.fc1.bias"));
+    let (name, view) = views.swap_remove(known.unwrap());
+    let other: Vec<u8> = view.data().iter().rev().map(|b| b & 0x3f).collect();
+    let other = safetensors::tensor::TensorView::new(view.dtype(), view.shape().to_vec(), &other);
+    views.push((
+        name.replace("fc1.bias", "fc1.bias_of_another"),
+        other.unwrap(),
+    ));
+    let lost = safetensors::serialize(views, None).unwrap();
+    scene.write("lost.safetensors", lost);
+    let diff = ["diff", "engine.plan", "lost.safetensors", "--exit-code"];
+    scene.run(&diff).exits(30);
+    let wider = [&diff[..], &["--dim", "B=1:2:64"]].concat();
+    let done = scene.run(&wider);
+    done.exits(30);
+    assert!(!done.stdout.contains("next:"), "{}", done.stdout);
+}
+
+#[test]
+fn what_has_no_place_in_a_comparison_is_refused() {
+    let scene = two_plans(
+        ["A10", "8.6", "570"],
+        ["A10", "8.6", "570"],
+        [json!({}), json!({})],
+    );
+    scene
+        .bring("dit/base.safetensors")
+        .bring("dit/pytorch_lora_weights.safetensors");
+    let (plan, model, lora) = (
+        "a.plan",
+        "model.ts.onnx",
+        "pytorch_lora_weights.safetensors",
+    );
+    let refused: [(&[&str], &str); 5] = [
+        (&[plan, "b.plan", model], "is compared alone"),
+        (&[model, model, "b.plan"], "is compared alone"),
+        (
+            &[model, "base.safetensors", "--lora", lora],
+            "LoRAs are compared",
+        ),
+        (&[plan, "b.plan", "--lora", lora], "LoRAs are compared"),
+        (
+            &[plan, "b.plan", "--shapes", "shapes.ts.json"],
+            "shapes belong to",
+        ),
+    ];
+    for (args, says) in refused {
+        scene.refuses(&[&["diff"], args].concat(), 1, &[says]);
+    }
+}
