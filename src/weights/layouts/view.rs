@@ -159,10 +159,21 @@ impl View {
                     .or(no_weight)
                     .filter(|_| !wanted.has(&name))
             };
-            match other {
-                Some(component) => *self.components.entry(component.to_owned()).or_default() += 1,
-                None => self.add_plain(i, name),
+            if let Some(component) = other {
+                *self.components.entry(component.to_owned()).or_default() += 1;
+                continue;
             }
+            // Two tensors would be one weight's, and nothing says which.
+            if let Some(other) = self.tensors.get(&name) {
+                let first = other.from.first();
+                return Err(Error::Twice {
+                    path: storage::path_of(&self.source),
+                    first: first.map_or_else(String::new, |&i| self.stored[i].source.clone()),
+                    second: self.stored[i].source.clone(),
+                    to: name,
+                });
+            }
+            self.add_plain(i, name);
         }
         self.leave_out_halves(&candidate.halves, wanted);
         Ok(())
