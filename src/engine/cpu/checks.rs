@@ -3,7 +3,9 @@
 //! One vector for all of it: the engine merges values that it finds to be equal, and refuses a graph that then has an output twice.
 //! In the branches of an `If` each branch tells what it has to, and that the others have nothing to complain about.
 
-use super::proto::{float_scalar, int_tensor, label, node, set_int, subgraphs, subgraphs_mut};
+use super::proto::{
+    float_scalar, int_tensor, label, node, set_int, string, subgraphs, subgraphs_mut,
+};
 use super::walk::{Must, RunCheck, Told, Walk};
 use crate::tensor::Dtype;
 use onnx_protobuf::type_proto::{Tensor, Value};
@@ -15,6 +17,12 @@ const LIMIT: f32 = 2.0e9;
 /// What an infinite float is cast to where it may be cast at all, and what finite ones must stay below: far from what models count,
 /// and room for sums.
 const FAR: f32 = (1u32 << 30) as f32;
+
+/// Whether a scatter adds to or multiplies what it finds, so that its values can grow.
+pub(super) fn scatter_accumulates(node: &NodeProto) -> bool {
+    matches!(node.op_type.as_str(), "ScatterElements" | "ScatterND")
+        && matches!(string(node, "reduction"), Some("add" | "mul"))
+}
 
 impl Walk {
     /// Has the graph tell the rank of `value`.
@@ -46,9 +54,13 @@ impl Walk {
             bound.op_type = "Add".into();
         }
         let elementwise = matches!(original.op_type.as_str(), "Add" | "Sub" | "Mul" | "Pow");
-        // What a reduction or a running sum has beside its data are axes.
-        let operands = if elementwise { original.input.len() } else { 1 };
-        for name in bound.input.iter_mut().take(operands) {
+        // What a reduction or a running sum has beside its data are axes, and the second input of a scatter are places.
+        let is_operand = |i: usize| match i {
+            0 => true,
+            2 => elementwise || scatter_accumulates(original),
+            _ => elementwise,
+        };
+        for (_, name) in (bound.input.iter_mut().enumerate()).filter(|(i, _)| is_operand(*i)) {
             let [float, magnitude] = ["float", "magnitude"].map(|s| self.names.fresh(s));
             let mut cast = node("Cast", &[name], &[&float]);
             set_int(&mut cast, "to", i64::from(Dtype::F32.onnx()));

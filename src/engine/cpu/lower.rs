@@ -6,6 +6,7 @@
 //! gets one more output that tells.
 
 use super::checks::guarded;
+use super::checks::scatter_accumulates;
 use super::facts::{Fact, Facts};
 use super::inline::inline;
 use super::narrow::narrow_declaration;
@@ -211,7 +212,7 @@ impl Walk {
             && facts.input(original, 0).dtype.is_some_and(Dtype::is_float);
         if wide && narrows && !kept {
             self.cast_guarded(original, &mut new.nodes, &mut new.constants);
-        } else if wide && (row.grows || narrows) {
+        } else if wide && (row.grows || narrows || scatter_accumulates(original)) {
             self.watch_range(original, &mut new.nodes, &mut new.constants);
         }
     }
