@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 /// Arguments of `trtmut doctor`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Libraries are looked for, in this order: --tensorrt or TRTMUT_TENSORRT; python3's packages; the loader's \
-    path; the system's folders. ORT_DYLIB_PATH names the onnxruntime library. TRTMUT_ASSUME_TENSORRT=11.4 calls a TensorRT that is \
+    after_help = "Libraries are looked for, in this order: --tensorrt or TRTMUT_TENSORRT, which then is the only place; the loader's \
+    path; python3's packages; the system's folders. ORT_DYLIB_PATH names the onnxruntime library. TRTMUT_ASSUME_TENSORRT=11.4 calls a TensorRT that is \
     newer than every known release as that one is called."
 )]
 pub struct Args {
