@@ -28,6 +28,7 @@ pub use manifest::{
 pub use pair::{adopt, open, open_with, reference, replace, replace_all, stage};
 pub use text::{Maker, manifest_path, read_maker, read_manifest, read_sources};
 
+use crate::engine::tensorrt::header;
 use crate::fault::{Class, Explain};
 use crate::fsx;
 use std::path::PathBuf;
@@ -105,10 +106,15 @@ impl Explain for Error {
             }
             Error::NoManifest { plan, manifest } => vec![
                 format!("copy `{}` along with the plan", manifest.display()),
-                format!(
-                    "where another tool built it: `trtmut adopt {} --model MODEL.onnx`",
-                    plan.display()
-                ),
+                // `adopt` takes TensorRT's plans only; another engine's plan has no maker but trtmut.
+                if header::read(plan).is_ok() {
+                    format!(
+                        "where another tool built it: `trtmut adopt {} --model MODEL.onnx`",
+                        plan.display()
+                    )
+                } else {
+                    "where it is lost: `trtmut build MODEL.onnx` makes plan and manifest anew".into()
+                },
             ],
             Error::HasManifest { .. } => vec!["`trtmut inspect` shows it, and `--force` replaces it".into()],
             Error::Manifest { .. } => {

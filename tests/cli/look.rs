@@ -358,9 +358,17 @@ fn an_option_that_a_backend_does_not_take_is_named_in_the_hint() {
     scene.refuses(
         &[&build[..], &["--fp16"]].concat(),
         1,
-        &["leave `--fp16` out"],
+        &["pass `--convert fp16` instead"],
     );
-    scene.run(&build).exits(0);
+    scene
+        .run(&[&build[..], &["--convert", "fp16"]].concat())
+        .exits(0);
+    scene.refuses(
+        &[&build[..], &["--opt-level", "3"]].concat(),
+        1,
+        &["leave `--opt-level` out"],
+    );
+    scene.run(&[&build[..], &["--force"]].concat()).exits(0);
     scene.refuses(
         &["run", "r.plan", "--cuda-graph"],
         1,

@@ -351,17 +351,16 @@ impl DiffReport {
         }
         table.write(out, 2)?;
         if self.changed.len() > self.top {
-            let sampled = match self.measure {
+            let all = match self.measure {
                 Measuring::All => "",
+                // Which are the largest went by a sample of each.
                 Measuring::Largest => {
-                    ", which moved less by a sample of each; --measure all measures every one"
+                    ", smaller by a sample of each; --measure all measures every one"
                 }
             };
-            writeln!(
-                out,
-                "  … and {} more{sampled}; --top N or --json list them",
-                self.changed.len() - self.top
-            )?;
+            let more = self.changed.len() - self.top;
+            writeln!(out, "  … and {more} more{all}")?;
+            writeln!(out, "    (--top N or --json list them)")?;
         }
         Ok(())
     }

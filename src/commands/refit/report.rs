@@ -80,18 +80,16 @@ impl Report for RefitReport {
                 tables::verdict(out, verdict)?;
                 writeln!(out, "  {what}; nothing was written")
             }
-            (_, true) if self.rebuilt => writeln!(
-                out,
-                "rebuilt {}  {what}; compiled in {}",
-                ui::path(&self.output),
-                show(self.apply_ns)
-            ),
+            (_, true) if self.rebuilt => {
+                writeln!(out, "rebuilt {}  {what}", ui::path(&self.output))?;
+                writeln!(out, "  compiled in {}", show(self.apply_ns))
+            }
             (_, true) => {
                 let verb = if self.filled { "filled" } else { "refitted" };
+                writeln!(out, "{verb} {}  {what}", ui::path(&self.output))?;
                 writeln!(
                     out,
-                    "{verb} {}  {what}; found out in {}, applied in {}, written in {}",
-                    ui::path(&self.output),
+                    "  found out in {}, applied in {}, written in {}",
                     show(self.resolve_ns),
                     show(self.apply_ns),
                     show(self.write_ns)
