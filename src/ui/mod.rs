@@ -148,7 +148,7 @@ impl Ui {
             // There is nowhere left to say that this failed.
             let _ = write_document(&mut io::stdout().lock(), "trtmut.error/1", failure);
         } else {
-            let _ = self.for_people(&mut anstream::stderr().lock(), |out| failure.human(out));
+            self.message(|out| failure.human(out));
         }
         if self.github {
             let rest = failure.causes.iter().chain(&failure.hints);
@@ -192,6 +192,16 @@ impl Ui {
         out.write_all(github::harmless(&String::from_utf8_lossy(&text)).as_bytes())
     }
 
+    /// Writes a message for people to stderr, at once: pieces of it would mix with what another process writes to the same log.
+    fn message(&self, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) {
+        let colours = anstream::AutoStream::choice(&io::stderr());
+        let mut text = anstream::AutoStream::new(Vec::new(), colours);
+        // There is nowhere left to say that this failed.
+        let _ = self
+            .for_people(&mut text, fill)
+            .and_then(|()| io::stderr().lock().write_all(&text.into_inner()));
+    }
+
     fn annotate(annotation: &Annotation) {
         let _ = writeln!(io::stderr().lock(), "{}", annotation.line());
     }
@@ -224,9 +234,7 @@ impl Ui {
     fn say(&self, style: anstyle::Style, label: &str, text: &str) {
         self.clear();
         let text = escape::message(text);
-        let _ = self.for_people(&mut anstream::stderr().lock(), |out| {
-            writeln!(out, "{style}{label}{style:#}: {text}")
-        });
+        self.message(|out| writeln!(out, "{style}{label}{style:#}: {text}"));
     }
 
     fn clear(&self) {

@@ -114,7 +114,11 @@ fn a_lost_change_stays_undecided_beside_a_wider_range() {
     scene.write("lost.safetensors", lost);
     let diff = ["diff", "engine.plan", "lost.safetensors", "--exit-code"];
     scene.run(&diff).exits(30);
-    let wider = [&diff[..], &["--dim", "B=1:2:64"]].concat();
+    let wider = [
+        &diff[..],
+        &["--shapes", "shapes.ts.json", "--dim", "B=1:2:64"],
+    ]
+    .concat();
     let done = scene.run(&wider);
     done.exits(30);
     assert!(!done.stdout.contains("next:"), "{}", done.stdout);
