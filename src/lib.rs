@@ -1,6 +1,6 @@
 //! trtmut: compile once, keep the engine, refit it when weights change, recompile only when it must be.
 //!
-//! This is the map of the code. Imports point down, and `tests/layers.rs` says so.
+//! This is the map of the code. Imports point down, and `tests/library/layers.rs` says so.
 //!
 //! | layer | modules |
 //! |---|---|

@@ -3,6 +3,7 @@
 mod agree;
 mod build;
 mod cache;
+mod cache_builds;
 mod containers;
 mod diff;
 mod files;
@@ -10,6 +11,7 @@ mod first_use;
 mod forged;
 mod half;
 mod hostile;
+mod kill;
 mod look;
 mod memo;
 mod names;

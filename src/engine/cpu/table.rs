@@ -1,6 +1,6 @@
 //! The operators that the embedded engine is known to compute right, and under which conditions.
 //!
-//! A row is here because the ONNX project's own single-operator tests pass for it (`tests/onnx_backend.rs`, results in
+//! A row is here because the ONNX project's own single-operator tests pass for it (`tests/trials/onnx_backend.rs`, results in
 //! `docs/cpu-operators.md`), or pass after a rewriting of `rewrite.rs`. `since` is the oldest opset in which ONNX defined the
 //! operator as the tests (which are of newer opsets) have it, apart from types that were added later; older forms that the
 //! engine reads right (attributes that became inputs) count as the same. What is not in the table is refused.
