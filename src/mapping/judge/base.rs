@@ -5,12 +5,13 @@
 //! stops unless the model is known not to hold it.
 
 use crate::mapping::derive::{apply_once, batched, is_flat, literal};
-use crate::mapping::hints::{align, same_name};
+use crate::mapping::hints::{Prefixes, align, same_name};
 use crate::mapping::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Literal,
     Mapping, Missing, Permissions, Recipe, Refusal, Row, SourceTensor, Why, held_bytes,
 };
 use crate::tensor::{Digest, Dtype, Tensor, TensorView};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// Changed tensors that one refusal lists.
@@ -29,6 +30,19 @@ enum State {
 struct Spelled<'a> {
     new: &'a dyn Checkpoint,
     by_base: HashMap<&'a str, String>,
+    /// What the base's names begin with, and the file's in its place.
+    prefixes: Prefixes,
+}
+
+impl Spelled<'_> {
+    /// What the base would call a tensor of the file: one that it lacks has neighbours there all the same.
+    fn in_base<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        let Prefixes { graph, checkpoint } = &self.prefixes;
+        match name.strip_prefix(checkpoint.as_str()) {
+            Some(rest) if graph != checkpoint => Cow::Owned(format!("{graph}{rest}")),
+            _ => Cow::Borrowed(name),
+        }
+    }
 }
 
 impl Checkpoint for Spelled<'_> {
@@ -72,17 +86,26 @@ fn spell<'a>(inventory: &'a Inventory, new: &'a dyn Checkpoint) -> Spelled<'a> {
                 .is_some_and(|t| names.contains(t.as_str()))
         })
         .count();
+    let prefixes = if translated > same {
+        prefixes
+    } else {
+        Prefixes::default()
+    };
     for base in known() {
         let by_prefix = prefixes
             .translate(base)
-            .filter(|n| translated > same && names.contains(n.as_str()));
+            .filter(|n| names.contains(n.as_str()));
         let own = || names.contains(base).then(|| base.to_owned());
         if let Some(name) = by_prefix.or_else(own) {
             by_base.insert(base, name);
         }
     }
     follow_twins(inventory, new, &mut by_base);
-    Spelled { new, by_base }
+    Spelled {
+        new,
+        by_base,
+        prefixes,
+    }
 }
 
 /// A tied tensor is usually saved under one of its names: one that the file lacks follows those that it was equal to in the base.
@@ -453,10 +476,11 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
     // A second name of a used tensor is used, for what stands beside it.
     let is_copy = |name: &&&str| unused.duplicate_of(books.digests.get(**name)).is_some();
     let copies = extra.iter().filter(is_copy);
-    let beside_copies: HashSet<&str> = copies.map(|name| module_of(name)).collect();
+    let module = |name: &str| module_of(&books.new.in_base(name)).to_owned();
+    let beside_copies: HashSet<String> = copies.map(|name| module(name)).collect();
     let described = (extra.into_iter()).filter_map(|name| Some((name, new.describe(name)?)));
     found.extend(described.map(|(name, what)| {
-        let is_beside_copy = beside_copies.contains(module_of(name));
+        let is_beside_copy = beside_copies.contains(&module(name));
         extra_tensor(books, &unused, new, (name, is_beside_copy), what)
     }));
     found
@@ -470,13 +494,14 @@ fn extra_tensor(
     (name, is_beside_copy): (&str, bool),
     (dtype, shape): (Dtype, &[usize]),
 ) -> Leftover {
+    let spelled = books.new.in_base(name);
     // Two tensors of zeros are not one.
     let is_flat = || (new.read(name)).is_some_and(|t| is_flat(t.dtype, &t.data));
     let why = if books.permissions.ignores(name) {
         Why::Ignored
     } else if is_counter(name) {
         Why::Counter
-    } else if unused.is_unproven(name) {
+    } else if unused.is_unproven(&spelled) {
         // A constant is called so, or was folded from it, and nothing says what it is made of: whatever the tensor equals now, the
         // constant keeps its value.
         Why::Unreached
@@ -489,9 +514,9 @@ fn extra_tensor(
         Why::Unreached
     } else {
         let count = shape.iter().product();
-        let is_beside = is_beside_copy || unused.absorbed.contains(module_of(name));
+        let is_beside = is_beside_copy || unused.absorbed.contains(module_of(&spelled));
         let safe = !is_beside && !unused.blanks.contains(&count);
-        unused.judge(name, dtype, safe)
+        unused.judge(&spelled, dtype, safe)
     };
     Leftover {
         name: name.to_owned(),

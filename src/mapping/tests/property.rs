@@ -205,6 +205,12 @@ fn a_sum_with_zeros_explains_nothing() {
     check(12_141_871_691_667_333_426, &mut Tally::default()).unwrap();
 }
 
+/// The base lacks a bias whose values another one had, and the new checkpoint has names with another prefix.
+#[test]
+fn a_tensor_that_the_base_lacks_has_its_neighbours_under_any_prefix() {
+    check(9_816_397_281_181_022_869, &mut Tally::default()).unwrap();
+}
+
 #[test]
 fn most_generated_refits_go_through() {
     let mut tally = Tally::default();
