@@ -155,4 +155,13 @@ fn what_has_no_place_in_a_comparison_is_refused() {
     for (args, says) in refused {
         scene.refuses(&[&["diff"], args].concat(), 1, &[says]);
     }
+    // What the hints say instead.
+    scene
+        .run(&["diff", plan, "--lora", lora])
+        .exits(0)
+        .prints("NEEDS_REFIT");
+    scene.run(&["diff", plan, "b.plan"]).exits(0);
+    scene
+        .run(&["diff", plan, model, "--shapes", "shapes.ts.json"])
+        .exits(0);
 }

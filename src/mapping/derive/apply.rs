@@ -59,7 +59,10 @@ pub fn apply_recipe<'a>(
     if matches!(data, Cow::Owned(_)) && has_infinity(row.dtype, &data) {
         let infinite = |view: TensorView<'_>| has_infinity(view.dtype, view.data);
         if !names.iter().any(|n| sources.get(n).is_some_and(infinite)) {
-            return Err(overflowed(row, first, &get(first)?));
+            let view = get(first)?;
+            let values = to_f32(view.dtype, view.data).unwrap_or_default();
+            let largest = values.iter().fold(0f64, |m, v| m.max(f64::from(v.abs())));
+            return Err(overflowed(row, first, largest));
         }
     }
     if shape != row.shape || Some(data.len()) != expected {
@@ -104,24 +107,18 @@ fn to_type<'a>(
     let bytes = cast(from, row.dtype, &data).map_err(|cause| Error::convert(row, cause))?;
     let lost = overflow(from, row.dtype, &data, &bytes);
     if let Some(largest) = lost.map_err(|cause| Error::convert(row, cause))? {
-        return Err(Error::Overflow {
-            weight: row.name.clone(),
-            source_name: source.to_owned(),
-            dtype: row.dtype,
-            largest,
-        });
+        return Err(overflowed(row, source, largest));
     }
     Ok(Cow::Owned(bytes))
 }
 
-/// What was computed from `view` has become infinite.
-fn overflowed(row: &Row, source: &str, view: &TensorView<'_>) -> Error {
-    let values = to_f32(view.dtype, view.data).unwrap_or_default();
+/// The weight would become infinite; `largest` is the largest magnitude of its source.
+fn overflowed(row: &Row, source: &str, largest: f64) -> Error {
     Error::Overflow {
         weight: row.name.clone(),
         source_name: source.to_owned(),
         dtype: row.dtype,
-        largest: values.iter().fold(0f64, |m, v| m.max(f64::from(v.abs()))),
+        largest,
     }
 }
 
