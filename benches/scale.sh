@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Times and memory at the size of real models, each beside a peer in the same run, and where a bar is missed.
-# Usage: benches/scale.sh [--quick | --large] [--rows TEXT] [--times N] [--scratch FOLDER] [--plot FILE]
+# Usage: benches/scale.sh [--quick | --large] [--rows TEXT]... [--times N] [--scratch FOLDER] [--table FILE] [--plot FILE]
 # Needs bash and python3 with numpy. Rows whose peer is missing say so: b3sum (B3SUM names one), onnx, torch with peft.
 # TRTMUT names another binary than target/release/trtmut, which is built where it is not named; PYTHON another python3.
 set -euo pipefail

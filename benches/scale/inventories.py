@@ -4,6 +4,8 @@ A layer is (kind, module name, shape of its weight as torch has it, whether it h
 weight the exporter stores transposed), `gemm` (a Gemm that transposes itself) and `norm`.
 """
 
+import math
+
 
 def resnet(at, wide_in, wide_out, time):
     yield ("norm", f"{at}.norm1", (wide_in,), True)
@@ -73,8 +75,7 @@ def unet(channels, depths, cross, linear, added=None):
 
 
 def parameters(layers):
-    count = lambda shape: __import__("math").prod(shape)
-    return sum(count(shape) + (shape[0] if bias else 0) for _, _, shape, bias in layers)
+    return sum(math.prod(shape) + (shape[0] if bias else 0) for _, _, shape, bias in layers)
 
 
 def sd15():
@@ -133,6 +134,6 @@ def flux():
             found[f"{b}.attn.{name}.weight"] = (128,)
     add("norm_out.linear", 2 * wide, wide)
     add("proj_out", 64, wide)
-    count = sum(__import__("math").prod(s) for s in found.values())
+    count = sum(math.prod(s) for s in found.values())
     assert count == 11_901_408_320, count
     return found

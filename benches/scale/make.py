@@ -5,8 +5,11 @@ tensor is telling. Layers are not connected with each other, unless a case asks 
 """
 
 import json
+import math
 import os
 import struct
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -44,7 +47,7 @@ class Checkpoint:
     def __init__(self, path, dtype, shapes):
         header, at = {}, 0
         for name, shape in shapes:
-            length = WIDTH[dtype] * int(np.prod(shape, dtype=np.int64))
+            length = WIDTH[dtype] * math.prod(shape)
             header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + length]}
             at += length
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -81,7 +84,7 @@ def graph(layers, dtype, depth):
 
     def constant(name, shape):
         nonlocal at
-        length = WIDTH[dtype] * int(np.prod(shape, dtype=np.int64))
+        length = WIDTH[dtype] * math.prod(shape)
         constants.append(onnx.tensor_external(name, dtype, shape, "model.onnx.data", at, length))
         at += length
         return name
@@ -127,6 +130,18 @@ def graph(layers, dtype, depth):
     return onnx.model(nodes, constants, list(inputs.values()), outputs)
 
 
+def ahead(work, items):
+    """`work` of each item in their order, by several threads, and few results at a time: numpy computes without Python's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > 16:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 LORA = (".to_q", ".to_k", ".to_v", ".to_out.0")
 RANK = 16
 
@@ -155,22 +170,27 @@ def case(folder, layers, dtype, wanted=("fused", "other", "lora"), depth=1):
     files = {name: Checkpoint(f"{folder}/{name}.safetensors", dtype, shapes) for name in ("base", *wanted) if name != "lora"}
     data = open(f"{folder}/model.onnx.data", "wb", buffering=0)
     targets = [(i, name, shape) for i, (name, shape, kind) in enumerate(all_tensors) if is_lora_target(kind, name)]
-    for i, (name, shape, kind) in enumerate(all_tensors):
-        base = values(dtype, int(np.prod(shape, dtype=np.int64)), i).reshape(shape)
-        files["base"].add(base)
-        turned = base.T if kind == "linear" else base
-        view = memoryview(np.ascontiguousarray(turned)).cast("B")
+
+    def made(at):
+        """Every version of one tensor: base, as the graph has it, with the LoRA, another."""
+        i, (name, shape, kind) = at
+        base = values(dtype, math.prod(shape), i).reshape(shape)
+        turned = np.ascontiguousarray(base.T) if kind == "linear" else base
+        fused, other = base, None
+        if "fused" in files and is_lora_target(kind, name):
+            down, up = factors(i, shape, dtype)
+            delta = floats(up, dtype).astype(np.float32) @ floats(down, dtype).astype(np.float32)
+            fused = (floats(base, dtype).astype(np.float32) + delta).astype(floats(base, dtype).dtype)
+        if "other" in files:
+            other = values(dtype, base.size, 1_000_000 + i)
+        return {"base": base, "fused": fused, "other": other}, turned
+
+    for versions, turned in ahead(made, enumerate(all_tensors)):
+        for name, file in files.items():
+            file.add(versions[name])
+        view = memoryview(turned).cast("B")
         while view:
             view = view[data.write(view) :]
-        if "fused" in files:
-            fused = base
-            if is_lora_target(kind, name):
-                down, up = factors(i, shape, dtype)
-                delta = floats(up, dtype).astype(np.float32) @ floats(down, dtype).astype(np.float32)
-                fused = (floats(base, dtype).astype(np.float32) + delta).astype(floats(base, dtype).dtype)
-            files["fused"].add(fused)
-        if "other" in files:
-            files["other"].add(values(dtype, base.size, 1_000_000 + i))
     os.fsync(data.fileno())
     data.close()
     with open(f"{folder}/model.onnx", "wb") as out:
@@ -211,3 +231,13 @@ def sparse(path, shapes, dtype):
     file = Checkpoint(path, dtype, shapes)
     os.ftruncate(file.file.fileno(), file.start + file.length)
     file.close()
+
+
+def index(folder, shards, count):
+    """A checkpoint of so many shards with so many tensors each, and its index; no data takes room on the disk."""
+    named = lambda shard: f"model-{shard + 1:05}-of-{shards:05}.safetensors"
+    for shard in range(shards):
+        sparse(f"{folder}/{named(shard)}", [(f"w.{shard * count + i}", (1,)) for i in range(count)], "F16")
+    with open(f"{folder}/model.safetensors.index.json", "w") as out:
+        weight_map = {f"w.{shard * count + i}": named(shard) for shard in range(shards) for i in range(count)}
+        json.dump({"metadata": {"total_size": 2 * shards * count}, "weight_map": weight_map}, out)

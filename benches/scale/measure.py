@@ -49,12 +49,18 @@ def run(command, **options):
 
     sampler = threading.Thread(target=sample)
     sampler.start()
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - start
+    try:
+        said = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+    except BaseException:
+        # The benchmark is ended; what it measures is not to go on without it.
+        process.kill()
+        raise
+    finally:
+        ended.set()
+        sampler.join()
     process.returncode = os.waitstatus_to_exitcode(status)
-    ended.set()
-    sampler.join()
     if process.returncode != 0:
         raise Failed(f"{' '.join(map(str, command))}: {said.decode(errors='replace').strip()}")
     return Took(wall, usage.ru_utime + usage.ru_stime, peak)
@@ -77,3 +83,19 @@ def paired(ours, peer, times, before=lambda: None):
             before()
             others.append(run(peer))
     return median(own), median(others) if peer else None
+
+
+def forget(*folders):
+    """Takes the files of folders out of the page cache, as far as the system does what it is asked for."""
+
+    def forgotten():
+        for folder in folders:
+            for entry in os.scandir(folder):
+                if entry.is_file():
+                    file = os.open(entry.path, os.O_RDONLY)
+                    # What is not on the disk yet stays.
+                    os.fsync(file)
+                    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+                    os.close(file)
+
+    return forgotten

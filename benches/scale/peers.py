@@ -39,7 +39,7 @@ def compare(old, new):
 
 
 def merge(base, lora, out):
-    """Loads a checkpoint and a LoRA with PEFT, merges and saves; `base.modules.json` says what the modules are."""
+    """Loads a checkpoint and a LoRA with PEFT, merges and saves."""
     import torch
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file, save_file
