@@ -107,6 +107,44 @@ impl Kind {
             Kind::Product(multiplier) => multiplier.keys(),
         }
     }
+
+    /// Whether `other` makes its delta by the same formula of as many tensors, whatever these are called and hold.
+    fn has_form_of(&self, other: &Kind) -> bool {
+        let alike = |a: &Factor, b: &Factor| std::mem::discriminant(a) == std::mem::discriminant(b);
+        match (self, other) {
+            (
+                Kind::LowRank {
+                    mid: a,
+                    transposed: s,
+                    ..
+                },
+                Kind::LowRank {
+                    mid: b,
+                    transposed: t,
+                    ..
+                },
+            ) => a.is_some() == b.is_some() && s == t,
+            (Kind::Hadamard { cores: a, .. }, Kind::Hadamard { cores: b, .. }) => {
+                a.is_some() == b.is_some()
+            }
+            (
+                Kind::Kronecker {
+                    w1: a1,
+                    w2: a2,
+                    core: a,
+                },
+                Kind::Kronecker {
+                    w1: b1,
+                    w2: b2,
+                    core: b,
+                },
+            ) => alike(a1, b1) && alike(a2, b2) && a.is_some() == b.is_some(),
+            (Kind::Difference(_), Kind::Difference(_))
+            | (Kind::Replacement(_), Kind::Replacement(_)) => true,
+            (Kind::Product(a), Kind::Product(b)) => a.has_form_of(b),
+            _ => false,
+        }
+    }
 }
 
 impl Change {
@@ -132,16 +170,12 @@ impl Change {
         };
         let (a, b) = (all(self), all(other));
         let same = |(a, b): (&String, &String)| source.get(a) == source.get(b);
-        let alike = match (&self.kind, &other.kind) {
-            (Kind::Product(a), Kind::Product(b)) => {
-                std::mem::discriminant(a) == std::mem::discriminant(b)
-            }
-            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
-        };
-        alike
+        let dora = |c: &Change| c.dora.as_ref().map(|d| (d.axis, d.epsilon));
+        self.kind.has_form_of(&other.kind)
             && self.scaling == other.scaling
             && self.shape == other.shape
-            && self.dora.as_ref().map(|d| d.axis) == other.dora.as_ref().map(|d| d.axis)
+            && self.embedding == other.embedding
+            && dora(self) == dora(other)
             && a.len() == b.len()
             && a.iter().zip(&b).all(same)
     }

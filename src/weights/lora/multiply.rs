@@ -78,6 +78,18 @@ impl Multiplier {
         }
     }
 
+    /// Whether `other` multiplies by the same formula of as many tensors, whatever these are called and hold.
+    pub(super) fn has_form_of(&self, other: &Multiplier) -> bool {
+        use Multiplier::{ColumnBlocks, Glora, Scale};
+        let formula = match (self, other) {
+            (Glora { flat: a, .. }, Glora { flat: b, .. }) => a == b,
+            (Scale { axis: a, .. }, Scale { axis: b, .. }) => a == b,
+            (ColumnBlocks { turning: a, .. }, ColumnBlocks { turning: b, .. }) => a == b,
+            (a, b) => std::mem::discriminant(a) == std::mem::discriminant(b),
+        };
+        formula && self.keys().len() == other.keys().len()
+    }
+
     /// Whether it can be applied to a weight of this shape, `[out, in, kernel…]`.
     pub(super) fn fits(&self, source: &Source, shape: &[usize]) -> bool {
         let (Some(&rows), true) = (shape.first(), shape.len() >= 2) else {

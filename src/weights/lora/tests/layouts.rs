@@ -221,6 +221,24 @@ fn f8_factors_are_what_they_say() {
     assert_eq!(bytes, f32s(&[2, 2], &[2.0, -1.0, 1.0, -0.5]).data);
 }
 
+/// Three equal tensors in the same order make another delta where another of the two factors is the product.
+#[test]
+fn equal_tensors_in_another_formula_are_not_the_same_statement() {
+    let model = targets(&[("a.weight", &[4, 4])]);
+    let [a, b, c] = [1, 2, 3].map(|seed| drawn(&[2, 2], seed));
+    let tensors = [
+        ("lora_unet_a.lokr_w1_a", &a),
+        ("lora_unet_a.lokr_w1_b", &b),
+        ("lora_unet_a.lokr_w2", &c),
+        ("transformer.a.lokr_w1", &a),
+        ("transformer.a.lokr_w2_a", &b),
+        ("transformer.a.lokr_w2_b", &c),
+    ]
+    .map(|(name, tensor)| (name.to_owned(), tensor.clone()));
+    let refused = Lora::open(File::new(&tensors).path(), &model).unwrap_err();
+    assert_eq!(refused.code(), "lora-overlap");
+}
+
 #[test]
 fn the_same_layer_counts_once_and_two_statements_are_refused() {
     let model = targets(&[("a.weight", &[4, 6])]);
