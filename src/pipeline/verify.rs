@@ -126,7 +126,15 @@ fn against_reference(
         TOLERANCE
     };
     let mut outputs = Vec::new();
-    for ((name, a), (_, e)) in actual.iter().zip(&expected) {
+    for (name, a) in actual {
+        // By name: engines give their outputs in an order of their own.
+        let Some((_, e)) = expected.iter().find(|(n, _)| n == name) else {
+            return Err(crate::engine::Error::Library {
+                library: reference.identity().library,
+                message: format!("the reference gives no output `{name}`"),
+            }
+            .into());
+        };
         let d = difference(a.view(), e.view(), limit, limit).map_err(|cause| {
             crate::mapping::Error::Convert {
                 weight: name.clone(),
