@@ -222,18 +222,26 @@ fn unavailable(reason: String) -> Error {
     }
 }
 
-/// The library in a folder: of several, the one whose name sorts last.
+/// The library in a folder: of several, the one of the highest version in its name.
 fn library_in(folder: &Path) -> Option<PathBuf> {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|p| {
-            p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with(FILE))
+    (std::fs::read_dir(folder).ok()?)
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let version = version_in_name(path.file_name()?.to_str()?)?;
+            Some((version, path))
         })
-        .collect();
-    found.sort();
-    found.pop()
+        .max()
+        .map(|(_, path)| path)
+}
+
+/// The numbers in the name of a library file, none where it has no version; `None` for another file, a copy or a debug file beside it.
+fn version_in_name(name: &str) -> Option<Vec<u32>> {
+    let rest = name.strip_prefix(FILE)?;
+    // macOS puts the version before the ending.
+    let rest = rest.strip_suffix("dylib").unwrap_or(rest);
+    (rest.split('.').filter(|part| !part.is_empty()))
+        .map(|part| part.parse().ok())
+        .collect()
 }
 
 /// Asks the library for its version, before the `ort` crate binds it for the life of the process.
@@ -392,6 +400,16 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn of_several_libraries_the_highest_version_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["", ".1.9.0", ".1.20.0", ".1.20.0.bak", ".debug"] {
+            std::fs::write(dir.path().join(format!("{FILE}{name}")), b"").unwrap();
+        }
+        let found = library_in(dir.path()).unwrap();
+        assert_eq!(found.file_name().unwrap(), &*format!("{FILE}.1.20.0"));
     }
 
     #[test]
