@@ -380,7 +380,10 @@ pub fn reduce(node: &NodeProto, facts: &Facts<'_>) -> Option<Shape> {
         return Some(vec![None; rank]);
     }
     let given = attribute(node, "axes").is_some() || input(node, 1).is_some();
-    let gone = if given {
+    let none = int(node, "noop_with_empty_axes").unwrap_or(0) != 0;
+    let gone = if !given && none {
+        return Some(vec![None; rank]);
+    } else if given {
         axes(node, facts, 1)?.len()
     } else {
         rank

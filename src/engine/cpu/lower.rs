@@ -58,6 +58,7 @@ pub fn lower(model: &ModelProto) -> Lowered {
             .find(|o| is_onnx(&o.domain))
             .map_or(1, |o| o.version),
         names: Names::of(&lowered.graph),
+        stepped: HashSet::new(),
         refusals,
         told: Vec::new(),
         rewritten: BTreeMap::new(),
@@ -101,8 +102,10 @@ impl Walk {
             self.see(facts.get(&value.name).dtype);
         }
         // Both look from the readers back to what is read, so they need the graph before it is
-        // taken apart.
-        let stepped = stepped(graph);
+        // taken apart; the readers of what a branch gives are outside of it.
+        if outer.is_none() {
+            self.stepped = stepped(graph);
+        }
         let guarded = guarded(graph);
         let nodes = std::mem::take(&mut graph.node);
         let mut done = Vec::with_capacity(nodes.len());
@@ -124,7 +127,7 @@ impl Walk {
                 let mut site = Site {
                     opset: self.opset,
                     facts: &facts,
-                    stepped: &stepped,
+                    stepped: &self.stepped,
                     names: &mut self.names,
                 };
                 let mut new = rewrite(&original, &mut site);

@@ -188,11 +188,25 @@ fn divide_exactly(a: &str, b: &str, result: &str, site: &mut Site<'_>, out: &mut
 /// The values of `graph` that reach a step function (rounding, comparison, cast) by way of nothing but moves, sums, products
 /// and choices: an error in their last bit can become a whole step.
 pub fn stepped(graph: &GraphProto) -> HashSet<String> {
-    let mut found = HashSet::new();
+    stepped_from(graph, HashSet::new())
+}
+
+/// The same for a body of which those in `found` are known to reach one outside.
+fn stepped_from(graph: &GraphProto, mut found: HashSet<String>) -> HashSet<String> {
     // Nodes are in the order of computing: who reads a value is seen before who makes it.
     for node in graph.node.iter().rev() {
+        let reaches = node.output.iter().any(|o| found.contains(o));
         for inner in subgraphs(node) {
-            found.extend(stepped(inner));
+            // Which output of a body becomes which of its node differs by operator; all of them is never too few.
+            let results = inner.output.iter().filter(|_| reaches);
+            found.extend(stepped_from(
+                inner,
+                results.map(|o| o.name.clone()).collect(),
+            ));
+            // What a body is handed is named anew inside.
+            if inner.input.iter().any(|i| found.contains(&i.name)) {
+                found.extend(node.input.iter().cloned());
+            }
         }
         let step = matches!(
             node.op_type.as_str(),
@@ -234,7 +248,7 @@ pub fn stepped(graph: &GraphProto) -> HashSet<String> {
                 | "Unsqueeze"
                 | "Where"
         );
-        if step || (passes && node.output.iter().any(|o| found.contains(o))) {
+        if step || (passes && reaches) {
             found.extend(node.input.iter().cloned());
         }
     }

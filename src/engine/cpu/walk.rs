@@ -4,12 +4,14 @@ use super::proto::{Names, is_onnx, label};
 use crate::engine::Refusal;
 use crate::tensor::Dtype;
 use onnx_protobuf::NodeProto;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// One pass over a model.
 pub(super) struct Walk {
     pub(super) opset: i64,
     pub(super) names: Names,
+    /// Values that a step function is taken of, in branches too; see [`stepped`](super::rewrite::stepped).
+    pub(super) stepped: HashSet<String>,
     pub(super) refusals: Vec<Refusal>,
     /// What the graph that is being walked tells when it runs.
     pub(super) told: Vec<Told>,

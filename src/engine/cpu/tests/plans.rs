@@ -47,6 +47,30 @@ fn branch(name: &str, body: Graph) -> AttributeProto {
 }
 
 #[test]
+fn a_division_in_a_branch_before_a_step_outside_is_exact() {
+    let inner = || {
+        Graph::new(13, vec![], vec![open("r", Dtype::F32)])
+            .constant("d", &floats(&[], &[41.0]))
+            .node("Div", &["x", "d"], &["r"])
+    };
+    let mut graph = Graph::new(
+        13,
+        vec![open("c", Dtype::Bool), open("x", Dtype::F32)],
+        vec![open("y", Dtype::F32)],
+    )
+    .node("If", &["c"], &["q"]);
+    graph.last().attribute = vec![
+        branch("then_branch", inner()),
+        branch("else_branch", inner()),
+    ];
+    let y = graph.node("Floor", &["q"], &["y"]).run(&[
+        ("c", bools(&[], &[true])),
+        ("x", floats(&[2], &[41.0, 82.0])),
+    ]);
+    assert_eq!(y.unwrap()[0], floats(&[2], &[1.0, 2.0]));
+}
+
+#[test]
 fn branches_are_guarded_and_rewritten_too() {
     let choose = |op: &str| {
         let inner =
