@@ -2,7 +2,7 @@
 
 use super::builder::{Builder, HostMemory, Profile};
 use super::monitor::Monitor;
-use super::{Core, Owned, c_string, call};
+use super::{Core, Owned, c_path, call};
 use crate::engine::Error;
 use crate::engine::tensorrt::abi::Entry;
 use crate::watch::Watch;
@@ -154,9 +154,7 @@ impl Config {
     /// For a path with a zero in it; when this version has no such call.
     pub fn serialize_plugins(&self, libraries: &[std::path::PathBuf]) -> Result<(), Error> {
         let core = self.core();
-        let names = libraries
-            .iter()
-            .map(|p| c_string(core, &p.to_string_lossy()));
+        let names = libraries.iter().map(|p| c_path(core, p));
         let names = names.collect::<Result<Vec<_>, _>>()?;
         let pointers: Vec<*const c_char> = names.iter().map(|n| n.as_ptr()).collect();
         let count = i32::try_from(pointers.len()).unwrap_or(i32::MAX);

@@ -315,6 +315,17 @@ fn c_string(core: &Core, name: &str) -> Result<CString, Error> {
     })
 }
 
+/// A path as the library opens it: its bytes, which need not be text.
+///
+/// # Errors
+/// For a path with a zero in it.
+fn c_path(core: &Core, path: &std::path::Path) -> Result<CString, Error> {
+    CString::new(path.as_os_str().as_encoded_bytes()).map_err(|_| Error::Library {
+        library: core.loaded.title(),
+        message: format!("the path `{}` holds a zero byte", path.display()),
+    })
+}
+
 /// A copy of a C string that TensorRT returned; `None` for null.
 ///
 /// # Safety

@@ -2,7 +2,7 @@
 
 use super::builder::Network;
 use super::observer::{Observer, Record};
-use super::{Core, Kind, Owned, c_string, call, text};
+use super::{Core, Kind, Owned, c_path, call, text};
 use crate::engine::Error;
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
@@ -102,7 +102,7 @@ impl<'n> Parser<'n> {
 
     fn parse_path(&self, path: &Path) -> Result<Result<(), Vec<ParseError>>, Error> {
         let core = self.core();
-        let name = c_string(core, &path.to_string_lossy())?;
+        let name = c_path(core, path)?;
         // ILogger::Severity::kWARNING
         let verbosity: c_int = 2;
         let ok = call!(core, self.owned.this(), parser.parse_from_file as
@@ -120,7 +120,7 @@ impl<'n> Parser<'n> {
         path: &Path,
     ) -> Result<Result<(), Vec<ParseError>>, Error> {
         let core = self.core();
-        let name = c_string(core, &path.to_string_lossy())?;
+        let name = c_path(core, path)?;
         let ok = call!(core, self.owned.this(), parser.parse as
             fn(model.as_ptr().cast() => *const c_void, model.len() => usize, name.as_ptr() => *const c_char) -> bool)?;
         self.outcome(ok)

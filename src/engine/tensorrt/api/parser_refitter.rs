@@ -2,7 +2,7 @@
 
 use super::parser::{ParseError, read_error};
 use super::refitter::Refitter;
-use super::{Core, Kind, Owned, c_string, call};
+use super::{Core, Kind, Owned, c_path, call};
 use crate::engine::Error;
 use std::ffi::{c_char, c_void};
 use std::path::Path;
@@ -61,7 +61,7 @@ impl<'r> ParserRefitter<'r> {
     /// Everything that the parser records, at least one.
     pub fn give(&self, path: &Path) -> Result<Result<(), Vec<ParseError>>, Error> {
         let core = &self.owned.core;
-        let name = c_string(core, &path.to_string_lossy())?;
+        let name = c_path(core, path)?;
         let ok = call!(core, self.owned.this(), parser_refitter.refit_from_file as
             fn(name.as_ptr() => *const c_char) -> bool)?;
         let n = call!(
