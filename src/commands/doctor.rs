@@ -143,7 +143,8 @@ impl Report for DoctorReport {
         self.machine().write(out, 0)?;
         self.variables(out)?;
         if self.all {
-            writeln!(out, "\ntried in vain:")?;
+            writeln!(out)?;
+            writeln!(out, "tried in vain:")?;
             let mut table = Table::list(&[Align::Left]);
             for tried in &self.tensorrt.tried {
                 table.row([format!("{}: {}", tried.place, tried.reason)]);
