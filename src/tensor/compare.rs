@@ -47,6 +47,7 @@ fn to_f64(view: TensorView<'_>) -> Result<Vec<f64>, ConvertError> {
             .iter()
             .map(|&b| u64::from_le_bytes(b) as f64)
             .collect(),
+        // Not by way of f32 as the rest: it holds 24 bits, and 32-bit integers would lose their last ones.
         Dtype::I32 => (view.data.as_chunks::<4>().0.iter())
             .map(|&b| f64::from(i32::from_le_bytes(b)))
             .collect(),
@@ -104,6 +105,7 @@ pub fn difference(
     let (mut mismatches, mut first) = (0usize, None);
     in_pieces(actual, expected, |start, a, e| {
         for (i, (&x, &y)) in a.iter().zip(e).enumerate() {
+            // Asked before the distance is taken, which of two equal infinities is no number.
             let same = x == y || (x.is_nan() && y.is_nan());
             let delta = if same {
                 0.0

@@ -188,6 +188,7 @@ pub fn cast(from: Dtype, to: Dtype, data: &[u8]) -> Result<Vec<u8>, ConvertError
         return Ok(data.to_vec());
     }
     if from == Dtype::F64 && matches!(to, Dtype::F16 | Dtype::Bf16) {
+        // By way of the nearest f32, which may lie halfway between two halves, some would be rounded the wrong way.
         let odd: Vec<f32> = words(data)
             .map(|b| round_to_odd(f64::from_le_bytes(b)))
             .collect();
@@ -221,6 +222,7 @@ pub fn narrow(from: Dtype, to: Dtype, data: &[u8]) -> Result<Vec<u8>, ConvertErr
     let lowest = |v: f64| v.abs() == f64::from(f32::MAX);
     let too_large = |(n, o): (&[u8; 2], &f64)| is_infinite(n) && o.is_finite() && !lowest(*o);
     if new.iter().zip(&old).any(too_large) {
+        // The value of masks is none of those that do not fit, and would always be named as the largest.
         let known = old.iter().filter(|v| v.is_finite() && !lowest(**v));
         let largest = known.fold(0f64, |m, v| m.max(v.abs()));
         return Err(ConvertError::Overflow {
@@ -301,6 +303,7 @@ fn round_to_odd(v: f64) -> f32 {
     if back == v || v.is_nan() {
         return nearest;
     }
+    // What f32 cannot hold comes from infinity to the largest f32, of which both half types make infinity again.
     let toward_zero = if back.abs() > v.abs() {
         // The bits of a float grow with its magnitude, whatever its sign: one less is its neighbour
         // towards zero.
@@ -350,6 +353,7 @@ pub fn permute(view: TensorView<'_>, order: &[usize]) -> Result<Vec<u8>, Convert
         });
     }
     let mut out = vec![0u8; view.data.len()];
+    // Without elements a row may be empty, and nothing can be cut into such.
     if !out.is_empty() {
         let (shape, order, width) = plain_form(view.shape, order, view.dtype.bits() / 8);
         match width {

@@ -94,6 +94,7 @@ impl Dtype {
     /// Bytes that `count` elements take (4-bit types are packed, the last byte padded); `None` on overflow.
     pub fn bytes_for(self, count: usize) -> Option<usize> {
         if self.bits() == 4 {
+            // Halved, and not multiplied by the bits first: no count overflows so.
             Some(count / 2 + count % 2)
         } else {
             count.checked_mul(self.bits() / 8)

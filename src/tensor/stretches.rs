@@ -57,6 +57,7 @@ pub fn digests_of(
         .map(|piece| {
             // Taken out, so that a reader that hashes itself finds another one.
             let mut buffer = BUFFER.take();
+            // Never made shorter, so that a thread fills it with zeros once.
             buffer.resize(buffer.len().max(PART), 0);
             let bytes = &mut buffer[..piece.range.len()];
             read(piece.file, piece.range.start, bytes);
@@ -75,6 +76,7 @@ pub fn digests_of(
         })
         .collect();
     let mut values: Vec<Vec<ChainingValue>> = vec![Vec::new(); stretches.len()];
+    // An empty stretch has no part, and keeps this.
     let mut digests = vec![Digest(*blake3::hash(&[]).as_bytes()); stretches.len()];
     // Pieces are in the order of files, and a stretch's parts follow each other.
     for (stretch, part, hashed) in hashed.into_iter().flatten() {
@@ -104,6 +106,7 @@ enum Hashed {
 
 fn hash(data: &[u8], offset: usize, of: usize) -> Hashed {
     let mut hasher = Hasher::new();
+    // The root of a tree is finalised in its own way, and a single part is the root itself.
     if of <= PART {
         return Hashed::Whole(Digest(*hasher.update(data).finalize().as_bytes()));
     }
