@@ -99,6 +99,7 @@ pub enum Format {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    // Boxed, because an enum is as large as its largest variant, and a command may have dozens of options.
     /// Compile an ONNX model into a plan
     Build(Box<build::Args>),
     /// Tell whether a change needs nothing, a refit or a recompile, and why
@@ -150,6 +151,7 @@ impl Command {
             Command::Cache(args) => cache::run(args, ui, environment),
             Command::Run(args) => run::run(args, ui, environment),
             Command::Shapes(args) => shapes::run(args, ui, environment),
+            // It hands on what was typed, which parsed arguments no longer tell from defaults.
             Command::Watch(args) => watch::run(args, Cli::command(), ui),
             Command::Export(args) => export::run(args, ui),
             Command::Completions(args) => shell::completions(args, Cli::command(), ui),

@@ -1,6 +1,7 @@
 //! What fuzzing does with a file, and a test does again with every file that fuzzing found: each reader gets the bytes under a name of
 //! its kind, and uses what it was given as commands do. A panic, an abort or an endless loop is a bug; an error is not.
 
+// These files are made here and read by nobody else, so none of what `fsx` guards against can happen to them.
 #![allow(clippy::disallowed_methods)]
 
 use crate::cache::{Check, Key, Store};
@@ -70,6 +71,7 @@ pub fn safetensors(data: &[u8]) {
             bytes += view.data.len();
             let _ = tensor::to_f32(view.dtype, view.data);
         }
+        // The format lets no two tensors share bytes.
         assert!(bytes <= data.len());
         source.digests(&Silent);
     }
@@ -79,6 +81,7 @@ pub fn safetensors(data: &[u8]) {
 pub fn onnx(data: &[u8]) {
     let folder = folder();
     let (model, beside) = halves(data);
+    // Also where there is none: the folder is used again, and that of the last input would be found.
     put(&folder, "data", beside.unwrap_or_default());
     let path = put(&folder, "m.onnx", model);
     if let Some(model) = shown(Model::open(&path)) {
@@ -192,6 +195,7 @@ pub fn mapping(data: &[u8]) {
 /// An entry of the cache: its record, and what follows 0xfe 0xfe as its manifest.
 pub fn entry(data: &[u8]) {
     let root = folder().join("cache");
+    // The folder is used again: an entry of the last input would be listed and checked as well.
     let _ = std::fs::remove_dir_all(&root);
     let (record, manifest) = halves(data);
     // A record says itself whose it is; one that names another key's folder would only be seen to be wrong.
