@@ -103,6 +103,7 @@ pub(super) fn waiting_path(plan: &Path) -> PathBuf {
 fn read(path: &Path) -> Option<Journal> {
     path.symlink_metadata().ok()?;
     let text = fsx::read_bounded(path, LONGEST).ok()?;
+    // Ours appear whole, by a rename: what does not parse is somebody else's file.
     let journal: Journal = serde_json::from_slice(&text).ok()?;
     (journal.format == FORMAT).then_some(journal)
 }
@@ -253,6 +254,7 @@ fn decide(lead: &Path, pairs: Vec<Pair>) -> Result<Journal, Error> {
             lead: Name::of(&path, lead),
             plans: Vec::new(),
         };
+        // Before anything waits for the change: the next command looks for what to take away only where a journal is.
         write(&path, &journal)?;
         first.get_or_insert(journal);
     }

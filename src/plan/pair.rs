@@ -98,6 +98,7 @@ pub fn reference(plan: &Path) -> Result<PlanRef, Error> {
 /// [`Error::Mismatch`] where the plan is another one than `manifest` says; a write error.
 pub fn adopt(plan: &Path, manifest: &Manifest) -> Result<(), Error> {
     let path = manifest_path(plan);
+    // Held until the manifest is there: the plan whose digest it names must not be replaced meanwhile.
     let _alone = fsx::lock_folder_of(plan);
     if reference(plan)? != manifest.plan {
         return Err(Error::Mismatch {
@@ -152,6 +153,7 @@ fn streamed<E: From<fsx::Error>, T>(
     };
     let said = stream(&mut hashing)?;
     let (bytes, digest) = (hashing.bytes, hashing.hasher.finish());
+    // What is buffered was hashed already. A full disk may show only here, and dropping the buffer would not tell.
     io::Write::flush(&mut out).map_err(|e| fsx::Error::write(to, e))?;
     Ok((said, Written { bytes, digest }))
 }
@@ -183,8 +185,10 @@ impl io::Write for Hashing<'_> {
 /// A write error; the old pair is then still there.
 pub fn replace(to: &Path, staged: Staged, manifest: &Manifest) -> Result<(), Error> {
     let next = next_path(to);
+    // Written before the lock is taken, for which others wait.
     let waiting = stage_manifest(to, manifest)?;
     let _alone = journal::lock_settled(&[to.to_owned()])?;
+    // A signal that ended the process between the renames would leave the last one to the next command.
     let _whole = fsx::uninterrupted();
     waiting.commit()?;
     if let Err(e) = staged.commit() {

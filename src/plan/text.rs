@@ -170,6 +170,7 @@ pub(super) fn parse(path: &Path) -> Result<Manifest, Error> {
         path: path.to_owned(),
         reason: e.to_string(),
     })?;
+    // Of many weights it is tens of megabytes, which nobody needs beside what was read off it.
     drop(text);
     if manifest.format == FORMAT_1 {
         FORMAT.clone_into(&mut manifest.format);
