@@ -30,6 +30,7 @@ pub fn change(old: TensorView<'_>, new: TensorView<'_>) -> Result<TensorChange, 
     let columns = count.checked_div(rows).unwrap_or(0);
     let full_rank = rows.min(columns);
     let mut rank = None;
+    // Every change of a vector has rank one, and where nothing moved there is none.
     if full_rank > 1 && found.max_abs > 0.0 {
         let delta = delta(new, old)?;
         // A half type rounds every element by up to 2⁻⁹ of it; that noise has full rank.

@@ -29,6 +29,7 @@ pub(super) fn compare(built: &Graph, wanted: &Graph, reasons: &mut Vec<Reason>) 
     interface(Port::Inputs, &old.inputs, &new.inputs, reasons);
     interface(Port::Outputs, &old.outputs, &new.outputs, reasons);
     nodes(&old.nodes, &new.nodes, reasons);
+    // The digest is of more than the summaries: of names of initializers, and of functions of the model's own.
     if reasons.len() == before && !reasons.iter().any(explains) {
         reasons.push(Reason::StructureChanged);
     }

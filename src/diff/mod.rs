@@ -81,6 +81,7 @@ impl Diff {
     /// Both together: `self` and what else was compared. What is undecided although a recompile is sure stays so.
     #[must_use]
     pub fn and(mut self, other: Diff) -> Diff {
+        // Asked before the reasons are joined: the worst of all may then be a recompile, which would hide it.
         let blocked = [&self, &other].into_iter().any(Diff::is_blocked);
         self.reasons.extend(other.reasons);
         let both = Diff::of(

@@ -162,6 +162,7 @@ fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
 }
 
 fn domain(name: &str) -> &str {
+    // ONNX's own domain has two spellings.
     if name == "ai.onnx" { "" } else { name }
 }
 

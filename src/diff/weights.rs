@@ -28,6 +28,7 @@ pub fn compare_weights(old: &[WeightFact], new: &[WeightFact]) -> Diff {
             unchanged += usize::from(reasons.len() == before);
         }
     }
+    // After those that kept their names: what is still there was not renamed, whatever has the same bytes.
     unchanged += renamed(&mut old, &mut new, &mut reasons);
     reasons.extend(
         old.into_keys()
@@ -39,6 +40,7 @@ pub fn compare_weights(old: &[WeightFact], new: &[WeightFact]) -> Diff {
 
 fn one(was: &WeightFact, is: &WeightFact, reasons: &mut Vec<Reason>) {
     let weight = was.name.clone();
+    // From either side: a plan whose model is gone says of a baked constant only that it is fixed.
     let baked = match (&was.kind, &is.kind) {
         (Kind::Baked { why }, _) | (_, Kind::Baked { why }) => Some(why.clone()),
         _ => None,
@@ -57,6 +59,7 @@ fn one(was: &WeightFact, is: &WeightFact, reasons: &mut Vec<Reason>) {
             new: is.shape.clone(),
         });
     }
+    // Of another type or shape its bytes differ anyway, which is no second reason.
     if was.dtype != is.dtype || was.shape != is.shape || was.digest == is.digest {
         return;
     }
