@@ -69,6 +69,7 @@ pub fn last_words(json: bool, code: &str, exit_code: u8, message: &str, hint: &s
         (out, parts)
     };
     for part in parts {
+        // There is nowhere left to say that this failed.
         let _ = rustix::io::write(out, part);
     }
 }

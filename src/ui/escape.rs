@@ -133,6 +133,7 @@ impl<W: Write> Write for Escaping<W> {
                     let (good, bad) = rest.split_at(e.valid_up_to());
                     let good = String::from_utf8_lossy(good);
                     self.out.write_all(text(&good).as_bytes())?;
+                    // Without a length the text ends inside of a character, whose rest may come with the next piece.
                     let Some(length) = e.error_len() else {
                         self.begun = bad.to_vec();
                         break;

@@ -32,6 +32,7 @@ pub fn start_log(verbose: u8, quiet: bool, file: Option<&Path>) -> Result<(), fs
     };
     let filter = |usual: Option<&str>| {
         let text = asked.as_deref().or(usual)?;
+        // What is wrong in RUST_LOG is left out: a log is no reason to refuse a command.
         Some(EnvFilter::builder().parse_lossy(text))
     };
     let screen = filter(level(verbose)).filter(|_| !quiet);
@@ -45,6 +46,7 @@ pub fn start_log(verbose: u8, quiet: bool, file: Option<&Path>) -> Result<(), fs
     let screen = screen.map(|filter| {
         let said = tracing_subscriber::filter::filter_fn(|meta| meta.target() != SAID);
         tracing_subscriber::fmt::layer()
+            // Colours are control characters, which `Lines` writes out.
             .with_ansi(false)
             .with_timer(uptime())
             .with_span_events(FmtSpan::CLOSE)

@@ -101,6 +101,7 @@ impl Ui {
     pub fn new(json: bool, verbosity: Verbosity, allow_progress: bool) -> Ui {
         let drawn = allow_progress
             && !json
+            // With -v every step is a line of its own, and a bar would be drawn between them.
             && verbosity == Verbosity::Normal
             && io::IsTerminal::is_terminal(&io::stderr());
         Ui {
@@ -124,6 +125,7 @@ impl Ui {
     /// disk and a file that the result is of changed meanwhile.
     pub fn result<R: Report>(&self, report: &R) -> Result<(), Error> {
         self.clear();
+        // Before the first byte, so that with --json an error is the only document.
         fsx::check_report()?;
         // stdout on its own makes every line a call into the kernel, also where nobody looks on.
         let mut out = BufWriter::with_capacity(1 << 16, anstream::stdout().lock());

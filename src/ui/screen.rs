@@ -55,6 +55,7 @@ impl<'a> Screen<'a> {
             Tone::Odd => AnsiColor::Magenta,
         };
         let style = colour.on_default().bold();
+        // Past the escaping, which would write the colour out as text.
         write!(self.out.bare(), "{style}")?;
         self.out.write_all(escape::line(text).as_bytes())?;
         write!(self.out.bare(), "{style:#}")
