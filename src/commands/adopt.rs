@@ -148,6 +148,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     ui.result(&AdoptReport {
         plan: args.plan.clone(),
         manifest: plan::manifest_path(&args.plan),
+        // Of fixed sizes there is one profile, which says no more than the model does.
         profiles: if manifest.shapes.dims().is_empty() {
             Vec::new()
         } else {

@@ -294,6 +294,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     });
     // Claimed before a library is loaded, which takes seconds, and before the lock, which may be
     // waited for.
+    // What it would say is left to the build, which claims once more under the lock.
     plan::claim(&args.output, &inputs, None, args.force)?;
     let _alone = super::lock_plan(&args.output, ui);
     let options = pipeline::with_plugins(args.engine.options(), environment)?;

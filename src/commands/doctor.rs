@@ -88,6 +88,7 @@ impl Cache {
         };
         let looked = environment.cache_limit(&folder, None).and_then(|limit| {
             cache.limit = Some(limit);
+            // Opening a store makes its folder, and a look shall leave no trace.
             if folder.exists() {
                 let listing = Store::open(&folder, limit)?.list()?;
                 cache.bytes = listing.total_bytes();
@@ -245,6 +246,7 @@ impl DoctorReport {
 /// # Errors
 /// Only where stdout cannot be written.
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    // What is missing is what the command is asked for, so nothing of it is an error.
     let onnxruntime = match pipeline::onnxruntime(environment) {
         Ok(found) => Runtime {
             version: Some(found.version().to_owned()),

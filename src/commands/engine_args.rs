@@ -161,6 +161,7 @@ impl EngineArgs {
         );
         set("convert", self.convert.as_ref().map(name));
         set("f32-layers", self.f32_layers.clone());
+        // `--no-tf32` only takes back a `--tf32` before it: that is the default.
         set("tf32", flag(self.tf32));
         set("opt-level", self.opt_level.map(|n| n.to_string()));
         set("workspace", self.workspace.clone());

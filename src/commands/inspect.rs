@@ -238,6 +238,7 @@ fn weights(m: &Manifest) -> Table {
 }
 
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    // No error yet: plans of the CPU backends, and models, have none.
     let header = header::read(&args.file);
     let manifest = match plan::open(&args.file) {
         Ok(m) => Some(m),

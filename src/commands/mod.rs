@@ -43,6 +43,7 @@ pub fn use_device(ordinal: u32) {
 /// Says where a plan is for another GPU than the one that is used. `errors`: also where it does not run here, which what opens it
 /// says by itself.
 fn tell_other_gpu(plan: &std::path::Path, errors: bool, ui: &Ui) {
+    // What is wrong with the manifest is said by what opens the plan.
     let Ok(made) = plan::read_maker(plan) else {
         return;
     };
@@ -101,6 +102,7 @@ impl Explain for Exhausted {
 /// Where digests of files are remembered: in the engine cache's folder, where there is one that can be written. `rehash` reads the
 /// files all the same.
 pub(crate) fn memo(environment: &Environment, rehash: bool) -> Option<Memo> {
+    // Without it files are read that need not be, which is no reason to fail.
     let store = environment.open_cache(None, None).ok()??;
     Some(store.memo().rehash(rehash))
 }

@@ -39,6 +39,7 @@ impl Report for ProbeReport {
     const SCHEMA: &'static str = "trtmut.probe/1";
 
     fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        // Not by `write!`, which makes one line of all that it fills in.
         out.write_all(self.python.as_bytes())?;
         writeln!(out, "# then {}", self.then)
     }

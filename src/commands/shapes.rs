@@ -265,6 +265,7 @@ impl Report for SpecReport<'_> {
     const SCHEMA: &'static str = "trtmut.shapes-spec/1";
 
     fn human(&self, out: &mut Screen<'_>) -> io::Result<()> {
+        // Not by `write!`, which makes one line of all that it fills in.
         out.write_all(self.text.as_bytes())
     }
 }

@@ -83,6 +83,7 @@ pub fn suggest(refused: &mut clap::Error) {
         return;
     };
     let tip = StyledStr::from(format!("{name} is trtexec's; {says}"));
+    // Clap guesses by spelling, and would name something else beside it.
     refused.remove(ContextKind::SuggestedArg);
     refused.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip]));
 }

@@ -66,6 +66,7 @@ impl<'l> Entry<'l> {
 
     /// Who runs it, and on what.
     fn runs_on(&self) -> String {
+        // A key names this GPU, or in its place the hardware that the engine was asked to run on.
         let gpu = ["gpu", "hardware", "compute_capability"];
         let gpu = gpu.iter().find_map(|name| self.fields.get(name));
         let gpu = gpu.or_else(|| self.fields.get("option compute-capability"));
@@ -213,6 +214,7 @@ pub(super) fn list(store: &Store, sort: Sort, ui: &Ui) -> anyhow::Result<()> {
         folder: store.dir().to_owned(),
         limit: store.limit(),
         bytes,
+        // The label of each is a file of its own, and there may be thousands.
         entries: (listing.entries.par_iter())
             .map(|listed| Entry::new(store, listed))
             .collect(),

@@ -119,6 +119,7 @@ fn change(wanted: &Resolved, difference: &Difference) -> Vec<String> {
             (None, None) => Vec::new(),
         };
     }
+    // Those of single inputs, which begin likewise, came before.
     if let Some(number) = label.strip_prefix("profile ") {
         let all = |text: &Option<String>| -> Option<Vec<ProfileInput>> {
             serde_json::from_str(text.as_deref()?).ok()

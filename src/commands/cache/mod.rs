@@ -172,6 +172,7 @@ fn find(store: &Store, text: &str) -> anyhow::Result<Key> {
     if !path.is_file() {
         return Ok(store.resolve(text)?);
     }
+    // Of the bytes: the cache knows every plan so, also where its manifest goes by the digests of tensors.
     let digest = Digest::of(&fsx::Map::open(path)?);
     let found = store.find_plan(&digest)?;
     let unknown = || CacheFault::UnknownKey { text: text.into() };

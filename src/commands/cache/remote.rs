@@ -39,6 +39,7 @@ impl RemoteArgs {
             ..RemoteSettings::default()
         };
         if let Some(text) = &environment.cache_remote_timeout {
+            // A number alone is seconds, which `parse_age` would refuse for want of a unit.
             settings.timeout = match text.trim().parse() {
                 Ok(seconds) => Duration::from_secs(seconds),
                 Err(_) => parse_age(text).context("TRTMUT_CACHE_REMOTE_TIMEOUT")?,
@@ -212,6 +213,7 @@ pub(super) fn push(
         entries.push(match remote.push(&hit, existing, ui) {
             Ok(Pushed::Sent(bytes)) => Moved::new(key, "moved", bytes),
             Ok(Pushed::Already) => Moved::new(key, "already", 0),
+            // One that does not answer is asked in vain for the others as well, each time until its time limit.
             Err(fault) if fault.is_remotes() => return Err(fault.into()),
             Err(fault) => Moved::failed(key, &fault, ui),
         });
@@ -239,6 +241,7 @@ pub(super) fn pull(
     };
     let mut entries = Vec::new();
     for key in keys {
+        // An entry that is named is brought whatever has to go for it: that was asked for.
         if asked.all
             && let Some(reason) = crowded(&remote, store, key)?
         {
@@ -251,6 +254,7 @@ pub(super) fn pull(
         entries.push(match remote.pull(store, key, ui) {
             Ok(Pulled::Brought(bytes)) => Moved::new(key, "moved", bytes),
             Ok(Pulled::Already) => Moved::new(key, "already", 0),
+            // It is this entry's fault alone; the others may be whole.
             Err(fault @ (RemoteFault::Damaged { .. } | RemoteFault::Cache(_))) => {
                 Moved::failed(key, &fault, ui)
             }

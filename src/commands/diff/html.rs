@@ -52,6 +52,7 @@ pub(super) fn claim(path: &Path, inputs: &[PathBuf]) -> anyhow::Result<()> {
     const BEGINNING: u64 = 4096;
     fsx::claim_output(path, inputs)?;
     if path.exists() {
+        // The mark stands in the page's head, before all that grows with what was compared.
         let map = fsx::Map::of(&fsx::open_regular(path)?, path)?;
         let beginning = map.beginning(map.len().min(BEGINNING as usize))?;
         let ours = String::from_utf8_lossy(&beginning).contains(MARK);
@@ -97,6 +98,7 @@ fn rows(report: &DiffReport, columns: &[Column]) -> anyhow::Result<Vec<Row>> {
             };
             names.into_iter().map(row).collect()
         }
+        // Nothing is measured between models, so that there is no table to fill.
         ThingKind::Model => Vec::new(),
     };
     // What has no place in the old side's list comes last: nothing that changed is left out.

@@ -193,6 +193,7 @@ impl DiffReport {
         };
         let mut lines = vec![self.how_many()];
         for (kind, reasons) in self.kinds() {
+            // An annotation is read at a glance, and here nothing is to be done.
             if reasons[0].verdict() == Verdict::Live {
                 continue;
             }
@@ -439,6 +440,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         measure: args.measure,
     };
     if let Some(path) = &args.html {
+        // Before the result, which says that the page is there.
         html::write(path, &report, &columns)?;
     }
     ui.result(&report)?;

@@ -72,6 +72,7 @@ fn for_shapes(args: &Args, asked: OverlayRequest) -> Vec<String> {
     };
     let model =
         (args.overlay.model.clone()).unwrap_or_else(|| next::model_of(&args.old, &manifest));
+    // A build gives the base weights, so that what lay over them has to follow.
     let mut commands = vec![build(args, &model)];
     let weights = if asked.checkpoint.is_empty() && asked.loras.is_empty() {
         recipe(&args.old, &manifest)
@@ -88,6 +89,7 @@ fn from_plan(args: &Args, new: &Path, recompile: bool) -> Option<String> {
     let (Ok(old), Ok(other)) = (plan::read_manifest(&args.old), plan::read_manifest(new)) else {
         return None;
     };
+    // What would be compiled is there already: it is the other plan.
     if recompile {
         return Some(run);
     }

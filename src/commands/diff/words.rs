@@ -76,6 +76,7 @@ pub(super) fn describe(reason: &Reason) -> String {
             let nodes = ui::count(*new, "node");
             format!("`{weight}` feeds {nodes} instead of {old}")
         }
+        // In the words in which a refit refuses it.
         Reason::Unsure { weight, why } => pipeline::refusal(weight, why),
         Reason::SourceMissing { weight, names } if names[..] == [weight.clone()] => {
             format!("the checkpoint has no `{weight}`")

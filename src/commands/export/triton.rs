@@ -272,6 +272,7 @@ impl Config {
         if batch {
             config.max_batch_size =
                 largest_batch(&manifest.inputs, &manifest.outputs, &manifest.profile)?;
+            // With a largest batch Triton puts that dimension in front of `dims` itself.
             for tensor in config.inputs.iter_mut().chain(&mut config.outputs) {
                 tensor.dims.remove(0);
             }
@@ -322,6 +323,7 @@ impl Config {
 fn major(library: &str) -> u32 {
     let version = library.split(' ').nth(1).unwrap_or_default();
     let major = version.split('.').next().unwrap_or_default();
+    // What cannot be read is taken for new: only old releases lack a type.
     major.parse().unwrap_or(u32::MAX)
 }
 

@@ -119,6 +119,7 @@ fn check_options(args: &Args) -> Result<(), UsageError> {
 fn outputs(args: &Args, plans: &[PathBuf]) -> Result<Vec<PathBuf>, UsageError> {
     let mut inodes: BTreeMap<(u64, u64), &Path> = BTreeMap::new();
     for plan in plans {
+        // A plan that is not there is told of where it is opened.
         let Ok(meta) = plan.metadata() else { continue };
         // By inode, since a plan may be named through a link, and would be written twice.
         if let Some(first) = inodes.insert(Stamp::of(&meta).file(), plan) {

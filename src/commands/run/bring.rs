@@ -145,6 +145,7 @@ impl Ready {
             prepared.decision.changes.len(),
             ui::count(prepared.manifest.weights.len(), "weight")
         );
+        // A compilation for other sizes gives the new weights too, so that no refit has to come before it.
         let mut recompile = match (&moved, &fixed[..]) {
             (Some(_), _) => Some("the inputs are outside of the range that was built".into()),
             (None, []) => None,
@@ -153,9 +154,11 @@ impl Ready {
         let (mut state, mut action) = (verdict, "run");
         let mut reason = "the plan holds exactly these weights".to_owned();
         if recompile.is_none() && verdict != Verdict::Live {
+            // Before the refit, after which the manifest tells of the new weights.
             let back = pipeline::next::back(plan, &prepared.manifest);
             // What a stripped or an unproven plan holds is nothing that a refit could go back to.
             let held = !prepared.manifest.stripped && !prepared.manifest.unproven;
+            // Without a check: `--verify` of a run is about the outputs of the run, on its own inputs.
             match prepared.commit(plan, false, environment, ui) {
                 Ok(done) => {
                     let parser = match done.way {

@@ -21,6 +21,7 @@ pub(super) struct Place {
     pub(super) plan: PathBuf,
     /// What was done to have it.
     pub(super) compiled: Option<Transition>,
+    // Held as long as the plan is: it is removed with what is in it.
     _folder: Option<fsx::Scratch>,
 }
 

@@ -343,6 +343,7 @@ fn claim_save(args: &Args, path: &Path, ui: &Ui) -> anyhow::Result<()> {
 fn sources(args: &Args) -> Vec<PathBuf> {
     let manifest = plan::manifest_path(&args.plan);
     let mut inputs = vec![args.plan.clone(), manifest];
+    // A model has no manifest. That of a plan which cannot be read is told of where the plan is opened.
     inputs.extend(plan::read_sources(&args.plan).unwrap_or_default());
     inputs.extend(args.inputs.iter().map(|f| f.path.clone()));
     inputs.extend(args.expect.iter().map(|f| f.path.clone()));

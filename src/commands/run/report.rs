@@ -103,6 +103,7 @@ impl LayerLine {
     pub fn new(name: String, mut times: Vec<Duration>, warmup: u32) -> LayerLine {
         let first = (warmup as usize).min(times.len().saturating_sub(1));
         times.drain(..first);
+        // No duration can be divided by no runs.
         let mean = times.iter().sum::<Duration>() / times.len().max(1) as u32;
         times.sort();
         let median = times.get(times.len() / 2).copied().unwrap_or_default();

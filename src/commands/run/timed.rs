@@ -96,6 +96,7 @@ fn at_once(
             more
         })
     };
+    // In a call of their own, since the throughput is over all the time of a call.
     if args.warmup > 0 {
         run(streams * args.warmup as usize, Duration::ZERO)?;
     }

@@ -134,6 +134,7 @@ impl Sources {
                 break;
             }
             let left = self.settle.saturating_sub(since.elapsed());
+            // At least a moment, or `--settle 0s` would never rest; at most a look, since events may be lost.
             self.hear(left.clamp(Duration::from_millis(1), LOOK));
             let now = self.states();
             if now != states {
@@ -188,6 +189,7 @@ impl Sources {
                 continue;
             }
             match event.kind {
+                // What went away, or has another name now, is not being written under this one.
                 EventKind::Access(AccessKind::Close(AccessMode::Write))
                 | EventKind::Remove(_)
                 | EventKind::Modify(ModifyKind::Name(_)) => {
@@ -273,6 +275,7 @@ fn folders(inputs: &[PathBuf]) -> Vec<(PathBuf, RecursiveMode)> {
     let mut found = Vec::new();
     for input in inputs {
         let input = spelled(input);
+        // What is replaced by a rename is another file, and only the folder around it tells of that.
         found.push((folder_of(&input), RecursiveMode::NonRecursive));
         if input.is_dir() {
             found.push((input.clone(), RecursiveMode::Recursive));

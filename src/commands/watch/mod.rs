@@ -321,6 +321,7 @@ fn options<'a>(known: impl Iterator<Item = &'a Arg>, given: &ArgMatches) -> Vec<
             }
             _ => {
                 for value in given.get_raw(id).into_iter().flatten() {
+                    // In one word: a value may begin as an option does.
                     let parts: [&OsStr; 3] = [&flag, OsStr::new("="), value];
                     found.push(parts.into_iter().collect());
                 }
