@@ -364,6 +364,7 @@ pub fn inverse(row: &Row, held: &[u8], shape: &[usize]) -> Result<Tensor, Error>
     }
     let mut data = held.to_vec();
     for (step, from) in steps.iter().zip(&before).rev() {
+        // Only a permutation moves elements: shapes are undone by the one that was asked for, and casts are not.
         if let Step::Permute { order } = step {
             let turned: Vec<usize> = order.iter().map(|&a| from[a]).collect();
             let mut back = vec![0; order.len()];

@@ -42,6 +42,7 @@ pub(in crate::mapping) fn positions(count: usize) -> Vec<usize> {
     (0..SAMPLE)
         .map(|i| {
             let (from, to) = (i * count / SAMPLE, (i + 1) * count / SAMPLE);
+            // At a hashed place in each: an even step may be a multiple of the rows, and would sample one column.
             let hash = (i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
             from + hash as usize % (to - from)
         })

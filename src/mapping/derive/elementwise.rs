@@ -117,6 +117,7 @@ fn candidates(values: &[f32], held: &[f32], dtype: Dtype) -> Vec<Vec<Step>> {
             },
         ],
     ];
+    // Norms may keep `w` and multiply by `1 + w`.
     for k in [1.0, -1.0] {
         all.push(vec![Step::Offset {
             value: Factor::new(k),

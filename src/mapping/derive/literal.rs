@@ -69,6 +69,7 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     }
     // A sequence, or the same sequence in every row.
     let repeats = values.chunks_exact(last).all(|row| row == &values[..last]);
+    // Any two numbers are a sequence.
     if repeats && last > 2 {
         if is_arithmetic(&values[..last], tolerance) {
             return Some(Literal::Arithmetic);
@@ -159,6 +160,7 @@ fn digits(value: f32) -> usize {
 }
 
 fn is_arithmetic(values: &[f64], tolerance: f64) -> bool {
+    // From end to end: between neighbours the rounding of both would count as many times as there are steps.
     let step = (values[values.len() - 1] - values[0]) / (values.len() - 1) as f64;
     let scale = values.iter().fold(step.abs(), |m, v| m.max(v.abs()));
     (values.iter().enumerate())
@@ -185,6 +187,7 @@ fn is_geometric(values: &[f64], tolerance: f64) -> bool {
 fn is_wave(count: usize, tolerance: f64, at: impl Fn(usize) -> f64) -> bool {
     // The first value tells sine from cosine; the frequency follows from the second.
     let omega = if at(0).abs() <= tolerance {
+        // A rounded value may be a little above one, of which there is no arc.
         at(1).clamp(-1.0, 1.0).asin()
     } else if (at(0) - 1.0).abs() <= tolerance {
         at(1).clamp(-1.0, 1.0).acos()
@@ -208,6 +211,7 @@ fn is_sinusoidal(values: &[f64], columns: usize, tolerance: f64) -> bool {
 /// table's rows (the two-dimensional tables of vision transformers).
 fn is_grid(values: &[f64], columns: usize, tolerance: f64) -> bool {
     let rows = values.len() / columns;
+    // A wave is told by a value between two others, so that either side of a grid needs three.
     if rows < 3 * 3 || columns < 2 || values.iter().any(|v| v.abs() > 1.0 + tolerance) {
         return false;
     }

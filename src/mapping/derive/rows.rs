@@ -290,6 +290,7 @@ fn runs(data: &[u8], stride: usize, table: &Table) -> Option<Vec<Piece>> {
     let mut runs: Vec<Piece> = Vec::new();
     for row in data.chunks_exact(stride) {
         let places = table.get(&hash(row))?;
+        // A run that goes on comes first: equal rows stand in many places, and a piece was cut from one.
         if let Some(last) = runs.last_mut()
             && places.contains(&(last.0, last.1 + last.2))
         {

@@ -46,6 +46,7 @@ impl Print {
             if !seen.contains(&word) {
                 seen.push(word);
             }
+            // More of them decide nothing, and a tensor may have millions.
             if seen.len() == DISTINCT {
                 break;
             }
@@ -93,6 +94,7 @@ pub(in crate::mapping) fn common(weight: Dtype, source: Dtype) -> Option<Dtype> 
     if !(is_plain_float(weight) && is_plain_float(source)) {
         return None;
     }
+    // A copy was rounded into the narrower type, which no widening takes back.
     Some(if source.bits() < weight.bits() {
         source
     } else {

@@ -87,6 +87,7 @@ pub(in crate::mapping) fn wrapper<'a>(names: impl Iterator<Item = &'a str>) -> S
         count += 1;
     }
     match common {
+        // One name alone has nothing to share it with.
         Some(first) if count > 1 => format!("{first}."),
         _ => String::new(),
     }

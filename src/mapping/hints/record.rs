@@ -205,6 +205,7 @@ fn parse(text: &str) -> Option<(&str, usize, Vec<&str>)> {
     let users = head
         .split_once("num_users=")
         .and_then(|(_, n)| n.split(']').next()?.parse().ok())
+        // Zero where it is not said: all users then count as there, which takes more for merged and never less.
         .unwrap_or_default();
     let args = call.split_once("](").map_or(call, |(_, args)| args);
     // Values are written `%name`, numbers and other literals plainly.

@@ -181,6 +181,7 @@ fn narrower(dtype: Dtype) -> &'static [Dtype] {
     match dtype {
         Dtype::F64 => &[Dtype::F32, Dtype::F16, Dtype::Bf16],
         Dtype::F32 => &[Dtype::F16, Dtype::Bf16],
+        // Neither half type holds the values of the other, so that there is no narrower copy of one.
         _ => &[],
     }
 }
@@ -290,6 +291,7 @@ impl Mapping {
             if let Some(recipe) = by_hand.weights.get(&row.name) {
                 row.grade = Grade::Given;
                 row.recipe.clone_from(recipe);
+                // What is stated stands alone: explanations beside it would have to agree before anything is written.
                 row.alternatives.clear();
                 row.rounding = None;
                 // A recipe by hand stands as it is, whatever the consumer says.
