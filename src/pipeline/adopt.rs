@@ -63,6 +63,7 @@ pub fn adopt(
     let mut inputs = vec![model_path.to_owned(), plan.to_owned()];
     inputs.extend(model.files().iter().map(|f| f.path().to_owned()));
     inputs.extend(request.base.iter().cloned());
+    // Before a library is looked for and started, which takes seconds.
     plan::claim_manifest(plan, &inputs, request.force)?;
     let mut backend = TensorRt::find(product, &search(environment))?;
     backend.allow_host_code(environment.allow_host_code);

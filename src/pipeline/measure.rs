@@ -48,6 +48,7 @@ pub(super) fn measure<P: Pair>(pairs: &[P], most: Option<usize>) -> Vec<Moved> {
     }
     let estimates: Vec<Option<f64>> = match most {
         Some(_) => pairs.par_iter().map(Pair::estimate).collect(),
+        // Where all are measured there is nothing to choose.
         None => vec![None; pairs.len()],
     };
     let mut order: Vec<usize> = (0..pairs.len()).collect();
@@ -204,6 +205,7 @@ fn ratio(old: &[f32], new: &[f32]) -> f64 {
         .sum();
     let size: f64 = old.iter().map(|&o| square(f64::from(o))).sum();
     let ratio = (moved / if size > 0.0 { size } else { 1.0 }).sqrt();
+    // What became no number moved most of all.
     if ratio.is_nan() { f64::INFINITY } else { ratio }
 }
 

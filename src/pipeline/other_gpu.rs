@@ -37,6 +37,7 @@ fn fit(backend: &Identity, options: &Options, facts: &Facts) -> Fit {
         found.map(|(_, value)| (*value).to_owned())
     };
     match () {
+        // Of a plan that was compiled for what it was told no GPU is recorded.
         () if built.is_empty() || built == here => Fit::Same,
         () if capability(&built).is_some() && capability(&built) == capability(&here) => Fit::Like,
         () => Fit::No,

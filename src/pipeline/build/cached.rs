@@ -364,6 +364,7 @@ impl Cached<'_> {
         // Opened from a name of its own, since another process may replace the entry at any time.
         let own = folder.path().join("engine.plan");
         let CacheRequest { store, check, .. } = self.cache;
+        // A link will do, since the copy is only read: what is refitted is written elsewhere.
         store.take(hit, &own, Link::Allowed, *check)??;
         let backend = reopen(entry, self.environment)?;
         let mut engine = backend.open(&own).map_err(Error::from)?;

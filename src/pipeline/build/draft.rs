@@ -137,6 +137,7 @@ impl<'a> Draft<'a> {
         memo: Option<&Memo>,
         watch: &dyn Watch,
     ) -> Result<Draft<'a>, Error> {
+        // Before weights are hashed and a mapping is proven, which may take minutes.
         if request.backend.needs_bounds() {
             request.shapes.require_bounded()?;
         }

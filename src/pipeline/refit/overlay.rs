@@ -128,6 +128,7 @@ impl Overlay {
         }
         let (weights, mapping) = match &judged {
             Some(found) => {
+                // The judged one is all of it, and two for a large model would stand side by side.
                 drop(mapping);
                 let weights = initial(manifest, &found.mapping, Some(&found.assessment));
                 (weights, None)
@@ -159,6 +160,7 @@ impl Overlay {
             .flat_map(|view| Part::of_checkpoint(&request.checkpoint, view));
         overlay.parts = of_checkpoint.collect();
         overlay.add_loras(request, watch)?;
+        // After the LoRAs: their sums may be too large as well.
         overlay.refuse_overflow(plan, manifest)?;
         Ok(overlay)
     }

@@ -302,6 +302,7 @@ impl Prepared {
         watch: &dyn Watch,
     ) -> Result<(Ready, Refitted), Error> {
         let _span = tracing::info_span!("refit", output = ?output).entered();
+        // What cannot be written is told before the refit, not after it.
         crate::fsx::check_output(output)?;
         let (apply, way) = self.apply(output, environment, watch)?;
         // A library may now take as much as the plan has; what the weights took is not to stand beside that.

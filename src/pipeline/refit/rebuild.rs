@@ -90,6 +90,7 @@ pub(super) fn stage(
     let time = start.elapsed();
     watch.event(Event::End);
     manifest.plan = bytes;
+    // The library may be another version than the plan was built with.
     manifest.backend = backend.identity();
     manifest.notes = notes.notes;
     manifest.stripped = notes.stripped;
