@@ -171,6 +171,7 @@ struct Case<'a, 'w> {
 impl Case<'_, '_> {
     /// Names as they are, without one prefix that most of them have in front of the model's.
     fn as_they_are(&self) -> Vec<Candidate> {
+        // The names without a prefix are tried in any case, also where none of them is the model's.
         let mut votes: BTreeMap<&str, usize> = BTreeMap::from([("", 0)]);
         for stored in self.stored {
             if let Some(ending) = endings_of(&stored.name).find(|e| self.wanted.has(e)) {

@@ -105,6 +105,7 @@ pub(super) fn path_of(source: &Source) -> PathBuf {
 /// [`Error::Twice`].
 pub(super) fn read(source: &Source) -> Result<Storage, Error> {
     refuse_unmerged(source)?;
+    // Before scales are looked for: those of other quantisations would be told of as unknown names.
     refuse_quantised(source)?;
     refuse_integers(source)?;
     refuse_differences(source)?;
