@@ -188,3 +188,6 @@ pub fn explain(error: &anyhow::Error) -> Failure {
     }
     Failure::new(error, None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,7 @@ impl Cause {
         }
     }
 
-    pub(super) fn of(error: &(dyn Error + 'static)) -> Cause {
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Cause {
         let whole = error.to_string();
         let mut innermost = error;
         while let Some(inner) = innermost.source() {

@@ -83,9 +83,9 @@ pub(super) enum Fallback {
 #[error("a refit is not enough{}: {}", of(.plan.as_deref()), list(.fixed))]
 pub struct NotEnough {
     /// Which plan it is, where several were given.
-    plan: Option<PathBuf>,
-    fixed: Vec<WeightState>,
-    decision: Box<Told>,
+    pub(super) plan: Option<PathBuf>,
+    pub(super) fixed: Vec<WeightState>,
+    pub(super) decision: Box<Told>,
 }
 
 impl NotEnough {

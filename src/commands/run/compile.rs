@@ -82,9 +82,9 @@ fn resolve(args: &Args, model: &Model) -> anyhow::Result<Resolved> {
 #[error("`{}` has dynamic sizes, and needs a shape spec (--shapes) to be compiled", .model.display())]
 pub struct Unranged {
     /// The model.
-    model: PathBuf,
+    pub(in crate::commands) model: PathBuf,
     /// The axes without a range, and a spec to fill in.
-    source: shapes::Error,
+    pub(in crate::commands) source: shapes::Error,
 }
 
 impl Explain for Unranged {
