@@ -1,6 +1,6 @@
 //! Tensor files that people feed to a run and save from it: safetensors, npz and npy. Types are kept as they are.
 
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::fsx::{self, Map};
 use crate::tensor::{Dtype, NamedTensors, Tensor, element_count, permute};
 use npyz::{DType, NpyFile, Order, TypeChar, WriterBuilder};
@@ -11,16 +11,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// Why a tensor file cannot be read or written.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Error {
     /// The name ends in none of the known ways.
     #[error("`{path}` is neither .safetensors, .npz nor .npy", path = .0.display())]
+    #[explain(code = "tensor-file-kind", class = Input, hint("name the file *.safetensors, *.npz or *.npy after what it holds"))]
     Kind(PathBuf),
     /// A file of Python objects.
     #[error("`{path}` is a file of Python's pickle (torch.save): reading it can run any code, so it is not read", path = .0.display())]
+    #[explain(code = "tensor-file-pickle", class = Input,
+        hint("save the tensors again: `safetensors.torch.save_file({{\"NAME\": tensor, …}}, \"{}\")`", _0.with_extension("safetensors").display()))]
     Pickle(PathBuf),
     /// The contents are not what the name says.
     #[error("`{path}` cannot be read as {kind}: {reason}", path = .path.display())]
+    #[explain(code = "tensor-file-malformed", class = Input)]
     Malformed {
         path: PathBuf,
         /// What its name promises: `safetensors`, `npz`, `npy`.
@@ -29,6 +33,7 @@ pub enum Error {
     },
     /// A tensor's type has no counterpart in the format or in the tool.
     #[error("`{path}`: tensor `{name}` is {dtype}, which {what}", path = .path.display())]
+    #[explain(code = "tensor-file-dtype", class = Input, hint("use a .safetensors file"))]
     Dtype {
         path: PathBuf,
         name: String,
@@ -39,48 +44,12 @@ pub enum Error {
     },
     /// Something else is where tensors are to be saved.
     #[error("`{path}` exists and holds no tensors", path = .0.display())]
+    #[explain(code = "output-occupied", class = Input, hint("name another file, or overwrite this one with --force"))]
     Occupied(PathBuf),
     /// A file could not be read or written.
     #[error(transparent)]
+    #[explain(transparent)]
     File(#[from] fsx::Error),
-}
-
-impl Explain for Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Error::Kind(_) => "tensor-file-kind",
-            Error::Pickle(_) => "tensor-file-pickle",
-            Error::Malformed { .. } => "tensor-file-malformed",
-            Error::Dtype { .. } => "tensor-file-dtype",
-            Error::Occupied(_) => "output-occupied",
-            Error::File(e) => e.code(),
-        }
-    }
-
-    fn class(&self) -> Class {
-        match self {
-            Error::File(e) => e.class(),
-            _ => Class::Input,
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Error::Kind(_) => {
-                vec!["name the file *.safetensors, *.npz or *.npy after what it holds".into()]
-            }
-            Error::Pickle(path) => vec![format!(
-                "save the tensors again: `safetensors.torch.save_file({{\"NAME\": tensor, …}}, \"{}\")`",
-                path.with_extension("safetensors").display()
-            )],
-            Error::Dtype { .. } => vec!["use a .safetensors file".into()],
-            Error::Malformed { .. } => Vec::new(),
-            Error::Occupied(_) => {
-                vec!["name another file, or overwrite this one with --force".into()]
-            }
-            Error::File(e) => e.hints(),
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

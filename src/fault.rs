@@ -17,18 +17,17 @@ pub enum Class {
     Bug,
 }
 
-/// Implemented by every error type of this crate.
+/// Writes [`Explain`] from an attribute at each variant.
+pub use trtmut_explain_derive::Explain;
+
+/// Implemented by every error type of this crate, by `#[derive(Explain)]`.
 pub trait Explain {
     /// Stable kebab-case name of this way of failing; part of the JSON interface.
     fn code(&self) -> &'static str;
     /// Who has to act.
     fn class(&self) -> Class;
     /// What else a program may want to know, as one JSON value (the decision that stops a refit); none for most.
-    fn details(&self) -> Option<serde_json::Value> {
-        None
-    }
+    fn details(&self) -> Option<serde_json::Value>;
     /// How to fix it: whole sentences without a final period, most useful first.
-    fn hints(&self) -> Vec<String> {
-        Vec::new()
-    }
+    fn hints(&self) -> Vec<String>;
 }

@@ -1,15 +1,16 @@
 //! What can go wrong with the cache. None of it may fail a build.
 
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use bytesize::ByteSize;
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// A cache operation that failed. The caller warns and goes on without the cache.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum CacheFault {
     /// The folder belongs to somebody else, who could plant engines in it.
     #[error("the cache folder `{path}` belongs to user {owner}, not to user {user}", path = path.display())]
+    #[explain(code = "cache-not-owned", class = Environment, hint("choose a folder of your own with --cache-dir or TRTMUT_CACHE_DIR"))]
     NotOwned {
         path: PathBuf,
         owner: u32,
@@ -18,6 +19,9 @@ pub enum CacheFault {
     },
     /// Everybody may write into the folder, and so plant engines in it.
     #[error("everybody may write into the cache folder `{path}` (mode {mode:o})", path = path.display())]
+    #[explain(code = "cache-exposed", class = Environment,
+        hint("take the permission away: chmod go-w `{}`", path.display()),
+        hint("or choose another folder with --cache-dir or TRTMUT_CACHE_DIR"))]
     Exposed {
         path: PathBuf,
         /// Permission bits of the folder.
@@ -25,6 +29,7 @@ pub enum CacheFault {
     },
     /// The folder holds things that the cache did not make.
     #[error("`{path}` is no cache of trtmut: it holds `{found}`", path = path.display(), found = found.display())]
+    #[explain(code = "cache-foreign", class = Input, hint("name an empty folder, or one that does not exist yet, with --cache-dir or TRTMUT_CACHE_DIR"))]
     Foreign {
         path: PathBuf,
         /// One of the things.
@@ -32,9 +37,11 @@ pub enum CacheFault {
     },
     /// A part of the folder is a symbolic link.
     #[error("`{path}` is a symbolic link, which the cache does not follow", path = path.display())]
+    #[explain(code = "cache-link", class = Input, hint("move what it leads to in its place, or remove `{}`", path.display()))]
     Link { path: PathBuf },
     /// A file operation failed.
     #[error("cannot {action} `{path}`", path = path.display())]
+    #[explain(code = "cache-io", class = Environment, hints = of_system(path, source.kind()))]
     Io {
         /// What was tried, as in `cannot write …`.
         action: &'static str,
@@ -43,6 +50,7 @@ pub enum CacheFault {
     },
     /// An entry is not what was once stored. It counts as a miss.
     #[error("the cache entry `{entry}` is damaged")]
+    #[explain(code = "cache-entry-damaged", class = Environment, hint("{}", of_damaged(quarantine.as_deref())))]
     Damaged {
         /// Name of the entry's folder: its key, unless somebody renamed it.
         entry: String,
@@ -54,6 +62,7 @@ pub enum CacheFault {
     },
     /// An entry would be larger than the whole cache may be; it was not stored.
     #[error("an entry of {} does not fit into a cache of {}", ByteSize(*bytes), ByteSize(*limit))]
+    #[explain(code = "cache-entry-too-large", class = Environment, hint("raise the limit with --cache-size or TRTMUT_CACHE_SIZE"))]
     TooLarge {
         /// Size of the entry, bytes.
         bytes: u64,
@@ -65,6 +74,9 @@ pub enum CacheFault {
         "no room for an entry of {} in a cache of {}: {} are pinned or in use",
         ByteSize(*bytes), ByteSize(*limit), ByteSize(*held)
     )]
+    #[explain(code = "cache-no-room", class = Environment,
+        hint("unpin entries with `trtmut cache unpin KEY`"),
+        hint("or raise the limit with --cache-size or TRTMUT_CACHE_SIZE"))]
     NoRoom {
         /// Size of the entry, bytes.
         bytes: u64,
@@ -75,12 +87,14 @@ pub enum CacheFault {
     },
     /// No entry's key begins so.
     #[error("no cache entry has the key `{text}`")]
+    #[explain(code = "cache-unknown-key", class = Input, hint("`trtmut cache list` shows the keys; their beginnings are enough"))]
     UnknownKey {
         /// What was asked for.
         text: String,
     },
     /// Several entries' keys begin so.
     #[error("`{text}` is the beginning of {} cache keys", matches.len())]
+    #[explain(code = "cache-ambiguous-key", class = Input, hint("give more digits of one of {}", matches.join(", ")))]
     AmbiguousKey {
         /// What was asked for.
         text: String,
@@ -88,8 +102,10 @@ pub enum CacheFault {
         matches: Vec<String>,
     },
     #[error("`{text}` is not a size")]
+    #[explain(code = "size-invalid", class = Usage, hint("write a number of bytes, or a number with a unit: 500MB, 20GiB"))]
     Size { text: String },
     #[error("`{text}` is not an age")]
+    #[explain(code = "age-invalid", class = Usage, hint("write a number with a unit: 12h, 30d, 8weeks"))]
     Age { text: String },
 }
 
@@ -149,100 +165,35 @@ impl CacheFault {
     }
 }
 
-impl Explain for CacheFault {
-    fn code(&self) -> &'static str {
-        match self {
-            CacheFault::NotOwned { .. } => "cache-not-owned",
-            CacheFault::Exposed { .. } => "cache-exposed",
-            CacheFault::Foreign { .. } => "cache-foreign",
-            CacheFault::Link { .. } => "cache-link",
-            CacheFault::Io { .. } => "cache-io",
-            CacheFault::Damaged { .. } => "cache-entry-damaged",
-            CacheFault::TooLarge { .. } => "cache-entry-too-large",
-            CacheFault::NoRoom { .. } => "cache-no-room",
-            CacheFault::UnknownKey { .. } => "cache-unknown-key",
-            CacheFault::AmbiguousKey { .. } => "cache-ambiguous-key",
-            CacheFault::Size { .. } => "size-invalid",
-            CacheFault::Age { .. } => "age-invalid",
+fn of_system(path: &Path, kind: io::ErrorKind) -> Vec<String> {
+    let path = path.display();
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            vec![
+                "free some space, e.g. with `trtmut cache prune --to 1GiB`".into(),
+                "or choose a folder on another disk with --cache-dir or TRTMUT_CACHE_DIR".into(),
+            ]
         }
-    }
-
-    fn class(&self) -> Class {
-        match self {
-            CacheFault::NotOwned { .. }
-            | CacheFault::Exposed { .. }
-            | CacheFault::Io { .. }
-            | CacheFault::Damaged { .. }
-            | CacheFault::TooLarge { .. }
-            | CacheFault::NoRoom { .. } => Class::Environment,
-            CacheFault::Foreign { .. }
-            | CacheFault::Link { .. }
-            | CacheFault::UnknownKey { .. }
-            | CacheFault::AmbiguousKey { .. } => Class::Input,
-            CacheFault::Size { .. } | CacheFault::Age { .. } => Class::Usage,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => vec![
+            format!("check the permissions of `{path}`"),
+            "or choose another folder with --cache-dir or TRTMUT_CACHE_DIR, or use --no-cache"
+                .into(),
+        ],
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            vec![format!("something else is at `{path}`; move it away")]
         }
+        _ => Vec::new(),
     }
+}
 
-    fn hints(&self) -> Vec<String> {
-        match self {
-            CacheFault::NotOwned { .. } => {
-                vec!["choose a folder of your own with --cache-dir or TRTMUT_CACHE_DIR".into()]
-            }
-            CacheFault::Foreign { .. } => vec![
-                "name an empty folder, or one that does not exist yet, with --cache-dir or TRTMUT_CACHE_DIR"
-                    .into(),
-            ],
-            CacheFault::Link { path } => vec![format!(
-                "move what it leads to in its place, or remove `{}`",
-                path.display()
-            )],
-            CacheFault::Exposed { path, .. } => vec![
-                format!("take the permission away: chmod go-w `{}`", path.display()),
-                "or choose another folder with --cache-dir or TRTMUT_CACHE_DIR".into(),
-            ],
-            CacheFault::Io { source, path, .. } => match source.kind() {
-                io::ErrorKind::StorageFull
-                | io::ErrorKind::QuotaExceeded
-                | io::ErrorKind::FileTooLarge => vec![
-                    "free some space, e.g. with `trtmut cache prune --to 1GiB`".into(),
-                    "or choose a folder on another disk with --cache-dir or TRTMUT_CACHE_DIR".into(),
-                ],
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => vec![
-                    format!("check the permissions of `{}`", path.display()),
-                    "or choose another folder with --cache-dir or TRTMUT_CACHE_DIR, or use --no-cache".into(),
-                ],
-                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-                    vec![format!("something else is at `{}`; move it away", path.display())]
-                }
-                _ => Vec::new(),
-            },
-            CacheFault::Damaged {
-                quarantine: Some(path),
-                ..
-            } => vec![format!(
+fn of_damaged(quarantine: Option<&Path>) -> String {
+    quarantine.map_or_else(
+        || "remove it with `trtmut cache verify --repair`".into(),
+        |path| {
+            format!(
                 "it was moved to `{}` and will be built again; if this comes back, check the disk",
                 path.display()
-            )],
-            CacheFault::Damaged {
-                quarantine: None, ..
-            } => vec!["remove it with `trtmut cache verify --repair`".into()],
-            CacheFault::TooLarge { .. } => {
-                vec!["raise the limit with --cache-size or TRTMUT_CACHE_SIZE".into()]
-            }
-            CacheFault::NoRoom { .. } => vec![
-                "unpin entries with `trtmut cache unpin KEY`".into(),
-                "or raise the limit with --cache-size or TRTMUT_CACHE_SIZE".into(),
-            ],
-            CacheFault::UnknownKey { .. } => {
-                vec!["`trtmut cache list` shows the keys; their beginnings are enough".into()]
-            }
-            CacheFault::AmbiguousKey { matches, .. } => {
-                vec![format!("give more digits of one of {}", matches.join(", "))]
-            }
-            CacheFault::Size { .. } => {
-                vec!["write a number of bytes, or a number with a unit: 500MB, 20GiB".into()]
-            }
-            CacheFault::Age { .. } => vec!["write a number with a unit: 12h, 30d, 8weeks".into()],
-        }
-    }
+            )
+        },
+    )
 }

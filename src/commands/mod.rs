@@ -22,7 +22,7 @@ mod trtexec;
 pub mod watch;
 
 use crate::cache::{CacheFault, Memo, RemoteFault};
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::ui::{Failure, Ui};
 use crate::watch::{Event, Watch};
 use crate::{arrays, engine, fsx, mapping, onnx, pipeline, plan, weights};
@@ -67,36 +67,16 @@ fn lock_plan(plan: &std::path::Path, ui: &Ui) -> fsx::FileLock {
 }
 
 /// The machine has too little of something, as a panic of a library said.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Exhausted {
     /// The system lets this process have no further thread.
     #[error("no thread can be made: {0}")]
+    #[explain(code = "no-threads", class = Environment, hint("end other processes of this user, or raise `ulimit -u`"))]
     Threads(String),
     /// A tensor would be larger than any memory.
     #[error("a tensor is larger than the address space of this machine")]
+    #[explain(code = "out-of-memory", class = Environment, hint("take smaller shapes, with --shape or --dim"))]
     Memory,
-}
-
-impl Explain for Exhausted {
-    fn code(&self) -> &'static str {
-        match self {
-            Exhausted::Threads(_) => "no-threads",
-            Exhausted::Memory => "out-of-memory",
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Environment
-    }
-
-    fn hints(&self) -> Vec<String> {
-        vec![match self {
-            Exhausted::Threads(_) => {
-                "end other processes of this user, or raise `ulimit -u`".into()
-            }
-            Exhausted::Memory => "take smaller shapes, with --shape or --dim".into(),
-        }]
-    }
 }
 
 /// Where digests of files are remembered: in the engine cache's folder, where there is one that can be written. `rehash` reads the
@@ -108,8 +88,9 @@ pub(crate) fn memo(environment: &Environment, rehash: bool) -> Option<Memo> {
 }
 
 /// A wrong value on the command line that clap cannot see.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 #[error("{message}")]
+#[explain(code = "usage", class = Usage, hint("{hint}"))]
 pub struct UsageError {
     pub message: String,
     /// How to say it right.
@@ -137,20 +118,6 @@ impl UsageError {
             message: first.trim_start_matches("error: ").to_owned(),
             hint: hints.collect::<Vec<_>>().join("; "),
         }
-    }
-}
-
-impl Explain for UsageError {
-    fn code(&self) -> &'static str {
-        "usage"
-    }
-
-    fn class(&self) -> Class {
-        Class::Usage
-    }
-
-    fn hints(&self) -> Vec<String> {
-        vec![self.hint.clone()]
     }
 }
 

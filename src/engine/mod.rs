@@ -9,7 +9,7 @@ pub mod tensorrt;
 
 pub use fold::{Fold, FoldPart};
 
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::fsx;
 use crate::onnx::Model;
 use crate::shapes::Profile;
@@ -287,11 +287,14 @@ pub trait Engine {
     }
 }
 
+const NO_SPACE: &str = "free some space, or write to another disk with -o";
+
 /// Why a backend could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Error {
     /// The backend is not in this build or its library is not on this machine.
     #[error("the backend `{backend}` is not available: {reason}")]
+    #[explain(code = "backend-unavailable", class = Environment, hints = hints.clone())]
     Unavailable {
         backend: String,
         /// Why, in one sentence without a period.
@@ -301,12 +304,15 @@ pub enum Error {
     },
     /// The backend knows that it cannot compute this graph right, and refuses. All places are listed.
     #[error("the backend `{backend}` refuses this model: {}", list(.refusals))]
+    #[explain(code = "backend-refuses", class = Input,
+        hints = (backend == "cpu").then_some("use `--backend onnxruntime`, which computes every ONNX operator"))]
     Refused {
         backend: String,
         refusals: Vec<Refusal>,
     },
     /// An option that the backend does not know, or a value that it does not take.
     #[error("the backend `{backend}` does not take `{option}`: {reason}")]
+    #[explain(code = "backend-option", class = Input, hints = without(option, reason))]
     Option {
         backend: String,
         /// `name=value`, or the bare name of what was not given a value.
@@ -315,6 +321,7 @@ pub enum Error {
     },
     /// The plan is not one of this backend's, is cut short, or is damaged.
     #[error("`{path}` is not a usable plan: {reason}")]
+    #[explain(code = "plan-unusable", class = Input, hint("build it again with `trtmut build`"))]
     Plan {
         path: String,
         /// What is wrong with it.
@@ -324,9 +331,11 @@ pub enum Error {
     #[error(
         "`{path}` is version-compatible: it brings code of its own, which runs when it is opened"
     )]
+    #[explain(code = "plan-code", class = Input, hint("where you trust the plan, pass `--allow-host-code`"))]
     HostCode { path: String },
     /// A plugin library cannot be used, or one is missing.
     #[error("the plugin library `{library}`: {reason}")]
+    #[explain(code = "plugin", class = Input)]
     Plugin {
         library: String,
         /// Why, in one fragment.
@@ -334,21 +343,27 @@ pub enum Error {
     },
     /// The engine wants a weight that it was not given, or got one that does not fit.
     #[error("weight `{name}`: {reason}")]
+    #[explain(code = "weight-mismatch", class = Input)]
     Weight { name: String, reason: String },
     /// An input is missing, unknown, or of the wrong type or shape.
     #[error("input `{name}`: {reason}")]
+    #[explain(code = "input-mismatch", class = Input)]
     Input { name: String, reason: String },
     /// The library behind the backend failed; the text is the library's own.
     #[error("{library}: {message}")]
+    #[explain(code = "backend-failed", class = Environment)]
     Library { library: String, message: String },
     /// The model's bytes could not be read.
     #[error(transparent)]
+    #[explain(transparent)]
     Onnx(#[from] crate::onnx::Error),
     /// A file could not be read or written.
     #[error(transparent)]
+    #[explain(transparent)]
     File(#[from] fsx::Error),
     /// Writing the plan failed.
     #[error("cannot write the plan")]
+    #[explain(code = "file-write", class = Environment, hints = (_0.kind() == std::io::ErrorKind::StorageFull).then_some(NO_SPACE))]
     Write(#[from] std::io::Error),
 }
 
@@ -400,60 +415,4 @@ fn without(option: &str, reason: &str) -> Option<String> {
             flags.join(" and ")
         ),
     })
-}
-
-impl Explain for Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Error::Unavailable { .. } => "backend-unavailable",
-            Error::Refused { .. } => "backend-refuses",
-            Error::Option { .. } => "backend-option",
-            Error::Plan { .. } => "plan-unusable",
-            Error::HostCode { .. } => "plan-code",
-            Error::Plugin { .. } => "plugin",
-            Error::Weight { .. } => "weight-mismatch",
-            Error::Input { .. } => "input-mismatch",
-            Error::Library { .. } => "backend-failed",
-            Error::Onnx(e) => e.code(),
-            Error::File(e) => e.code(),
-            Error::Write(_) => "file-write",
-        }
-    }
-
-    fn class(&self) -> Class {
-        match self {
-            Error::Unavailable { .. } | Error::Library { .. } | Error::Write(_) => {
-                Class::Environment
-            }
-            Error::Refused { .. }
-            | Error::Option { .. }
-            | Error::Plan { .. }
-            | Error::HostCode { .. }
-            | Error::Plugin { .. }
-            | Error::Weight { .. }
-            | Error::Input { .. } => Class::Input,
-            Error::Onnx(e) => e.class(),
-            Error::File(e) => e.class(),
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Error::Unavailable { hints, .. } => hints.clone(),
-            Error::Refused { backend, .. } if backend == "cpu" => {
-                vec!["use `--backend onnxruntime`, which computes every ONNX operator".into()]
-            }
-            Error::Option { option, reason, .. } => without(option, reason).into_iter().collect(),
-            Error::HostCode { .. } => {
-                vec!["where you trust the plan, pass `--allow-host-code`".into()]
-            }
-            Error::Plan { .. } => vec!["build it again with `trtmut build`".into()],
-            Error::Onnx(e) => e.hints(),
-            Error::File(e) => e.hints(),
-            Error::Write(e) if e.kind() == std::io::ErrorKind::StorageFull => {
-                vec!["free some space, or write to another disk with -o".into()]
-            }
-            _ => Vec::new(),
-        }
-    }
 }

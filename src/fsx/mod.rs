@@ -29,15 +29,18 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 /// A file operation that failed, with its path.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Error {
     #[error("cannot read `{path}`", path = path.display())]
+    #[explain(code = read_code(source), class = read_class(source), hints = of_system(path, source.kind(), false))]
     Read { path: PathBuf, source: io::Error },
     /// Writing failed; nothing changed under the final name.
     #[error("cannot write `{path}`", path = path.display())]
+    #[explain(code = "file-write", class = Environment, hints = of_system(path, source.kind(), true))]
     Write { path: PathBuf, source: io::Error },
     /// A pipe, a socket or a device is where a file is expected.
     #[error("`{path}` is {what}, not a file", path = path.display())]
+    #[explain(code = "file-kind", class = Input, hint("name a regular file; what comes through a pipe has to be written into one first"))]
     NotRegular {
         path: PathBuf,
         /// What it is, with its article.
@@ -45,6 +48,7 @@ pub enum Error {
     },
     /// A file is longer than one of its kind can be.
     #[error("`{path}` has more than {limit} bytes, which no file of its kind has", path = path.display())]
+    #[explain(code = "file-too-long", class = Input, hint("check that it is the file you mean"))]
     TooLong {
         path: PathBuf,
         /// The most that is read, bytes.
@@ -52,9 +56,11 @@ pub enum Error {
     },
     /// A source is not what it was when its reading began; nothing was written.
     #[error("`{path}` changed while it was read", path = path.display())]
+    #[explain(code = "file-changed", class = Input, hint("wait until it is complete, and run the command again"))]
     Changed { path: PathBuf },
     /// An output is one of the files that the command reads.
     #[error("`{path}` is to be written, and `{input}`, which is read, is the same file", path = path.display(), input = input.display())]
+    #[explain(code = "output-is-input", class = Input, hint("name another file to write; `--force` does not allow this"))]
     IsInput { path: PathBuf, input: PathBuf },
 }
 
@@ -109,73 +115,38 @@ impl Error {
     }
 }
 
-impl Explain for Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Error::Read { source, .. } if source.kind() == io::ErrorKind::OutOfMemory => {
-                "out-of-memory"
-            }
-            Error::Read { .. } => "file-read",
-            Error::Write { .. } => "file-write",
-            Error::NotRegular { .. } => "file-kind",
-            Error::TooLong { .. } => "file-too-long",
-            Error::Changed { .. } => "file-changed",
-            Error::IsInput { .. } => "output-is-input",
-        }
+fn read_code(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::OutOfMemory => "out-of-memory",
+        _ => "file-read",
     }
+}
 
-    fn class(&self) -> Class {
-        match self {
-            Error::Read { source, .. } => match source.kind() {
-                io::ErrorKind::NotFound
-                | io::ErrorKind::IsADirectory
-                | io::ErrorKind::NotADirectory
-                | io::ErrorKind::InvalidInput
-                | io::ErrorKind::InvalidData => Class::Input,
-                _ => Class::Environment,
-            },
-            Error::Write { .. } => Class::Environment,
-            Error::NotRegular { .. }
-            | Error::TooLong { .. }
-            | Error::Changed { .. }
-            | Error::IsInput { .. } => Class::Input,
-        }
+fn read_class(source: &io::Error) -> Class {
+    match source.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::IsADirectory
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::InvalidData => Class::Input,
+        _ => Class::Environment,
     }
+}
 
-    fn hints(&self) -> Vec<String> {
-        let (path, source) = match self {
-            Error::Read { path, source } | Error::Write { path, source } => (path, source),
-            Error::NotRegular { .. } => {
-                return vec!["name a regular file; what comes through a pipe has to be written into one first".into()];
-            }
-            Error::TooLong { .. } => return vec!["check that it is the file you mean".into()],
-            Error::Changed { .. } => {
-                return vec!["wait until it is complete, and run the command again".into()];
-            }
-            Error::IsInput { .. } => {
-                return vec!["name another file to write; `--force` does not allow this".into()];
-            }
-        };
-        let hint = match source.kind() {
-            io::ErrorKind::NotFound if matches!(self, Error::Write { .. }) => {
-                "create the folder first, or choose another with -o".into()
-            }
-            io::ErrorKind::NotFound => format!("check the path `{}`", path.display()),
-            io::ErrorKind::PermissionDenied => {
-                format!("check the permissions of `{}`", path.display())
-            }
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                "free some space, or write to another disk with -o".into()
-            }
-            io::ErrorKind::OutOfMemory => {
-                "free some memory, or raise the limit with --memory".into()
-            }
-            io::ErrorKind::ReadOnlyFilesystem => "write to another folder with -o".into(),
-            io::ErrorKind::IsADirectory => {
-                format!("`{}` is a folder; name a file", path.display())
-            }
-            _ => return Vec::new(),
-        };
-        vec![hint]
-    }
+fn of_system(path: &Path, kind: io::ErrorKind, writing: bool) -> Option<String> {
+    let path = path.display();
+    Some(match kind {
+        io::ErrorKind::NotFound if writing => {
+            "create the folder first, or choose another with -o".into()
+        }
+        io::ErrorKind::NotFound => format!("check the path `{path}`"),
+        io::ErrorKind::PermissionDenied => format!("check the permissions of `{path}`"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space, or write to another disk with -o".into()
+        }
+        io::ErrorKind::OutOfMemory => "free some memory, or raise the limit with --memory".into(),
+        io::ErrorKind::ReadOnlyFilesystem => "write to another folder with -o".into(),
+        io::ErrorKind::IsADirectory => format!("`{path}` is a folder; name a file"),
+        _ => return None,
+    })
 }

@@ -8,7 +8,6 @@
 //! <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 
 use crate::fsx::Map;
-use std::fmt;
 use std::ops::Range;
 
 /// Messages nested deeper than this are refused. A Loop in a Loop takes three levels each; real models stay under 20.
@@ -19,11 +18,13 @@ const DEPTH_LIMIT: usize = 64;
 pub(super) const PAYLOAD_FIELD: u32 = (1 << 29) - 1;
 
 /// Why bytes are not a well-formed ONNX protobuf message.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireFault {
     /// A varint is cut short or longer than ten bytes.
+    #[error("a malformed varint")]
     Varint,
     /// A field reaches past the end of its message: `needed` bytes, `left` are there.
+    #[error("a field of {needed} bytes where {left} are left")]
     PastEnd {
         /// Bytes that the field claims.
         needed: u64,
@@ -31,39 +32,26 @@ pub enum WireFault {
         left: u64,
     },
     /// A protobuf group, which ONNX never uses.
+    #[error("a protobuf group, which ONNX does not use")]
     Group,
     /// A wire type that does not exist.
+    #[error("the unknown wire type {0}")]
     WireType(u8),
     /// Field number 0, or above the limit of protobuf.
+    #[error("the impossible field number {0}")]
     FieldNumber(u64),
     /// Messages nested too deeply.
+    #[error("messages nested more than {limit} deep")]
     Depth {
         /// The most that is read.
         limit: usize,
     },
     /// A field that may stand once stands twice.
+    #[error("a second `{field}`")]
     Repeated {
         /// As `Message.field`, in the names of `onnx.proto`.
         field: &'static str,
     },
-}
-
-impl fmt::Display for WireFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            WireFault::Varint => f.write_str("a malformed varint"),
-            WireFault::PastEnd { needed, left } => {
-                write!(f, "a field of {needed} bytes where {left} are left")
-            }
-            WireFault::Group => f.write_str("a protobuf group, which ONNX does not use"),
-            WireFault::WireType(t) => write!(f, "the unknown wire type {t}"),
-            WireFault::FieldNumber(n) => write!(f, "the impossible field number {n}"),
-            WireFault::Depth { limit } => {
-                write!(f, "messages nested more than {limit} deep")
-            }
-            WireFault::Repeated { field } => write!(f, "a second `{field}`"),
-        }
-    }
 }
 
 /// A fault and where it is.

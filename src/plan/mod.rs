@@ -29,15 +29,16 @@ pub use pair::{adopt, open, open_with, reference, replace, replace_all, stage};
 pub use text::{Maker, manifest_path, read_maker, read_manifest, read_sources};
 
 use crate::engine::tensorrt::header;
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::fsx;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a plan or its manifest cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Error {
     /// The plan stands alone.
     #[error("`{plan}` has no manifest: `{manifest}` is not there", plan = .plan.display(), manifest = .manifest.display())]
+    #[explain(code = "manifest-missing", class = Input, hints = of_no_manifest(plan, manifest))]
     NoManifest {
         plan: PathBuf,
         /// Where its manifest should be.
@@ -45,6 +46,7 @@ pub enum Error {
     },
     /// The manifest is not what this version writes.
     #[error("`{path}` is not a manifest that this version reads: {reason}", path = .path.display())]
+    #[explain(code = "manifest-unreadable", class = Input, hint("build the plan again with `trtmut build` of this version"))]
     Manifest {
         path: PathBuf,
         /// What is wrong with it.
@@ -52,6 +54,8 @@ pub enum Error {
     },
     /// The manifest belongs to other bytes.
     #[error("`{manifest}` does not belong to `{plan}`: {reason}", plan = .plan.display(), manifest = .manifest.display())]
+    #[explain(code = "manifest-mismatch", class = Input,
+        hint("the plan was cut short, or one of the two files was replaced: restore the pair, or build it again with `trtmut build`"))]
     Mismatch {
         plan: PathBuf,
         manifest: PathBuf,
@@ -59,12 +63,16 @@ pub enum Error {
     },
     /// The plan has a manifest, and was to get one.
     #[error("`{plan}` has a manifest: `{manifest}`", plan = .plan.display(), manifest = .manifest.display())]
+    #[explain(code = "manifest-there", class = Input, hint("`trtmut inspect` shows it, and `--force` replaces it"))]
     HasManifest { plan: PathBuf, manifest: PathBuf },
     /// Something else is where a plan or its manifest goes.
     #[error("`{path}` {what}", path = .path.display())]
+    #[explain(code = "output-occupied", class = Input, hint("choose another name with -o, or overwrite it with --force"))]
     Occupied { path: PathBuf, what: &'static str },
     /// Plans were changing together when a process died, and nothing says how far it came.
     #[error("`{journal}` tells of a change that a killed trtmut began, and `{folder}`, where the rest of it stands, is not there", journal = .journal.display(), folder = .folder.display())]
+    #[explain(code = "change-unfinished", class = Input,
+        hint("bring `{}` back; or remove `{}` to keep this plan as it is", folder.display(), journal.display()))]
     Unfinished {
         /// The journal beside the plan.
         journal: PathBuf,
@@ -73,67 +81,23 @@ pub enum Error {
     },
     /// A file could not be read or written.
     #[error(transparent)]
+    #[explain(transparent)]
     File(#[from] fsx::Error),
 }
 
-impl Explain for Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Error::NoManifest { .. } => "manifest-missing",
-            Error::Manifest { .. } => "manifest-unreadable",
-            Error::Mismatch { .. } => "manifest-mismatch",
-            Error::HasManifest { .. } => "manifest-there",
-            Error::Occupied { .. } => "output-occupied",
-            Error::Unfinished { .. } => "change-unfinished",
-            Error::File(e) => e.code(),
-        }
+fn of_no_manifest(plan: &Path, manifest: &Path) -> Vec<String> {
+    let shown = plan.display();
+    if plan.extension().is_some_and(|e| e == "onnx") {
+        return vec![format!(
+            "it is a model: `trtmut build {shown}` makes a plan of it"
+        )];
     }
-
-    fn class(&self) -> Class {
-        match self {
-            Error::File(e) => e.class(),
-            _ => Class::Input,
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Error::NoManifest { plan, .. } if plan.extension().is_some_and(|e| e == "onnx") => {
-                vec![format!(
-                    "it is a model: `trtmut build {}` makes a plan of it",
-                    plan.display()
-                )]
-            }
-            Error::NoManifest { plan, manifest } => vec![
-                format!("copy `{}` along with the plan", manifest.display()),
-                // `adopt` takes TensorRT's plans only; another engine's plan has no maker but trtmut.
-                if header::read(plan).is_ok() {
-                    format!(
-                        "where another tool built it: `trtmut adopt {} --model MODEL.onnx`",
-                        plan.display()
-                    )
-                } else {
-                    "where it is lost: `trtmut build MODEL.onnx` makes plan and manifest anew".into()
-                },
-            ],
-            Error::HasManifest { .. } => vec!["`trtmut inspect` shows it, and `--force` replaces it".into()],
-            Error::Manifest { .. } => {
-                vec!["build the plan again with `trtmut build` of this version".into()]
-            }
-            Error::Mismatch { .. } => vec![
-                "the plan was cut short, or one of the two files was replaced: restore the pair, or build it again with \
-                 `trtmut build`"
-                    .into(),
-            ],
-            Error::Occupied { .. } => {
-                vec!["choose another name with -o, or overwrite it with --force".into()]
-            }
-            Error::Unfinished { journal, folder } => vec![format!(
-                "bring `{}` back; or remove `{}` to keep this plan as it is",
-                folder.display(),
-                journal.display()
-            )],
-            Error::File(e) => e.hints(),
-        }
-    }
+    let copy = format!("copy `{}` along with the plan", manifest.display());
+    // `adopt` takes TensorRT's plans only; another engine's plan has no maker but trtmut.
+    let make = if header::read(plan).is_ok() {
+        format!("where another tool built it: `trtmut adopt {shown} --model MODEL.onnx`")
+    } else {
+        "where it is lost: `trtmut build MODEL.onnx` makes plan and manifest anew".into()
+    };
+    vec![copy, make]
 }

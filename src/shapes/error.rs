@@ -2,17 +2,23 @@
 
 use super::faults::{ArgumentFault, Conflict, ModelFault, SpecFault};
 use super::quote::Pos;
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use std::fmt::{self, Write as _};
 
 /// Problems shown of one spec; a hostile file can have a hundred thousand.
 const SHOWN: usize = 20;
 
+const WIDEN: &str =
+    "`run --on-range widen` recompiles with the smallest range that covers the old sizes and these";
+const HOLD_THE_EXAMPLE: &str =
+    "give the dim a range that holds the example, with `--dim NAME=min:opt:max` or in the spec";
+
 /// Why a spec cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Error {
     /// The file could not be read.
     #[error("cannot read the shape spec `{path}`")]
+    #[explain(code = "shapes-unreadable", class = Input)]
     Read {
         path: String,
         /// What the system said.
@@ -20,6 +26,7 @@ pub enum Error {
     },
     /// Larger than any spec is.
     #[error("the shape spec `{origin}` is larger than {limit} bytes")]
+    #[explain(code = "shapes-too-large", class = Input, hint("a shape spec is a small JSON file; is this the right one?"))]
     TooLarge {
         origin: String,
         /// Largest size read, in bytes.
@@ -27,6 +34,7 @@ pub enum Error {
     },
     /// The file is no valid spec.
     #[error("the shape spec `{origin}` is not valid: {problems}")]
+    #[explain(code = "shapes-invalid", class = Input)]
     Spec {
         origin: String,
         /// What is wrong, each with its place.
@@ -34,6 +42,7 @@ pub enum Error {
     },
     /// The spec and the model contradict each other.
     #[error("{} does not fit the model: {}", .origin.as_ref().map_or_else(|| "what is given about shapes".to_owned(), |o| format!("the shape spec `{o}`")), list(.problems))]
+    #[explain(code = "shapes-model-mismatch", class = Input, hints = of_model(origin.is_some(), suggestion))]
     Model {
         /// The spec's file; `None` where there is no spec.
         origin: Option<String>,
@@ -44,12 +53,15 @@ pub enum Error {
     },
     /// `--dim` or `--opt` is wrong.
     #[error("{}", list(.0))]
+    #[explain(code = "shapes-argument", class = Usage)]
     Arguments(Vec<ArgumentFault>),
     /// Concrete shapes that the range does not hold.
     #[error("{}", list(.0))]
+    #[explain(code = "shape-out-of-range", class = Input, hints = _0.iter().any(is_beyond).then_some(WIDEN))]
     Sizes(Vec<Conflict>),
     /// Concrete shapes that none of several optimization profiles holds.
     #[error("no optimization profile holds these sizes: {}{}", list(.conflicts), listed(.profiles))]
+    #[explain(code = "shape-out-of-range", class = Input, hint("`run --on-range widen` recompiles with the nearest profile made wide enough"))]
     NoProfile {
         /// What the nearest profile says of them.
         conflicts: Vec<Conflict>,
@@ -58,6 +70,7 @@ pub enum Error {
     },
     /// A profile of a spec that cannot be in one engine with the others.
     #[error("profile {at} of the shape spec does not fit the others: {reason}")]
+    #[explain(code = "shapes-profile", class = Input)]
     Profile {
         /// Which of the optimization profiles, counted from 1.
         at: usize,
@@ -66,18 +79,23 @@ pub enum Error {
     },
     /// Example inputs that the range does not hold.
     #[error("the example inputs do not fit: {}", list(.0))]
+    #[explain(code = "shapes-example", class = Input, hints = _0.iter().any(is_beyond).then_some(HOLD_THE_EXAMPLE))]
     Call(Vec<Conflict>),
     /// Dims without a largest size, where the backend needs one.
     #[error("no largest size is given for {}, and this backend needs one", dims(.0))]
+    #[explain(code = "shapes-unbounded", class = Input,
+        hint("give it one: `--dim {}=min:opt:max`, or `max` in the spec's `dims`", _0.first().map_or("NAME", String::as_str)))]
     Unbounded(
         /// Root dims by name.
         Vec<String>,
     ),
     /// A recorded range (in a manifest) that cannot be one.
     #[error("the recorded shape range is damaged: {0}")]
+    #[explain(code = "shapes-record", class = Input, hint("build the engine again with `trtmut build`"))]
     Record(String),
     /// The spec cannot be written in the form that was asked for.
     #[error("cannot write this spec in the form `{form}`: {reason}")]
+    #[explain(code = "shapes-form", class = Input)]
     Form {
         /// `torch`, `args` or `inputs`.
         form: &'static str,
@@ -173,55 +191,16 @@ fn is_beyond(conflict: &Conflict) -> bool {
     }
 }
 
-impl Explain for Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Error::Read { .. } => "shapes-unreadable",
-            Error::TooLarge { .. } => "shapes-too-large",
-            Error::Spec { .. } => "shapes-invalid",
-            Error::Model { .. } => "shapes-model-mismatch",
-            Error::Arguments(_) => "shapes-argument",
-            Error::Sizes(_) | Error::NoProfile { .. } => "shape-out-of-range",
-            Error::Profile { .. } => "shapes-profile",
-            Error::Call(_) => "shapes-example",
-            Error::Unbounded(_) => "shapes-unbounded",
-            Error::Record(_) => "shapes-record",
-            Error::Form { .. } => "shapes-form",
-        }
+fn of_model(has_spec: bool, suggestion: &str) -> Vec<String> {
+    if has_spec {
+        return vec![format!(
+            "a spec that names the model's inputs and fits, to put your ranges in:\n{suggestion}"
+        )];
     }
-
-    fn class(&self) -> Class {
-        match self {
-            Error::Arguments(_) => Class::Usage,
-            _ => Class::Input,
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Error::Model { origin: Some(_), suggestion, .. } => {
-                vec![format!("a spec that names the model's inputs and fits, to put your ranges in:\n{suggestion}")]
-            }
-            Error::Model { origin: None, suggestion, .. } => vec![
-                "give each dynamic dim a range with `--dim NAME=min:opt:max`".into(),
-                format!("or write a spec for `--shapes` (`--print-shapes` prints this one to fill in):\n{suggestion}"),
-            ],
-            Error::Unbounded(names) => {
-                let name = names.first().map_or("NAME", String::as_str);
-                vec![format!("give it one: `--dim {name}=min:opt:max`, or `max` in the spec's `dims`")]
-            }
-            Error::NoProfile { .. } => vec![
-                "`run --on-range widen` recompiles with the nearest profile made wide enough".into(),
-            ],
-            Error::Sizes(conflicts) if conflicts.iter().any(is_beyond) => vec![
-                "`run --on-range widen` recompiles with the smallest range that covers the old sizes and these".into(),
-            ],
-            Error::Call(conflicts) if conflicts.iter().any(is_beyond) => {
-                vec!["give the dim a range that holds the example, with `--dim NAME=min:opt:max` or in the spec".into()]
-            }
-            Error::Record(_) => vec!["build the engine again with `trtmut build`".into()],
-            Error::TooLarge { .. } => vec!["a shape spec is a small JSON file; is this the right one?".into()],
-            _ => Vec::new(),
-        }
-    }
+    vec![
+        "give each dynamic dim a range with `--dim NAME=min:opt:max`".into(),
+        format!(
+            "or write a spec for `--shapes` (`--print-shapes` prints this one to fill in):\n{suggestion}"
+        ),
+    ]
 }

@@ -52,7 +52,7 @@ pub fn refusal(text: &str) -> io::Result<()> {
     io::stderr().lock().write_all(escape::text(text).as_bytes())
 }
 
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::fsx;
 use crate::watch::{Event, Watch};
 use serde::Serialize;
@@ -273,42 +273,16 @@ fn ignore_closed_pipe(result: io::Result<()>) -> Result<(), Error> {
 }
 
 /// Why a result was not printed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Error {
     /// stdout is closed, or the disk that it goes to is full.
     #[error("the result cannot be written to stdout")]
+    #[explain(code = "stdout", class = Environment, hint("see where stdout goes; what the command wrote to other files is complete"))]
     Stdout(#[source] io::Error),
     /// The result is of a file that is another one by now.
     #[error(transparent)]
+    #[explain(transparent)]
     File(#[from] fsx::Error),
-}
-
-impl Explain for Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Error::Stdout(_) => "stdout",
-            Error::File(e) => e.code(),
-        }
-    }
-
-    fn class(&self) -> Class {
-        match self {
-            Error::Stdout(_) => Class::Environment,
-            Error::File(e) => e.class(),
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Error::Stdout(_) => {
-                vec![
-                    "see where stdout goes; what the command wrote to other files is complete"
-                        .into(),
-                ]
-            }
-            Error::File(e) => e.hints(),
-        }
-    }
 }
 
 /// What is said goes into the log too.

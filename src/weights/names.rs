@@ -1,6 +1,6 @@
 //! The decorations that tools put on parameter names, and taking them off as a whole, by named rules.
 
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One way of decorating names.
@@ -104,10 +104,11 @@ pub struct Normalised {
 }
 
 /// Why names could not be normalised.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Explain)]
 pub enum NameError {
     /// Two names become one.
     #[error("`{first}` and `{second}` both become `{name}` by {}", rules.join(", "))]
+    #[explain(code = "names-collapse", class = Input, hint("save only the part of the pipeline that this model is (one component per file)"))]
     Collapse {
         name: String,
         first: String,
@@ -117,30 +118,12 @@ pub enum NameError {
     },
     /// Different rules fit equally well and mean different tensors.
     #[error("names fit the model equally well by {} and by {}", first.join(", "), second.join(", "))]
+    #[explain(code = "names-ambiguous", class = Input, hint("save only the part of the pipeline that this model is (one component per file)"))]
     Ambiguous {
         /// One set of rules.
         first: Vec<&'static str>,
         second: Vec<&'static str>,
     },
-}
-
-impl Explain for NameError {
-    fn code(&self) -> &'static str {
-        match self {
-            NameError::Collapse { .. } => "names-collapse",
-            NameError::Ambiguous { .. } => "names-ambiguous",
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Input
-    }
-
-    fn hints(&self) -> Vec<String> {
-        vec![
-            "save only the part of the pipeline that this model is (one component per file)".into(),
-        ]
-    }
 }
 
 /// Finds the rules that make the most of `targets` have a source, among no rule at all and every row of up to four.

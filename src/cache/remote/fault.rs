@@ -1,15 +1,17 @@
 //! What can go wrong with a remote cache. For a build, all of it is a warning.
 
 use crate::cache::{CacheFault, Damage};
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use std::error::Error;
 use std::time::Duration;
 
 /// A remote operation that failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum RemoteFault {
     /// The URL cannot name a remote.
     #[error("`{url}` cannot be a remote cache: {why}")]
+    #[explain(code = "remote-url", class = Usage,
+        hint("write it as s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, https://host/path or file:///folder"))]
     Url {
         /// As given, without a password.
         url: String,
@@ -18,9 +20,11 @@ pub enum RemoteFault {
     },
     /// Engines are code: without TLS, whoever is on the way could plant one.
     #[error("`{url}` would be spoken to without encryption")]
+    #[explain(code = "remote-plain-http", class = Usage, hint("{PLAIN_HTTP}"))]
     PlainHttp { url: String },
     /// A request failed, after retries where it could be retried.
     #[error("cannot {action} `{url}`")]
+    #[explain(code = "remote-failed", class = Environment, hints = source.kind.hint())]
     Failed {
         /// What was tried, as in `cannot read …`.
         action: &'static str,
@@ -29,6 +33,7 @@ pub enum RemoteFault {
     },
     /// An entry on the remote is not what was once pushed. It counts as a miss.
     #[error("the entry at `{url}` is damaged")]
+    #[explain(code = "remote-entry-damaged", class = Environment, hint("replace it with `trtmut cache push --force` from a machine that has it"))]
     Damaged {
         url: String,
         #[source]
@@ -36,6 +41,8 @@ pub enum RemoteFault {
     },
     /// No entry on the remote has a key that begins so.
     #[error("no engine at `{url}` has the key `{text}`")]
+    #[explain(code = "remote-unknown-key", class = Input,
+        hint("`trtmut cache list` on the machine that pushed shows the keys; their beginnings are enough"))]
     UnknownKey {
         url: String,
         /// What was asked for.
@@ -43,6 +50,7 @@ pub enum RemoteFault {
     },
     /// The local cache's own fault.
     #[error(transparent)]
+    #[explain(transparent)]
     Cache(#[from] CacheFault),
 }
 
@@ -70,6 +78,23 @@ const PLAIN_HTTP: &str = "use https://, or allow http:// with AWS_ALLOW_HTTP=tru
 
 /// A reason longer than this is a whole page of a server.
 const LONGEST: usize = 300;
+
+impl Kind {
+    fn hint(self) -> Option<&'static str> {
+        Some(match self {
+            Kind::Denied => {
+                "check the credentials and what they may do there; S3 also answers so for what is not there, unless they may list the bucket"
+            }
+            Kind::NoCredentials => {
+                "give credentials in the environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or GOOGLE_APPLICATION_CREDENTIALS"
+            }
+            Kind::PlainHttp => PLAIN_HTTP,
+            Kind::NoBucket => "check the bucket's name, or create it",
+            Kind::TimedOut => "allow more time with TRTMUT_CACHE_REMOTE_TIMEOUT, e.g. 2min",
+            Kind::Other => return None,
+        })
+    }
+}
 
 impl Cause {
     pub(super) fn timed_out(after: Duration) -> Cause {
@@ -119,59 +144,5 @@ impl RemoteFault {
     /// Whether the remote itself does not answer as it should, so that asking it for something else is in vain.
     pub fn is_remotes(&self) -> bool {
         matches!(self, RemoteFault::Failed { .. })
-    }
-}
-
-impl Explain for RemoteFault {
-    fn code(&self) -> &'static str {
-        match self {
-            RemoteFault::Url { .. } => "remote-url",
-            RemoteFault::PlainHttp { .. } => "remote-plain-http",
-            RemoteFault::Failed { .. } => "remote-failed",
-            RemoteFault::Damaged { .. } => "remote-entry-damaged",
-            RemoteFault::UnknownKey { .. } => "remote-unknown-key",
-            RemoteFault::Cache(fault) => fault.code(),
-        }
-    }
-
-    fn class(&self) -> Class {
-        match self {
-            RemoteFault::Url { .. } | RemoteFault::PlainHttp { .. } => Class::Usage,
-            RemoteFault::Failed { .. } | RemoteFault::Damaged { .. } => Class::Environment,
-            RemoteFault::UnknownKey { .. } => Class::Input,
-            RemoteFault::Cache(fault) => fault.class(),
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        let hint = match self {
-            RemoteFault::Url { .. } => {
-                "write it as s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, https://host/path or \
-                 file:///folder"
-            }
-            RemoteFault::PlainHttp { .. } => PLAIN_HTTP,
-            RemoteFault::Damaged { .. } => {
-                "replace it with `trtmut cache push --force` from a machine that has it"
-            }
-            RemoteFault::UnknownKey { .. } => {
-                "`trtmut cache list` on the machine that pushed shows the keys; their beginnings are enough"
-            }
-            RemoteFault::Cache(fault) => return fault.hints(),
-            RemoteFault::Failed { source, .. } => match source.kind {
-                Kind::Denied => {
-                    "check the credentials and what they may do there; S3 also answers so for what is not there, \
-                     unless they may list the bucket"
-                }
-                Kind::NoCredentials => {
-                    "give credentials in the environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or \
-                     GOOGLE_APPLICATION_CREDENTIALS"
-                }
-                Kind::PlainHttp => PLAIN_HTTP,
-                Kind::NoBucket => "check the bucket's name, or create it",
-                Kind::TimedOut => "allow more time with TRTMUT_CACHE_REMOTE_TIMEOUT, e.g. 2min",
-                Kind::Other => return Vec::new(),
-            },
-        };
-        vec![hint.into()]
     }
 }

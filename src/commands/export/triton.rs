@@ -5,7 +5,7 @@
 //! TensorRT plan is in <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html>.
 
 use crate::exit::Exit;
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::fsx::{self, Map};
 use crate::plan::{self, Manifest};
 use crate::shapes::{AxisRange, Profile};
@@ -75,16 +75,19 @@ impl Report for ExportReport {
 }
 
 /// Why Triton cannot serve a plan.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum ExportError {
     /// Not a plan that Triton's TensorRT backend loads.
     #[error("Triton loads plans of TensorRT, and `{plan}` is one of {backend}", plan = plan.display())]
+    #[explain(code = "export-backend", class = Input, hint("build it with `trtmut build --backend tensorrt`"))]
     Backend { plan: PathBuf, backend: String },
     /// It has no weights.
     #[error("`{plan}` is stripped: it holds no weights", plan = plan.display())]
+    #[explain(code = "export-stripped", class = Input, hint("`trtmut refit {} --base -o filled.plan` makes a plan that can be exported", plan.display()))]
     Stripped { plan: PathBuf },
     /// An input or output that the configuration cannot describe.
     #[error("`{tensor}` {problem}")]
+    #[explain(code = "export-tensor", class = Input, hints = [*hint])]
     Tensor {
         tensor: String,
         /// What is wrong with it.
@@ -93,47 +96,12 @@ pub enum ExportError {
     },
     /// Somebody else's file is where one goes.
     #[error("`{path}` exists and was not written by `trtmut export`", path = path.display())]
+    #[explain(code = "output-occupied", class = Input, hint("name another folder, or overwrite it with --force"))]
     Occupied { path: PathBuf },
     /// The folder has no name that a model may have.
     #[error("`{folder}` gives the model no name", folder = folder.display())]
+    #[explain(code = "export-name", class = Input, hint("name a folder such as `models/unet`: letters, digits, `_`, `-` and `.`"))]
     Name { folder: PathBuf },
-}
-
-impl Explain for ExportError {
-    fn code(&self) -> &'static str {
-        match self {
-            ExportError::Backend { .. } => "export-backend",
-            ExportError::Stripped { .. } => "export-stripped",
-            ExportError::Tensor { .. } => "export-tensor",
-            ExportError::Occupied { .. } => "output-occupied",
-            ExportError::Name { .. } => "export-name",
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Input
-    }
-
-    fn hints(&self) -> Vec<String> {
-        vec![match self {
-            ExportError::Backend { .. } => {
-                "build it with `trtmut build --backend tensorrt`".to_owned()
-            }
-            ExportError::Stripped { plan } => {
-                format!(
-                    "`trtmut refit {} --base -o filled.plan` makes a plan that can be exported",
-                    plan.display()
-                )
-            }
-            ExportError::Tensor { hint, .. } => (*hint).to_owned(),
-            ExportError::Occupied { .. } => {
-                "name another folder, or overwrite it with --force".to_owned()
-            }
-            ExportError::Name { .. } => {
-                "name a folder such as `models/unet`: letters, digits, `_`, `-` and `.`".to_owned()
-            }
-        }]
-    }
 }
 
 pub(super) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {

@@ -7,7 +7,7 @@ use super::UsageError;
 use super::overlay::{OverlayArgs, check_asked};
 use crate::diff::{Told, WeightState};
 use crate::exit::Exit;
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::fsx;
 use crate::pipeline::{self, Environment, Opening, OverlayRequest, Prepared};
 use crate::plan;
@@ -79,8 +79,10 @@ pub(super) enum Fallback {
 }
 
 /// A refit is not enough.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 #[error("a refit is not enough{}: {}", of(.plan.as_deref()), list(.fixed))]
+#[explain(code = "needs-recompile", class = NeedsRecompile, details = serde_json::to_value(decision).ok(),
+    hint("`--fallback rebuild` compiles the model with these weights instead"))]
 pub struct NotEnough {
     /// Which plan it is, where several were given.
     pub(super) plan: Option<PathBuf>,
@@ -119,24 +121,6 @@ pub(super) fn list(fixed: &[WeightState]) -> String {
         text.push_str(", …");
     }
     text
-}
-
-impl Explain for NotEnough {
-    fn code(&self) -> &'static str {
-        "needs-recompile"
-    }
-
-    fn class(&self) -> Class {
-        Class::NeedsRecompile
-    }
-
-    fn details(&self) -> Option<serde_json::Value> {
-        serde_json::to_value(&self.decision).ok()
-    }
-
-    fn hints(&self) -> Vec<String> {
-        vec!["`--fallback rebuild` compiles the model with these weights instead".into()]
-    }
 }
 
 /// Claims the output, and the right to change the plan.

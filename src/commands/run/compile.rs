@@ -6,7 +6,7 @@ use super::{Args, input_request};
 use crate::commands::UsageError;
 use crate::commands::shape_args::{misfit, read_spec};
 use crate::diff::Verdict;
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::fsx;
 use crate::onnx::Model;
 use crate::pipeline::{self, BackendChoice, BuildRequest, CacheUse, Environment, MappingSource};
@@ -14,7 +14,7 @@ use crate::shapes::{self, Overrides, Resolved};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
 use anyhow::Context;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the plan is that runs.
 pub(super) struct Place {
@@ -78,8 +78,9 @@ fn resolve(args: &Args, model: &Model) -> anyhow::Result<Resolved> {
 
 /// Nothing says for which sizes a dynamic model is to be compiled. `--dim` of `run` is one size and no range, so that what `build`
 /// would hint at does not help.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 #[error("`{}` has dynamic sizes, and needs a shape spec (--shapes) to be compiled", .model.display())]
+#[explain(code = "shapes-model-mismatch", class = Input, hints = with_a_range(model, source))]
 pub struct Unranged {
     /// The model.
     pub(in crate::commands) model: PathBuf,
@@ -87,28 +88,18 @@ pub struct Unranged {
     pub(in crate::commands) source: shapes::Error,
 }
 
-impl Explain for Unranged {
-    fn code(&self) -> &'static str {
-        "shapes-model-mismatch"
+fn with_a_range(model: &Path, source: &shapes::Error) -> Vec<String> {
+    let build = shlex::try_join(["trtmut", "build", &model.to_string_lossy()]);
+    let build = build.unwrap_or_else(|_| "trtmut build MODEL.onnx".into());
+    let mut hints = vec![format!(
+        "build a plan with a range for each dim, `{build} --dim NAME=min:opt:max`, and run that"
+    )];
+    if let shapes::Error::Model { suggestion, .. } = source {
+        hints.push(format!(
+            "or write a spec for --shapes (`{build} --print-shapes` prints this one to fill in):\n{suggestion}"
+        ));
     }
-
-    fn class(&self) -> Class {
-        Class::Input
-    }
-
-    fn hints(&self) -> Vec<String> {
-        let build = shlex::try_join(["trtmut", "build", &self.model.to_string_lossy()]);
-        let build = build.unwrap_or_else(|_| "trtmut build MODEL.onnx".into());
-        let mut hints = vec![format!(
-            "build a plan with a range for each dim, `{build} --dim NAME=min:opt:max`, and run that"
-        )];
-        if let shapes::Error::Model { suggestion, .. } = &self.source {
-            hints.push(format!(
-                "or write a spec for --shapes (`{build} --print-shapes` prints this one to fill in):\n{suggestion}"
-            ));
-        }
-        hints
-    }
+    hints
 }
 
 fn compile(

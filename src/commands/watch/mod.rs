@@ -10,7 +10,7 @@ use super::overlay::OverlayArgs;
 use super::refit::Fallback;
 use crate::children;
 use crate::exit::Exit;
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::plan;
 use crate::tensor::Digest;
 use crate::ui::Ui;
@@ -75,10 +75,12 @@ pub struct Args {
 }
 
 /// Why the watch, or what it was to run, ended.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum WatchError {
     /// A file or folder cannot be watched.
     #[error("cannot watch `{path}`", path = path.display())]
+    #[explain(code = "watch", class = Environment,
+        hint("check that its folder exists; where the system has no watches left, raise `fs.inotify.max_user_watches`"))]
     Watch {
         /// What is to be watched.
         path: PathBuf,
@@ -86,6 +88,7 @@ pub enum WatchError {
     },
     /// A process cannot be started.
     #[error("cannot run `{what}`")]
+    #[explain(code = "start-process", class = Environment)]
     Start {
         /// What was to be run.
         what: String,
@@ -93,37 +96,8 @@ pub enum WatchError {
     },
     /// `--exec` ran and failed.
     #[error("`{command}` ended with {status}")]
+    #[explain(code = "exec", class = Input, hint("the plan was refitted before, and is as it should be"))]
     Exec { command: String, status: ExitStatus },
-}
-
-impl Explain for WatchError {
-    fn code(&self) -> &'static str {
-        match self {
-            WatchError::Watch { .. } => "watch",
-            WatchError::Start { .. } => "start-process",
-            WatchError::Exec { .. } => "exec",
-        }
-    }
-
-    fn class(&self) -> Class {
-        match self {
-            WatchError::Watch { .. } | WatchError::Start { .. } => Class::Environment,
-            WatchError::Exec { .. } => Class::Input,
-        }
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            WatchError::Watch { .. } => vec![
-                "check that its folder exists; where the system has no watches left, raise `fs.inotify.max_user_watches`"
-                    .into(),
-            ],
-            WatchError::Start { .. } => Vec::new(),
-            WatchError::Exec { .. } => {
-                vec!["the plan was refitted before, and is as it should be".into()]
-            }
-        }
-    }
 }
 
 /// Runs the command. `cli` is the whole command line, of which `refit` is a part.

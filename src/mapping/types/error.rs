@@ -1,18 +1,23 @@
 //! What can be wrong with a mapping.
 
 use super::row::{FoldSign, Grade, Recipe, Row};
-use crate::fault::{Class, Explain};
+use crate::fault::Explain;
 use crate::tensor::{ConvertError, Dtype, show_shape};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Why a mapping cannot be used as it is.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Error {
     /// Nothing says where the weight comes from.
     #[error("weight `{weight}` is {} and no tensor of the checkpoint fills it", grade.name())]
+    #[explain(code = "weight-unmapped", class = Input,
+        hint("give the checkpoint that the model was exported from: --base-weights, at build or at refit"),
+        hint("or state its derivation with --mapping FILE"))]
     NoRecipe { weight: String, grade: Grade },
     /// A source is not in the checkpoint.
     #[error("weight `{weight}` needs tensor `{source_name}`, which the checkpoint does not hold")]
+    #[explain(code = "source-missing", class = Input, hint("pass --partial if the file is meant to hold only some tensors"))]
     SourceMissing {
         weight: String,
         /// Name in the checkpoint.
@@ -24,6 +29,7 @@ pub enum Error {
         show_shape(expected),
         show_shape(shape)
     )]
+    #[explain(code = "source-misfit", class = Input)]
     Length {
         weight: String,
         /// Element type of the weight.
@@ -39,6 +45,7 @@ pub enum Error {
     #[error(
         "weight `{weight}` would become infinite: `{source_name}` holds values up to {largest:e}, too large for {dtype}"
     )]
+    #[explain(code = "weight-overflow", class = Input)]
     Overflow {
         weight: String,
         source_name: String,
@@ -48,6 +55,9 @@ pub enum Error {
     },
     /// Nothing says where a weight comes from, and it may hold what changes.
     #[error("nothing says where weight `{weight}` comes from, and it may hold what changes in {}", changed.join(", "))]
+    #[explain(code = "weight-unsourced", class = Input,
+        hint("give the checkpoint that the model was exported from: --base-weights at build or here"),
+        hint("or, where no tensor of the checkpoint is in it, say so with --mapping FILE"))]
     Unsourced {
         weight: String,
         /// Changed tensors, in backticks, the first few.
@@ -55,6 +65,7 @@ pub enum Error {
     },
     /// A step cannot be computed.
     #[error("weight `{weight}` cannot be computed")]
+    #[explain(code = "source-unconvertible", class = Input)]
     Convert {
         weight: String,
         #[source]
@@ -62,6 +73,7 @@ pub enum Error {
     },
     /// The weight's sources cannot be had from its bytes.
     #[error("weight `{weight}` is computed from {}, which cannot be undone", sources.join(", "))]
+    #[explain(code = "fold-needs-base", class = Input, hint("give the checkpoint that the model was exported from with --base-weights"))]
     NotInvertible {
         weight: String,
         /// What it is computed from, in backticks.
@@ -69,30 +81,37 @@ pub enum Error {
     },
     /// The ONNX file's values of a weight are not at hand.
     #[error("the base values of weight `{weight}` are not at hand")]
+    #[explain(code = "base-values-missing", class = Input)]
     NotHeld { weight: String },
     /// A mapping file names weights that the model does not have.
     #[error("the mapping file names unknown weights: {}", weights.join(", "))]
+    #[explain(code = "mapping-unknown-weights", class = Input)]
     UnknownWeights {
         /// Their names, in backticks.
         weights: Vec<String>,
     },
     /// Names that a LoRA targets could not be tied to weights.
     #[error("{}", join(declined))]
+    #[explain(code = "targets-declined", class = Input, hints = declined.iter().flat_map(Explain::hints).collect::<BTreeSet<_>>())]
     Targets {
         /// Each with its reason.
         declined: Vec<Declined>,
     },
     /// A second export proves nothing.
     #[error("the probe cannot be used: {problem}")]
+    #[explain(code = "probe-unusable", class = Input,
+        hint("`trtmut probe --print` prints the lines of Python that make one: all tensors moved, the same exporter, the same arguments"))]
     Probe {
         /// What is wrong with it.
         problem: String,
     },
     /// A mapping file cannot be read.
     #[error("not a mapping file")]
+    #[explain(code = "mapping-unreadable", class = Input)]
     Document(#[source] serde_json::Error),
     /// A mapping file of another format.
     #[error("mapping format `{found}` is not `{expected}`")]
+    #[explain(code = "mapping-schema", class = Input)]
     Schema {
         /// What the file says.
         found: String,
@@ -137,67 +156,13 @@ impl Error {
     }
 }
 
-impl Explain for Error {
-    fn code(&self) -> &'static str {
-        match self {
-            Error::NoRecipe { .. } => "weight-unmapped",
-            Error::SourceMissing { .. } => "source-missing",
-            Error::Length { .. } => "source-misfit",
-            Error::Overflow { .. } => "weight-overflow",
-            Error::Unsourced { .. } => "weight-unsourced",
-            Error::Convert { .. } => "source-unconvertible",
-            Error::NotInvertible { .. } => "fold-needs-base",
-            Error::NotHeld { .. } => "base-values-missing",
-            Error::UnknownWeights { .. } => "mapping-unknown-weights",
-            Error::Targets { .. } => "targets-declined",
-            Error::Probe { .. } => "probe-unusable",
-            Error::Document(_) => "mapping-unreadable",
-            Error::Schema { .. } => "mapping-schema",
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Input
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Error::NoRecipe { .. } => vec![
-                "give the checkpoint that the model was exported from: --base-weights, at build or at refit".into(),
-                "or state its derivation with --mapping FILE".into(),
-            ],
-            Error::Unsourced { .. } => vec![
-                "give the checkpoint that the model was exported from: --base-weights at build or here".into(),
-                "or, where no tensor of the checkpoint is in it, say so with --mapping FILE".into(),
-            ],
-            Error::SourceMissing { .. } => {
-                vec!["pass --partial if the file is meant to hold only some tensors".into()]
-            }
-            Error::Probe { .. } => vec![
-                "`trtmut probe --print` prints the lines of Python that make one: all tensors moved, the same exporter, the same \
-                 arguments"
-                    .into(),
-            ],
-            Error::NotInvertible { .. } => vec![
-                "give the checkpoint that the model was exported from with --base-weights".into(),
-            ],
-            Error::Targets { declined } => {
-                let mut hints: Vec<String> = declined.iter().flat_map(Explain::hints).collect();
-                hints.sort();
-                hints.dedup();
-                hints
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
 /// Why a name was not adopted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize, Explain)]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum Declined {
     /// No weight of the model is known under this name.
     #[error("no weight of the model is known as `{name}`")]
+    #[explain(code = "target-unknown", class = Input, hint("the file may belong to another model"))]
     Unknown { name: String },
     /// The shapes do not agree.
     #[error(
@@ -205,6 +170,7 @@ pub enum Declined {
         show_shape(shape),
         show_shape(expected)
     )]
+    #[explain(code = "target-misfit", class = Input, hint("the file may belong to another model"))]
     Misfit {
         name: String,
         shape: Vec<usize>,
@@ -214,9 +180,11 @@ pub enum Declined {
     },
     /// A square matrix whose consumer does not say whether it is transposed.
     #[error("whether weight `{weight}` holds `{name}` transposed cannot be told")]
+    #[explain(code = "target-orientation", class = Input, hint("give the checkpoint that the model was exported from with --base-weights"))]
     Orientation { name: String, weight: String },
     /// The graph shows that something was folded into the weight.
     #[error("weight `{weight}` is `{name}` with a normalisation folded in, as the graph shows")]
+    #[explain(code = "target-fold-suspected", class = Input, hint("give the checkpoint that the model was exported from with --base-weights"))]
     FoldSuspected {
         name: String,
         weight: String,
@@ -224,6 +192,7 @@ pub enum Declined {
     },
     /// The weight is computed from several tensors, which only the base checkpoint holds.
     #[error("weight `{weight}` is computed from `{name}` and other tensors")]
+    #[explain(code = "fold-needs-base", class = Input, hint("give the checkpoint that the model was exported from with --base-weights"))]
     Folded {
         name: String,
         weight: String,
@@ -231,37 +200,10 @@ pub enum Declined {
     },
     /// Several names lead to one weight, or the mapping refuses it for another reason.
     #[error("weight `{weight}` is {}: `{name}` cannot be tied to it", grade.name())]
+    #[explain(code = "target-unsure", class = Input, hint("give the checkpoint that the model was exported from with --base-weights"))]
     Unsure {
         name: String,
         weight: String,
         grade: Grade,
     },
-}
-
-impl Explain for Declined {
-    fn code(&self) -> &'static str {
-        match self {
-            Declined::Unknown { .. } => "target-unknown",
-            Declined::Misfit { .. } => "target-misfit",
-            Declined::Orientation { .. } => "target-orientation",
-            Declined::FoldSuspected { .. } => "target-fold-suspected",
-            Declined::Folded { .. } => "fold-needs-base",
-            Declined::Unsure { .. } => "target-unsure",
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Input
-    }
-
-    fn hints(&self) -> Vec<String> {
-        match self {
-            Declined::Unknown { .. } | Declined::Misfit { .. } => {
-                vec!["the file may belong to another model".into()]
-            }
-            _ => vec![
-                "give the checkpoint that the model was exported from with --base-weights".into(),
-            ],
-        }
-    }
 }

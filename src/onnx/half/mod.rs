@@ -14,6 +14,7 @@ mod tests;
 mod types;
 
 use super::{BytesOf, Error, Model, Weight};
+use crate::fault::Explain;
 use crate::tensor::{ConvertError, Dtype, narrow};
 use glob::Pattern;
 use std::borrow::Cow;
@@ -134,10 +135,11 @@ impl Converted {
 }
 
 /// Why a model cannot be converted.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Explain)]
 pub enum Fault {
     /// It is in half precision, at least in part, and whoever made it chose what is.
     #[error("it holds {dtype} values already, such as `{value}`")]
+    #[explain(code = "model-unconvertible", class = Input, hint("leave `--convert` out: engines compute in the model's own types"))]
     Already {
         /// The first.
         value: String,
@@ -146,9 +148,11 @@ pub enum Fault {
     },
     /// Nothing of it is f32.
     #[error("nothing of it that could be converted is f32")]
+    #[explain(code = "model-unconvertible", class = Input, hint("leave `--convert` out: engines compute in the model's own types"))]
     Nothing,
     /// Its opset has no such casts.
     #[error("its opset {found} is older than {needed}, the first that has casts to {name}", name = .half.name())]
+    #[explain(code = "model-unconvertible", class = Input, hint("export the model in a newer opset"))]
     Opset {
         /// What was asked for.
         half: Half,
@@ -159,6 +163,7 @@ pub enum Fault {
     },
     /// No node has such a name.
     #[error("`--f32-layers {pattern}`: {reason}")]
+    #[explain(code = "model-unconvertible", class = Input)]
     Pattern {
         /// The pattern.
         pattern: String,
@@ -167,6 +172,9 @@ pub enum Fault {
     },
     /// A finite value would become infinite.
     #[error("weight `{weight}` would become infinite: {cause}")]
+    #[explain(code = "weight-overflow", class = Input,
+        hints = readers.as_ref().map(|r| format!("keep what reads it in f32 with `--f32-layers '{r}'`")),
+        hints = (*half == Half::Fp16).then_some("pass `--convert bf16`, which has the range of f32"))]
     Overflow {
         /// The weight.
         weight: String,
@@ -179,33 +187,8 @@ pub enum Fault {
     },
     /// The model cannot be written.
     #[error(transparent)]
+    #[explain(code = "model-unconvertible", class = Input)]
     Model(#[from] Error),
-}
-
-impl Fault {
-    /// Whether a value is too large for the type.
-    pub fn is_overflow(&self) -> bool {
-        matches!(self, Fault::Overflow { .. })
-    }
-
-    /// What helps.
-    pub fn hints(&self) -> Vec<String> {
-        match self {
-            Fault::Already { .. } | Fault::Nothing => {
-                vec!["leave `--convert` out: engines compute in the model's own types".into()]
-            }
-            Fault::Opset { .. } => vec!["export the model in a newer opset".into()],
-            Fault::Overflow { readers, half, .. } => {
-                let kept = readers
-                    .as_ref()
-                    .map(|r| format!("keep what reads it in f32 with `--f32-layers '{r}'`"));
-                let wide = (*half == Half::Fp16)
-                    .then(|| "pass `--convert bf16`, which has the range of f32".into());
-                kept.into_iter().chain(wide).collect()
-            }
-            Fault::Pattern { .. } | Fault::Model(_) => Vec::new(),
-        }
-    }
 }
 
 impl Model {
