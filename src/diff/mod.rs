@@ -13,11 +13,11 @@
 
 mod change;
 mod decide;
+#[cfg(test)]
+mod decide_test;
 mod graphs;
 mod reason;
 mod summary;
-#[cfg(test)]
-mod table_test;
 mod weights;
 
 pub use change::{TensorChange, block, change};

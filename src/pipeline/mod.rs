@@ -17,6 +17,7 @@ mod build;
 mod compare;
 mod converted;
 mod environment;
+mod environment_variables;
 mod error;
 mod facts;
 mod feed;
@@ -29,7 +30,6 @@ mod past;
 mod plugins;
 mod refit;
 mod run;
-mod variables;
 mod verification;
 mod verify;
 mod watched;
@@ -45,6 +45,7 @@ pub use build::{
 };
 pub use compare::{CompareRequest, Compared, Left, Measured, compare};
 pub use environment::Environment;
+pub use environment_variables::{VARIABLES, Variable, without_credentials};
 pub use error::Error;
 pub use facts::shapes_of_engine;
 pub use look::{ThingKind, is_model, is_plan, kind_of};
@@ -60,7 +61,6 @@ pub use run::{
     InputRequest, Inputs, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,
     recompile,
 };
-pub use variables::{VARIABLES, Variable, without_credentials};
 pub use verification::{Verification, Verified};
 pub use verify::{VerifyRequest, require_reference, verify_outputs};
 

@@ -4,7 +4,7 @@ use super::super::Source;
 use super::change::{Axis, Change, Changes, Dora, Factor, Kind, Parts};
 use super::config::Config;
 use super::error::Problem;
-use super::keys::Role;
+use super::key_layouts::Role;
 use super::kinds::{is_readable, wide};
 use super::multiply::{Multiplier, Side, block_size};
 

@@ -1,7 +1,7 @@
 //! The change of one parameter: what it is made of, and its delta read from the file.
 
 use super::super::Source;
-use super::keys::Role;
+use super::key_layouts::Role;
 use super::kinds::{Delta, Matrix, Step, tucker, wide};
 use super::multiply::Multiplier;
 use std::collections::BTreeMap;

@@ -7,24 +7,24 @@ mod build;
 mod change;
 mod config;
 mod error;
+mod family_names;
 mod fuse;
-mod keys;
+mod key_layouts;
 mod kinds;
 mod multiply;
 mod place;
 mod resolve;
-mod spellings;
 
 pub use error::{Error, Problem};
 pub use fuse::{Fuse, Fusion, Recipe};
-pub use keys::{Component, Format};
+pub use key_layouts::{Component, Format};
 pub use resolve::Targets;
 
 use super::Source;
 use crate::tensor::Digest;
 use change::{Change, Parts};
 use config::Config;
-use keys::{Key, Role};
+use key_layouts::{Key, Role};
 use resolve::{Found, Index};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -114,7 +114,7 @@ impl Lora {
         let index = Index::new(targets);
         let mut by_component: BTreeMap<Component, Vec<Resolved>> = BTreeMap::new();
         for (name, module) in modules {
-            let key_path = keys::path(&name);
+            let key_path = key_layouts::path(&name);
             let found = index.find(&key_path);
             (by_component.entry(key_path.component).or_default()).push(Resolved {
                 name,
@@ -219,7 +219,7 @@ impl Lora {
 /// A module of the file with its configuration and what it was found to be.
 struct Resolved {
     name: String,
-    path: keys::Path,
+    path: key_layouts::Path,
     module: ModuleParts,
     found: Found,
 }
@@ -327,7 +327,7 @@ fn read(source: &Source, path: &Path, notes: &mut Vec<String>) -> Result<Read, E
     let (mut plain, mut ignored) = (Vec::new(), Vec::new());
     let (mut any, mut refused) = (false, false);
     for key in source.names() {
-        let (module, role) = match keys::parse(key) {
+        let (module, role) = match key_layouts::parse(key) {
             Key::Part { module, role } => {
                 any = true;
                 (module, role)

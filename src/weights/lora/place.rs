@@ -4,8 +4,8 @@ use super::super::Source;
 use super::build;
 use super::change::{Axis, Change, Kind};
 use super::error::Problem;
+use super::family_names::Within;
 use super::resolve::{Found, Index, Parameter};
-use super::spellings::Within;
 use super::{Chosen, NEAREST, Part, Resolved, Target};
 use crate::tensor::show_shape;
 

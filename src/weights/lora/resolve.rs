@@ -2,8 +2,8 @@
 //! never made up, because turning `_` back into `.` has no unique answer.
 
 use super::super::{Source, names};
-use super::keys::Path;
-use super::spellings::{Spellings, Within};
+use super::family_names::{Spellings, Within};
+use super::key_layouts::Path;
 use std::collections::{BTreeMap, HashMap};
 
 /// The parameters that may be changed: names and shapes as torch has them (`[out, in]`, `[out, in, kernel…]`).
@@ -240,7 +240,7 @@ fn processor_names(form: &str) -> Vec<Option<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::keys;
+    use super::super::key_layouts;
     use super::*;
 
     fn index(names: &[&str]) -> Index {
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn find(index: &Index, module: &str) -> Option<String> {
-        match index.find(&keys::path(module)) {
+        match index.find(&key_layouts::path(module)) {
             Found::Whole(i) => Some(index.module(i).name.clone()),
             Found::Nothing => None,
             other => panic!("{module}: {other:?}"),
@@ -271,7 +271,7 @@ mod tests {
             "mid_block.attentions.0.proj_in"
         );
         assert_eq!(
-            i.find(&keys::path("lora_unet_a_b_c")),
+            i.find(&key_layouts::path("lora_unet_a_b_c")),
             Found::Ambiguous(vec!["a.b.c".into(), "a.b_c".into()])
         );
         assert_eq!(find(&i, "unet.a.b_c").unwrap(), "a.b_c");
@@ -325,7 +325,7 @@ mod tests {
             "single_transformer_blocks.0.proj_out.weight",
         ]);
         assert!(matches!(
-            split.find(&keys::path("lora_unet_double_blocks_0_img_attn_qkv")),
+            split.find(&key_layouts::path("lora_unet_double_blocks_0_img_attn_qkv")),
             Found::Stacked { pieces, swapped: false } if pieces.len() == 3
         ));
         let joined = index(&[
@@ -333,7 +333,7 @@ mod tests {
             "single_blocks.0.linear2.weight",
         ]);
         assert!(matches!(
-            joined.find(&keys::path("transformer.transformer_blocks.0.attn.to_k")),
+            joined.find(&key_layouts::path("transformer.transformer_blocks.0.attn.to_k")),
             Found::Stacked { pieces, .. } if pieces[0].part == 1 && pieces[0].heights == [1, 1, 1]
         ));
         assert_eq!(
@@ -353,7 +353,7 @@ mod tests {
             "zz.weight",
         ]);
         assert_eq!(
-            i.nearest(&keys::path("lora_unet_blocks_0_attn_to_qq"), 1),
+            i.nearest(&key_layouts::path("lora_unet_blocks_0_attn_to_qq"), 1),
             ["blocks.0.attn.to_q"]
         );
     }

@@ -70,12 +70,12 @@ fn every_recorded_layout_is_read_as_recorded() {
                 skipped += 1;
                 continue;
             };
-            let Key::Part { module: key, role } = keys::parse(from) else {
+            let Key::Part { module: key, role } = key_layouts::parse(from) else {
                 panic!("{layout}: `{from}`");
             };
             assert!(roles.contains(&role), "{layout}: `{from}` is {role:?}");
             let index = &models[component];
-            let found = index.find(&keys::path(&key));
+            let found = index.find(&key_layouts::path(&key));
             let ours = op_of(index, &found, module);
             let ours =
                 ours.unwrap_or_else(|| panic!("{layout}: `{from}` is {found:?}, not `{module}`"));
@@ -113,7 +113,7 @@ fn every_recorded_layout_is_read_as_recorded() {
         // modulation likewise.
         for from in lines.iter().filter_map(|l| l.strip_prefix("dropped ")) {
             assert!(
-                matches!(keys::parse(from), Key::Part { .. }),
+                matches!(key_layouts::parse(from), Key::Part { .. }),
                 "{layout}: `{from}`"
             );
         }
