@@ -8,12 +8,12 @@ use super::tables;
 use crate::cache::{self, Check};
 use crate::engine::{Backend, Identity, Options};
 use crate::exit::Exit;
-use crate::mapping::{Mapping, Proof};
+use crate::mapping::Proof;
 use crate::onnx::Model;
 use crate::pipeline::{
     self, BackendChoice, BuildRequest, CacheRequest, CacheUse, Environment, MappingSource, Probe,
 };
-use crate::plan::{self, Manifest};
+use crate::plan;
 use crate::shapes::{self, Profile};
 use crate::tensor::{Digest, TensorDecl};
 use crate::ui::{self, Align, Report, Screen, Table, Ui};
@@ -326,7 +326,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         ui,
     )?;
     let m = built.manifest;
-    let proof = proof(&m);
+    let proof = m.proof();
     let report = BuildReport {
         plan: args.output.clone(),
         manifest: plan::manifest_path(&args.output),
@@ -358,19 +358,6 @@ fn spec_context(args: &Args) -> String {
         Some(spec) => misfit(spec, &args.model),
         None => format!("`{}` needs a shape spec", args.model.display()),
     }
-}
-
-/// What the base weights of a manifest prove.
-fn proof(manifest: &Manifest) -> Option<Proof> {
-    let base = manifest.base.as_ref()?;
-    let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
-    let mapping = Mapping {
-        against_base: true,
-        rows: rows.collect(),
-        inventory: Some(base.inventory.clone()),
-        ..Mapping::default()
-    };
-    mapping.proof()
 }
 
 fn proven(proof: &Proof) -> String {

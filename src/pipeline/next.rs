@@ -36,20 +36,42 @@ pub fn build_for(
         words.extend(flags(&manifest.options));
         let same =
             Model::open(model).is_ok_and(|m| m.structure_digest() == manifest.model.structure);
-        let base = manifest.base.iter().flat_map(|b| &b.files);
         // A plan of another model is not written over unasked.
         if !same {
             words.push("--force".into());
         } else if model_of(plan, manifest).canonicalize().ok() == model.canonicalize().ok() {
-            // What proved the mapping of this model proves it again.
-            let folder = plan.parent().unwrap_or(Path::new(""));
-            words.extend(base.flat_map(|f| ["--base-weights".into(), text(&folder.join(&f.path))]));
-            let part = manifest.base.as_ref().and_then(|b| b.component.clone());
-            words.extend(part.into_iter().flat_map(|c| ["--component".into(), c]));
+            words.extend(proofs(plan, manifest));
         }
     }
     words.extend(ranges.iter().cloned());
     shell(&words)
+}
+
+/// What proved the mapping of a plan's model, as arguments that prove it again.
+fn proofs(plan: &Path, manifest: &Manifest) -> Vec<String> {
+    let Some(base) = &manifest.base else {
+        return Vec::new();
+    };
+    let folder = plan.parent().unwrap_or(Path::new(""));
+    let mut words = Vec::new();
+    let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    for file in &base.files {
+        option("--base-weights", text(&folder.join(&file.path)));
+    }
+    if let Some(component) = &base.component {
+        option("--component", component.clone());
+    }
+    if let Some(probe) = &base.probe {
+        option("--probe", text(&folder.join(&probe.model.path)));
+        for file in &probe.weights {
+            option("--probe-weights", text(&folder.join(&file.path)));
+        }
+    }
+    // Without it a base that gives some of the parameters only is refused, as it was the first time.
+    if manifest.proof().is_some_and(|proof| !proof.is_whole()) {
+        words.push("--partial".into());
+    }
+    words
 }
 
 /// `trtmut refit` of `plan` with what `request` names.
@@ -111,11 +133,16 @@ pub fn refit(plan: &Path, request: &OverlayRequest, rebuild: bool) -> String {
 
 /// The refit that gives `plan` the weights that it has by its `manifest`; `None` where no command line says it.
 pub fn back(plan: &Path, manifest: &Manifest) -> Option<String> {
-    let recipe = &manifest.recipe;
-    if recipe.ingredients.is_empty() {
+    if manifest.recipe.ingredients.is_empty() {
         let words = ["trtmut", "refit", &text(plan), "--base"].map(str::to_owned);
         return Some(shell(&words));
     }
+    Some(refit(plan, &asked_of(plan, manifest)?, false))
+}
+
+/// What `plan` was refitted with by its `manifest`, and how; `None` where no command line says it.
+pub fn asked_of(plan: &Path, manifest: &Manifest) -> Option<OverlayRequest> {
+    let recipe = &manifest.recipe;
     let asked = &recipe.asked;
     if asked.mapping.is_some() {
         // It was a file, of which the manifest has the contents and not the name.
@@ -145,7 +172,7 @@ pub fn back(plan: &Path, manifest: &Manifest) -> Option<String> {
             }
         }
     }
-    Some(refit(plan, &request, false))
+    Some(request)
 }
 
 /// `trtmut run` of `plan`.
@@ -189,10 +216,40 @@ fn flags(options: &Options) -> Vec<String> {
     let mut words = Vec::new();
     for (name, value) in options {
         match (name.as_str(), value.as_str()) {
+            // Recorded by name and digest; where they are only the user knows.
+            ("plugins", recorded) => {
+                for plugin in recorded.split(',') {
+                    let given = plugin
+                        .split_once('@')
+                        .map(|(file, _)| format!("PATH/{file}"));
+                    let given = given.unwrap_or_else(|| plugin.to_owned());
+                    words.extend(["--plugin".to_owned(), given]);
+                }
+            }
             ("precision", kinds) => words.extend(kinds.split(',').map(|k| format!("--{k}"))),
             (name, "true") => words.push(format!("--{name}")),
             (name, value) => words.extend([format!("--{name}"), value.to_owned()]),
         }
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_plugins_are_options_of_the_command_line() {
+        let options = [("plugins", "libmine.so@1f2e,standard"), ("tf32", "true")];
+        let options = options.map(|(k, v)| (k.to_owned(), v.to_owned()));
+        let words = flags(&options.into_iter().collect());
+        let expected = [
+            "--plugin",
+            "PATH/libmine.so",
+            "--plugin",
+            "standard",
+            "--tf32",
+        ];
+        assert_eq!(words, expected);
+    }
 }

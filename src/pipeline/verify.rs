@@ -13,7 +13,7 @@ use crate::fsx;
 use crate::onnx::Model;
 use crate::plan::Manifest;
 use crate::shapes::Profile;
-use crate::tensor::{Dtype, NamedTensors, difference};
+use crate::tensor::{Difference, Dtype, NamedTensors, difference};
 use crate::watch::{Event, Watch};
 use std::path::Path;
 
@@ -68,6 +68,8 @@ pub struct VerifyRequest<'a> {
     /// The plan that ran.
     pub plan: &'a Path,
     pub manifest: &'a Manifest,
+    /// The plan's model, where it is not where the manifest says.
+    pub model: Option<&'a Path>,
     /// What it was given.
     pub inputs: &'a NamedTensors,
     pub outputs: &'a NamedTensors,
@@ -88,9 +90,13 @@ pub fn verify_outputs(
     });
     let VerifyRequest { plan, manifest, .. } = request;
     let overlay = if manifest.recipe.ingredients.is_empty() {
-        Overlay::survey(plan, manifest, &OverlayRequest::default(), watch)?
+        let base = OverlayRequest {
+            model: request.model.map(Path::to_owned),
+            ..OverlayRequest::default()
+        };
+        Overlay::survey(plan, manifest, &base, watch)?
     } else {
-        Overlay::again(plan, manifest, watch)?
+        Overlay::again(plan, manifest, request.model, watch)?
     };
     let found = against_reference(
         manifest,
@@ -135,15 +141,19 @@ fn against_reference(
             }
             .into());
         };
-        let d = difference(a.view(), e.view(), limit, limit).map_err(|cause| {
-            crate::mapping::Error::Convert {
-                weight: name.clone(),
-                cause,
-            }
-        })?;
+        let d = if a.shape == e.shape {
+            difference(a.view(), e.view(), limit, limit).map_err(|cause| {
+                crate::mapping::Error::Convert {
+                    weight: name.clone(),
+                    cause,
+                }
+            })?
+        } else {
+            Difference::OF_OTHER_SHAPES
+        };
         outputs.push(Verified {
             output: name.clone(),
-            equal: a.shape == e.shape && d.relative_l2 <= limit,
+            equal: d.relative_l2 <= limit,
             difference: d,
         });
     }

@@ -4,10 +4,12 @@
 //! folder can be moved as a whole.
 
 use crate::engine::{Fold, Identity, Options, Slot};
-use crate::mapping::{Inventory, Override, Row};
+use crate::fsx;
+use crate::mapping::{Inventory, Mapping, Override, Proof, Row};
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// Value of [`Manifest::format`] that this version writes and reads.
 pub const FORMAT: &str = "trtmut.manifest/2";
@@ -212,6 +214,43 @@ pub enum Ingredient {
 }
 
 impl Manifest {
+    /// As it stands beside the plan `to` instead of beside `from`: its paths, which are relative, lead to the same files.
+    #[must_use]
+    pub fn moved(mut self, from: &Path, to: &Path) -> Manifest {
+        let folder = |plan: &Path| plan.parent().unwrap_or(Path::new("")).to_owned();
+        let old = folder(from);
+        if old == folder(to) {
+            return self;
+        }
+        let base = self.base.iter_mut().flat_map(|base| {
+            let probe = base.probe.iter_mut();
+            let probe = probe.flat_map(|p| std::iter::once(&mut p.model).chain(&mut p.weights));
+            base.files.iter_mut().chain(probe)
+        });
+        let recipe = self.recipe.ingredients.iter_mut().map(|i| match i {
+            Ingredient::Checkpoint { file } | Ingredient::Lora { file, .. } => file,
+        });
+        let files = base.chain(recipe).map(|file| &mut file.path);
+        for path in std::iter::once(&mut self.model.path).chain(files) {
+            let there = fsx::relative(to, &old.join(&*path));
+            *path = there.to_string_lossy().into_owned();
+        }
+        self
+    }
+
+    /// What the base weights prove, as they were when the plan was built; nothing where there were none.
+    pub fn proof(&self) -> Option<Proof> {
+        let base = self.base.as_ref()?;
+        let rows = self.weights.iter().filter_map(|w| w.mapping.clone());
+        let mapping = Mapping {
+            against_base: true,
+            rows: rows.collect(),
+            inventory: Some(base.inventory.clone()),
+            ..Mapping::default()
+        };
+        mapping.proof()
+    }
+
     /// Digest of structure and base weight bytes: equal for a re-export of the same model.
     pub fn content_digest(structure: Digest, weights: &[WeightRow]) -> Digest {
         let mut h = LabelledHasher::new("trtmut.content/1");

@@ -35,6 +35,18 @@ pub struct Difference {
     pub values_there: Option<(f64, f64)>,
 }
 
+impl Difference {
+    /// Of two tensors that cannot be laid beside one another.
+    pub const OF_OTHER_SHAPES: Difference = Difference {
+        max_abs: f64::INFINITY,
+        relative_l2: f64::INFINITY,
+        cosine: 0.0,
+        mismatches: 0,
+        first_mismatch: None,
+        values_there: None,
+    };
+}
+
 fn to_f64(view: TensorView<'_>) -> Result<Vec<f64>, ConvertError> {
     let words = view.data.as_chunks::<8>().0;
     Ok(match view.dtype {

@@ -6,6 +6,7 @@ mod cache;
 mod cache_builds;
 mod containers;
 mod diff;
+mod elsewhere;
 mod files;
 mod first_use;
 mod forged;

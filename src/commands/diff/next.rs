@@ -3,7 +3,7 @@
 use super::Args;
 use crate::diff::{Reason, Verdict};
 use crate::pipeline::{OverlayRequest, ThingKind, kind_of, next};
-use crate::plan::{self, Ingredient, Manifest, WeightRow};
+use crate::plan::{self, Manifest, WeightRow};
 use std::path::{Path, PathBuf};
 
 /// A plan that was built from what is compared, where none is.
@@ -73,12 +73,17 @@ fn for_shapes(args: &Args, asked: OverlayRequest) -> Vec<String> {
     let model =
         (args.overlay.model.clone()).unwrap_or_else(|| next::model_of(&args.old, &manifest));
     // A build gives the base weights, so that what lay over them has to follow.
-    let mut commands = vec![build(args, &model)];
-    let weights = if asked.checkpoint.is_empty() && asked.loras.is_empty() {
-        recipe(&args.old, &manifest)
-    } else {
+    let weights = if !asked.checkpoint.is_empty() || !asked.loras.is_empty() {
         Some(asked)
+    } else if manifest.recipe.ingredients.is_empty() {
+        None
+    } else if let Some(had) = next::asked_of(&args.old, &manifest) {
+        Some(had)
+    } else {
+        // The build alone would bring the base weights back.
+        return Vec::new();
     };
+    let mut commands = vec![build(args, &model)];
     commands.extend(weights.map(|w| next::refit(&args.old, &w, false)));
     commands
 }
@@ -95,31 +100,20 @@ fn from_plan(args: &Args, new: &Path, recompile: bool) -> Option<String> {
     }
     // The other plan's recipe gives its weights only over the same base.
     let bases = |m: &Manifest| -> Vec<_> { m.weights.iter().map(WeightRow::base_digest).collect() };
-    let request = match recipe(new, &other) {
-        // Without a recipe it holds its base weights, which are those of its model.
-        None => OverlayRequest {
+    let request = if other.recipe.ingredients.is_empty() {
+        // It holds its base weights, which are those of its model.
+        OverlayRequest {
             checkpoint: vec![next::model_of(new, &other)],
             ..OverlayRequest::default()
-        },
-        Some(request) if bases(&old) == bases(&other) => request,
-        Some(_) => return Some(run),
+        }
+    } else if let Some(request) = next::asked_of(new, &other)
+        && bases(&old) == bases(&other)
+    {
+        request
+    } else {
+        return Some(run);
     };
     Some(next::refit(&args.old, &request, false))
-}
-
-/// What a plan was refitted with.
-fn recipe(plan: &Path, manifest: &Manifest) -> Option<OverlayRequest> {
-    let folder = plan.parent().unwrap_or(Path::new(""));
-    let mut request = OverlayRequest::default();
-    for ingredient in &manifest.recipe.ingredients {
-        match ingredient {
-            Ingredient::Checkpoint { file } => request.checkpoint.push(folder.join(&file.path)),
-            Ingredient::Lora { file, scale } => {
-                request.loras.push((folder.join(&file.path), *scale));
-            }
-        }
-    }
-    (!manifest.recipe.ingredients.is_empty()).then_some(request)
 }
 
 fn build(args: &Args, model: &Path) -> String {

@@ -13,7 +13,7 @@ use crate::tensor::NamedTensors;
 use crate::ui::{self, Ui};
 use crate::watch::{Event, Watch};
 use anyhow::Context;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A plan that everything was checked for, and that nothing was done to yet.
@@ -23,6 +23,8 @@ pub(super) struct Ready {
     pub(super) expected: Option<(NamedTensors, String)>,
     /// The range to recompile for, where the inputs are outside of the one that was built.
     moved: Option<Resolved>,
+    /// The plan's model, where it is not where the manifest says.
+    model: Option<PathBuf>,
 }
 
 /// The plan as it was found.
@@ -115,6 +117,7 @@ pub(super) fn check(
         inputs,
         expected,
         moved,
+        model: args.overlay.model.clone(),
     })
 }
 
@@ -127,14 +130,19 @@ impl Ready {
         ui: &Ui,
         environment: &Environment,
     ) -> anyhow::Result<(Vec<Transition>, OpenPlan)> {
-        let Ready { held, moved, .. } = self;
+        let Ready {
+            held, moved, model, ..
+        } = self;
         let (mut prepared, resolved) = match held {
             Held::Prepared(prepared, time) => (prepared, time),
             Held::Open(open) => {
                 let Some(shapes) = moved else {
                     return Ok((Vec::new(), *open));
                 };
-                return Ok((Vec::new(), range(plan, *open, &shapes, ui, environment)?));
+                return Ok((
+                    Vec::new(),
+                    range(plan, *open, model.as_deref(), &shapes, ui, environment)?,
+                ));
             }
         };
         let start = Instant::now();
@@ -220,6 +228,7 @@ fn moved_range(
 fn range(
     path: &Path,
     plan: OpenPlan,
+    model: Option<&Path>,
     shapes: &Resolved,
     ui: &Ui,
     environment: &Environment,
@@ -227,7 +236,7 @@ fn range(
     let OpenPlan { manifest, engine } = plan;
     // Two engines of a large model at a time may not fit.
     drop(engine);
-    let time = pipeline::recompile(path, &manifest, shapes, environment, ui)?;
+    let time = pipeline::recompile(path, &manifest, model, shapes, environment, ui)?;
     say_moved(path, &manifest.shapes, shapes, time, ui);
     Ok(pipeline::open(path, environment)?)
 }

@@ -266,6 +266,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         let request = pipeline::VerifyRequest {
             plan: &place.plan,
             manifest: &plan.manifest,
+            model: args.overlay.model.as_deref(),
             inputs: &inputs.tensors,
             outputs: &outputs,
         };

@@ -227,7 +227,12 @@ impl Overlay {
     ///
     /// # Errors
     /// [`Error::Recipe`] where files are gone or give other weights now.
-    pub fn again(plan: &Path, manifest: &Manifest, watch: &dyn Watch) -> Result<Overlay, Error> {
+    pub fn again(
+        plan: &Path,
+        manifest: &Manifest,
+        moved: Option<&Path>,
+        watch: &dyn Watch,
+    ) -> Result<Overlay, Error> {
         let folder = plan.parent().unwrap_or(Path::new(""));
         let asked = &manifest.recipe.asked;
         let mut request = OverlayRequest {
@@ -236,6 +241,7 @@ impl Overlay {
             shared: true,
             lora_alpha: asked.lora_alpha,
             mapping: asked.mapping.clone().map(Stated::Recorded),
+            model: moved.map(Path::to_owned),
             // What the request was allowed was judged when the plan was made; here the digests
             // decide.
             permissions: Permissions {
@@ -438,10 +444,25 @@ impl Overlay {
         if request.loras.is_empty() {
             return Ok(());
         }
+        let named = request.component.as_deref();
+        let of_lora = named.and_then(lora::Component::from_name);
+        // A part of a checkpoint may be named by any prefix; where there is a LoRA alone, it is a mistake.
+        if let (Some(name), None) = (named, of_lora)
+            && request.checkpoint.is_empty()
+            && request.base_weights.is_empty()
+        {
+            return Err(Error::Overlay {
+                problems: vec![format!("`{name}` is no part of a model that a LoRA is for")],
+                hints: vec![format!(
+                    "--component takes {}",
+                    lora::Component::NAMED.map(lora::Component::name).join(", ")
+                )],
+            });
+        }
         let over = self.checkpoint.as_ref().or(self.base.as_ref());
         let (shapes, wrapped) = self.names_of_targets();
         let options = lora::Options {
-            component: (request.component.as_deref()).and_then(lora::Component::from_name),
+            component: of_lora,
             alpha: request.lora_alpha,
             shared: request.shared,
         };

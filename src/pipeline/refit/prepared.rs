@@ -250,8 +250,8 @@ impl Prepared {
         Ok((start.elapsed(), way))
     }
 
-    /// The manifest as it will be, but for the plan's own digest.
-    pub(super) fn refitted_manifest(&self) -> Manifest {
+    /// The manifest as it will be beside `output`, but for the plan's own digest.
+    pub(super) fn refitted_manifest(&self, output: &Path) -> Manifest {
         let overlay = self.overlay();
         let mut manifest = self.manifest.clone();
         manifest.stripped = false;
@@ -269,7 +269,7 @@ impl Prepared {
         } else {
             overlay.recipe().clone()
         };
-        manifest
+        manifest.moved(&self.plan, output)
     }
 
     /// Applies the overlay and writes plan and manifest to `output`, both or neither. With `verify`, what the refitted engine
@@ -286,6 +286,7 @@ impl Prepared {
     ) -> Result<Refitted, Error> {
         let (ready, refitted) = self.stage(output, verify, environment, watch)?;
         plan::replace(output, ready.staged, &ready.manifest)?;
+        output.clone_into(&mut self.plan);
         self.manifest = ready.manifest;
         Ok(refitted)
     }
@@ -317,7 +318,7 @@ impl Prepared {
         });
         let engine = self.engine(environment)?;
         let (staged, written) = stage_engine(output, engine, watch)?;
-        let mut manifest = self.refitted_manifest();
+        let mut manifest = self.refitted_manifest(output);
         manifest.plan = written;
         if self.manifest.stripped {
             // Whether a plan that was stripped can be refitted again once it is full depends on the library's version.
@@ -414,7 +415,7 @@ impl Prepared {
         let manifest = Manifest {
             profile: shapes.profile(),
             shapes,
-            ..self.refitted_manifest()
+            ..self.refitted_manifest(output)
         };
         let (manifest, time) =
             rebuild::compile(self.overlay(), manifest, output, environment, watch)?;

@@ -39,3 +39,29 @@ pub struct OverlayRequest {
     /// Where digests of plans and models are remembered; without it they are read.
     pub memo: Option<Memo>,
 }
+
+impl OverlayRequest {
+    /// The first option of a mapping that is given; with `permitted`, beside those that only allow something.
+    pub fn first_of_a_mapping(&self, permitted: bool) -> Option<&'static str> {
+        let permissions = &self.permissions;
+        let allowed = [
+            (permissions.partial, "--partial"),
+            (permissions.trust_names, "--trust-names"),
+            (!permissions.ignore.is_empty(), "--ignore"),
+        ];
+        let others = [
+            (!self.base_weights.is_empty(), "--base-weights"),
+            (self.component.is_some(), "--component"),
+            (self.mapping.is_some(), "--mapping"),
+            (self.model.is_some(), "--model"),
+            (self.lora_alpha.is_some(), "--lora-alpha"),
+            (self.fuse != Fuse::Exact, "--fuse"),
+        ];
+        let allowed = allowed.into_iter().filter(|_| !permitted);
+        let mut given = others
+            .into_iter()
+            .chain(allowed)
+            .filter(|(given, _)| *given);
+        given.next().map(|(_, option)| option)
+    }
+}

@@ -62,7 +62,7 @@ pub fn stage_one(
             Err(e) => return Err(e.of_plan(&plan)),
         }
     }
-    let manifest = prepared.refitted_manifest();
+    let manifest = prepared.refitted_manifest(output);
     let (ready, time) = rebuild::stage(prepared.overlay(), manifest, output, environment, watch)
         .map_err(|e| e.of_plan(&plan))?;
     Ok((ready, Err(time)))

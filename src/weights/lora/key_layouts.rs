@@ -388,17 +388,19 @@ pub enum Component {
 }
 
 impl Component {
+    /// Those that a file can say it is for.
+    pub const NAMED: [Component; 6] = [
+        Component::Denoiser,
+        Component::TextEncoder(1),
+        Component::TextEncoder(2),
+        Component::TextEncoder(3),
+        Component::TextEncoder(4),
+        Component::Vae,
+    ];
+
     /// The component of this name.
     pub fn from_name(name: &str) -> Option<Component> {
-        let all = [
-            Component::Denoiser,
-            Component::TextEncoder(1),
-            Component::TextEncoder(2),
-            Component::TextEncoder(3),
-            Component::TextEncoder(4),
-            Component::Vae,
-            Component::Unnamed,
-        ];
+        let all = Component::NAMED.into_iter().chain([Component::Unnamed]);
         all.into_iter().find(|c| c.name() == name)
     }
 
