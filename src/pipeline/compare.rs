@@ -3,7 +3,7 @@
 use super::build::key;
 use super::error::Error;
 use super::facts::{digests, shapes_of_engine};
-use super::look::{Thing, look};
+use super::look::{Thing, ThingKind, kind_of, look};
 use super::measure::{self, Moved, Pair, Placed};
 use super::refit::{Overlay, OverlayRequest, source_model};
 use crate::diff::{
@@ -93,7 +93,7 @@ impl Left {
 /// # Errors
 /// What cannot be read, or cannot be compared at all; differences are no errors.
 pub fn compare(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, Error> {
-    let old = look(&request.old, request.overlay.memo.as_ref())?;
+    let (old, new) = look_at_both(request)?;
     let stripped = matches!(&old, Thing::Plan(m) if m.stripped);
     let unproven = match &old {
         // Shapes alone say nothing of weights.
@@ -102,7 +102,7 @@ pub fn compare(request: &CompareRequest, watch: &dyn Watch) -> Result<Compared, 
         }),
         _ => None,
     };
-    let mut compared = compare_with(request, old, watch)?;
+    let mut compared = compare_with(request, old, new, watch)?;
     if let Some(reason) = unproven.filter(|r| !compared.diff.reasons.contains(r)) {
         compared.diff = compared.diff.and(Diff::of(vec![reason], 0, 0));
     }
@@ -156,6 +156,24 @@ fn refuse_what_is_not_compared(
         (old, new),
         (Thing::Weights, _) | (_, Some(Thing::Plan(_))) | (Thing::Model(_), Some(Thing::Weights))
     );
+    // Where no mapping is made, there is nothing that these could be said of.
+    let mapped = matches!((old, new), (Thing::Model(_), Some(Thing::Weights)));
+    if let Some(option) = request
+        .overlay
+        .first_of_a_mapping(mapped)
+        .filter(|_| !with_plan)
+    {
+        return refused(
+            format!(
+                "{option} is said of a plan and the weights that it gets, and none of that is compared"
+            ),
+            if mapped {
+                "build a plan of the model and compare that; or leave the option out"
+            } else {
+                "leave it out"
+            },
+        );
+    }
     if request.shapes.is_some() && no_shapes {
         return refused(
             "shapes belong to a plan or a model: plans bring their own, and a checkpoint has none"
@@ -166,16 +184,32 @@ fn refuse_what_is_not_compared(
     Ok(())
 }
 
+/// What the two sides are. Errors of the older one come first.
+fn look_at_both(request: &CompareRequest) -> Result<(Thing, Option<Thing>), Error> {
+    let memo = request.overlay.memo.as_ref();
+    let old = || look(&request.old, memo);
+    let new = || request.new.first().map(|path| look(path, memo)).transpose();
+    let models = [Some(&request.old), request.new.first()]
+        .into_iter()
+        .all(|path| path.is_some_and(|path| kind_of(path) == ThingKind::Model));
+    // Models only: whoever opens a plan may wait for the lock of its folder, and a thread of the pool that holds one while it waits
+    // for its own work could be handed the other plan.
+    let (old, new) = if models {
+        rayon::join(old, new)
+    } else {
+        let old = old()?;
+        (Ok(old), new())
+    };
+    Ok((old?, new?))
+}
+
 fn compare_with(
     request: &CompareRequest,
     old: Thing,
+    new: Option<Thing>,
     watch: &dyn Watch,
 ) -> Result<Compared, Error> {
     let wants_weights = !request.overlay.loras.is_empty();
-    let new = match request.new.first() {
-        Some(first) => Some(look(first, request.overlay.memo.as_ref())?),
-        None => None,
-    };
     refuse_what_is_not_compared(request, &old, new.as_ref())?;
     match (old, new) {
         (Thing::Plan(m), None) if wants_weights => plan_with(request, &m, Vec::new(), watch),
@@ -215,9 +249,13 @@ fn compare_with(
             Ok(plain(diff::compare(&old, &new)))
         }
         (Thing::Model(a), Some(Thing::Model(b))) => {
-            let old = model_side(&a, request, watch)?;
-            let new = model_side(&b, request, watch)?;
-            Ok(plain(diff::compare(&old, &new)))
+            // One after the other, each on all cores and with its own progress; what follows has neither.
+            let known = [digests(&a, watch), digests(&b, watch)];
+            let (old, new) = rayon::join(
+                || side_of(&a, &known[0], request),
+                || side_of(&b, &known[1], request),
+            );
+            Ok(plain(diff::compare(&old?, &new?)))
         }
         (Thing::Model(model), Some(Thing::Weights)) => model_with(&model, request, watch),
         (Thing::Weights, Some(Thing::Weights)) => checkpoints(request, watch),
@@ -318,7 +356,15 @@ fn fact(row: &plan::WeightRow) -> WeightFact {
 }
 
 fn model_side(model: &Model, request: &CompareRequest, watch: &dyn Watch) -> Result<Side, Error> {
-    let known = digests(model, watch);
+    side_of(model, &digests(model, watch), request)
+}
+
+/// A model whose weights have the digests in `known`.
+fn side_of(
+    model: &Model,
+    known: &HashMap<&str, Digest>,
+    request: &CompareRequest,
+) -> Result<Side, Error> {
     Ok(Side {
         graph: Some(Graph::of(model)),
         weights: weight_facts(model, |name| known.get(name).copied()),

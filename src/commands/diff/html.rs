@@ -3,7 +3,7 @@
 //! Names come from files. In the markup they are escaped, in the data they are JSON without a character that ends a script, and the
 //! page's script sets them as text; its policy lets no other script run.
 
-use super::DiffReport;
+use super::report::DiffReport;
 use super::words::describe;
 use crate::commands::UsageError;
 use crate::diff::{self, Reason, TensorChange, Verdict};
