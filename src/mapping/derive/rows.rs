@@ -6,9 +6,9 @@
 
 use super::value::{as_type, common};
 use crate::mapping::types::{Recipe, Run, squeezed};
-use crate::tensor::{Dtype, TensorView, transpose};
+use crate::tensor::{Dtype, TensorView, from_f32, to_f32, transpose};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hasher};
 
 /// Pieces that one constant may be made of; a gathered table of tokens has one a row.
@@ -16,9 +16,15 @@ const MOST_RUNS: usize = 4096;
 /// Elements of a vector that must stand side by side to count: fewer may be equal by chance.
 const SHORTEST: usize = 4;
 /// Places that are remembered of one row, beside the first in each tensor; rows of zeros stand everywhere.
-const PLACES: usize = 16;
+const PLACES: usize = 64;
 /// How often equal rows are looked for in places that a constant does not use.
 const ELSEWHERE: usize = 3;
+/// Runs with copies of rows that are looked at one by one: gates and projections are few.
+const RUNS: usize = 16;
+/// And how often each of them.
+const TURNS: usize = 16;
+/// Places of a constant of one value in one tensor; more are those of a pruned matrix.
+const PARTS: usize = 256;
 
 /// A tensor that rows may come from.
 #[derive(Debug, Clone, Copy)]
@@ -199,7 +205,7 @@ impl<'a> RowIndex<'a> {
     /// Where a tensor is taken apart: the same with its rows that are nothing but copies of one another in another order, and from the
     /// other places where such rows stand. Of gates that are all zeros nobody sees in which order they are.
     fn of_equal_rows(
-        &self,
+        &mut self,
         runs: &[Piece],
         used: &[usize],
         width: usize,
@@ -212,8 +218,8 @@ impl<'a> RowIndex<'a> {
             return Vec::new();
         }
         // By stack and row: which of the different rows it is; and where each of those stands.
-        let mut kinds: HashMap<(usize, usize), u64> = HashMap::new();
-        let mut places: HashMap<u64, Vec<(usize, usize)>> = HashMap::new();
+        let mut kinds: HashMap<Place, u64> = HashMap::new();
+        let mut places: HashMap<u64, Vec<Place>> = HashMap::new();
         let stride = width * to.bits() / 8;
         for &s in used {
             let Ok(bytes) = as_type(of, to, Cow::Borrowed(self.stacks[s].view.data)) else {
@@ -224,18 +230,21 @@ impl<'a> RowIndex<'a> {
                 places.entry(hash(row)).or_default().push((s, r));
             }
         }
-        let is_alone =
-            |place: &(usize, usize)| kinds.get(place).is_some_and(|k| places[k].len() == 1);
-        let mut rows: Vec<(usize, usize)> = Vec::new();
-        let mut open: HashMap<u64, Vec<usize>> = HashMap::new();
+        let is_alone = |place: &Place| kinds.get(place).is_some_and(|k| places[k].len() == 1);
+        let mut copies = Copies {
+            rows: Vec::new(),
+            open: Vec::new(),
+            places: HashMap::new(),
+        };
         for run in runs {
             let &(s, start, len) = run;
-            let own: Vec<(usize, usize)> = (start..start + len).map(|r| (s, r)).collect();
+            let own: Vec<Place> = (start..start + len).map(|r| (s, r)).collect();
             let (first, last) = (
                 own.iter().position(is_alone),
                 own.iter().rposition(is_alone),
             );
             let parted = !is_whole(run) && runs.iter().filter(|r| r.0 == s).count() > 1;
+            let mut open: HashMap<u64, Vec<usize>> = HashMap::new();
             for (i, place) in own.into_iter().enumerate() {
                 // A row that stands alone holds those beside it.
                 let held = match (first, last) {
@@ -243,28 +252,100 @@ impl<'a> RowIndex<'a> {
                     _ => false,
                 };
                 if let Some(kind) = kinds.get(&place).filter(|_| !held && !is_alone(&place)) {
-                    open.entry(*kind).or_default().push(rows.len());
+                    open.entry(*kind).or_default().push(copies.rows.len());
                 }
-                rows.push(place);
+                copies.rows.push(place);
+            }
+            copies.open.extend((!open.is_empty()).then_some(open));
+        }
+        copies.places = places;
+        let open: Vec<u64> = copies
+            .open
+            .iter()
+            .flat_map(HashMap::keys)
+            .copied()
+            .collect();
+        let table = self.table(width, of, to);
+        for kind in open {
+            let own = copies.places.entry(kind).or_default();
+            for place in table.get(&kind).into_iter().flatten() {
+                if !used.contains(&place.0) && !own.contains(place) {
+                    own.push(*place);
+                }
             }
         }
-        let mut found = vec![rows.clone(); 1 + ELSEWHERE];
+        let mut found = copies.all_at_once();
+        found.extend(copies.run_by_run());
+        found.retain(|other| *other != copies.rows);
+        found.iter().map(|other| pieces(other)).collect()
+    }
+}
+
+/// Stack and row.
+type Place = (usize, usize);
+
+/// What a constant takes, row by row, and which of that are copies of other rows.
+struct Copies {
+    rows: Vec<Place>,
+    /// By run that has any, and by kind: those of its rows, as indices into `rows`, that another of the same kind may be in place of.
+    open: Vec<HashMap<u64, Vec<usize>>>,
+    /// By kind: where such rows stand, in the tensors that the constant takes and in others.
+    places: HashMap<u64, Vec<Place>>,
+}
+
+impl Copies {
+    /// All copies in another order, and all from places that are not taken.
+    fn all_at_once(&self) -> Vec<Vec<Place>> {
+        let mut open: HashMap<u64, Vec<usize>> = HashMap::new();
+        for (kind, at) in self.open.iter().flatten() {
+            open.entry(*kind).or_default().extend(at);
+        }
+        let mut found = vec![self.rows.clone(); 1 + ELSEWHERE];
         for (kind, at) in &open {
-            let elsewhere: Vec<_> = (places[kind].iter())
-                .filter(|place| at.iter().all(|&i| rows[i] != **place))
-                .collect();
+            let elsewhere = self.elsewhere(*kind, at);
             for (n, &i) in at.iter().enumerate() {
                 // Equal in any order if equal to their next in turn.
-                found[0][i] = rows[at[(n + 1) % at.len()]];
+                found[0][i] = self.rows[at[(n + 1) % at.len()]];
                 for (part, other) in found[1..].iter_mut().enumerate() {
                     if !elsewhere.is_empty() {
-                        other[i] = *elsewhere[(part * at.len() + n) % elsewhere.len()];
+                        other[i] = elsewhere[(part * at.len() + n) % elsewhere.len()];
                     }
                 }
             }
         }
-        found.retain(|other| *other != rows);
-        found.iter().map(|other| pieces(other)).collect()
+        found
+    }
+
+    /// The copies of one run from other places, with the other runs as they are: of what reads fewer tensors than the exporter recorded
+    /// nothing is left.
+    fn run_by_run(&self) -> Vec<Vec<Place>> {
+        let mut found = Vec::new();
+        for open in self.open.iter().filter(|_| self.open.len() <= RUNS) {
+            let mut variants: Vec<Vec<Place>> = Vec::new();
+            for (kind, at) in open {
+                let mut elsewhere = self.elsewhere(*kind, at);
+                // One of each other tensor first.
+                let mut seen = HashSet::from([self.rows[at[0]].0]);
+                elsewhere.sort_by_cached_key(|place| !seen.insert(place.0));
+                for (turn, part) in elsewhere.chunks(at.len()).take(TURNS).enumerate() {
+                    if variants.len() == turn {
+                        variants.push(self.rows.clone());
+                    }
+                    for (&i, place) in at.iter().zip(part) {
+                        variants[turn][i] = *place;
+                    }
+                }
+            }
+            found.extend(variants);
+        }
+        found
+    }
+
+    /// Where rows of one kind stand that the rows `at` are not taken from.
+    fn elsewhere(&self, kind: u64, at: &[usize]) -> Vec<Place> {
+        let taken: HashSet<Place> = at.iter().map(|&i| self.rows[i]).collect();
+        let all = self.places[&kind].iter().copied();
+        all.filter(|place| !taken.contains(place)).collect()
     }
 }
 
@@ -306,4 +387,108 @@ fn runs(data: &[u8], stride: usize, table: &Table) -> Option<Vec<Piece>> {
         }
     }
     Some(runs)
+}
+
+/// A constant of one value, which may be a part of a larger tensor: a bias that has zeros for its keys only, sliced.
+pub(in crate::mapping) struct OneValue {
+    dtype: Dtype,
+    value: f32,
+    /// Width and number of rows, and whether rows and columns are exchanged then.
+    layouts: Vec<(usize, usize, bool)>,
+}
+
+impl OneValue {
+    /// None where `held` has several values, or so few elements that a trained vector has them side by side by chance.
+    pub fn of(held: TensorView<'_>) -> Option<OneValue> {
+        let values = to_f32(held.dtype, held.data).ok()?;
+        let same = values.windows(2).all(|w| w[0].to_bits() == w[1].to_bits());
+        if !same || values.len() < SHORTEST || !held.dtype.is_float() {
+            return None;
+        }
+        let mut layouts: Vec<(usize, usize, bool)> = (widths(held.shape).into_iter())
+            .map(|width| (width, values.len() / width, false))
+            .collect();
+        if let [height, width] = squeezed(held.shape)[..] {
+            layouts.push((height, width, true));
+        }
+        Some(OneValue {
+            dtype: held.dtype,
+            value: values[0],
+            layouts,
+        })
+    }
+
+    /// The value as `dtype` has it; none where that type does not have it.
+    fn stored_in(&self, dtype: Dtype) -> Option<Vec<u8>> {
+        let stored = from_f32(dtype, &[self.value]).ok()?;
+        let back = *to_f32(dtype, &stored).ok()?.first()?;
+        let own = |v: f32| from_f32(self.dtype, &[v]).ok();
+        (own(back)? == own(self.value)?).then_some(stored)
+    }
+}
+
+/// The parts of `stack`, a tensor of many values, that `constants` may be: every row of such values is in one of them.
+pub(in crate::mapping) fn parts_of_one_value<'c>(
+    stack: Stack<'_>,
+    constants: impl Iterator<Item = (usize, &'c OneValue)>,
+) -> Vec<(usize, Recipe)> {
+    let view = stack.view;
+    let (known, count) = (widths(view.shape), view.shape.iter().product::<usize>());
+    let mut seen: HashMap<(usize, Vec<u8>), Vec<Stretch>> = HashMap::new();
+    let mut found = Vec::new();
+    for (at, one) in constants {
+        let Some(value) = one.stored_in(view.dtype) else {
+            continue;
+        };
+        for &(width, height, transposed) in &one.layouts {
+            if !known.contains(&width) || width * height >= count {
+                continue;
+            }
+            let stretches = (seen.entry((width, value.clone())))
+                .or_insert_with(|| stretches(view.data, width, &value));
+            let starts = stretches.iter().flat_map(|of| starts(*of, height));
+            found.extend(starts.take(PARTS).map(|start| {
+                let runs = vec![Run {
+                    source: stack.name.to_owned(),
+                    start,
+                    len: height,
+                }];
+                let recipe = Recipe::Rows {
+                    width,
+                    runs,
+                    transposed,
+                };
+                (at, recipe)
+            }));
+        }
+    }
+    found
+}
+
+/// Rows that are nothing but one value: the first, and how many.
+type Stretch = (usize, usize);
+
+fn stretches(data: &[u8], width: usize, value: &[u8]) -> Vec<Stretch> {
+    let mut found: Vec<Stretch> = Vec::new();
+    for (r, row) in data.chunks_exact(width * value.len()).enumerate() {
+        if row
+            .chunks_exact(value.len())
+            .any(|element| element != value)
+        {
+            continue;
+        }
+        match found.last_mut() {
+            Some((start, len)) if *start + *len == r => *len += 1,
+            _ => found.push((r, 1)),
+        }
+    }
+    found
+}
+
+/// Where parts of `height` rows begin, so that every row of the stretch is in one.
+fn starts((start, len): Stretch, height: usize) -> impl Iterator<Item = usize> {
+    let last = len.checked_sub(height).map(|rest| start + rest);
+    let all = (start..).step_by(height.max(1));
+    let within = all.take_while(move |at| last.is_some_and(|last| *at < last));
+    within.chain(last)
 }

@@ -5,10 +5,11 @@
 //! stops unless the model is known not to hold it.
 
 use crate::mapping::derive::{apply_once, batched, is_flat, literal};
-use crate::mapping::hints::{Prefixes, align, same_name};
+use crate::mapping::hints::{Prefixes, align, is_anonymous, same_name};
 use crate::mapping::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Literal,
-    Mapping, Missing, Permissions, Recipe, Refusal, Row, SourceTensor, Why, held_bytes,
+    Mapping, Missing, Permissions, Reading, Recipe, Refusal, Row, SourceTensor, Why, held_bytes,
+    squeezed,
 };
 use crate::tensor::{Digest, Dtype, Tensor, TensorView};
 use std::borrow::Cow;
@@ -147,7 +148,16 @@ struct Books<'a> {
     states: HashMap<&'a str, State>,
     /// Digests of its tensors, by their own names.
     digests: HashMap<&'a str, Digest>,
+    /// Changed tensors of a few values that a constant may be made of although another one is explained by them.
+    scattered: Vec<Scattered<'a>>,
     permissions: &'a Permissions,
+}
+
+/// A changed tensor that had a few values in the base and is in some explanation.
+struct Scattered<'a> {
+    tensor: &'a SourceTensor,
+    /// Every explanation of some constant reads it; otherwise it may be in none of those that it explains.
+    placed: bool,
 }
 
 impl Books<'_> {
@@ -209,12 +219,17 @@ pub(super) fn judge(
         new: spelled,
         states: known.zip(states).collect(),
         digests,
+        scattered: Vec::new(),
         permissions,
+    };
+    let books = Books {
+        scattered: scattered(&books, mapping),
+        ..books
     };
     let changes = batched(
         &mapping.rows,
         |row| 8 * row.count(),
-        |row| of_row(&books, row),
+        |row| of_row(&books, mapping, row),
     )?;
     let accounts = Accounts {
         missing: missing(&books, mapping, &changes),
@@ -241,9 +256,50 @@ fn in_files_names(books: &Books<'_>, mapping: &Mapping) -> Mapping {
     mapping
 }
 
-fn of_row(books: &Books<'_>, row: &Row) -> Result<Change, Error> {
+/// Tensors of a few values that changed, and are in some explanation. Those that are in none are lost anyway.
+fn scattered<'a>(books: &Books<'a>, mapping: &Mapping) -> Vec<Scattered<'a>> {
+    let is_changed = |t: &&SourceTensor| {
+        t.flat && books.state(&t.name) == State::Changed && !books.permissions.ignores(&t.name)
+    };
+    let reads = |recipe: &Recipe, name: &str| recipe.sources().contains(&name);
+    let changed = books.inventory.tensors.iter().filter(is_changed);
+    let of = |tensor: &'a SourceTensor| {
+        let name = tensor.name.as_str();
+        let mut taking = (mapping.rows.iter())
+            .filter(|row| row.explanations().any(|recipe| reads(recipe, name)))
+            .peekable();
+        taking.peek()?;
+        let placed = taking.any(|row| {
+            same_name(&row.name, name) || row.explanations().all(|recipe| reads(recipe, name))
+        });
+        Some(Scattered { tensor, placed })
+    };
+    changed.filter_map(of).collect()
+}
+
+/// Changed tensors that a blank may be made of. One that certainly gives another constant is in this one too only where the exporter left no
+/// record of what it folded.
+fn may_fill<'a>(books: &'a Books<'_>, mapping: &Mapping, row: &Row) -> Vec<&'a str> {
+    use crate::mapping::types::Meaning;
+    let is_recorded = |r: &Reading| matches!(r.meaning, Meaning::Record { .. });
+    let recorded = row.readings.iter().any(is_recorded);
+    let fits = |s: &&Scattered<'_>| {
+        let is_elsewhere = !mapping.merges || recorded || !is_sized_as_of(row, &s.tensor.shape);
+        may_hold(row, &s.tensor.name) && !(s.placed && is_elsewhere)
+    };
+    let all = books.scattered.iter().filter(fits);
+    all.map(|s| s.tensor.name.as_str()).collect()
+}
+
+fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Error> {
     if books.permissions.ignores(&row.name) {
         return Ok(Change::Constant);
+    }
+    if is_blank(row) {
+        let filling = may_fill(books, mapping, row);
+        if !filling.is_empty() {
+            return Ok(unsourced(filling.into_iter()));
+        }
     }
     if row.explanations().next().is_none() {
         return Ok(unexplained(row, books.changed()));
@@ -355,11 +411,12 @@ pub(super) fn unexplained<'a>(row: &Row, changed: impl Iterator<Item = &'a str>)
     if !row.is_unsourced() {
         return Change::Constant;
     }
-    let changed: Vec<String> = changed
-        .filter(|name| may_hold(row, name))
-        .take(LISTED)
-        .map(ToOwned::to_owned)
-        .collect();
+    unsourced(changed.filter(|name| may_hold(row, name)))
+}
+
+/// What becomes of a constant that these changed tensors may be in.
+fn unsourced<'a>(changed: impl Iterator<Item = &'a str>) -> Change {
+    let changed: Vec<String> = changed.take(LISTED).map(ToOwned::to_owned).collect();
     if changed.is_empty() {
         Change::Constant
     } else {
@@ -396,6 +453,24 @@ pub(super) fn may_hold(row: &Row, name: &str) -> bool {
             .any(|p| p.ends_with(&inner) || bare.ends_with(p.split_once('_').map_or("", |x| x.1))),
         _ => true,
     })
+}
+
+/// Whether an exporter may have made `row` of a tensor of a few values: its name is no parameter's, and nothing shows the opposite. That a
+/// part of a larger tensor has the same values shows nothing.
+pub(super) fn is_blank(row: &Row) -> bool {
+    row.literal == Some(Literal::Flat)
+        && row.count() > 1
+        && (row.explanations()).all(|recipe| matches!(recipe, Recipe::Rows { .. }))
+        && !(row.inline || row.probed)
+        && (is_anonymous(&row.name) || !row.name.contains('.'))
+}
+
+/// Whether `row` may be made of a tensor of `shape`, by its size: functions keep the number of elements, slices and resized tables keep an
+/// extent, and slices of a vector are parts of it.
+pub(super) fn is_sized_as_of(row: &Row, shape: &[usize]) -> bool {
+    let (own, other) = (squeezed(&row.shape), squeezed(shape));
+    let count: usize = other.iter().product();
+    own.iter().any(|extent| other.contains(extent)) || count.is_multiple_of(row.count())
 }
 
 /// Rows whose sources the new file does not hold, with the names that were looked for.
@@ -460,7 +535,8 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
         } else if state == State::Same {
             Some(Why::Unchanged)
         } else {
-            let safe = !tensor.flat && !tensor.contradicted;
+            let in_table = tensor.regular && unused.has_tables;
+            let safe = !(tensor.flat || tensor.contradicted || in_table);
             Some(unused.judge(&tensor.name, tensor.dtype, safe))
         };
         if let Some(why) = why {
@@ -545,6 +621,8 @@ struct Unused<'b> {
     absorbed: HashSet<&'b str>,
     /// Element counts of constants of a few values that no tensor explains: a tensor that the base lacks may have been one of them.
     blanks: HashSet<usize>,
+    /// Some constant is a sequence or a sine table that no tensor explains: one that is such a thing, too, may have made it.
+    has_tables: bool,
     /// What constants are called.
     rows: Vec<&'b str>,
     /// What those are called that no tensor explains, and what the record says that they were folded from.
@@ -580,6 +658,9 @@ impl<'b> Unused<'b> {
             let digest = books.digests.get(own.as_str())?;
             (!tensor.flat).then(|| (*digest, (*name).to_owned()))
         });
+        let has_tables = (mapping.rows.iter())
+            .filter(|r| r.literal.is_some_and(Literal::is_table))
+            .any(|r| r.explanations().next().is_none() && !r.inline && !r.probed);
         Unused {
             modules: modules.collect(),
             closed: !mapping
@@ -589,7 +670,7 @@ impl<'b> Unused<'b> {
             closed_integers: mapping.unsourced_integers.is_empty(),
             absorbed: (books.inventory.tensors.iter())
                 .filter(|t| !used.contains(t.name.as_str()) && !is_counter(&t.name))
-                .filter(|t| t.flat || tied.contains_key(&t.digest))
+                .filter(|t| t.flat || (t.regular && has_tables) || tied.contains_key(&t.digest))
                 .map(|t| module_of(&t.name))
                 .collect(),
             blanks: (mapping.rows.iter())
@@ -597,6 +678,7 @@ impl<'b> Unused<'b> {
                 .filter(|r| r.explanations().next().is_none() && !r.inline && !r.probed)
                 .map(Row::count)
                 .collect(),
+            has_tables,
             rows: mapping.rows.iter().map(|r| r.name.as_str()).collect(),
             unproven: (mapping.rows.iter())
                 .filter(|r| r.is_unsourced())

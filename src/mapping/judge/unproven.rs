@@ -1,8 +1,8 @@
 //! A new checkpoint where there is no base: names, values and closeness decide, and what they leave open is refused.
 
-use super::base::{may_hold, unexplained};
+use super::base::{is_blank, is_sized_as_of, may_hold, unexplained};
 use crate::mapping::derive::{apply_once, apply_recipe, as_type, batched, cosine, sample};
-use crate::mapping::hints::{is_anonymous, same_name};
+use crate::mapping::hints::same_name;
 use crate::mapping::resolve::corroborate;
 use crate::mapping::types::{
     Assessment, Change, Checkpoint, Error, Evidence, Grade, Held, Judged, Literal, Mapping,
@@ -65,36 +65,23 @@ pub(super) fn judge(
     })
 }
 
-/// Rows of a few values under made-up names that keep them although a tensor of a few values and as many elements changes: an exporter
-/// may have folded one from the other, as ones are the square of ones. One that keeps literals apart folded such a row from some tensor,
-/// of whatever size.
+/// Blanks that keep their value although a tensor of a few values changes that they may be made of. An exporter that keeps literals apart
+/// made such a constant of some tensor, of whatever size.
 fn made_of_flat(mapping: &Mapping, assessment: &Assessment) -> Vec<(usize, Refusal)> {
-    let is_flat = |row: &Row| row.literal == Some(Literal::Flat) && row.count() > 1;
-    let changed: Vec<(usize, &str)> = (assessment.changed())
+    let changed: Vec<(&[usize], &str)> = (assessment.changed())
         .map(|r| &mapping.rows[r])
-        .filter(|row| is_flat(row))
+        .filter(|row| row.literal == Some(Literal::Flat) && row.count() > 1)
         .flat_map(|row| {
-            row.explanations()
-                .flat_map(Recipe::sources)
-                .map(|s| (row.count(), s))
+            let sources = row.explanations().flat_map(Recipe::sources);
+            sources.map(|s| (row.shape.as_slice(), s))
         })
         .collect();
-    let may_be_folded = |row: &Row| {
-        is_flat(row)
-            && is_anonymous(&row.name)
-            && !row.inline
-            && row.explanations().next().is_none()
-    };
     let mut found = Vec::new();
-    for (r, row) in mapping
-        .rows
-        .iter()
-        .enumerate()
-        .filter(|(_, row)| may_be_folded(row))
-    {
+    let blanks = mapping.rows.iter().enumerate();
+    for (r, row) in blanks.filter(|(_, row)| is_blank(row)) {
         let mut of: Vec<String> = (changed.iter())
-            .filter(|(count, name)| {
-                (!mapping.merges || *count == row.count()) && may_hold(row, name)
+            .filter(|(shape, name)| {
+                may_hold(row, name) && (!mapping.merges || is_sized_as_of(row, shape))
             })
             .map(|(_, name)| (*name).to_owned())
             .collect();

@@ -6,10 +6,10 @@
 use super::case::{Case, Source, Sources, literal_of};
 use super::{folds, readings};
 use crate::mapping::derive::{
-    Relation, RowIndex, Stack, apply_recipe, as_type, batched, common, functions, is_flat,
-    is_square, is_typed, presumed_relations,
+    OneValue, Relation, RowIndex, Stack, apply_recipe, as_type, batched, common, functions,
+    is_flat, is_square, is_typed, literal, parts_of_one_value, presumed_relations,
 };
-use crate::mapping::hints::same_name;
+use crate::mapping::hints::{is_anonymous, same_name};
 use crate::mapping::types::{
     Checkpoint, Clue, Error, Evidence, Grade, Held, Inventory, Layout, Literal, Mapping, Recipe,
     Rounding, Row, Run, SourceTensor, held_bytes, squeezed,
@@ -63,8 +63,10 @@ pub(super) fn resolve(
     for (r, found) in literals {
         rows[r].literal = found;
     }
-    from_rows(&case, checkpoint, &mut rows, &unexplained)?;
+    let recorded = readings::recorded_sources(&case, &rows, &unexplained, mapping.merges);
+    from_rows(&case, checkpoint, &mut rows, &unexplained, &recorded)?;
     from_sums(&case, &mut rows, &unexplained)?;
+    from_parts(&case, &mut rows, &open, &recorded)?;
     for &r in &open {
         if is_lacking(&rows[r]) {
             rows[r].literal = None;
@@ -253,12 +255,13 @@ fn clamped(
     ))
 }
 
-/// Rows that are put together from rows of tensors; only where nothing simpler explains them.
+/// Rows that are put together from rows of tensors; only where nothing simpler explains them. What the record names comes first.
 fn from_rows(
     case: &Case<'_>,
     checkpoint: &dyn Checkpoint,
     rows: &mut [Row],
     unexplained: &[usize],
+    recorded: &HashMap<usize, Vec<Vec<usize>>>,
 ) -> Result<(), Error> {
     let open: Vec<usize> = (unexplained.iter().copied())
         .filter(|&r| rows[r].explanations().next().is_none() && rows[r].literal.is_none())
@@ -267,34 +270,104 @@ fn from_rows(
     if open.is_empty() {
         return Ok(());
     }
-    let stacks = (case.sources.iter()).map(|s| Stack {
-        name: s.name,
-        view: s.view,
-    });
-    let mut index = RowIndex::of(stacks.collect());
+    let mut index = RowIndex::of(case.sources.iter().map(stack).collect());
     for r in open {
-        let row = rows[r].clone();
-        let bytes = held_bytes(&row, case.held)?;
-        let view = TensorView {
+        for list in recorded.get(&r).into_iter().flatten() {
+            let few = list.iter().map(|&s| stack(&case.sources[s])).collect();
+            put_together(case, checkpoint, &mut rows[r], &mut RowIndex::of(few))?;
+        }
+        // Of what else there is, the record would leave nothing.
+        if rows[r].explanations().next().is_none() {
+            put_together(case, checkpoint, &mut rows[r], &mut index)?;
+        }
+    }
+    Ok(())
+}
+
+fn stack<'s>(source: &Source<'s>) -> Stack<'s> {
+    Stack {
+        name: source.name,
+        view: source.view,
+    }
+}
+
+/// Adds every way to put a row together from what `index` has.
+fn put_together<'s>(
+    case: &Case<'s>,
+    checkpoint: &dyn Checkpoint,
+    row: &mut Row,
+    index: &mut RowIndex<'s>,
+) -> Result<(), Error> {
+    let bytes = held_bytes(row, case.held)?;
+    let view = TensorView {
+        dtype: row.dtype,
+        shape: &row.shape,
+        data: &bytes,
+    };
+    // A square matrix as a whole was looked at before, and how it may stand.
+    let whole = |recipe: &Recipe| match recipe {
+        Recipe::Rows { runs, .. } => {
+            is_square(&row.shape)
+                && runs.len() == 1
+                && checkpoint
+                    .get(&runs[0].source)
+                    .is_some_and(|v| v.shape.iter().product::<usize>() == row.count())
+        }
+        _ => false,
+    };
+    let exact = |recipe: &Recipe| !whole(recipe) && gives(row, recipe, checkpoint, &bytes);
+    let found = index.explain(view, exact);
+    for recipe in found {
+        row.explain(recipe, None);
+    }
+    Ok(())
+}
+
+/// Constants of one value that are a part of a tensor of many. Such a constant is a literal as far as its value tells, and the part an
+/// explanation all the same, so that a refit in which it is no longer that value is refused. A tensor that is flat as a whole may be in
+/// any constant of its values, so it explains none.
+fn from_parts(
+    case: &Case<'_>,
+    rows: &mut [Row],
+    open: &[usize],
+    recorded: &HashMap<usize, Vec<Vec<usize>>>,
+) -> Result<(), Error> {
+    let mut all: Vec<(usize, OneValue, Option<Vec<usize>>)> = Vec::new();
+    for &r in open {
+        let row = &rows[r];
+        let among = recorded.get(&r).map(|lists| lists.concat());
+        let may_be_part = match row.explanations().next() {
+            // A parameter that the base lacks is a part of no other tensor, unless the record says that it is.
+            None => among.is_some() || !row.is_parameter(),
+            // What an exporter computed has the values of another tensor by chance.
+            Some(_) => is_anonymous(&row.name) && row.folded_from.is_empty(),
+        };
+        if row.literal != Some(Literal::Flat) || row.inline || !may_be_part {
+            continue;
+        }
+        let bytes = held_bytes(row, case.held)?;
+        let one = OneValue::of(TensorView {
             dtype: row.dtype,
             shape: &row.shape,
             data: &bytes,
-        };
-        // A square matrix as a whole was looked at before, and how it may stand.
-        let whole = |recipe: &Recipe| match recipe {
-            Recipe::Rows { runs, .. } => {
-                is_square(&row.shape)
-                    && runs.len() == 1
-                    && checkpoint
-                        .get(&runs[0].source)
-                        .is_some_and(|v| v.shape.iter().product::<usize>() == row.count())
-            }
-            _ => false,
-        };
-        let exact = |recipe: &Recipe| !whole(recipe) && gives(&row, recipe, checkpoint, &bytes);
-        for recipe in index.explain(view, exact) {
-            rows[r].explain(recipe, None);
-        }
+        });
+        all.extend(one.map(|one| (r, one, among)));
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    let found: Vec<Vec<(usize, Recipe)>> = (case.sources.par_iter().enumerate())
+        .filter(|(_, source)| {
+            source.view.dtype.is_float() && !is_flat(source.view.dtype, source.view.data)
+        })
+        .map(|(s, source)| {
+            let may_be = |among: &Option<Vec<usize>>| among.as_ref().is_none_or(|a| a.contains(&s));
+            let wanted = all.iter().filter(|(.., among)| may_be(among));
+            parts_of_one_value(stack(source), wanted.map(|(r, one, _)| (*r, one)))
+        })
+        .collect();
+    for (r, recipe) in found.into_iter().flatten() {
+        rows[r].explain(recipe, None);
     }
     Ok(())
 }
@@ -442,7 +515,10 @@ fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
             // What was compared has been hashed already.
             let known = case.equal.print(i, s.view.dtype).map(|print| print.flat);
             let digest = known.unwrap_or_else(|| Digest::of(s.view.data));
-            SourceTensor::of(s.name, s.view, flat, digest)
+            SourceTensor {
+                regular: s.view.dtype.is_float() && literal(s.view).is_some_and(Literal::is_table),
+                ..SourceTensor::of(s.name, s.view, flat, digest)
+            }
         })
         .collect();
     let at: HashMap<String, usize> = (tensors.iter().enumerate())

@@ -48,7 +48,9 @@ pub fn corroborate(
     changed::resolve(&case, &mut rows, &pending)?;
     follow_copies(&case, &mut rows, &open);
     for &r in &open {
-        rows[r].literal = literal_of(held, &rows[r])?;
+        let is_unknown =
+            rows[r].explanations().next().is_none() && readings::is_made_of_tensors(&rows[r]);
+        rows[r].literal = literal_of(held, &rows[r])?.filter(|_| !is_unknown);
         orientation_evidence(&mut rows[r]);
     }
     readings::veto(&case, &mut rows, &open, mapping.merges);

@@ -239,22 +239,76 @@ pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: 
     }
 }
 
+/// Whether the record names tensors that the value was folded from: then it is no literal, however few values it has.
+pub(super) fn is_made_of_tensors(row: &Row) -> bool {
+    row.folded_from.iter().any(|name| !is_anonymous(name))
+}
+
+/// By row, where there is a record of a fold: lists of the tensors that the value may be made of, which are those that it was folded from
+/// and, for each reader that reads none of these, what that one reads. What is looked for among all tensors finds the first of equal ones,
+/// which the record may rule out together with everything that is derived from it.
+pub(super) fn recorded_sources(
+    case: &Case<'_>,
+    rows: &[Row],
+    open: &[usize],
+    merges: bool,
+) -> HashMap<usize, Vec<Vec<usize>>> {
+    let spelling = Spelling::of(case, rows, merges);
+    let lists = |row: &Row| -> Vec<Vec<usize>> {
+        let made_from = made_from(&spelling, row);
+        let readers = foreign_readers(&spelling, row, &made_from).into_iter();
+        let mut lists: Vec<Vec<usize>> =
+            vec![made_from.iter().filter_map(|n| case.find(n)).collect()];
+        lists.extend(readers.map(|read| {
+            let all = case.sources.iter().enumerate();
+            all.filter(|(_, s)| spelling.is_among(s.name, read))
+                .map(|(i, _)| i)
+                .collect()
+        }));
+        lists.retain(|list| !list.is_empty());
+        lists.dedup();
+        lists
+    };
+    let folded = open.iter().filter(|&&r| !rows[r].folded_from.is_empty());
+    folded.map(|&r| (r, lists(&rows[r]))).collect()
+}
+
+/// Tensors of the checkpoint that the record says the value was folded from.
+fn made_from<'a>(spelling: &Spelling<'_, 'a>, row: &Row) -> Vec<&'a str> {
+    let recorded: HashSet<&str> = row.folded_from.iter().map(String::as_str).collect();
+    let known = |name: &str| {
+        let forms = spelling.forms(name);
+        forms.iter().any(|f| recorded.contains(f.as_str()))
+    };
+    let names = spelling.case.sources.iter().map(|s| s.name);
+    names.filter(|name| known(name)).collect()
+}
+
+/// What those readers of the value read, by the record, that read none of what it was folded from: equal values were one.
+fn foreign_readers<'r>(
+    spelling: &Spelling<'_, '_>,
+    row: &'r Row,
+    made_from: &[&str],
+) -> Vec<&'r [String]> {
+    let placeholders = row
+        .readings
+        .iter()
+        .filter_map(|reading| match &reading.meaning {
+            Meaning::Record { placeholders, .. } => Some(placeholders.as_slice()),
+            _ => None,
+        });
+    placeholders
+        .filter(|read| !made_from.iter().any(|name| spelling.is_among(name, read)))
+        .collect()
+}
+
 /// Keeps derivations whose sources are all among those that the record says the value was folded from.
 fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
     if row.folded_from.is_empty() {
         return;
     }
-    let recorded: HashSet<&str> = row.folded_from.iter().map(String::as_str).collect();
-    let known = |name: &str| {
-        spelling
-            .forms(name)
-            .iter()
-            .any(|f| recorded.contains(f.as_str()))
-    };
-    let made_from: Vec<&str> = (spelling.case.sources.iter())
-        .map(|s| s.name)
-        .filter(|name| known(name))
-        .collect();
+    let made_from = made_from(spelling, row);
+    let known = |name: &str| made_from.contains(&name);
     let any_known = !made_from.is_empty();
     let mut kept: Vec<Recipe> = (row.explanations())
         .filter(|r| r.sources().into_iter().all(known))
@@ -286,13 +340,7 @@ fn merged_into(
     made_from: &[&str],
     kept: &[Recipe],
 ) -> Vec<Recipe> {
-    let foreign: Vec<&[String]> = (row.readings.iter())
-        .filter_map(|reading| match &reading.meaning {
-            Meaning::Record { placeholders, .. } => Some(placeholders.as_slice()),
-            _ => None,
-        })
-        .filter(|read| !made_from.iter().any(|name| spelling.is_among(name, read)))
-        .collect();
+    let foreign = foreign_readers(spelling, row, made_from);
     let is_read = |recipe: &Recipe| {
         let all = |read: &&[String]| (recipe.sources().iter()).all(|s| spelling.is_among(s, read));
         foreign.iter().any(all)
@@ -469,7 +517,8 @@ fn pin_literals(spelling: &Spelling<'_, '_>, rows: &mut [Row], r: usize) {
         return;
     }
     let Some(literal) = row.literal else { return };
-    if literal == Literal::Flat && is_folded_flat(row) {
+    let is_part = |recipe: &Recipe| matches!(recipe, Recipe::Rows { .. });
+    if literal == Literal::Flat && (is_folded_flat(row) || row.explanations().any(is_part)) {
         rows[r].pinned = Some("a function of it that gives the same few values".into());
         return;
     }

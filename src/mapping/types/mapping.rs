@@ -160,6 +160,9 @@ pub struct SourceTensor {
     /// At most three different values: where such a tensor went cannot be seen.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flat: bool,
+    /// A sequence or a sine table: constants that are one, too, may be made of it, and nobody sees that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub regular: bool,
     /// The model has another value under this name, or may have one, so the base value of this tensor is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub contradicted: bool,
@@ -200,6 +203,7 @@ impl SourceTensor {
             digest,
             rounded: rounded.collect(),
             flat,
+            regular: false,
             contradicted: false,
             attribute: None,
         }

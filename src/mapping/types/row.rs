@@ -488,6 +488,16 @@ pub enum Literal {
     Unmoved,
 }
 
+impl Literal {
+    /// Whether it is a sequence or a table of floats that follows a rule.
+    pub fn is_table(self) -> bool {
+        matches!(
+            self,
+            Literal::Arithmetic | Literal::Geometric | Literal::Sinusoidal
+        )
+    }
+}
+
 /// What one node that reads a constant says about where it comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Reading {

@@ -83,11 +83,15 @@ struct Gen {
     serial: usize,
     /// Whether the derivations that came later are made as well.
     later: bool,
+    /// Whether a part of a tensor may have one value, as the keys' part of a joined bias often has, and a tensor follow a rule.
+    parted: bool,
 }
 
 const D: usize = 8;
 /// From this seed on models have the derivations that came later; those before stay as they were.
 pub const LATER: u64 = 30_000_000;
+/// From this seed on tensors may have one value in a part or follow a rule, and what is read twice may have a bias.
+pub const PARTED: u64 = 90_000_000;
 
 impl Gen {
     fn chance(&mut self, of: f64) -> bool {
@@ -130,7 +134,21 @@ impl Gen {
             _ => of_f32(shape, &self.normal(n)),
         };
         self.base.insert(name.to_owned(), value);
+        if self.parted && shape.first().is_some_and(|rows| *rows >= 12) && self.chance(0.1) {
+            self.flatten_part(name);
+        }
         name.to_owned()
+    }
+
+    /// Gives some of a tensor's rows one value: a third of them, or four.
+    fn flatten_part(&mut self, name: &str) {
+        let (shape, mut values) = (self.base[name].shape.clone(), numbers(&self.base[name]));
+        let width = values.len() / shape[0];
+        let len = self.pick(&[4, shape[0] / 3]);
+        let start = self.rng.random_range(0..shape[0] / len) * len;
+        let fill = self.pick(&[0.0, 0.0, 1.0]);
+        values[start * width..(start + len) * width].fill(fill);
+        self.base.insert(name.to_owned(), of_f32(&shape, &values));
     }
 
     fn is_dynamo(&self) -> bool {
@@ -588,6 +606,16 @@ impl Gen {
         self.op("Add", module, vec![x, c], &[&table]);
     }
 
+    /// Frequencies that the checkpoint has as well, and the tables that the exporter makes of them.
+    fn rotary(&mut self, module: &str) {
+        let name = format!("{module}.rotary.inv_freq");
+        let frequencies: Vec<f32> = (0..4).map(|i| 10f32.powf(-0.25 * i as f32)).collect();
+        self.base.insert(name.clone(), of_f32(&[4], &frequencies));
+        let c = self.folded("Mul", &[12, D], Made::Waves(name.clone(), 12));
+        let x = self.x();
+        self.op("Mul", module, vec![x, c], &[&name]);
+    }
+
     fn logit(&mut self, module: &str) {
         let name = format!("{module}.logit_scale");
         let v = self.pick(&[2.659_26f32, 1.713_98, 0.0]);
@@ -669,7 +697,9 @@ impl Gen {
     fn hidden(&mut self, module: &str) {
         let w = self.tensor(&format!("{module}.weight"), &[D, D]);
         if self.chance(0.7) {
-            self.apply_linear(module, &w.clone(), None);
+            let bias = (self.parted && self.chance(0.5))
+                .then(|| self.tensor(&format!("{module}.bias"), &[D]));
+            self.apply_linear(module, &w.clone(), bias.as_deref());
         }
         let made = match self.rng.random_range(0..4) {
             0 => Made::Squared(w.clone()),
@@ -775,7 +805,12 @@ impl Gen {
     fn layers(&mut self) {
         for layer in 0..self.rng.random_range(2..6) {
             let module = format!("blocks.{layer}.m");
-            match self.rng.random_range(0..if self.later { 36 } else { 28 }) {
+            let kinds = match (self.parted, self.later) {
+                (true, _) => 38,
+                (_, true) => 36,
+                _ => 28,
+            };
+            match self.rng.random_range(0..kinds) {
                 0..=7 => self.linear(&module),
                 8..=10 => self.conv(&module),
                 11 | 12 => self.norm(&module),
@@ -794,7 +829,8 @@ impl Gen {
                 30 => self.summed(&module),
                 31 => self.joined_biases(&module),
                 32 | 33 => self.recurrent(&module),
-                _ => self.resized(&module),
+                34 | 35 => self.resized(&module),
+                _ => self.rotary(&module),
             }
         }
     }
@@ -1117,6 +1153,7 @@ fn grown(seed: u64) -> Gen {
         flow: "x".into(),
         serial: 0,
         later: seed >= LATER,
+        parted: seed >= PARTED,
     };
     made.grow();
     made

@@ -40,6 +40,8 @@ pub enum Made {
     /// A table of so many rows, laid between those of the tensor.
     Resized(String, usize),
     Rounded8(String),
+    /// Sines and cosines of multiples of frequencies, so many rows: what rotary embeddings are made of.
+    Waves(String, usize),
 }
 
 pub const EPSILON: f32 = 1e-5;
@@ -109,6 +111,7 @@ impl Made {
             | Made::Normalised(s)
             | Made::Interpolated(s)
             | Made::Resized(s, _)
+            | Made::Waves(s, _)
             | Made::Rounded8(s) => vec![s.clone()],
         }
     }
@@ -121,6 +124,7 @@ impl Made {
                 | Made::Normalised(_)
                 | Made::Interpolated(_)
                 | Made::Resized(..)
+                | Made::Waves(..)
                 | Made::Rounded8(_)
         )
     }
@@ -273,6 +277,14 @@ impl Made {
                 (0..*height)
                     .flat_map(|i| row(i).collect::<Vec<_>>())
                     .collect()
+            }
+            Made::Waves(s, height) => {
+                let frequencies = of(s)?;
+                let row = |i: usize| {
+                    let angles = frequencies.iter().map(move |f| i as f32 * f);
+                    angles.flat_map(|a| [a.sin(), a.cos()]).collect::<Vec<_>>()
+                };
+                (0..*height).flat_map(row).collect()
             }
             Made::Rounded8(s) => {
                 let v = of(s)?;

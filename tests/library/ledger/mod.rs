@@ -7,7 +7,7 @@
 mod exported;
 mod made;
 
-use exported::{Exported, LATER, exported, exported_twice};
+use exported::{Exported, LATER, PARTED, exported, exported_twice};
 use made::{Checkpoint, Made, numbers, of_f32};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -848,7 +848,7 @@ fn twenty_thousand_probed_changes_are_made_right_or_refused() {
     if cases == 1 {
         let mut tally = Tally::default();
         check_probed(first, &mut tally, true);
-        println!("{:#?}", tally.wrong);
+        assert!(tally.wrong.is_empty(), "{}", report(&tally));
         return;
     }
     let tally = run_probed(first, cases);
@@ -893,6 +893,14 @@ fn every_change_of_what_came_later_is_made_right_or_refused() {
     all_right(&run(LATER, 1_000));
 }
 
+/// Tensors that have one value in a part, or follow a rule. Where a part went is seen less often.
+#[test]
+fn every_change_of_a_part_is_made_right_or_refused() {
+    let tally = run(PARTED, 500);
+    assert!(tally.wrong.is_empty(), "{}", report(&tally));
+    assert!(tally.done * 4 >= tally.refittable * 3, "{}", report(&tally));
+}
+
 fn all_right(tally: &Tally) {
     assert!(tally.wrong.is_empty(), "{}", report(tally));
     assert!(tally.done * 10 >= tally.refittable * 8, "{}", report(tally));
@@ -913,7 +921,9 @@ fn all_right(tally: &Tally) {
 /// without a base, a direction is near the weight that it gives with its magnitude; an initializer of zeros is a parameter and a function
 /// of it; two folded numbers became one, and the second reader calls it by another name; without a base, what changed became zeros as another
 /// constant is, and the one that it was keeps its value; without a base, the resized copy of a table of ones, and a multiple of
-/// an embedding in half precision.
+/// an embedding in half precision; gates of zeros, where the first tensor of zeros is another module's; a slice of ones, where another
+/// constant may be made of the same ones; without a base, a resized table of ones that the record says is folded; a scale
+/// beside frequencies that a table is made of; a slice of zeros that equals another bias.
 #[test]
 fn kinds_that_were_wrong_once_are_right_or_refused() {
     let mut tally = Tally::default();
@@ -922,6 +932,7 @@ fn kinds_that_were_wrong_once_are_right_or_refused() {
         10_005_297, 10_007_009, 11_006_417, 13_006_615, 20_007_983, 30_000_045, 30_000_147,
         30_000_711, 44_000_120, 44_005_143, 50_036_658, 51_016_314, 51_010_909, 52_005_104,
         53_010_432, 54_007_221, 54_010_660, 54_010_728, 54_017_478, 55_004_094, 55_009_197,
+        70_005_667, 70_011_161, 70_016_602, 90_100_550, 91_000_249,
     ];
     for seed in seeds {
         check(seed, &mut tally, false);
@@ -936,7 +947,7 @@ fn twenty_thousand_changes_are_made_right_or_refused() {
     if cases == 1 {
         let mut tally = Tally::default();
         check(first, &mut tally, true);
-        println!("{:#?}", tally.wrong);
+        assert!(tally.wrong.is_empty(), "{}", report(&tally));
         return;
     }
     let tally = run(first, cases);
