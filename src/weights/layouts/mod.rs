@@ -45,8 +45,11 @@ const DATA: &[&str] = &[
     include_str!("data/hunyuan_video_to_comfyui.txt"),
     include_str!("data/flux.txt"),
     include_str!("data/flux2.txt"),
+    include_str!("data/flux3.txt"),
     include_str!("data/wan.txt"),
+    include_str!("data/wan_animate.txt"),
     include_str!("data/ltx_video.txt"),
+    include_str!("data/ltx2.txt"),
     include_str!("data/z_image.txt"),
     include_str!("data/lumina2.txt"),
     include_str!("data/auraflow.txt"),
@@ -60,6 +63,10 @@ const DATA: &[&str] = &[
     include_str!("data/mochi.txt"),
     include_str!("data/hidream.txt"),
     include_str!("data/qwen_image.txt"),
+    include_str!("data/qwen_image_2_1.txt"),
+    include_str!("data/krea2.txt"),
+    include_str!("data/ideogram4.txt"),
+    include_str!("data/ace_step.txt"),
 ];
 
 /// A table for the modules of one model.
