@@ -51,6 +51,8 @@ pub const RULES: &[Rule] = &[
     // Components of a diffusers pipeline.
     prefix("strip-unet", "unet."),
     prefix("strip-transformer", "transformer."),
+    // Ideogram 4 has a second transformer, without a condition.
+    prefix("strip-conditional-transformer", "conditional_transformer."),
     prefix("strip-text-encoder", "text_encoder."),
     prefix("strip-text-encoder-2", "text_encoder_2."),
     prefix("strip-text-encoder-3", "text_encoder_3."),

@@ -29,6 +29,10 @@ const PREFIXES: &[(&str, &str)] = &[
     ("image_encoder.", "image-encoder"),
     ("clip_vision.", "image-encoder"),
     ("safety_checker.", "safety-checker"),
+    // LTX-2's single files.
+    ("audio_vae.", "audio-vae"),
+    ("vocoder.", "vocoder"),
+    ("text_embedding_projection.", "connectors"),
     ("embedding_manager.", "embeddings"),
     ("denoiser.", "schedule"),
     // PyTorch Lightning's checkpoints.
@@ -138,6 +142,7 @@ mod tests {
                 Some("text-encoder-4"),
             ),
             ("alphas_cumprod", Some("schedule")),
+            ("audio_vae.decoder.conv_in.conv.weight", Some("audio-vae")),
             ("spiece_model", Some("tokenizer")),
             ("text_encoders.t5xxl.spiece_model", Some("tokenizer")),
             ("v_pred", Some("settings")),

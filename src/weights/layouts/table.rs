@@ -42,7 +42,8 @@ pub struct Table {
     without: Vec<String>,
     /// Prefixes of the names on the left of which some exports leave out one.
     pub(super) optional: Vec<String>,
-    unused: BTreeSet<String>,
+    /// Names of the first authors that no target reads.
+    unused: Vec<Pattern>,
     /// Parts that are exported on their own: name, prefixes of their tensors in either spelling.
     pub(super) halves: Vec<(String, Vec<String>)>,
     parameters: Vec<Parameter>,
@@ -100,7 +101,7 @@ impl Table {
             keys: Vec::new(),
             without: Vec::new(),
             optional: Vec::new(),
-            unused: BTreeSet::new(),
+            unused: Vec::new(),
             halves: Vec::new(),
             parameters: Vec::new(),
             rows: Vec::new(),
@@ -152,9 +153,7 @@ impl Table {
             "key" => self.keys.push(value.to_owned()),
             "without" => self.without.push(value.to_owned()),
             "optional" => self.optional.push(value.to_owned()),
-            "unused" => {
-                self.unused.insert(value.to_owned());
-            }
+            "unused" => self.unused.push(Pattern::parse(value)?),
             "half" => {
                 let (name, prefixes) = words.split_first()?;
                 let prefixes = prefixes.iter().map(|&p| p.to_owned()).collect();
@@ -337,7 +336,9 @@ impl Table {
 
     /// Whether no target reads the tensor `name` of the first authors.
     pub(super) fn is_unused(&self, name: &str) -> bool {
-        self.unused.contains(name)
+        let none = Parameters::new();
+        let mut patterns = self.unused.iter();
+        patterns.any(|p| p.matches(name, &none).is_some())
     }
 
     /// Targets without a source that are the unit matrix, and the tensor as wide as it.

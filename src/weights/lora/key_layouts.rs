@@ -439,6 +439,7 @@ const FLAT: &[(&str, Component)] = &[
 const DOTTED: &[(&str, Component)] = &[
     ("unet.", Component::Denoiser),
     ("transformer.", Component::Denoiser),
+    ("conditional_transformer.", Component::Denoiser),
     ("diffusion_model.", Component::Denoiser),
     ("model.diffusion_model.", Component::Denoiser),
     ("double_blocks.", Component::Denoiser),

@@ -771,8 +771,8 @@ fn what_is_not_read_is_refused() {
         ("transformer_blocks.0.ff.gate.weight", &[4, 6]),
     ]);
     for module in [
-        "diffusion_model.blocks.0.attn.wq",
-        "base_model.model.blocks.0.mlp.gate",
+        "diffusion_model.pieces.0.attn.wq",
+        "base_model.model.pieces.0.mlp.gate",
     ] {
         let e = Lora::open(File::new(&pair(module, 4, 6)).path(), &model).unwrap_err();
         assert_eq!(e.code(), "lora-unmatched", "{e}");
