@@ -54,6 +54,25 @@ impl<'de> Deserialize<'de> for Pairs {
     }
 }
 
+/// Whether a shard of this name is in the folder of its index.
+fn is_inside(shard: &str) -> bool {
+    let parts = Path::new(shard).components();
+    !shard.is_empty() && parts.into_iter().all(|c| matches!(c, Component::Normal(_)))
+}
+
+/// The shards that [`open`] reads for the index at `path`; none where the index cannot be read.
+pub(super) fn shards(path: &Path) -> Vec<PathBuf> {
+    let bytes = fsx::read_bounded(path, LONGEST).unwrap_or_default();
+    let index = serde_json::from_slice::<Index>(&bytes);
+    let pairs = index.map_or_else(|_| Vec::new(), |index| index.weight_map.0);
+    let mut names: Vec<String> = pairs.into_iter().map(|(_, shard)| shard).collect();
+    names.retain(|shard| is_inside(shard));
+    names.sort_unstable();
+    names.dedup();
+    let beside = names.iter().map(|shard| path.with_file_name(shard));
+    beside.collect()
+}
+
 /// Opens every shard of the index at `path` and proves that index and shards say the same. A shard's name must not lead out of the
 /// folder: it would have another file read. Shards that are missing are reported together, since broken downloads lack several.
 pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
@@ -77,11 +96,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
     names.sort_unstable();
     names.dedup();
     for shard in names {
-        let inside = !shard.is_empty()
-            && Path::new(shard)
-                .components()
-                .all(|c| matches!(c, Component::Normal(_)));
-        if !inside {
+        if !is_inside(shard) {
             problems.push(IndexProblem::Escapes {
                 shard: shard.into(),
             });

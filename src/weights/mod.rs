@@ -14,4 +14,4 @@ mod source;
 pub use error::{Error, IndexProblem};
 pub use file::SourceFile;
 pub use names::{NameError, Normalised, RULES, Rule, normalise};
-pub use source::Source;
+pub use source::{Source, files_of};

@@ -6,7 +6,7 @@ use super::index;
 use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, digests_of};
 use crate::watch::{Event, Watch};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Named tensors. Opening reads headers only, and each tensor is read once ([`Map`](crate::fsx::Map)).
 #[derive(Debug)]
@@ -148,6 +148,31 @@ fn open_path(path: &Path) -> Result<Vec<SourceFile>, Error> {
         return index::open(path);
     }
     Ok(vec![open_file(path)?])
+}
+
+/// The files that [`Source::open`] reads at `path`, by their names: of a folder that holds no one checkpoint, all that keep it from being
+/// clear. Not all of them have to be there.
+pub fn files_of(path: &Path) -> Vec<PathBuf> {
+    if path.is_dir() {
+        let found = match index::in_folder(path) {
+            Ok(files) => files,
+            Err(Error::SeveralInFolder { found, .. }) => {
+                found.iter().map(|name| path.join(name)).collect()
+            }
+            Err(_) => Vec::new(),
+        };
+        return found.into_iter().flat_map(with_shards).collect();
+    }
+    with_shards(path.to_owned())
+}
+
+fn with_shards(file: PathBuf) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    if index::is_index(&file.file_name().unwrap_or_default().to_string_lossy()) {
+        files = index::shards(&file);
+    }
+    files.push(file);
+    files
 }
 
 #[cfg(test)]

@@ -197,13 +197,35 @@ fn a_file_that_is_being_written_is_waited_for() {
     let before = fs::read(scene.file("engine.plan")).unwrap();
     let mut file = File::create(scene.file("w.safetensors")).unwrap();
     file.write_all(&half).unwrap();
-    // The file was left alone for twenty times as long as makes it whole otherwise.
-    watching.is_silent(Duration::from_secs(2));
+    // Said after more looks than one, of which each would have found it changed and, but for its being open, whole.
+    watching.says("waiting for `w.safetensors`, which is being written");
+    watching.is_silent(Duration::ZERO);
     assert!(before == fs::read(scene.file("engine.plan")).unwrap());
     file.write_all(&rest).unwrap();
     drop(file);
     assert_eq!(verdict(&watching.next()), REFIT);
     assert_eq!(watching.signal(Signal::TERM), 143);
+}
+
+#[test]
+fn what_else_is_open_in_a_folder_is_not_waited_for() {
+    let scene = built();
+    scene.write("d/model.safetensors", bytes("base"));
+    let watching = Watching::start(&scene, &["--weights", "d", "--settle", "100ms"]);
+    watching.next();
+    watching.says("watching d");
+    let mut log = File::create(scene.file("d/train.log")).unwrap();
+    let mut hidden = File::create(scene.file("d/.next")).unwrap();
+    log.write_all(b"step 1\n").unwrap();
+    hidden.write_all(b"half").unwrap();
+    // Neither is a reason to look at the plan again.
+    watching.is_silent(Duration::from_secs(3));
+    scene.write("d/model.safetensors", bytes("fused"));
+    assert_eq!(verdict(&watching.next()), REFIT);
+    log.write_all(b"step 2\n").unwrap();
+    scene.write("d/model.safetensors", bytes("base"));
+    assert_eq!(verdict(&watching.next()), REFIT);
+    assert_eq!(watching.signal(Signal::INT), 130);
 }
 
 #[test]

@@ -2,11 +2,15 @@
 //!
 //! The states are compared, so a lost event or a file system without events (NFS) costs a moment and no change. Events say at once
 //! that something happened, and what is open for writing.
+//!
+//! Files are called as the user calls them. Events call them by the one path of their folder without links, which is how folders are
+//! watched: inotify knows a folder once, and would tell of it by whichever of several paths came last.
 
 use super::WatchError;
-use crate::fsx::Stamp;
+use crate::fsx::{self, Stamp};
 use crate::ui::Ui;
 use crate::watch::{Event, Watch};
+use crate::weights::{self, lora};
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,16 +27,36 @@ const PATIENCE: Duration = Duration::from_secs(5);
 type States = BTreeMap<PathBuf, Option<Stamp>>;
 
 /// What a look at the files found.
+#[derive(Debug)]
 pub enum Found {
     /// These are other ones than at the last look, and whole.
     Changed(Vec<String>),
     Same,
 }
 
+/// What the user named, a file or a folder.
+#[derive(Debug, Clone)]
+pub struct Input {
+    pub path: PathBuf,
+    /// It is read as a LoRA.
+    pub lora: bool,
+}
+
+impl Input {
+    /// What is read of it. What else lies in a folder, logs for one, may change and be open as it likes.
+    fn files(&self) -> Vec<PathBuf> {
+        if self.lora {
+            lora::files_of(&self.path)
+        } else {
+            weights::files_of(&self.path)
+        }
+    }
+}
+
 /// The files that a plan follows.
 pub struct Sources {
-    inputs: Vec<PathBuf>,
-    /// What the refits themselves write.
+    inputs: Vec<Input>,
+    /// What the refits themselves write, as events call it.
     ours: BTreeSet<PathBuf>,
     settle: Duration,
     seen: Option<States>,
@@ -40,57 +64,66 @@ pub struct Sources {
     events: Option<Receiver<notify::Result<notify::Event>>>,
     /// Folders under watch, and which folder each was.
     folders: BTreeMap<PathBuf, (u64, u64)>,
-    /// Written to, and not closed yet.
+    /// What is read, by what events call it.
+    known: BTreeMap<PathBuf, PathBuf>,
+    /// Written to and not closed yet, whether it is read or not: a new file may turn out to be a shard.
     open: BTreeSet<PathBuf>,
 }
 
 impl Sources {
-    /// Over `inputs`, files and folders; what is in `ours` is never a change.
-    pub fn new(inputs: Vec<PathBuf>, ours: &[PathBuf], settle: Duration) -> Sources {
+    /// Over `inputs`; what is in `ours` is never a change.
+    pub fn new(inputs: Vec<Input>, ours: &[PathBuf], settle: Duration) -> Sources {
         Sources {
             inputs,
-            ours: ours.iter().map(|path| spelled(path)).collect(),
+            ours: ours
+                .iter()
+                .flat_map(|path| [as_told(path), as_told(&fsx::resolve(path))])
+                .collect(),
             settle,
             seen: None,
             watcher: None,
             events: None,
             folders: BTreeMap::new(),
+            known: BTreeMap::new(),
             open: BTreeSet::new(),
         }
     }
 
     /// The inputs, for a message.
     pub fn shown(&self) -> String {
-        let names = self.inputs.iter().map(|path| path.display().to_string());
+        let names = self
+            .inputs
+            .iter()
+            .map(|input| input.path.display().to_string());
         names.collect::<Vec<_>>().join(", ")
     }
 
-    /// Watches every folder that an input is in or leads to; again where a folder was replaced by another of its name.
-    ///
-    /// # Errors
-    /// Where the system refuses, or a folder is not there.
-    pub fn watch(&mut self) -> Result<(), WatchError> {
-        let failed = |path: &Path| {
-            let path = as_named(path).to_owned();
-            move |source| WatchError::Watch { path, source }
+    /// Watches every folder that something read is in or leads to; again where a folder was replaced by another of its name.
+    fn watch(&mut self) -> Result<(), WatchError> {
+        let begun = self.watcher.is_some();
+        let failed = |path: &Path, source| WatchError::Watch {
+            path: path.to_owned(),
+            source,
         };
-        if self.watcher.is_none() {
+        if !begun {
             let (sender, events) = channel();
-            let watcher = notify::recommended_watcher(sender).map_err(failed(&self.inputs[0]))?;
+            let watcher =
+                notify::recommended_watcher(sender).map_err(|e| failed(&self.inputs[0].path, e))?;
             (self.watcher, self.events) = (Some(watcher), Some(events));
         }
-        let (Some(watcher), begun) = (&mut self.watcher, self.seen.is_some()) else {
+        let wanted = self.around();
+        let Some(watcher) = &mut self.watcher else {
             return Ok(());
         };
-        for (folder, mode) in folders(&self.inputs) {
-            let Ok(meta) = folder.metadata() else {
+        for (named, needed) in wanted {
+            let there = named
+                .canonicalize()
+                .and_then(|folder| Ok((folder.metadata()?, folder)));
+            let (meta, folder) = match there {
+                Ok(there) => there,
                 // One that went away may come back; at the start it is a mistake.
-                if begun || mode == RecursiveMode::Recursive {
-                    self.folders.remove(&folder);
-                    continue;
-                }
-                let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
-                return Err(failed(&folder)(notify::Error::io(gone)));
+                Err(e) if needed && !begun => return Err(failed(&named, notify::Error::io(e))),
+                Err(_) => continue,
             };
             let which = Stamp::of(&meta).file();
             if self.folders.get(&folder) == Some(&which) {
@@ -98,17 +131,49 @@ impl Sources {
             }
             // An error says that nothing was watched there, or that it is gone: both are as wanted.
             let _ = watcher.unwatch(&folder);
-            watcher.watch(&folder, mode).map_err(failed(&folder))?;
+            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                Ok(()) => {}
+                // It went away at this moment.
+                Err(_) if begun && !folder.exists() => continue,
+                Err(e) => return Err(failed(&named, e)),
+            }
+            // What was open was in the folder that had this name before.
+            self.open.retain(|file| file.parent() != Some(&folder));
             self.folders.insert(folder, which);
         }
         Ok(())
     }
 
-    /// Waits until every input is there, closed, and was left alone for a while; tells then what is other than at the last look.
-    pub fn whole(&mut self, ui: &Ui) -> Found {
+    /// Folders to watch, and whether they have to be there at the start.
+    fn around(&self) -> Vec<(PathBuf, bool)> {
+        let mut found = Vec::new();
+        for input in &self.inputs {
+            // What is replaced by a rename is another file, and only the folder around it tells of that.
+            found.push((folder_of(&input.path), true));
+            if input.path.is_dir() {
+                found.push((input.path.clone(), false));
+            }
+            for path in input.files().iter().chain([&input.path]) {
+                found.push((folder_of(path), false));
+                if let Some(target) = target_of(path) {
+                    found.push((folder_of(&target), false));
+                }
+            }
+        }
+        found
+    }
+
+    /// Waits until every input is there, closed, and was left alone for a while; tells then what is other than at the last look. At the
+    /// first look everything is.
+    ///
+    /// # Errors
+    /// Where the system lets a folder not be watched, or one is not there at the start.
+    pub fn whole(&mut self, ui: &Ui) -> Result<Found, WatchError> {
+        // Watches first: what changes after the states were taken is told of.
+        self.watch()?;
         let mut states = self.states();
-        if self.seen.as_ref() == Some(&states) && self.open.is_empty() {
-            return Found::Same;
+        if self.seen.as_ref() == Some(&states) && self.unfinished().is_none() {
+            return Ok(Found::Same);
         }
         let (mut since, begun, mut told) = (Instant::now(), Instant::now(), false);
         // What was there before the watch began was not written just now, as far as anybody knows.
@@ -117,17 +182,13 @@ impl Sources {
         }
         loop {
             let missing = states.iter().find(|(_, state)| state.is_none());
-            let awaited = (self
-                .open
-                .iter()
-                .next()
-                .map(|path| (path, "is being written")))
-            .or(missing.map(|(path, _)| (path, "is not there")));
+            let awaited = (self.unfinished().map(|path| (path, "is being written")))
+                .or(missing.map(|(path, _)| (path, "is not there")));
             if let Some((path, why)) = awaited {
                 since = Instant::now();
                 if !told && begun.elapsed() >= PATIENCE {
                     told = true;
-                    let text = format!("waiting for `{}`, which {why}", as_named(path).display());
+                    let text = format!("waiting for `{}`, which {why}", path.display());
                     ui.event(Event::Status(&text));
                 }
             } else if since.elapsed() >= self.settle {
@@ -136,6 +197,8 @@ impl Sources {
             let left = self.settle.saturating_sub(since.elapsed());
             // At least a moment, or `--settle 0s` would never rest; at most a look, since events may be lost.
             self.hear(left.clamp(Duration::from_millis(1), LOOK));
+            // A folder that is there again is watched before what is written into it is believed to be whole.
+            self.watch()?;
             let now = self.states();
             if now != states {
                 states = now;
@@ -143,11 +206,11 @@ impl Sources {
             }
         }
         let changed = self.changed(&states);
-        self.seen = Some(states);
-        if changed.is_empty() {
-            Found::Same
+        let first = self.seen.replace(states).is_none();
+        if changed.is_empty() && !first {
+            Ok(Found::Same)
         } else {
-            Found::Changed(changed)
+            Ok(Found::Changed(changed))
         }
     }
 
@@ -156,9 +219,9 @@ impl Sources {
         self.hear(LOOK);
     }
 
-    /// Takes in events for at most `time`, and returns after the first one that concerns the inputs.
+    /// Takes in events for at most `time`, and returns after the first that may concern the inputs, with all that came along with it.
     fn hear(&mut self, time: Duration) {
-        let until = Instant::now() + time;
+        let mut until = Instant::now() + time;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let event = match &self.events {
@@ -168,10 +231,10 @@ impl Sources {
             match event {
                 Ok(Ok(event)) => {
                     if self.concerns(&event) {
-                        return;
+                        until = Instant::now();
                     }
                 }
-                // An error is an overflow, for one: the states tell.
+                // The states tell.
                 Ok(Err(_)) | Err(RecvTimeoutError::Timeout) => return,
                 Err(RecvTimeoutError::Disconnected) => {
                     std::thread::sleep(left);
@@ -181,50 +244,74 @@ impl Sources {
         }
     }
 
-    /// Notes what an event says, and whether it is of the inputs.
+    /// Notes what an event says, and whether it is a reason to look at the states.
     fn concerns(&mut self, event: &notify::Event) -> bool {
-        let mut any = event.need_rescan();
+        if event.need_rescan() {
+            // Events were lost, and among them perhaps that a file was closed, or a folder replaced.
+            self.open.clear();
+            self.folders.clear();
+            return true;
+        }
+        let mut any = false;
         for path in &event.paths {
-            if self.ours.contains(path) || !is_watched(path, &self.inputs) {
+            if self.ours.contains(path) {
                 continue;
             }
-            match event.kind {
-                // What went away, or has another name now, is not being written under this one.
-                EventKind::Access(AccessKind::Close(AccessMode::Write))
-                | EventKind::Remove(_)
-                | EventKind::Modify(ModifyKind::Name(_)) => {
+            let news = match event.kind {
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
                     self.open.remove(path);
+                    true
                 }
-                EventKind::Modify(ModifyKind::Data(_)) => {
-                    self.open.insert(path.clone());
+                // What went away, or has another name now, is not being written under this one; nor is what was in it.
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) => {
+                    self.open.retain(|file| !file.starts_with(path));
+                    self.folders.remove(path);
+                    true
                 }
+                // Each further piece of a file that is being written says nothing new.
+                EventKind::Modify(ModifyKind::Data(_)) => self.open.insert(path.clone()),
                 // Opening for reading, which refits do themselves.
-                EventKind::Access(_) => continue,
-                _ => {}
-            }
-            any = true;
+                EventKind::Access(_) => false,
+                _ => true,
+            };
+            any |= news && self.may_be_read(path);
         }
         any
     }
 
+    /// Whether what is at `path` is read, or would be if it had come just now.
+    fn may_be_read(&self, path: &Path) -> bool {
+        let extension = path.extension();
+        self.known.contains_key(path)
+            || extension.is_some_and(|e| e == "safetensors" || e == "json")
+    }
+
+    /// A file that is read, and that somebody is writing.
+    fn unfinished(&self) -> Option<&PathBuf> {
+        self.open.iter().find_map(|path| self.known.get(path))
+    }
+
     /// The state of every file as it is now.
-    fn states(&self) -> States {
+    fn states(&mut self) -> States {
         let mut states = States::new();
+        self.known.clear();
         for input in &self.inputs {
-            if input.is_dir() {
-                walk(&spelled(input), &mut |file, stamp| {
-                    if !self.ours.contains(&file) {
-                        states.insert(file, Some(stamp));
-                    }
-                });
-            } else {
-                let stamp = |path: &Path| path.metadata().ok().map(|meta| Stamp::of(&meta));
-                states.insert(spelled(input), stamp(input));
-                for beside in companions(input) {
-                    if let Some(found) = stamp(&beside) {
-                        states.insert(beside, Some(found));
-                    }
+            self.known.insert(as_told(&input.path), input.path.clone());
+            if !input.path.exists() {
+                states.insert(input.path.clone(), None);
+            }
+            for file in input.files() {
+                let told = as_told(&file);
+                if self.ours.contains(&told) {
+                    continue;
                 }
+                if let Ok(meta) = file.metadata() {
+                    states.insert(file.clone(), Some(Stamp::of(&meta)));
+                }
+                if let Some(target) = target_of(&file) {
+                    self.known.insert(target, file.clone());
+                }
+                self.known.insert(told, file);
             }
         }
         states
@@ -237,30 +324,26 @@ impl Sources {
         let all: BTreeSet<&PathBuf> = before.keys().chain(now.keys()).collect();
         all.into_iter()
             .filter(|path| before.get(*path) != now.get(*path))
-            .map(|path| as_named(path).display().to_string())
+            .map(|path| path.display().to_string())
             .collect()
     }
 }
 
-/// As events spell it: with the folder that is watched.
-fn spelled(path: &Path) -> PathBuf {
-    if path
-        .components()
-        .next()
-        .is_some_and(|first| matches!(first, std::path::Component::Normal(_)))
-    {
-        return Path::new(".").join(path);
+/// As events call it.
+fn as_told(path: &Path) -> PathBuf {
+    let folder = folder_of(path);
+    let folder = folder
+        .canonicalize()
+        .or_else(|_| std::path::absolute(&folder));
+    match (folder, path.file_name()) {
+        (Ok(folder), Some(name)) => folder.join(name),
+        _ => path.canonicalize().unwrap_or_else(|_| path.to_owned()),
     }
-    path.to_owned()
 }
 
-/// As the user spells it.
-fn as_named(path: &Path) -> &Path {
-    match path.strip_prefix(".") {
-        Ok(rest) if rest.as_os_str().is_empty() => path,
-        Ok(rest) => rest,
-        Err(_) => path,
-    }
+/// What a symbolic link leads to.
+fn target_of(path: &Path) -> Option<PathBuf> {
+    path.is_symlink().then(|| path.canonicalize().ok())?
 }
 
 fn folder_of(path: &Path) -> PathBuf {
@@ -270,66 +353,203 @@ fn folder_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Folders to watch: that of each input, and of what it leads to by symbolic links; a folder also from within.
-fn folders(inputs: &[PathBuf]) -> Vec<(PathBuf, RecursiveMode)> {
-    let mut found = Vec::new();
-    for input in inputs {
-        let input = spelled(input);
-        // What is replaced by a rename is another file, and only the folder around it tells of that.
-        found.push((folder_of(&input), RecursiveMode::NonRecursive));
-        if input.is_dir() {
-            found.push((input.clone(), RecursiveMode::Recursive));
-        }
-        if let Ok(target) = input.canonicalize()
-            && input.is_symlink()
-        {
-            found.push((folder_of(&target), RecursiveMode::NonRecursive));
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ui::Verbosity;
+    use std::fs::{self, File, OpenOptions};
+    use std::os::unix::fs::FileExt;
+
+    /// Longer than an event takes on a busy machine.
+    const LONG: Duration = Duration::from_secs(30);
+
+    struct Place {
+        dir: tempfile::TempDir,
+        ui: Ui,
     }
-    found
-}
 
-/// Whether a path is an input, what an input leads to, in a folder that is one, or beside one and belongs to it.
-fn is_watched(path: &Path, inputs: &[PathBuf]) -> bool {
-    inputs.iter().any(|input| {
-        let spelled = spelled(input);
-        path.starts_with(&spelled)
-            || companions(input).iter().any(|beside| path == beside)
-            || (input.is_symlink()
-                && input
-                    .canonicalize()
-                    .is_ok_and(|target| path.starts_with(target)))
-    })
-}
+    impl Place {
+        fn new() -> Place {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join("d")).unwrap();
+            Place {
+                dir,
+                ui: Ui::new(false, Verbosity::Quiet, false),
+            }
+        }
 
-/// What is read along with a file: the configuration of a LoRA, the shards of an index.
-fn companions(input: &Path) -> Vec<PathBuf> {
-    let input = spelled(input);
-    let mut found = vec![input.with_file_name("adapter_config.json")];
-    if input.extension().is_some_and(|e| e == "json") {
-        let beside = std::fs::read_dir(folder_of(&input)).into_iter().flatten();
-        let files = beside.flatten().map(|entry| entry.path());
-        found.extend(files.filter(|path| path.extension().is_some_and(|e| e == "safetensors")));
-    }
-    found
-}
+        fn at(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
 
-/// Every regular file under `folder`, also those that links lead to.
-fn walk(folder: &Path, take: &mut impl FnMut(PathBuf, Stamp)) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let Ok(meta) = path.metadata() else { continue };
-        // Links between folders may go in a circle.
-        if meta.is_dir() && !path.is_symlink() {
-            walk(&path, take);
-        } else if meta.is_file() && !is_hidden(&path) {
-            take(path, Stamp::of(&meta));
+        fn write(&self, name: &str, contents: &str) {
+            fs::write(self.at(name), contents).unwrap();
+        }
+
+        fn link(&self, to: &str, name: &str) {
+            std::os::unix::fs::symlink(to, self.at(name)).unwrap();
+        }
+
+        /// Sources that were looked at once.
+        fn sources(&self, path: &Path) -> Sources {
+            let input = Input {
+                path: path.to_owned(),
+                lora: false,
+            };
+            let mut sources = Sources::new(vec![input], &[], Duration::ZERO);
+            assert!(matches!(sources.whole(&self.ui), Ok(Found::Changed(_))));
+            sources
         }
     }
-}
 
-/// Temporary files are hidden ones, ours and those of others.
-fn is_hidden(path: &Path) -> bool {
-    let name = path.file_name().map(std::ffi::OsStr::as_encoded_bytes);
-    name.is_some_and(|name| name.starts_with(b"."))
+    /// Takes in events until `done`, which no look at the states brings about.
+    #[track_caller]
+    fn hear(sources: &mut Sources, done: impl Fn(&Sources) -> bool) {
+        let begun = Instant::now();
+        while !done(sources) {
+            assert!(begun.elapsed() < LONG, "no event: {:?}", sources.open);
+            sources.hear(Duration::from_millis(20));
+            sources.watch().unwrap();
+            sources.states();
+        }
+    }
+
+    /// Writes on until it is known that somebody does.
+    #[track_caller]
+    fn is_awaited(sources: &mut Sources, file: &File, named: &Path) {
+        hear(sources, |s| {
+            file.write_all_at(b"2", 0).unwrap();
+            s.unfinished().is_some_and(|path| path == named)
+        });
+    }
+
+    #[track_caller]
+    fn nothing_is_awaited(sources: &mut Sources) {
+        hear(sources, |s| s.unfinished().is_none());
+    }
+
+    #[test]
+    fn what_is_being_written_is_known_however_it_is_called() {
+        let place = Place::new();
+        place.write("d/w.safetensors", "1234");
+        place.link("d", "to d");
+        place.link("to d/w.safetensors", "to w.safetensors");
+        let from_here = |name: &str| {
+            let here = std::env::current_dir().unwrap();
+            fsx::relative(&here.join("file"), &place.at(name))
+        };
+        let relative = from_here("d/w.safetensors");
+        assert!(relative.is_relative() && relative.exists(), "{relative:?}");
+        for named in [
+            place.at("d/w.safetensors"),
+            relative,
+            from_here("d").join("../d/w.safetensors"),
+            place.at("to d/w.safetensors"),
+            place.at("to w.safetensors"),
+        ] {
+            let mut sources = place.sources(&named);
+            // In place, and no longer than it was: the states alone do not show that more is to come.
+            let file = OpenOptions::new()
+                .write(true)
+                .open(place.at("d/w.safetensors"));
+            let file = file.unwrap();
+            is_awaited(&mut sources, &file, &named);
+            drop(file);
+            nothing_is_awaited(&mut sources);
+        }
+    }
+
+    #[test]
+    fn only_what_is_read_is_waited_for() {
+        let place = Place::new();
+        place.write("d/model.safetensors", "1");
+        place.write("e.safetensors", "1");
+        let folder = place.at("d");
+        let mut sources = place.sources(&folder);
+        let mut open = Vec::new();
+        for name in ["d/train.log", "d/.hidden", "e.safetensors", "d/notes.json"] {
+            let file = File::create(place.at(name)).unwrap();
+            file.write_all_at(b"more", 0).unwrap();
+            open.push(file);
+        }
+        let log = as_told(&place.at("d/notes.json"));
+        hear(&mut sources, |s| s.open.contains(&log));
+        assert_eq!(sources.unfinished(), None);
+        assert!(matches!(sources.whole(&place.ui), Ok(Found::Same)));
+        // One that is new and read is waited for.
+        place.write(
+            "d/model.safetensors.index.json",
+            "{\"weight_map\": {\"a\": \"2.safetensors\"}}",
+        );
+        let shard = File::create(place.at("d/2.safetensors")).unwrap();
+        is_awaited(&mut sources, &shard, &folder.join("2.safetensors"));
+        drop(shard);
+        let Ok(Found::Changed(names)) = sources.whole(&place.ui) else {
+            panic!("nothing changed")
+        };
+        let expected = [
+            "2.safetensors",
+            "model.safetensors",
+            "model.safetensors.index.json",
+        ];
+        let expected = expected.map(|name| folder.join(name).display().to_string());
+        assert_eq!(names, expected);
+        // What the index does not name is no longer read.
+        let file = File::create(place.at("d/model.safetensors")).unwrap();
+        file.write_all_at(b"2", 0).unwrap();
+        let other = as_told(&place.at("d/model.safetensors"));
+        hear(&mut sources, |s| s.open.contains(&other));
+        assert_eq!(sources.unfinished(), None);
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_another_is_watched() {
+        let place = Place::new();
+        place.write("d/model.safetensors", "1");
+        let folder = place.at("d");
+        let mut sources = place.sources(&folder);
+        let model = folder.join("model.safetensors");
+        let first = File::create(&model).unwrap();
+        is_awaited(&mut sources, &first, &model);
+        // What is open goes away with the folder.
+        fs::rename(&folder, place.at("old")).unwrap();
+        fs::create_dir(&folder).unwrap();
+        nothing_is_awaited(&mut sources);
+        let second = File::create(&model).unwrap();
+        is_awaited(&mut sources, &second, &model);
+        drop(second);
+        nothing_is_awaited(&mut sources);
+        // The same folder again, which its number does not tell.
+        fs::rename(&folder, place.at("away")).unwrap();
+        fs::rename(place.at("away"), &folder).unwrap();
+        let (begun, told) = (Instant::now(), as_told(&folder));
+        while sources.folders.contains_key(&told) {
+            assert!(begun.elapsed() < LONG, "no event");
+            sources.hear(Duration::from_millis(20));
+        }
+        let third = OpenOptions::new().write(true).open(&model).unwrap();
+        is_awaited(&mut sources, &third, &model);
+        drop((first, third));
+    }
+
+    #[test]
+    fn a_lora_is_read_with_its_configuration_and_a_checkpoint_without() {
+        let place = Place::new();
+        place.write("d/adapter_model.safetensors", "1");
+        place.write("d/adapter_config.json", "{}");
+        let names = |lora| {
+            let path = place.at("d");
+            let mut sources = Sources::new(vec![Input { path, lora }], &[], Duration::ZERO);
+            let states = sources.states();
+            let names = states
+                .keys()
+                .map(|path| path.file_name().unwrap().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(true),
+            ["adapter_config.json", "adapter_model.safetensors"]
+        );
+        assert_eq!(names(false), ["adapter_model.safetensors"]);
+    }
 }

@@ -17,7 +17,7 @@ use crate::ui::Ui;
 use crate::watch::{Event, Watch};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
-use files::{Found, Sources};
+use files::{Found, Input, Sources};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -111,8 +111,21 @@ pub fn run(args: &Args, cli: clap::Command, ui: &Ui) -> anyhow::Result<Exit> {
     }
     // A wrong path ends the watch at once, instead of being the failure of every refit.
     plan::read_manifest(&args.plan)?;
-    let mut inputs = args.weights.clone();
-    inputs.extend(args.overlay.inputs());
+    let input = |lora| {
+        move |path: &PathBuf| Input {
+            path: path.clone(),
+            lora,
+        }
+    };
+    let OverlayArgs {
+        lora,
+        base_weights,
+        mapping,
+        ..
+    } = &args.overlay;
+    let others = args.weights.iter().chain(base_weights).chain(mapping);
+    let mut inputs: Vec<Input> = others.map(input(false)).collect();
+    inputs.extend(lora.iter().map(|(path, _)| path).map(input(true)));
     let ours = [&args.plan, args.output.as_ref().unwrap_or(&args.plan)];
     let ours = ours.map(|plan| [plan.clone(), plan::manifest_path(plan)]);
     let refit = Refit {
@@ -122,9 +135,8 @@ pub fn run(args: &Args, cli: clap::Command, ui: &Ui) -> anyhow::Result<Exit> {
     let mut sources = Sources::new(inputs, &ours.concat(), args.settle);
     let mut first = true;
     loop {
-        // Watches first: what changes from here on is seen, also while the refit runs.
-        sources.watch()?;
-        let found = sources.whole(ui);
+        // What changes from here on is seen, also while the refit runs.
+        let found = sources.whole(ui)?;
         if let Found::Changed(names) = &found {
             if !first {
                 ui.event(Event::Status(&format!("{} changed", names.join(", "))));

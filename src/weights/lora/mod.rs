@@ -95,12 +95,7 @@ impl Lora {
         targets: &dyn Targets,
         options: &Options,
     ) -> Result<Lora, Error> {
-        let mut path = path.as_ref().to_owned();
-        // The name that PEFT's `save_pretrained` uses; the folder has the configuration beside it.
-        let inner = path.join("adapter_model.safetensors");
-        if inner.is_file() {
-            path = inner;
-        }
+        let path = file_at(path.as_ref());
         let source = Source::open(&path)?;
         let mut notes = Vec::new();
         let (modules, mut problems) = read(&source, &path, &mut notes)?;
@@ -281,6 +276,30 @@ fn noted(
     notes
 }
 
+/// The file of the LoRA that a user calls `path`.
+fn file_at(path: &Path) -> PathBuf {
+    // The name that PEFT's `save_pretrained` uses; the folder has the configuration beside it.
+    let inner = path.join("adapter_model.safetensors");
+    if inner.is_file() {
+        inner
+    } else {
+        path.to_owned()
+    }
+}
+
+/// Where PEFT's configuration of the LoRA in `file` is, if anywhere.
+fn configuration(file: &Path) -> PathBuf {
+    file.with_file_name("adapter_config.json")
+}
+
+/// The files that [`Lora::open`] may read at `path`. Not all of them have to be there.
+pub fn files_of(path: &Path) -> Vec<PathBuf> {
+    let file = file_at(path);
+    let mut files = super::files_of(&file);
+    files.push(configuration(&file));
+    files
+}
+
 /// The tensors by module, and keys that cannot be used.
 type Read = (BTreeMap<String, ModuleParts>, Vec<Problem>);
 
@@ -296,7 +315,7 @@ fn read(source: &Source, path: &Path, notes: &mut Vec<String>) -> Result<Read, E
         None => BTreeMap::new(),
     };
     let adapter = if by_prefix.is_empty() && source.names().any(|n| n.starts_with(PEFT)) {
-        let beside = path.with_file_name("adapter_config.json");
+        let beside = configuration(path);
         if beside.is_file() {
             Some(Config::open(&beside)?)
         } else {
