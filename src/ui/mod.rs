@@ -166,6 +166,17 @@ impl Ui {
         }
     }
 
+    /// Prints a failure that does not end the command: as [`Ui::failure`], with `--json` as one of several documents.
+    pub fn passing_failure(&self, failure: &Failure) {
+        if !self.json {
+            return self.failure(failure);
+        }
+        if let Ok(document) = document("trtmut.error/1", failure) {
+            // There is nowhere left to say that this failed.
+            let _ = self.line(&document);
+        }
+    }
+
     /// Prints a JSON text to stdout (a template, a converted spec).
     ///
     /// # Errors

@@ -228,6 +228,58 @@ fn what_else_is_open_in_a_folder_is_not_waited_for() {
     assert_eq!(watching.signal(Signal::INT), 130);
 }
 
+/// Kills the refit that waits for the plan, once it says so.
+fn kill_the_refit(watching: &Watching, signal: Signal) {
+    watching.says("waiting for another trtmut");
+    let watch = watching.child.id().to_string();
+    let is_its_child = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // Behind the name, which may hold anything: state and parent.
+        let parent = stat
+            .rsplit(") ")
+            .next()
+            .and_then(|rest| rest.split(' ').nth(1));
+        parent == Some(&watch)
+    };
+    let all = fs::read_dir("/proc").unwrap();
+    let mut pids = all.filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let refit = pids.find(is_its_child).expect("a refit runs");
+    kill_process(Pid::from_raw(refit).unwrap(), signal).unwrap();
+}
+
+#[test]
+fn a_refit_that_a_signal_ends_is_no_bug() {
+    let scene = built();
+    let plan = scene.file("engine.plan");
+    let lock = || trtmut::fsx::lock_file(&plan, || panic!("somebody else has it"));
+    let mut watching = Watching::start(&scene, &["--weights", "w.safetensors"]);
+    watching.next();
+    watching.says("watching");
+    for (signal, name) in [(Signal::KILL, "SIGKILL"), (Signal::TERM, "SIGTERM")] {
+        let locked = lock();
+        scene.write("w.safetensors", bytes("fused"));
+        kill_the_refit(&watching, signal);
+        let document = watching.next();
+        assert_eq!(document["schema"], "trtmut.error/1");
+        assert_eq!(document["exit_code"], 3, "{document}");
+        let message = document["message"].as_str().unwrap();
+        assert!(message.contains(name), "{document}");
+        drop(locked);
+    }
+    // It goes on.
+    scene.write("w.safetensors", bytes("fused"));
+    assert_eq!(verdict(&watching.next()), REFIT);
+    watching.child.kill().unwrap();
+    watching.child.wait().unwrap();
+    // The first refit is what the watch begins with.
+    let _locked = lock();
+    let mut watching = Watching::start(&scene, &["--weights", "w.safetensors"]);
+    kill_the_refit(&watching, Signal::KILL);
+    assert_eq!(watching.child.wait().unwrap().code(), Some(3));
+    let said: String = watching.lines.iter().collect();
+    assert!(said.contains("ended by a signal: 9 (SIGKILL)"), "{said}");
+}
+
 #[test]
 fn an_error_is_said_and_does_not_end_it() {
     let scene = built();

@@ -1137,6 +1137,11 @@ fn commands(sheet: &mut Sheet) {
         what: s("sh"),
         source: io(ErrorKind::NotFound),
     });
+    for status in [libc::SIGKILL, libc::SIGSEGV] {
+        sheet.add(&WatchError::CutShort {
+            status: ExitStatusExt::from_raw(status),
+        });
+    }
     sheet.add(&WatchError::Exec {
         command: s("false"),
         status: ExitStatusExt::from_raw(256),

@@ -19,7 +19,7 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches};
 use files::{Found, Input, Sources};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -94,10 +94,23 @@ pub enum WatchError {
         what: String,
         source: std::io::Error,
     },
+    /// A signal ended a refit.
+    #[error("`trtmut refit` was ended by a {status}")]
+    #[explain(code = "refit-cut-short", class = Environment, hints = of_signal(*status))]
+    CutShort {
+        /// What the system says of its end; it shows as `signal: 9 (SIGKILL)`.
+        status: ExitStatus,
+    },
     /// `--exec` ran and failed.
     #[error("`{command}` ended with {status}")]
     #[explain(code = "exec", class = Input, hint("the plan was refitted before, and is as it should be"))]
     Exec { command: String, status: ExitStatus },
+}
+
+fn of_signal(status: ExitStatus) -> Option<&'static str> {
+    (status.signal() == Some(libc::SIGKILL)).then_some(
+        "where nobody sent it, the system did because memory ran out: its log (`dmesg`) says so; end other programs, or take a larger machine",
+    )
 }
 
 /// Runs the command. `cli` is the whole command line, of which `refit` is a part.
@@ -142,10 +155,15 @@ pub fn run(args: &Args, cli: clap::Command, ui: &Ui) -> anyhow::Result<Exit> {
                 ui.event(Event::Status(&format!("{} changed", names.join(", "))));
             }
             let done = refit.run(ui)?;
+            let cut_short = cut_short(done);
             // What no change of a weight file cures ends the watch before it begins.
-            let hopeless = !matches!(done, Some(0 | 1 | 20 | 40));
+            let hopeless = !matches!(done.code(), Some(0 | 1 | 20 | 40));
             if (first && hopeless) || (!first && args.once) {
-                return Ok(finish(done));
+                return cut_short.map_or_else(|| Ok(finish(done.code())), |e| Err(e.into()));
+            }
+            // Other failures were said by the refit itself.
+            if let Some(error) = cut_short {
+                ui.passing_failure(&super::explain(&error.into()));
             }
         }
         if first {
@@ -157,6 +175,18 @@ pub fn run(args: &Args, cli: clap::Command, ui: &Ui) -> anyhow::Result<Exit> {
         first = false;
         sources.wait();
     }
+}
+
+/// What ended a refit before it could say anything: a signal, also one that it takes notice of to tidy up.
+fn cut_short(done: ExitStatus) -> Option<WatchError> {
+    let of_signal = |signal| Some(ExitStatus::from_raw(signal));
+    let status = match done.code() {
+        None => Some(done),
+        Some(code) if code == Exit::Interrupted as i32 => of_signal(libc::SIGINT),
+        Some(code) if code == Exit::Terminated as i32 => of_signal(libc::SIGTERM),
+        Some(_) => None,
+    };
+    status.map(|status| WatchError::CutShort { status })
 }
 
 /// The watch ends as a refit did, which has said why.
@@ -180,8 +210,8 @@ struct Refit<'a> {
 }
 
 impl Refit<'_> {
-    /// Refits, and runs `--exec` where the plan became another one. Returns the exit code, none where a signal ended it.
-    fn run(&self, ui: &Ui) -> anyhow::Result<Option<i32>> {
+    /// Refits, and runs `--exec` where the plan became another one. Returns how the refit ended.
+    fn run(&self, ui: &Ui) -> anyhow::Result<ExitStatus> {
         let before = self.digest();
         let mut command = itself();
         command
@@ -215,7 +245,7 @@ impl Refit<'_> {
                 Ok(()) => {}
             }
         }
-        Ok(status.code())
+        Ok(status)
     }
 
     fn output(&self) -> &Path {
