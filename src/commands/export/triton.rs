@@ -4,6 +4,7 @@
 //! (<https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto>); what shapes and types mean for a
 //! TensorRT plan is in <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html>.
 
+use crate::engine;
 use crate::exit::Exit;
 use crate::fault::Explain;
 use crate::fsx::{self, Map};
@@ -13,12 +14,15 @@ use crate::tensor::{Digest, Dtype, Extent, TensorDecl};
 use crate::ui::{self, Report, Screen, Ui};
 use crate::watch::{Event, Watch};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// First line of a configuration that this command wrote, by which it is known as ours.
 const MARK: &str = "# Written by trtmut";
+/// How the lines after it begin that say which plan each version got, by which a plan is known as ours.
+const VERSION: &str = "# version ";
 /// No configuration is longer, in bytes.
 const LONGEST: u64 = 16 << 20;
 
@@ -96,7 +100,7 @@ pub enum ExportError {
     },
     /// Somebody else's file is where one goes.
     #[error("`{path}` exists and was not written by `trtmut export`", path = path.display())]
-    #[explain(code = "output-occupied", class = Input, hint("name another folder, or overwrite it with --force"))]
+    #[explain(code = "output-occupied", class = Input, hint("name another folder or --model-version, or overwrite it with --force"))]
     Occupied { path: PathBuf },
     /// The folder has no name that a model may have.
     #[error("`{folder}` gives the model no name", folder = folder.display())]
@@ -120,13 +124,18 @@ pub(super) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         library: manifest.backend.library.clone(),
         digest: manifest.plan.digest,
     };
-    if !args.force {
-        refuse_foreign(&report)?;
-    }
+    let written = if args.force {
+        // Whatever stands there may go; what is noted of other versions stays.
+        Versions::of(&report.config).unwrap_or_default()
+    } else {
+        refuse_foreign(&report)?
+    };
+    let mut versions = written.unwrap_or_default();
     let folder = report.model.parent().unwrap_or(&args.folder);
-    std::fs::create_dir_all(folder).map_err(|e| fsx::Error::write(folder, e))?;
+    let made = Made::folders(folder)?;
+    let outputs = [&report.config, &report.model];
     let inputs = [args.plan.clone(), plan::manifest_path(&args.plan)];
-    for output in [&report.config, &report.model] {
+    for output in outputs {
         fsx::claim_output(output, &inputs)?;
     }
     let map = Map::open(&args.plan)?;
@@ -140,8 +149,10 @@ pub(super) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
         });
         done.map_err(|e| fsx::Error::write(&report.model, e))
     })?;
+    made.keep();
+    versions.0.insert(report.version, report.digest);
     fsx::write_atomic(&report.config, |out| {
-        let text = config.text(&manifest.backend.library);
+        let text = config.text(&manifest.backend.library, &versions);
         let done = out.write_all(text.as_bytes());
         done.map_err(|e| fsx::Error::write(&report.config, e))
     })?;
@@ -155,19 +166,86 @@ pub(super) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// What is there and was not written by this command stays.
-fn refuse_foreign(report: &ExportReport) -> anyhow::Result<()> {
+/// Which plan this command wrote for each version of a model.
+#[derive(Debug, Default, PartialEq)]
+struct Versions(BTreeMap<u32, Digest>);
+
+impl Versions {
+    /// What the configuration at `path` says; none where it is not there or not ours.
+    fn of(path: &Path) -> Result<Option<Versions>, fsx::Error> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = fsx::read_bounded(path, LONGEST)?;
+        Ok(Versions::read(&String::from_utf8_lossy(&text)))
+    }
+
+    fn read(text: &str) -> Option<Versions> {
+        let ours = text.starts_with(MARK);
+        let of_line = |line: &str| {
+            let (number, digest) = line.strip_prefix(VERSION)?.split_once(": ")?;
+            Some((number.parse().ok()?, digest.parse().ok()?))
+        };
+        ours.then(|| Versions(text.lines().filter_map(of_line).collect()))
+    }
+}
+
+/// What is there and was not written by this command stays. Returns which versions were.
+fn refuse_foreign(report: &ExportReport) -> anyhow::Result<Option<Versions>> {
     let occupied = |path: &Path| ExportError::Occupied {
         path: path.to_owned(),
     };
-    if !report.config.exists() {
-        // A plan without a configuration of ours beside it was put there by somebody else.
-        anyhow::ensure!(!report.model.exists(), occupied(&report.model));
-        return Ok(());
+    let versions = Versions::of(&report.config)?;
+    anyhow::ensure!(
+        versions.is_some() || !report.config.exists(),
+        occupied(&report.config)
+    );
+    if report.model.exists() {
+        // By its contents: a plan of somebody else's may stand where ours stood, or beside it as another version.
+        let there = engine::digest_of(&Map::open(&report.model)?);
+        let ours = versions.as_ref().and_then(|v| v.0.get(&report.version));
+        // Where the same plan is, nothing is lost: an export that was cut short has not noted it yet.
+        anyhow::ensure!(
+            ours == Some(&there) || there == report.digest,
+            occupied(&report.model)
+        );
     }
-    let text = fsx::read_bounded(&report.config, LONGEST)?;
-    anyhow::ensure!(text.starts_with(MARK.as_bytes()), occupied(&report.config));
-    Ok(())
+    Ok(versions)
+}
+
+/// Folders that were made for what is to be written; they go away again where it is not.
+#[derive(Debug)]
+struct Made(Vec<PathBuf>);
+
+impl Made {
+    /// Makes `folder` and what it is in, as far as they are not there.
+    fn folders(folder: &Path) -> Result<Made, fsx::Error> {
+        let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
+        let missing: Vec<&Path> = folder.ancestors().take_while(missing).collect();
+        let mut made = Made(Vec::new());
+        for path in missing.into_iter().rev() {
+            match std::fs::create_dir(path) {
+                Ok(()) => made.0.push(path.to_owned()),
+                // Somebody else was quicker.
+                Err(_) if path.is_dir() => {}
+                Err(e) => return Err(fsx::Error::write(path, e)),
+            }
+        }
+        Ok(made)
+    }
+
+    fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // One that somebody put something into stays.
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
 }
 
 /// The last part of the path, which Triton takes for the model's name.
@@ -248,10 +326,14 @@ impl Config {
         Ok(config)
     }
 
-    fn text(&self, library: &str) -> String {
-        let mut text = format!(
-            "{MARK} {}, for {library}\nname: {}\nplatform: \"tensorrt_plan\"\nmax_batch_size: {}\n",
-            env!("CARGO_PKG_VERSION"),
+    fn text(&self, library: &str, versions: &Versions) -> String {
+        let mut text = format!("{MARK} {}, for {library}\n", env!("CARGO_PKG_VERSION"));
+        for (number, digest) in &versions.0 {
+            let _ = writeln!(text, "{VERSION}{number}: {digest}");
+        }
+        let _ = writeln!(
+            text,
+            "name: {}\nplatform: \"tensorrt_plan\"\nmax_batch_size: {}",
             quoted(&self.name),
             self.max_batch_size
         );
@@ -405,6 +487,77 @@ mod tests {
     use super::*;
     use std::slice::from_ref;
 
+    fn report(folder: &Path, version: u32, digest: Digest) -> ExportReport {
+        ExportReport {
+            plan: "e.plan".into(),
+            config: folder.join("config.pbtxt"),
+            model: folder.join(version.to_string()).join("model.plan"),
+            name: "m".into(),
+            version,
+            max_batch_size: 0,
+            library: "TensorRT 8.6.0".into(),
+            digest,
+        }
+    }
+
+    #[test]
+    fn what_others_put_there_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let digest = |text: &str| Digest::of(text.as_bytes());
+        let known = |version| refuse_foreign(&report(dir.path(), version, digest("new")));
+        let refused = |version| {
+            let error = known(version).unwrap_err();
+            let Some(ExportError::Occupied { path }) = error.downcast_ref() else {
+                panic!("{error}")
+            };
+            path.strip_prefix(dir.path()).unwrap().to_owned()
+        };
+        assert_eq!(known(1).unwrap(), None);
+        write("1/model.plan", "theirs");
+        assert_eq!(refused(1), Path::new("1/model.plan"));
+        write("config.pbtxt", "name: \"m\"\n");
+        assert_eq!(refused(2), Path::new("config.pbtxt"));
+        let config = Config {
+            name: "m".into(),
+            max_batch_size: 0,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            profiles: 1,
+        };
+        let versions = || Versions([(1, digest("ours")), (3, digest("gone"))].into());
+        write("config.pbtxt", &config.text("TensorRT 8.6.0", &versions()));
+        assert_eq!(refused(1), Path::new("1/model.plan"));
+        write("1/model.plan", "ours");
+        assert_eq!(known(1).unwrap(), Some(versions()));
+        // What is exported now was written before, by an export that did not come to note it.
+        write("1/model.plan", "new");
+        assert_eq!(known(1).unwrap(), Some(versions()));
+        write("2/model.plan", "theirs");
+        assert_eq!(refused(2), Path::new("2/model.plan"));
+        assert_eq!(known(3).unwrap(), Some(versions()));
+    }
+
+    #[test]
+    fn folders_go_away_unless_they_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        drop(Made::folders(&at("a/b/1")).unwrap());
+        assert!(!at("a").exists());
+        Made::folders(&at("a/b")).unwrap().keep();
+        let made = Made::folders(&at("a/b/c/1")).unwrap();
+        std::fs::write(at("a/b/c/mine"), "x").unwrap();
+        drop(made);
+        assert!(at("a/b/c/mine").exists() && !at("a/b/c/1").exists());
+        let long = at("d/e").join("x".repeat(300));
+        Made::folders(&long).unwrap_err();
+        assert!(!at("d").exists());
+    }
+
     #[test]
     fn strings_are_quoted() {
         assert_eq!(quoted("a.b"), "\"a.b\"");
@@ -529,7 +682,7 @@ mod tests {
             outputs: vec![described("y", &[-1, 4])],
             profiles: 2,
         };
-        let text = config.text("TensorRT 8.6.0");
+        let text = config.text("TensorRT 8.6.0", &Versions::default());
         assert!(
             text.contains("dims: [ 1 ]\n  reshape { shape: [ ] }"),
             "{text}"

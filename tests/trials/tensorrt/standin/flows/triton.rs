@@ -150,6 +150,22 @@ pub fn exported(w: &World) {
         &["was not written by `trtmut export`", "--force"],
     );
     w.run(&[&foreign[..], &["--force"]].concat()).exits(0);
+    // Also beside what this command wrote, and in its place.
+    w.scene.write("models/m/3/model.plan", "theirs");
+    let third = [&second[..5], &["3"]].concat();
+    let says = ["models/m/3/model.plan", "--force"];
+    w.refuses(&third, 1, &says);
+    w.run(&[&third[..], &["--force"]].concat()).exits(0);
+    w.run(&third).exits(0);
+    w.scene.write("models/m/2/model.plan", "theirs");
+    w.refuses(&second, 1, &["models/m/2/model.plan"]);
+    // A refusal leaves no folder behind.
+    let config = w.scene.file("models/q/config.pbtxt");
+    std::fs::create_dir_all(w.scene.file("models/q")).expect("it can be made");
+    std::os::unix::fs::symlink("../../e.plan", config).expect("it can be linked");
+    let over_input = ["export", "triton", "e.plan", "models/q", "--force"];
+    w.refuses(&over_input, 1, &["models/q/config.pbtxt", "same file"]);
+    assert!(!w.scene.file("models/q/1").exists());
     w.refuses(
         &["export", "triton", "e.plan", "models/not a name"],
         1,
