@@ -2,23 +2,19 @@
 
 use super::UsageError;
 use super::cache::{CacheFolder, RemoteArgs};
-use super::engine_args::EngineArgs;
-use super::shape_args::{CallArgs, ProfileArgs, ShapeArgs, misfit};
 use super::tables;
+use super::wanted::WantedArgs;
 use crate::cache::{self, Check};
 use crate::engine::{Backend, Identity, Options};
 use crate::exit::Exit;
 use crate::mapping::Proof;
 use crate::onnx::Model;
-use crate::pipeline::{
-    self, BackendChoice, BuildRequest, CacheRequest, CacheUse, Environment, MappingSource, Probe,
-};
+use crate::pipeline::{self, BuildRequest, CacheRequest, CacheUse, Environment};
 use crate::plan;
 use crate::shapes::{self, Profile};
 use crate::tensor::{Digest, TensorDecl};
 use crate::ui::{self, Align, Report, Screen, Table, Ui};
 use crate::watch::{Event, Watch};
-use anyhow::Context;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -31,36 +27,9 @@ use std::time::{Duration, Instant};
     trtmut build unet.onnx --print-shapes > shapes.json\n  \
     trtmut build clip.onnx --shapes clip.json --dim BATCH=1:2:8 -o clip.plan")]
 pub struct Args {
-    /// The ONNX model
-    model: PathBuf,
-
     /// Where the plan goes; its manifest goes beside it, as PLAN.json
     #[arg(short, long, value_name = "PLAN", default_value = "engine.plan")]
     output: PathBuf,
-
-    /// The checkpoint that the model was exported from: every constant is proven by it, and refits rest on that (repeatable)
-    #[arg(short = 'w', long, alias = "weights", value_name = "FILE")]
-    base_weights: Vec<PathBuf>,
-
-    /// The base weights are known to hold only some of the model's parameters
-    #[arg(long)]
-    partial: bool,
-
-    /// Which part of the base weights is meant where several fit: denoiser, text-encoder, text-encoder-2, vae, …
-    #[arg(long, value_name = "PART", requires = "base_weights")]
-    component: Option<String>,
-
-    /// A second export of the same model with every tensor moved: what it proves too rests on no assumption (`trtmut probe --print` makes one)
-    #[arg(long, value_name = "ONNX", requires_all = ["probe_weights", "base_weights"])]
-    probe: Option<PathBuf>,
-
-    /// The checkpoint that the probe was exported from (repeatable)
-    #[arg(long, value_name = "FILE", requires = "probe")]
-    probe_weights: Vec<PathBuf>,
-
-    /// Who compiles it
-    #[arg(short, long, value_enum, default_value_t = BackendChoice::Auto)]
-    backend: BackendChoice,
 
     /// Overwrite a plan of another model, or a file that is no plan
     #[arg(short, long)]
@@ -70,25 +39,12 @@ pub struct Args {
     #[arg(short = 'j', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     threads: Option<u16>,
 
-    /// Dynamic-shape spec (JSON); needed where the model has dynamic axes
-    #[arg(short, long, value_name = "FILE", help_heading = "Shapes")]
-    shapes: Option<PathBuf>,
-
     /// Print a shape spec to fill in for this model, and stop
     #[arg(long, help_heading = "Shapes")]
     print_shapes: bool,
 
     #[command(flatten)]
-    ranges: ShapeArgs,
-
-    #[command(flatten)]
-    call: CallArgs,
-
-    #[command(flatten)]
-    profile: ProfileArgs,
-
-    #[command(flatten)]
-    engine: EngineArgs,
+    wanted: WantedArgs,
 
     #[command(flatten)]
     cache: CacheArgs,
@@ -272,35 +228,27 @@ impl Report for BuildReport {
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
     let start = Instant::now();
     pipeline::limit_threads(args.threads.map(usize::from));
-    let model = Model::open(&args.model)?;
+    let wanted = &args.wanted;
+    let model = Model::open(&wanted.model)?;
     // Before the spec is read: who asks for a template has none yet.
     if args.print_shapes {
         ui.text(&shapes::template(model.inputs()))?;
         return Ok(Exit::Done);
     }
-    let spec = (args.profile).spec(args.shapes.as_deref(), model.inputs())?;
-    let resolved = (args.call)
-        .resolve(&spec, model.inputs(), &args.ranges.overrides()?)
-        .with_context(|| spec_context(args))?;
+    let resolved = wanted.resolve(&model)?;
     for warning in resolved.warnings() {
         ui.event(Event::Warn(warning));
     }
-    let mut inputs = vec![args.model.clone()];
-    inputs.extend(args.shapes.iter().chain(&args.base_weights).cloned());
-    inputs.extend(args.probe.iter().chain(&args.probe_weights).cloned());
-    let probe = args.probe.clone().map(|model| Probe {
-        model,
-        weights: args.probe_weights.clone(),
-    });
+    let (inputs, probe) = (wanted.inputs(&model), wanted.probe());
     // Claimed before a library is loaded, which takes seconds, and before the lock, which may be
     // waited for.
     // What it would say is left to the build, which claims once more under the lock.
     plan::claim(&args.output, &inputs, None, args.force)?;
     let _alone = super::lock_plan(&args.output, ui);
-    let options = pipeline::with_plugins(args.engine.options(), environment)?;
-    let settings = args.engine.settings(args.threads.map(usize::from));
+    let options = pipeline::with_plugins(wanted.engine.options(), environment)?;
+    let settings = wanted.engine.settings(args.threads.map(usize::from));
     // After everything that can be wrong with the files: starting a library takes seconds.
-    let mut backend = pipeline::choose(args.backend, &model, &settings, environment, ui)?;
+    let mut backend = pipeline::choose(wanted.backend, &model, &settings, environment, ui)?;
     let cache = args.cache.request(backend.as_ref(), environment, ui)?;
     if let Some(cache) = &cache {
         pipeline::keep_timings(backend.as_mut(), &cache.store);
@@ -308,14 +256,9 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     let built = pipeline::build_cached(
         &BuildRequest {
             model: &model,
-            model_path: &args.model,
+            model_path: &wanted.model,
             shapes: &resolved,
-            mapping: MappingSource::Infer {
-                files: &args.base_weights,
-                partial: args.partial,
-                component: args.component.as_deref(),
-                probe: probe.as_ref(),
-            },
+            mapping: wanted.mapping(probe.as_ref()),
             options: &options,
             backend: backend.as_ref(),
             output: &args.output,
@@ -351,13 +294,6 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     ui.result(&report)?;
     Ok(Exit::Done)
-}
-
-fn spec_context(args: &Args) -> String {
-    match &args.shapes {
-        Some(spec) => misfit(spec, &args.model),
-        None => format!("`{}` needs a shape spec", args.model.display()),
-    }
 }
 
 fn proven(proof: &Proof) -> String {

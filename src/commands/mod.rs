@@ -19,6 +19,7 @@ pub mod shapes;
 pub mod shell;
 mod tables;
 mod trtexec;
+mod wanted;
 pub mod watch;
 
 use crate::cache::{CacheFault, Memo, RemoteFault};

@@ -4,7 +4,7 @@ use crate::pipeline::{self, PrefixedFile};
 use crate::shapes::{self, Overrides, Profiles, Resolved, ShapeSpec};
 use crate::tensor::TensorDecl;
 use anyhow::Context;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Ranges of dims that the command line gives, for a spec or instead of one.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -53,6 +53,11 @@ impl CallArgs {
     /// Whether none is given.
     pub fn is_empty(&self) -> bool {
         self.opt_from.is_empty()
+    }
+
+    /// Files that are read.
+    pub fn inputs(&self) -> impl Iterator<Item = PathBuf> {
+        self.opt_from.iter().map(|file| file.path.clone())
     }
 
     /// Ties `spec` to a model, with the sizes of the call where nothing else on the command line gives one.

@@ -122,6 +122,68 @@ fn a_probe_proves_the_mapping() {
 }
 
 #[test]
+fn the_key_of_a_build_is_given_for_whatever_a_build_takes() {
+    let scene = scene();
+    let part = {
+        let all = fs::read(scene.file("base.safetensors")).unwrap();
+        let all = safetensors::SafeTensors::deserialize(&all).unwrap();
+        let some = all.tensors().into_iter().filter(|(n, _)| n != "conv.bias");
+        safetensors::serialize(some, None).unwrap()
+    };
+    scene.write("part.safetensors", part);
+    let base = ["--base-weights", "base.safetensors"];
+    let part = ["--base-weights", "part.safetensors", "--partial"];
+    let range = ["--dim", "batch=1:2:4"];
+    let (least, most) = ("x:1x8x16", "x:3x8x16");
+    let shapes = [
+        "--minShapes",
+        least,
+        "--optShapes",
+        most,
+        "--maxShapes",
+        most,
+    ];
+    // Two are in the file: as in `range`.
+    let call = ["--dim", "batch=1:4", "--opt-from", "io.safetensors"];
+    let mut keys = std::collections::BTreeSet::new();
+    for more in [
+        [&range[..], &base].concat(),
+        [&range[..], &base, &PROBE].concat(),
+        [&range[..], &part].concat(),
+        shapes.to_vec(),
+        call.to_vec(),
+    ] {
+        let run = |words: &[&str]| {
+            let all = [words, &["model.onnx", "--backend", "cpu", "--json"], &more];
+            scene.run(&all.concat()).exits(0).json()
+        };
+        let asked = run(&["cache", "explain"]);
+        // Weights, and what proves a mapping, are no part of the key here.
+        let is_new = keys.insert(asked["key"].as_str().unwrap().to_owned());
+        assert_eq!(asked["hit"], !is_new, "{more:?}");
+        let built = run(&["build"]);
+        assert_eq!(
+            built["cache"],
+            if is_new { "miss" } else { "hit" },
+            "{more:?}"
+        );
+        assert_eq!(run(&["cache", "explain"])["hit"], true, "{more:?}");
+    }
+    assert_eq!(keys.len(), 2);
+    // What a build refuses has no key.
+    let asked = ["cache", "explain", "model.onnx", "--backend", "cpu"];
+    let asked = [&asked[..], &range].concat();
+    let probe = [
+        "--probe",
+        "model.onnx",
+        "--probe-weights",
+        "base.safetensors",
+    ];
+    scene.refuses(&[&asked[..], &base, &probe].concat(), 1, &["has to move"]);
+    scene.refuses(&[&asked[..], &part[..2]].concat(), 1, &["part.safetensors"]);
+}
+
+#[test]
 fn what_is_no_probe_is_refused() {
     let scene = scene();
     let refuses = |probe: [&str; 2], says: &[&str]| {

@@ -471,8 +471,13 @@ fn what_a_checkpoint_marks() {
         let options: Options = [(option.0.into(), option.1.into())].into();
         let backend = start().backend();
         let fields = pipeline::key_fields(&model, &profile, &options, &backend, None, &Silent);
-        let fields =
-            pipeline::with_checkpoint(fields, &model, &options, files, None, None, &Silent);
+        let from = pipeline::MappingSource::Infer {
+            files,
+            partial: false,
+            component: None,
+            probe: None,
+        };
+        let fields = pipeline::with_checkpoint(fields, &model, &options, from, None, &Silent);
         fields.unwrap().key()
     };
     let base = [fixture.join("base.safetensors")];

@@ -3,47 +3,23 @@
 use super::entries::{Entry, as_map};
 use super::short;
 use crate::cache::{Difference, KeyFields, Store};
-use crate::commands::engine_args::EngineArgs;
-use crate::commands::shape_args::{ShapeArgs, read_spec};
+use crate::commands::wanted::WantedArgs;
 use crate::onnx::Model;
-use crate::pipeline::{self, BackendChoice, Environment};
+use crate::pipeline::{self, Environment};
 use crate::shapes::{Axis, ProfileInput, Resolved};
 use crate::ui::{Report, Screen, Ui};
 use serde::Serialize;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
 /// Arguments of `trtmut cache explain`: those of the build.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainArgs {
-    /// The ONNX model
-    model: PathBuf,
-
-    /// The checkpoint that the build is given (repeatable)
-    #[arg(short = 'w', long, alias = "weights", value_name = "FILE")]
-    base_weights: Vec<PathBuf>,
-
-    /// Which part of the checkpoint is meant where several fit
-    #[arg(long, value_name = "PART", requires = "base_weights")]
-    component: Option<String>,
-
-    /// Who would compile it
-    #[arg(short, long, value_enum, default_value_t = BackendChoice::Auto)]
-    backend: BackendChoice,
-
     /// Read all weights, though the files are as they were when they were last read
     #[arg(long)]
     rehash: bool,
 
-    /// Dynamic-shape spec (JSON)
-    #[arg(short, long, value_name = "FILE", help_heading = "Shapes")]
-    shapes: Option<PathBuf>,
-
     #[command(flatten)]
-    ranges: ShapeArgs,
-
-    #[command(flatten)]
-    engine: EngineArgs,
+    wanted: WantedArgs,
 }
 
 #[derive(Debug, Serialize)]
@@ -192,14 +168,14 @@ pub(super) fn explain(
     ui: &Ui,
     environment: &Environment,
 ) -> anyhow::Result<()> {
-    let model = Model::open(&asked.model)?;
-    let spec = read_spec(asked.shapes.as_deref())?;
-    let resolved = spec.resolve(model.inputs(), &asked.ranges.overrides()?)?;
-    let settings = asked.engine.settings(None);
-    let backend = pipeline::choose(asked.backend, &model, &settings, environment, ui)?;
+    let wanted = &asked.wanted;
+    let model = Model::open(&wanted.model)?;
+    let resolved = wanted.resolve(&model)?;
+    let settings = wanted.engine.settings(None);
+    let backend = pipeline::choose(wanted.backend, &model, &settings, environment, ui)?;
     let identity = backend.identity();
     let (options, memo) = (
-        pipeline::with_plugins(asked.engine.options(), environment)?,
+        pipeline::with_plugins(wanted.engine.options(), environment)?,
         store.memo().rehash(asked.rehash),
     );
     // As in a build: profiles are joined before the key is made, where the engine can have but one.
@@ -212,12 +188,12 @@ pub(super) fn explain(
         Some(&memo),
         ui,
     );
+    let probe = wanted.probe();
     let fields = pipeline::with_checkpoint(
         fields,
         &model,
         &options,
-        &asked.base_weights,
-        asked.component.as_deref(),
+        wanted.mapping(probe.as_ref()),
         Some(&memo),
         ui,
     )?;

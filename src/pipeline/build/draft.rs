@@ -278,12 +278,60 @@ pub fn describe(
     Ok(draft.manifest(plan, request.backend.identity()))
 }
 
+/// A mapping, and the files that prove it.
+pub(super) struct Proven {
+    pub(super) mapping: Mapping,
+    base: Arc<Source>,
+    probe: Option<Probed>,
+}
+
+/// A second export that was asked.
+struct Probed {
+    path: PathBuf,
+    model: Model,
+    weights: Arc<Source>,
+}
+
+/// The mapping of `model`, proven as `from` says; none where no checkpoint proves it.
+///
+/// # Errors
+/// What cannot be read, and what is not proven.
+pub(super) fn prove(
+    model: &Model,
+    from: MappingSource<'_>,
+    memo: Option<&Memo>,
+    watch: &dyn Watch,
+) -> Result<Option<Proven>, Error> {
+    let MappingSource::Infer {
+        files: files @ [_, ..],
+        partial,
+        component,
+        probe,
+    } = from
+    else {
+        return Ok(None);
+    };
+    let base = Arc::new(Source::open_all(files)?);
+    let mut mapping = past::mapping(model, &base, component, memo, watch)?;
+    let probe = match probe {
+        Some(probe) => Some(ask(model, probe, &base, component, &mut mapping)?),
+        None => None,
+    };
+    // After the probe, which takes away what it disproves.
+    require_proof(&mapping, files, partial)?;
+    Ok(Some(Proven {
+        mapping,
+        base,
+        probe,
+    }))
+}
+
 fn mapping(
     request: &BuildRequest<'_>,
     memo: Option<&Memo>,
     watch: &dyn Watch,
 ) -> Result<(Mapping, Option<BaseSource>), Error> {
-    let (files, partial, component, probe) = match request.mapping {
+    let component = match request.mapping {
         MappingSource::Keep(manifest) => {
             let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
             let mapping = Mapping {
@@ -293,74 +341,66 @@ fn mapping(
             };
             return Ok((mapping, manifest.base.clone()));
         }
-        MappingSource::Infer {
-            files,
-            partial,
-            component,
-            probe,
-        } => (files, partial, component, probe),
+        MappingSource::Infer { component, .. } => component,
     };
-    if files.is_empty() {
+    let Some(proven) = prove(request.model, request.mapping, memo, watch)? else {
         return Ok((mapping::infer(request.model, None)?, None));
-    }
-    let source = Arc::new(Source::open_all(files)?);
-    let mut mapping = past::mapping(request.model, &source, component, memo, watch)?;
-    let mut probed = None;
-    if let Some(probe) = probe {
-        probed = Some(ask(request, probe, &source, component, &mut mapping)?);
-    }
-    // After the probe, which takes away what it disproves.
-    require_proof(&mapping, files, partial)?;
+    };
+    let Proven {
+        mapping,
+        base,
+        probe,
+    } = proven;
+    let named = |path: &Path, digest| FileRef {
+        path: relative(request.output, path),
+        digest,
+    };
+    let probe = probe.map(|probe| ProbeSource {
+        model: named(&probe.path, Digest::of(&probe.model.files()[0])),
+        weights: (probe.weights.files().iter())
+            .map(|f| named(f.path(), f.digest()))
+            .collect(),
+    });
     let base = BaseSource {
         inventory: mapping.inventory.clone().unwrap_or_default(),
         unsourced_integers: mapping.unsourced_integers.clone(),
         component: component.map(ToOwned::to_owned),
-        probe: probed,
-        files: source
-            .files()
-            .iter()
-            .map(|f| FileRef {
-                path: relative(request.output, f.path()),
-                digest: past::file(f.map(), memo),
-            })
+        probe,
+        files: (base.files().iter())
+            .map(|f| named(f.path(), past::file(f.map(), memo)))
             .collect(),
     };
     Ok((mapping, Some(base)))
 }
 
-/// Proves `mapping` by a second export as well; the files of that.
+/// Proves `mapping` by a second export as well.
 fn ask(
-    request: &BuildRequest<'_>,
+    model: &Model,
     probe: &Probe,
     base: &Arc<Source>,
     component: Option<&str>,
     mapping: &mut Mapping,
-) -> Result<ProbeSource, Error> {
-    let model = Model::open(&probe.model)?;
+) -> Result<Probed, Error> {
+    let other = Model::open(&probe.model)?;
     let moved = Arc::new(Source::open_all(&probe.weights)?);
-    let wanted = mapping::infer(request.model, None)?.wanted();
+    let wanted = mapping::infer(model, None)?.wanted();
     let view = |source: &Arc<Source>, wanted: &[(String, Vec<usize>)]| {
         open_in_layout(Arc::clone(source), wanted, component).map_err(weights::Error::from)
     };
     let (base, moved_view) = (view(base, &wanted)?, view(&moved, &mapping.wanted())?);
     let first = mapping::Export {
-        model: request.model,
+        model,
         weights: &base,
     };
     let second = mapping::Export {
-        model: &model,
+        model: &other,
         weights: &moved_view,
     };
     *mapping = mapping::probe(mapping, first, second)?;
-    let named = |path: &Path, digest| FileRef {
-        path: relative(request.output, path),
-        digest,
-    };
-    Ok(ProbeSource {
-        model: named(&probe.model, Digest::of(&model.files()[0])),
-        weights: (moved.files().iter())
-            .map(|f| named(f.path(), f.digest()))
-            .collect(),
+    Ok(Probed {
+        path: probe.model.clone(),
+        model: other,
+        weights: moved,
     })
 }
 

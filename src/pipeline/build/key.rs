@@ -1,7 +1,7 @@
 //! What an engine depends on, as the labelled fields of its cache key: everything but the weights, which the entry's manifest
 //! names by digest, unless the engine cannot be given others.
 
-use super::draft::Draft;
+use super::draft::{Draft, MappingSource, prove};
 use crate::cache::{KeyFields, Memo};
 use crate::engine::{Identity, Options, tensorrt};
 use crate::onnx::Model;
@@ -12,10 +12,7 @@ use crate::plan::FORMAT;
 use crate::shapes::Profile;
 use crate::tensor::{Digest, LabelledHasher};
 use crate::watch::Watch;
-use crate::weights::Source;
 use std::collections::{BTreeSet, HashMap};
-use std::path::PathBuf;
-use std::sync::Arc;
 
 /// The fields of a build.
 pub(super) fn fields_of(draft: &Draft<'_>) -> KeyFields {
@@ -41,26 +38,27 @@ fn marking(fields: KeyFields, names: Option<&BTreeSet<String>>) -> KeyFields {
     fields.with("marked weights", hasher.finish().to_string())
 }
 
-/// `fields` of a build that is given the checkpoint in `files`, or `component` of it: with `--refit individual`, what is marked refittable depends on
-/// it.
+/// `fields` of a build whose mapping comes from `from`: with `--refit individual`, what is marked refittable depends on it.
 ///
 /// # Errors
-/// Those of reading the checkpoint and of mapping it.
+/// Those of the build: of reading the checkpoint and the probe, and of what they do not prove.
 pub fn with_checkpoint(
     fields: KeyFields,
     model: &Model,
     options: &Options,
-    files: &[PathBuf],
-    component: Option<&str>,
+    from: MappingSource<'_>,
     memo: Option<&Memo>,
     watch: &dyn Watch,
 ) -> Result<KeyFields, Error> {
-    if files.is_empty() {
-        return Ok(fields);
-    }
-    let source = Arc::new(Source::open_all(files)?);
-    let rows = past::mapping(model, &source, component, memo, watch)?.rows;
-    Ok(marking(fields, marked(options, true, &rows).as_ref()))
+    let mark = match from {
+        MappingSource::Keep(manifest) => {
+            let rows = manifest.weights.iter().filter_map(|w| w.mapping.as_ref());
+            marked(options, manifest.base.is_some(), rows)
+        }
+        MappingSource::Infer { .. } => prove(model, from, memo, watch)?
+            .and_then(|proven| marked(options, true, &proven.mapping.rows)),
+    };
+    Ok(marking(fields, mark.as_ref()))
 }
 
 /// What an engine depends on, field by field. The weights are read only where they are part of it and `memo` does not know them.
