@@ -7,6 +7,7 @@ use super::wanted::WantedArgs;
 use crate::cache::{self, Check};
 use crate::engine::{Backend, Identity, Options};
 use crate::exit::Exit;
+use crate::fsx;
 use crate::mapping::Proof;
 use crate::onnx::Model;
 use crate::pipeline::{self, BuildRequest, CacheRequest, CacheUse, Environment};
@@ -240,6 +241,10 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         ui.event(Event::Warn(warning));
     }
     let (inputs, probe) = (wanted.inputs(&model), wanted.probe());
+    let manifest = plan::manifest_path(&args.output);
+    let outputs = [&args.output, &manifest].into_iter();
+    fsx::claim_apart(outputs.chain(wanted.engine.timing_cache()))?;
+    wanted.engine.claim(&inputs)?;
     // Claimed before a library is loaded, which takes seconds, and before the lock, which may be
     // waited for.
     // What it would say is left to the build, which claims once more under the lock.

@@ -3,6 +3,7 @@
 
 use crate::engine::Options;
 use crate::engine::tensorrt::Settings;
+use crate::fsx;
 use std::path::PathBuf;
 
 /// What a plan for TensorRT is compiled like; the CPU backends take none of these.
@@ -176,6 +177,22 @@ impl EngineArgs {
             self.profiling_verbosity.as_ref().map(name),
         );
         options
+    }
+
+    /// The file of `--timing-cache`, which a build writes.
+    pub fn timing_cache(&self) -> Option<&PathBuf> {
+        self.timing_cache.as_ref()
+    }
+
+    /// Claims the file of `--timing-cache`: it is none of `inputs`.
+    ///
+    /// # Errors
+    /// As [`fsx::claim_output`].
+    pub fn claim(&self, inputs: &[PathBuf]) -> Result<(), fsx::Error> {
+        match &self.timing_cache {
+            Some(path) => fsx::claim_output(path, inputs).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// What does not change the plan.

@@ -16,7 +16,7 @@ pub use beside::{
     FileLock, FolderLock, Noted, Scratch, abandon, lock_file, lock_folder_of, lock_folders_of,
     note_temporary, temporary, uninterrupted,
 };
-pub use claim::{Claim, claim_output};
+pub use claim::{Claim, claim_apart, claim_output};
 pub use disk::{Disk, check_room, disk};
 pub use log::open_log;
 pub use map::{Beginning, Map, caught, share};
@@ -62,6 +62,10 @@ pub enum Error {
     #[error("`{path}` is to be written, and `{input}`, which is read, is the same file", path = path.display(), input = input.display())]
     #[explain(code = "output-is-input", class = Input, hint("name another file to write; `--force` does not allow this"))]
     IsInput { path: PathBuf, input: PathBuf },
+    /// Two outputs of a command are one file, of which the second would replace the first.
+    #[error("`{path}` and `{other}` are both to be written, and are the same file", path = path.display(), other = other.display())]
+    #[explain(code = "outputs-same", class = Input, hint("give each a file of its own"))]
+    SameOutput { path: PathBuf, other: PathBuf },
 }
 
 /// Where a path leads when the symbolic links at its end are followed, also to what is not there yet. A circle of links leads to one

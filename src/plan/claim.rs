@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 /// worth saying.
 ///
 /// # Errors
-/// [`Error::Occupied`]; [`fsx::Error::IsInput`], with `force` or without; what cannot be written.
+/// [`Error::Occupied`]; [`fsx::Error::IsInput`] and [`fsx::Error::SameOutput`], with `force` or without; what cannot be written.
 pub fn claim(
     output: &Path,
     inputs: &[PathBuf],
@@ -21,6 +21,7 @@ pub fn claim(
     journal::settle(output)?;
     let manifest = manifest_path(output);
     let next = next_path(output);
+    fsx::claim_apart([output, &manifest, &next])?;
     if next.exists() && output.exists() {
         // It may be the manifest of the plan that is there. What cannot be opened is judged below.
         let _ = super::open(output);
@@ -57,7 +58,10 @@ pub fn claim_together(
     force: bool,
 ) -> Result<Vec<String>, Error> {
     let said = claim(output, inputs, in_place, force)?;
-    for path in [journal::journal_path(output), journal::waiting_path(output)] {
+    let (journal, waiting) = (journal::journal_path(output), journal::waiting_path(output));
+    let pair = [manifest_path(output), next_path(output)];
+    fsx::claim_apart([output, &journal, &waiting, &pair[0], &pair[1]])?;
+    for path in [journal, waiting] {
         fsx::claim_output(&path, inputs)?;
         if !force && path.symlink_metadata().is_ok() {
             return Err(Error::Occupied {
@@ -75,6 +79,7 @@ pub fn claim_together(
 /// [`Error::HasManifest`] unless `force`; [`fsx::Error::IsInput`]; what cannot be written.
 pub fn claim_manifest(plan: &Path, inputs: &[PathBuf], force: bool) -> Result<(), Error> {
     let manifest = manifest_path(plan);
+    fsx::claim_apart([&manifest, &next_path(plan)])?;
     for path in [&manifest, &next_path(plan)] {
         fsx::claim_output(path, inputs)?;
         if !force && path.exists() {
@@ -137,6 +142,15 @@ mod tests {
             assert_eq!(code(claim(&plan, &inputs, None, true)), "output-is-input");
             fs::remove_file(at(foreign)).unwrap();
         }
+    }
+
+    #[test]
+    fn a_plan_and_its_manifest_are_two_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = dir.path().join("e.plan");
+        // Leads to what is not there yet, and would take the plan's place once it is.
+        std::os::unix::fs::symlink("e.plan", dir.path().join("e.plan.json")).unwrap();
+        assert_eq!(code(claim(&plan, &[], None, true)), "outputs-same");
     }
 
     #[test]

@@ -222,6 +222,52 @@ fn runs_go_on_for_as_long_as_they_are_asked_to_and_every_time_is_kept() {
 }
 
 #[test]
+fn two_outputs_are_two_files() {
+    let scene = built();
+    let one = "are both to be written, and are the same file";
+    std::os::unix::fs::symlink("x.npz", scene.file("link.csv")).unwrap();
+    std::os::unix::fs::symlink(".", scene.file("here")).unwrap();
+    for times in ["x.npz", "link.csv", "here/x.npz", "./x.npz"] {
+        let args = ["run", "r.plan", "--save", "x.npz", "--export-times", times];
+        scene.refuses(&args, 1, &[times, "x.npz", one]);
+    }
+    // Before anything is read: this plan is not there.
+    let args = [
+        "run",
+        "none.plan",
+        "--save",
+        "x.npz",
+        "--export-times",
+        "x.npz",
+    ];
+    scene.refuses(&args, 1, &[one]);
+    let build = [
+        "build",
+        "model.ts.onnx",
+        "-s",
+        "shapes.ts.json",
+        "-b",
+        "cpu",
+        "-o",
+        "new.plan",
+    ];
+    for timings in ["new.plan", "new.plan.json"] {
+        let args = [&build[..], &["--timing-cache", timings]].concat();
+        scene.refuses(&args, 1, &[timings, one]);
+    }
+    // Nor is it a file that is read.
+    scene.refuses(
+        &[&build[..], &["--timing-cache", "shapes.ts.json"]].concat(),
+        1,
+        &["which is read"],
+    );
+    let args = ["run", "r.plan", "--timing-cache", "r.plan"];
+    scene.refuses(&args, 1, &["which is read"]);
+    std::os::unix::fs::symlink("new.plan", scene.file("new.plan.json")).unwrap();
+    scene.refuses(&build, 1, &["new.plan.json", one]);
+}
+
+#[test]
 fn a_time_limit_without_a_unit_is_in_seconds() {
     let scene = built();
     let seconds = |limit: &str| {

@@ -134,6 +134,7 @@ pub(super) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     let folder = report.model.parent().unwrap_or(&args.folder);
     let made = Made::folders(folder)?;
     let outputs = [&report.config, &report.model];
+    fsx::claim_apart(outputs)?;
     let inputs = [args.plan.clone(), plan::manifest_path(&args.plan)];
     for output in outputs {
         fsx::claim_output(output, &inputs)?;

@@ -208,6 +208,9 @@ fn weight_budget(text: &str) -> Result<u64, String> {
 }
 
 pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Exit> {
+    let outputs = args.save.iter().chain(&args.export_times);
+    fsx::claim_apart(outputs.chain(args.engine.timing_cache()))?;
+    args.engine.claim(&sources(args))?;
     if let Some(path) = &args.save {
         arrays::check_name(path)?;
         claim_save(args, path, ui)?;

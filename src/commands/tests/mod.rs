@@ -123,6 +123,10 @@ fn files(sheet: &mut Sheet) {
         path: p("a"),
         input: p("b"),
     });
+    sheet.add(&fsx::Error::SameOutput {
+        path: p("a"),
+        other: p("b"),
+    });
 }
 
 fn weight_files(sheet: &mut Sheet) {
