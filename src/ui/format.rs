@@ -21,16 +21,18 @@ pub fn bytes(n: u64) -> String {
 /// `850 ns`, `12.3 µs`, `4.56 ms`, `1.23 s`, `2 min 05 s`.
 pub fn duration(d: Duration) -> String {
     let s = d.as_secs_f64();
+    // From where it would print as 1000 of the smaller unit, or as 60 s.
     if s < 1e-6 {
         format!("{} ns", d.as_nanos())
-    } else if s < 1e-3 {
+    } else if s < 999.95e-6 {
         format!("{:.1} µs", s * 1e6)
-    } else if s < 1.0 {
+    } else if s < 999.995e-3 {
         format!("{:.2} ms", s * 1e3)
-    } else if s < 60.0 {
+    } else if s < 59.995 {
         format!("{s:.2} s")
     } else {
-        format!("{} min {:02} s", d.as_secs() / 60, d.as_secs() % 60)
+        let whole = s.round() as u64;
+        format!("{} min {:02} s", whole / 60, whole % 60)
     }
 }
 
@@ -73,6 +75,20 @@ mod tests {
         assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
         assert_eq!(duration(Duration::from_micros(4560)), "4.56 ms");
         assert_eq!(duration(Duration::from_secs(125)), "2 min 05 s");
+        for (ns, shown) in [
+            (999, "999 ns"),
+            (1_000, "1.0 µs"),
+            (999_940, "999.9 µs"),
+            (999_960, "1.00 ms"),
+            (999_990_000, "999.99 ms"),
+            (999_996_000, "1.00 s"),
+            (59_990_000_000, "59.99 s"),
+            (59_996_000_000, "1 min 00 s"),
+            (119_400_000_000, "1 min 59 s"),
+            (119_600_000_000, "2 min 00 s"),
+        ] {
+            assert_eq!(duration(Duration::from_nanos(ns)), shown);
+        }
         assert_eq!(count(1, "tensor"), "1 tensor");
         assert_eq!(count(0, "tensor"), "0 tensors");
         for (value, shown) in [
