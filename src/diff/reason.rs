@@ -13,7 +13,7 @@ pub enum Verdict {
     /// Nothing: the engine holds this already.
     Live,
     NeedsRefit,
-    /// It cannot be decided; treated as a recompile.
+    /// It cannot be decided, and nothing is done: a recompile might lose the change as well.
     Unknown,
     NeedsRecompile,
 }

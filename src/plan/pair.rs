@@ -182,7 +182,8 @@ impl io::Write for Hashing<'_> {
 /// the new one.
 ///
 /// # Errors
-/// A write error; the old pair is then still there.
+/// A write error. The old pair is then still there, unless the last rename failed: then the new plan is, and its manifest waits beside it
+/// for the next command, which [`open`]s it and does that rename again.
 pub fn replace(to: &Path, staged: Staged, manifest: &Manifest) -> Result<(), Error> {
     let next = next_path(to);
     // Written before the lock is taken, for which others wait.
