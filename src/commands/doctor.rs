@@ -11,6 +11,7 @@ use crate::fsx;
 use crate::pipeline::{self, Environment, VARIABLES};
 use crate::ui::{self, Align, Report, Screen, Table, Ui};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct DoctorReport {
     version: &'static str,
+    /// Whether this build has each part that one may leave out.
+    features: BTreeMap<&'static str, bool>,
     cpu: String,
     onnxruntime: Runtime,
     #[serde(flatten)]
@@ -41,6 +44,9 @@ struct DoctorReport {
     #[serde(skip)]
     all: bool,
 }
+
+/// The parts that a build may leave out; their names are those of the features in Cargo.toml.
+const FEATURES: [(&str, bool); 1] = [("remote", cfg!(feature = "remote"))];
 
 /// An environment variable that is set.
 #[derive(Debug, Serialize)]
@@ -165,6 +171,9 @@ impl DoctorReport {
         let mut table = Table::list(&[Align::Left, Align::Left]);
         let mut row = |label: &str, text: String| table.row([label.to_owned(), text]);
         row("trtmut", self.version.to_owned());
+        for (name, _) in self.features.iter().filter(|(_, built)| !**built) {
+            row("", format!("built without the feature `{name}`"));
+        }
         row(
             "GPU",
             match (&self.tensorrt.gpu, &self.tensorrt.gpu_problem) {
@@ -261,6 +270,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
     };
     ui.result(&DoctorReport {
         version: env!("CARGO_PKG_VERSION"),
+        features: FEATURES.into(),
         cpu: Cpu.identity().library,
         onnxruntime,
         tensorrt: look(&pipeline::search(environment)),

@@ -26,6 +26,8 @@ mod refit;
 mod rules;
 mod run;
 mod scene;
+// It empties the cache and takes its entries from a remote again.
+#[cfg(feature = "remote")]
 mod schemas;
 mod several;
 mod shapes;

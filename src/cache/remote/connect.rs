@@ -1,5 +1,6 @@
 //! From a URL to something that holds objects: schemes, credentials, time limits, TLS.
 
+use super::RemoteSettings;
 use super::fault::{Cause, RemoteFault};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -13,28 +14,6 @@ use object_store::{
 };
 use std::time::Duration;
 use url::{Host, Position, Url};
-
-/// How a remote is spoken to. Credentials of the clouds are read from the process's environment by the crate that speaks to
-/// them.
-#[derive(Debug, Clone)]
-pub struct RemoteSettings {
-    /// How long it may take to answer; transfers get more, by their size.
-    pub timeout: Duration,
-    /// Whether other machines may be spoken to without TLS.
-    pub allow_http: bool,
-    /// The header `Authorization` for `https://` remotes.
-    pub authorization: Option<String>,
-}
-
-impl Default for RemoteSettings {
-    fn default() -> RemoteSettings {
-        RemoteSettings {
-            timeout: Duration::from_secs(30),
-            allow_http: false,
-            authorization: None,
-        }
-    }
-}
 
 /// A remote's URL, understood.
 #[derive(Debug)]

@@ -48,6 +48,11 @@ pub enum RemoteFault {
         /// What was asked for.
         text: String,
     },
+    /// This build cannot speak to one.
+    #[error("this trtmut was built without the feature `remote`, and has no remote cache")]
+    #[explain(code = "remote-left-out", class = Environment,
+        hint("build it with the feature: `cargo install --path . --features remote` in its sources"))]
+    LeftOut,
     /// The local cache's own fault.
     #[error(transparent)]
     #[explain(transparent)]

@@ -936,6 +936,7 @@ fn remote_cache(sheet: &mut Sheet) {
         url: url(),
         text: text(),
     });
+    sheet.add(&RemoteFault::LeftOut);
     sheet.add(&RemoteFault::Cache(CacheFault::Age { text: text() }));
 }
 
