@@ -157,7 +157,7 @@ impl Map {
         })
     }
 
-    /// The first `length` bytes, in a slice as long as the file.
+    /// The first `length` bytes, in a slice as long as the file. What was not read before is not kept here as well.
     ///
     /// # Errors
     /// As [`Map::get`].
@@ -171,22 +171,29 @@ impl Map {
             .map_anon()
             .map_err(|e| Error::read(&self.path, e))?;
         let length = length.min(self.len());
-        memory[..length].copy_from_slice(self.get(0..length)?);
+        self.copy(0, &mut memory[..length])?;
         Ok(Beginning(Some(memory)))
     }
 
     /// Fills `into` with the bytes from `at` on, without keeping what was not read before. Fails as slicing does.
     pub fn copy_to(&self, at: usize, into: &mut [u8]) {
+        if let Err(e) = self.copy(at, into) {
+            resume_unwind(Box::new(e));
+        }
+    }
+
+    fn copy(&self, at: usize, into: &mut [u8]) -> Result<(), Error> {
         let range = at..at + into.len();
         let Some(memory) = self.memory.as_ref().filter(|_| !into.is_empty()) else {
-            return;
+            return Ok(());
         };
         assert!(range.end <= self.len(), "the range {range:?} is outside");
         if memory.is_read(&range) {
-            into.copy_from_slice(self.sliced(range));
-        } else if let Err(e) = self.file.read_exact_at(into, at as u64) {
-            resume_unwind(Box::new(self.failed(e)));
+            into.copy_from_slice(self.get(range)?);
+            return Ok(());
         }
+        let read = self.file.read_exact_at(into, at as u64);
+        read.map_err(|e| self.failed(e))
     }
 
     /// Hands all of it to `take`, from its beginning on and piece by piece, without keeping what was not read before. Fails as

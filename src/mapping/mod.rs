@@ -22,7 +22,7 @@ mod tests;
 
 pub use derive::{LARGEST_RANK, apply, apply_recipe, effective_rank, inverse};
 pub(crate) use hints::same_name;
-pub use judge::{Adopted, bytes_of, judge};
+pub use judge::{Adopted, bytes_of, judge, judge_whole};
 pub use resolve::{Export, infer, probe, prove};
 pub use types::{
     Accounts, Assessment, AttentionRole, Change, Checkpoint, Clue, Declined, Error, Evidence,

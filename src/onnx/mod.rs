@@ -58,7 +58,8 @@ const INLINE_LIMIT: usize = 1024;
 
 /// An ONNX model. Opening validates every tensor once; later access to weight bytes cannot fail.
 pub struct Model {
-    proto: ModelProto,
+    /// `None` where it is not needed any more.
+    proto: Option<ModelProto>,
     weights: Vec<Weight>,
     /// Where the bytes of each weight are.
     bytes: Vec<Bytes>,
@@ -237,7 +238,7 @@ impl Model {
             })
             .unzip();
         let mut model = Model {
-            proto: ModelProto::default(),
+            proto: None,
             by_name: weights
                 .iter()
                 .enumerate()
@@ -261,7 +262,7 @@ impl Model {
                 collect::set_bytes(tensor, model.bytes(weight).into_owned());
             }
         });
-        model.proto = proto;
+        model.proto = Some(proto);
         Ok(model)
     }
 
@@ -275,15 +276,24 @@ impl Model {
         self.files.maps()
     }
 
+    /// Gives back the memory of the graph, which [`Model::proto`] must not be asked for any more: of a graph of many small nodes it is more
+    /// than all else that is known of the model.
+    pub fn forget_graph(&mut self) {
+        self.proto = None;
+    }
+
     /// The graph as protobuf bytes: [`Model::proto`] as it is.
     pub fn graph_bytes(&self) -> Vec<u8> {
-        write::serialise(&self.proto)
+        write::serialise(self.proto())
     }
 
     /// The parsed model. Tensors with [`Weight::is_elided`] carry no bytes here ([`weight_name`] says which they are); all
     /// others are inline in `raw_data`, strings in `string_data`. Numbers in Constant nodes are always in `value`.
+    ///
+    /// # Panics
+    /// After [`Model::forget_graph`].
     pub fn proto(&self) -> &ModelProto {
-        &self.proto
+        self.proto.as_ref().expect("nobody forgot the graph")
     }
 
     /// Every constant tensor, in file order, subgraphs included.

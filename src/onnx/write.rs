@@ -168,7 +168,7 @@ impl Model {
         if values.is_empty() {
             return Ok(self.graph_bytes());
         }
-        let mut proto = self.proto.clone();
+        let mut proto = self.proto().clone();
         let mut weights = self.weights.iter();
         let mut left: HashSet<&str> = values.keys().map(String::as_str).collect();
         let mut wrong = None;

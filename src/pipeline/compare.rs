@@ -212,9 +212,11 @@ fn compare_with(
     let wants_weights = !request.overlay.loras.is_empty();
     refuse_what_is_not_compared(request, &old, new.as_ref())?;
     match (old, new) {
-        (Thing::Plan(m), None) if wants_weights => plan_with(request, &m, Vec::new(), watch),
-        (Thing::Plan(m), Some(Thing::Weights)) => {
-            plan_with(request, &m, request.new.clone(), watch)
+        (Thing::Plan(mut m), None) if wants_weights => {
+            plan_with(request, &mut m, Vec::new(), watch)
+        }
+        (Thing::Plan(mut m), Some(Thing::Weights)) => {
+            plan_with(request, &mut m, request.new.clone(), watch)
         }
         (Thing::Plan(m), None) => {
             let side = plan_side(&request.old, &m);
@@ -229,10 +231,10 @@ fn compare_with(
             };
             Ok(plain(diff::compare(&side, &new)))
         }
-        (Thing::Plan(m), Some(Thing::Model(model))) => {
+        (Thing::Plan(mut m), Some(Thing::Model(model))) => {
             // Of the same structure it is a source of weights, and decided as one.
             if model.structure_digest() == m.model.structure {
-                return plan_with_model(request, &m, &model, watch);
+                return plan_with_model(request, &mut m, &model, watch);
             }
             let old = plan_side(&request.old, &m);
             let mut new = model_side(&model, request, watch)?;
@@ -395,10 +397,10 @@ fn wanted_of_engine(
         .map(|shapes| shapes_of_engine(&manifest.backend.backend, &manifest.options, &shapes).0))
 }
 
-/// A plan against checkpoints and LoRAs.
+/// A plan against checkpoints and LoRAs. Takes the rows of the mapping out of the manifest.
 fn plan_with(
     request: &CompareRequest,
-    manifest: &Manifest,
+    manifest: &mut Manifest,
     checkpoint: Vec<PathBuf>,
     watch: &dyn Watch,
 ) -> Result<Compared, Error> {
@@ -406,7 +408,8 @@ fn plan_with(
         checkpoint,
         ..request.overlay.clone()
     };
-    let overlay = Overlay::survey(&request.old, manifest, &asked, watch)?;
+    let overlay = Overlay::look(&request.old, manifest, &asked, watch)?;
+    let manifest = &*manifest;
     let decision = overlay.decide(manifest, &asked.permissions);
     let names: Vec<(String, Option<String>)> = (decision.changes.iter())
         .map(|w| {
@@ -590,7 +593,7 @@ impl OfSources<'_> {
 /// A plan against a model of the same structure: what a refit with its weights does, and what else differs.
 fn plan_with_model(
     request: &CompareRequest,
-    manifest: &Manifest,
+    manifest: &mut Manifest,
     model: &Model,
     watch: &dyn Watch,
 ) -> Result<Compared, Error> {

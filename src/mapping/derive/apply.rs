@@ -54,9 +54,11 @@ pub fn apply_recipe<'a>(
     let expected = element_count(&row.shape).and_then(|n| row.dtype.bytes_for(n));
     let names = recipe.sources();
     let first = names.first().copied().unwrap_or_default();
+    let is_moved = dtype == row.dtype
+        && matches!(recipe, Recipe::Tensor { steps, .. } if steps.iter().all(Step::moves));
     let data = to_type(row, first, dtype, data)?;
-    // A sum, a fold or a factor can leave the type's range as a cast can.
-    if matches!(data, Cow::Owned(_)) && has_infinity(row.dtype, &data) {
+    // A sum, a fold or a factor can leave the type's range as a cast can; what is only moved cannot.
+    if !is_moved && matches!(data, Cow::Owned(_)) && has_infinity(row.dtype, &data) {
         let infinite = |view: TensorView<'_>| has_infinity(view.dtype, view.data);
         if !names.iter().any(|n| sources.get(n).is_some_and(infinite)) {
             let view = get(first)?;

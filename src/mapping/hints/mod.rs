@@ -7,4 +7,4 @@ mod record;
 
 pub(super) use graph::{is_anonymous, outline, pairs};
 pub(crate) use names::same_name;
-pub(super) use names::{Prefixes, align, wrapper};
+pub(super) use names::{Prefixes, SameNames, align, wrapper};

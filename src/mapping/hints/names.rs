@@ -2,7 +2,7 @@
 //! the checkpoint's (`unet.down_blocks.0…`). One pair of prefixes is found for the whole model, by the most names that
 //! agree in element count.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// At most so many leading components are taken for a prefix.
 const DEEPEST: usize = 4;
@@ -42,19 +42,24 @@ pub(in crate::mapping) fn align<'a>(
     presumed: impl Iterator<Item = (&'a str, Option<usize>)>,
     actual: impl Iterator<Item = (&'a str, Option<usize>)>,
 ) -> Prefixes {
-    let mut rests: HashMap<&str, Vec<(&str, Option<usize>)>> = HashMap::new();
+    // A bare `weight` is the rest of every name and says nothing.
+    let telling = |(prefix, rest): &(&str, &str)| rest.contains('.') || prefix.is_empty();
+    let presumed: Vec<_> = presumed.collect();
+    let mut rests: HashMap<&str, Vec<(&str, Option<usize>)>> = (presumed.iter())
+        .flat_map(|(name, _)| cuts(name).filter(telling))
+        .map(|(_, rest)| (rest, Vec::new()))
+        .collect();
+    // A file may have a hundred times as many names as the model, and only those that the model has count.
     for (name, count) in actual {
         for (prefix, rest) in cuts(name) {
-            rests.entry(rest).or_default().push((prefix, count));
+            if let Some(found) = rests.get_mut(rest) {
+                found.push((prefix, count));
+            }
         }
     }
     let mut votes: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for (name, count) in presumed {
-        for (prefix, rest) in cuts(name) {
-            // A bare `weight` is the rest of every name and says nothing.
-            if !rest.contains('.') && !prefix.is_empty() {
-                continue;
-            }
+        for (prefix, rest) in cuts(name).filter(telling) {
             for &(other, found) in rests.get(rest).map_or(&[][..], Vec::as_slice) {
                 if count.is_none() || found.is_none() || count == found {
                     *votes.entry((prefix, other)).or_default() += 1;
@@ -102,9 +107,60 @@ pub(crate) fn same_name(a: &str, b: &str) -> bool {
     ends(a, b) || ends(b, a)
 }
 
+/// Many names, asked whether one of them is the [`same_name`] as another.
+pub(in crate::mapping) struct SameNames<'n> {
+    names: HashSet<&'n str>,
+    /// Every name without what may wrap the module.
+    endings: HashSet<&'n str>,
+}
+
+/// `name`, and what follows each of its dots.
+fn endings(name: &str) -> impl Iterator<Item = &str> {
+    let after = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
+    std::iter::once(name).chain(after)
+}
+
+impl<'n> FromIterator<&'n str> for SameNames<'n> {
+    fn from_iter<I: IntoIterator<Item = &'n str>>(names: I) -> Self {
+        let names: HashSet<&str> = names.into_iter().collect();
+        let endings = names.iter().copied().flat_map(endings).collect();
+        SameNames { names, endings }
+    }
+}
+
+impl SameNames<'_> {
+    pub fn have(&self, name: &str) -> bool {
+        self.endings.contains(name) || endings(name).any(|ending| self.names.contains(ending))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_names_are_asked_as_each_of_them() {
+        let names = ["m.a.weight", "a.weight", "b", "x.b", "", "a.", "weight"];
+        let others = [
+            "a.weight",
+            "n.m.a.weight",
+            "weight",
+            "m.b",
+            "c.x.b",
+            "a",
+            "",
+            "x.",
+            "a.",
+            "ight",
+        ];
+        for of in 0..=names.len() {
+            let several: SameNames = names[of..].iter().copied().collect();
+            for other in others {
+                let any = names[of..].iter().any(|n| same_name(n, other));
+                assert_eq!(several.have(other), any, "{other} in {:?}", &names[of..]);
+            }
+        }
+    }
 
     fn known<'a>(names: &'a [&'a str]) -> impl Iterator<Item = (&'a str, Option<usize>)> {
         names.iter().map(|n| (*n, Some(1)))

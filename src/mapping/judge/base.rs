@@ -5,13 +5,13 @@
 //! stops unless the model is known not to hold it.
 
 use crate::mapping::derive::{apply_once, batched, is_flat, literal};
-use crate::mapping::hints::{Prefixes, align, is_anonymous, same_name};
+use crate::mapping::hints::{Prefixes, SameNames, align, is_anonymous, same_name};
 use crate::mapping::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Literal,
-    Mapping, Missing, Permissions, Reading, Recipe, Refusal, Row, SourceTensor, Why, held_bytes,
-    squeezed,
+    Mapping, Missing, Permissions, Reading, Recipe, Refusal, Row, SourceTensor, Step, Why,
+    held_bytes, squeezed,
 };
-use crate::tensor::{Digest, Dtype, Tensor, TensorView};
+use crate::tensor::{Digest, Dtype, Tensor, TensorView, element_count};
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
@@ -178,12 +178,12 @@ impl Books<'_> {
     }
 }
 
-/// Decides for every row, and for every tensor of the new file, what `new` does.
+/// Decides for every row of `mapping`, and for every tensor of the new file, what `new` does. `inventory` is the mapping's.
 ///
 /// # Errors
 /// [`Error::NotHeld`]; everything about sources is a [`Refusal`].
 pub(super) fn judge(
-    mapping: &Mapping,
+    mut mapping: Mapping,
     inventory: &Inventory,
     held: &dyn Held,
     new: &dyn Checkpoint,
@@ -223,37 +223,36 @@ pub(super) fn judge(
         permissions,
     };
     let books = Books {
-        scattered: scattered(&books, mapping),
+        scattered: scattered(&books, &mapping),
         ..books
     };
     let changes = batched(
         &mapping.rows,
         |row| 8 * row.count(),
-        |row| of_row(&books, mapping, row),
+        |row| of_row(&books, &mapping, row),
     )?;
     let accounts = Accounts {
-        missing: missing(&books, mapping, &changes),
-        leftovers: leftovers(&books, mapping, new),
+        missing: missing(&books, &mapping, &changes),
+        leftovers: leftovers(&books, &mapping, new),
     };
+    in_files_names(&books, &mut mapping);
     Ok(Judged {
-        mapping: in_files_names(&books, mapping),
+        mapping,
         accounts,
         assessment: Assessment { changes },
     })
 }
 
-/// The mapping with its sources as the new file spells them, to lay out what changes.
-fn in_files_names(books: &Books<'_>, mapping: &Mapping) -> Mapping {
+/// Gives the mapping's sources the names by which the new file has them, to lay out what changes.
+fn in_files_names(books: &Books<'_>, mapping: &mut Mapping) {
     let rename = |name: &str| match books.new.by_base.get(name) {
         Some(new) => new.clone(),
         None => name.to_owned(),
     };
-    let mut mapping = mapping.clone();
     for row in &mut mapping.rows {
         row.recipe = row.recipe.as_ref().map(|r| r.renamed(rename));
         row.alternatives = row.alternatives.iter().map(|r| r.renamed(rename)).collect();
     }
-    mapping
 }
 
 /// Tensors of a few values that changed, and are in some explanation. Those that are in none are lost anyway.
@@ -328,11 +327,12 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
     }
     // Where the file has one of several equal tensors only, and they were flat, nobody can say whether the other moved too.
     let twinless = row.explanations().any(|r| !is_given(&r));
-    let mut outcomes: Vec<Vec<u8>> = Vec::new();
+    let mut outcomes: Vec<Digest> = Vec::new();
     for recipe in &given {
-        match apply_once(row, recipe, &books.new) {
-            Ok(bytes) if outcomes.contains(&bytes) => {}
-            Ok(bytes) => outcomes.push(bytes),
+        let computed = || Ok(Digest::of(&apply_once(row, recipe, &books.new)?));
+        match as_it_is(books, row, recipe).map_or_else(computed, Ok) {
+            Ok(digest) if outcomes.contains(&digest) => {}
+            Ok(digest) => outcomes.push(digest),
             Err(error) => return Ok(misfit(books, row, recipe, &error)),
         }
     }
@@ -345,7 +345,7 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
         sources.dedup();
         return Ok(refused(Refusal::Ambiguous { sources }));
     }
-    let digest = Digest::of(&outcomes[0]);
+    let digest = outcomes[0];
     let held = match books.held.known(&row.name) {
         Some(known) => known,
         None => Digest::of(&held_bytes(row, books.held)?),
@@ -360,6 +360,23 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
         }));
     }
     Ok(Change::Changed { digest })
+}
+
+/// The digest of what `recipe` gives, where that is a tensor as the new file has it, which was hashed already; none where it has to be
+/// laid out, or does not fit.
+fn as_it_is(books: &Books<'_>, row: &Row, recipe: &Recipe) -> Option<Digest> {
+    let Recipe::Tensor { source, steps } = recipe else {
+        return None;
+    };
+    let (dtype, mut shape) = books.new.describe(source)?;
+    for step in steps {
+        match step {
+            Step::Reshape { shape: to } if element_count(to) == element_count(shape) => shape = to,
+            _ => return None,
+        }
+    }
+    let digest = books.value(source)?.1;
+    (dtype == row.dtype && shape == row.shape).then_some(digest)
 }
 
 fn refused(why: Refusal) -> Change {
@@ -624,9 +641,9 @@ struct Unused<'b> {
     /// Some constant is a sequence or a sine table that no tensor explains: one that is such a thing, too, may have made it.
     has_tables: bool,
     /// What constants are called.
-    rows: Vec<&'b str>,
+    rows: SameNames<'b>,
     /// What those are called that no tensor explains, and what the record says that they were folded from.
-    unproven: Vec<&'b String>,
+    unproven: SameNames<'b>,
     /// Digests of the used tensors in the new file.
     given: HashMap<Digest, String>,
     /// Used tensors by their digest in the base, but for flat ones.
@@ -683,6 +700,7 @@ impl<'b> Unused<'b> {
             unproven: (mapping.rows.iter())
                 .filter(|r| r.is_unsourced())
                 .flat_map(|r| std::iter::once(&r.name).chain(&r.folded_from))
+                .map(String::as_str)
                 .collect(),
             given: given.collect(),
             tied,
@@ -714,7 +732,7 @@ impl<'b> Unused<'b> {
 
     /// Whether a constant that nothing explains is called `name` or was folded from it.
     fn is_unproven(&self, name: &str) -> bool {
-        self.unproven.iter().any(|row| same_name(row, name))
+        self.unproven.have(name)
     }
 
     fn duplicate_of(&self, digest: Option<&Digest>) -> Option<String> {
@@ -724,7 +742,7 @@ impl<'b> Unused<'b> {
     /// `safe`: the base value is known and tells the tensor from others.
     fn judge(&self, name: &str, dtype: Dtype, safe: bool) -> Why {
         let closed = self.closed && (dtype.is_float() || self.closed_integers);
-        let is_called = self.rows.iter().any(|row| same_name(row, name));
+        let is_called = self.rows.have(name);
         if closed && safe && !is_called && !self.has_used_neighbour(name) {
             Why::Unused
         } else {

@@ -20,11 +20,26 @@ pub fn judge(
     new: &dyn Checkpoint,
     permissions: &Permissions,
 ) -> Result<Judged, Error> {
+    judge_whole(mapping.clone(), held, new, permissions)
+}
+
+/// As [`judge`], where the mapping is not needed any more: its rows go into what is judged, and are not there twice.
+///
+/// # Errors
+/// As [`judge`].
+pub fn judge_whole(
+    mut mapping: Mapping,
+    held: &dyn Held,
+    new: &dyn Checkpoint,
+    permissions: &Permissions,
+) -> Result<Judged, Error> {
     let _span = tracing::info_span!("judge", weights = mapping.rows.len()).entered();
-    match &mapping.inventory {
-        Some(inventory) => base::judge(mapping, inventory, held, new, permissions),
-        None => unproven::judge(mapping, held, new, permissions),
-    }
+    let Some(inventory) = mapping.inventory.take() else {
+        return unproven::judge(&mapping, held, new, permissions);
+    };
+    let mut judged = base::judge(mapping, &inventory, held, new, permissions)?;
+    judged.mapping.inventory = Some(inventory);
+    Ok(judged)
 }
 
 /// The new bytes of a row that [`judge`] found changed: by the first of its recipes whose sources are there, since all of

@@ -45,6 +45,13 @@ enum From {
     Lora,
 }
 
+/// Whether the graph of the model is asked for once the overlay is resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Graph {
+    Kept,
+    Forgotten,
+}
+
 /// Shapes of tensors by name.
 type Shapes = BTreeMap<String, Vec<usize>>;
 
@@ -90,46 +97,77 @@ impl Overlay {
         request: &OverlayRequest,
         watch: &dyn Watch,
     ) -> Result<Overlay, Error> {
+        // Evidence decided the rows when they were proven; nothing asks for it any more, and it is most of what a row takes.
+        let bare = |row: &Row| Row {
+            evidence: Vec::new(),
+            ..row.clone()
+        };
+        let rows = (manifest.weights.iter()).filter_map(|w| w.mapping.as_ref().map(bare));
+        Self::resolve(plan, manifest, rows.collect(), Graph::Kept, request, watch)
+    }
+
+    /// As [`Overlay::survey`], where only the decision and bytes of weights are wanted: the manifest's rows are taken out of it, and the
+    /// graph is let go, so that neither is in memory beside what is made of it.
+    ///
+    /// # Errors
+    /// As [`Overlay::survey`].
+    pub fn look(
+        plan: &Path,
+        manifest: &mut Manifest,
+        request: &OverlayRequest,
+        watch: &dyn Watch,
+    ) -> Result<Overlay, Error> {
+        let bare = |row: Row| Row {
+            evidence: Vec::new(),
+            ..row
+        };
+        let rows = (manifest.weights.iter_mut()).filter_map(|w| w.mapping.take().map(bare));
+        let rows = rows.collect();
+        Self::resolve(plan, manifest, rows, Graph::Forgotten, request, watch)
+    }
+
+    fn resolve(
+        plan: &Path,
+        manifest: &Manifest,
+        rows: Vec<Row>,
+        graph: Graph,
+        request: &OverlayRequest,
+        watch: &dyn Watch,
+    ) -> Result<Overlay, Error> {
         let _span = tracing::info_span!("survey", plan = ?plan).entered();
         if let Some(model) = whole_model(plan, manifest, request)? {
             let memo = request.memo.as_ref();
-            let overlay = Overlay::of_model(plan, manifest, model, memo, watch);
+            let overlay = Overlay::of_model(plan, manifest, rows, model, memo, watch);
             overlay.refuse_overflow(plan, manifest)?;
             return Ok(overlay);
         }
-        let source = source_model_at(plan, manifest, request.model.as_deref())?;
+        let mut source = source_model_at(plan, manifest, request.model.as_deref())?;
         let digests = check_base(plan, manifest, &source, request.memo.as_ref(), watch)?;
-        let held = ModelValues::knowing(&source.model, digests);
         let component = request.component.as_deref();
         let outline = mapping::infer(&source.model, None)?;
         let base = open_view(&request.base_weights, &outline, component)?;
         let proven = prove_again(manifest, &source.model, base.as_ref(), request)?;
-        let mut mapping = proven.clone().unwrap_or_else(|| known(manifest, outline));
-        let by_hand = match &request.mapping {
-            Some(Stated::File(file)) => Some((file.clone(), read_override(file)?)),
-            Some(Stated::Recorded(by_hand)) => Some((plan.to_owned(), by_hand.clone())),
-            None => None,
-        };
-        if let Some((path, by_hand)) = &by_hand {
-            mapping
-                .override_with(by_hand)
-                .map_err(|cause| Error::MappingFile {
-                    path: path.clone(),
-                    cause: Box::new(cause),
-                })?;
+        let mut mapping = proven
+            .clone()
+            .unwrap_or_else(|| known(manifest, rows, outline));
+        if graph == Graph::Forgotten {
+            source.model.forget_graph();
         }
+        let by_hand = put_by_hand(plan, request, &mut mapping)?;
         let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
         let mut judged = None;
         if let Some(new) = &checkpoint {
+            let names = source.model.weights().iter().map(|w| w.name.as_str());
+            let digests = names.zip(digests).collect();
+            let held = ModelValues::knowing(&source.model, digests);
             let watched = Watched::begin(new, "mapping the checkpoint", watch);
-            let found = mapping::judge(&mapping, &held, &watched, &request.permissions)?;
+            let mapping = std::mem::take(&mut mapping);
+            let found = mapping::judge_whole(mapping, &held, &watched, &request.permissions)?;
             watch.event(Event::End);
             judged = Some(found);
         }
         let (weights, mapping) = match &judged {
             Some(found) => {
-                // The judged one is all of it, and two for a large model would stand side by side.
-                drop(mapping);
                 let weights = initial(manifest, &found.mapping, Some(&found.assessment));
                 (weights, None)
             }
@@ -147,7 +185,7 @@ impl Overlay {
             kept: Mutex::default(),
             judged,
             plan: plan.to_owned(),
-            asked: asked(request, by_hand.map(|(_, o)| o)),
+            asked: asked(request, by_hand),
             memo: request.memo.clone(),
             recipe: OnceLock::new(),
             notes: Vec::new(),
@@ -178,6 +216,7 @@ impl Overlay {
     fn of_model(
         plan: &Path,
         manifest: &Manifest,
+        rows: Vec<Row>,
         source: SourceModel,
         memo: Option<&Memo>,
         watch: &dyn Watch,
@@ -189,7 +228,6 @@ impl Overlay {
             Some((w.name.clone(), (usize::MAX, From::Base, digest)))
         });
         let weights = weights.collect();
-        let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
         let file = FileRef {
             path: relative(plan, &source.path),
             digest: Digest::of(&source.model.files()[0]),
@@ -197,7 +235,7 @@ impl Overlay {
         Overlay {
             weights,
             mapping: Some(Mapping {
-                rows: rows.collect(),
+                rows,
                 ..Mapping::default()
             }),
             source,
@@ -650,6 +688,26 @@ fn asked(request: &OverlayRequest, mapping: Option<Override>) -> Asked {
     }
 }
 
+/// Puts the rows that were stated by hand over the others; gives them back.
+fn put_by_hand(
+    plan: &Path,
+    request: &OverlayRequest,
+    mapping: &mut Mapping,
+) -> Result<Option<Override>, Error> {
+    let (path, by_hand) = match &request.mapping {
+        Some(Stated::File(file)) => (file.as_path(), read_override(file)?),
+        Some(Stated::Recorded(by_hand)) => (plan, by_hand.clone()),
+        None => return Ok(None),
+    };
+    mapping
+        .override_with(&by_hand)
+        .map_err(|cause| Error::MappingFile {
+            path: path.to_owned(),
+            cause: Box::new(cause),
+        })?;
+    Ok(Some(by_hand))
+}
+
 fn read_override(file: &Path) -> Result<Override, Error> {
     let text = crate::fsx::read_bounded(file, LONGEST_MAPPING)?;
     Override::parse(&String::from_utf8_lossy(&text)).map_err(|cause| Error::MappingFile {
@@ -742,25 +800,14 @@ fn notes_of(view: &View) -> Vec<String> {
 }
 
 /// What is known of the model's constants: the base that was accepted at the build, or what the graph alone says. Nothing that a
-/// later file showed is part of it.
-fn known(manifest: &Manifest, outline: Mapping) -> Mapping {
+/// later file showed is part of it. `rows` are the manifest's.
+fn known(manifest: &Manifest, rows: Vec<Row>, outline: Mapping) -> Mapping {
     let Some(base) = &manifest.base else {
         return outline;
     };
-    // Before there are others of them.
-    let outline = Mapping {
-        rows: Vec::new(),
-        ..outline
-    };
-    // Evidence decided the rows when they were proven; nothing asks for it any more, and it is most of what a row takes.
-    let bare = |row: &Row| Row {
-        evidence: Vec::new(),
-        ..row.clone()
-    };
-    let rows = (manifest.weights.iter()).filter_map(|w| w.mapping.as_ref().map(bare));
     Mapping {
         against_base: true,
-        rows: rows.collect(),
+        rows,
         inventory: Some(base.inventory.clone()),
         unsourced_integers: base.unsourced_integers.clone(),
         probed: base.probe.is_some(),
@@ -801,14 +848,14 @@ fn is_probed_base(manifest: &Manifest, mapping: &Mapping) -> bool {
     }
 }
 
-/// The base values must be those that the plan was built from.
-fn check_base<'m>(
+/// The base values must be those that the plan was built from. Gives their digests, in the order of the model's weights.
+fn check_base(
     plan: &Path,
     manifest: &Manifest,
-    source: &'m SourceModel,
+    source: &SourceModel,
     memo: Option<&Memo>,
     watch: &dyn Watch,
-) -> Result<HashMap<&'m str, Digest>, Error> {
+) -> Result<Vec<Digest>, Error> {
     let rows = past::weights(&source.model, memo, watch);
     let changed = manifest
         .weights
@@ -821,7 +868,8 @@ fn check_base<'m>(
             reason: "has other weights now than the plan was built from",
         });
     }
-    Ok(rows)
+    let names = source.model.weights().iter().map(|w| w.name.as_str());
+    Ok(names.map(|name| rows[name]).collect())
 }
 
 fn initial(
