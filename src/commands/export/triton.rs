@@ -4,7 +4,6 @@
 //! (<https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto>); what shapes and types mean for a
 //! TensorRT plan is in <https://docs.nvidia.com/deeplearning/triton-inference-server/user-guide/docs/user_guide/model_configuration.html>.
 
-use crate::engine;
 use crate::exit::Exit;
 use crate::fault::Explain;
 use crate::fsx::{self, Map};
@@ -203,7 +202,7 @@ fn refuse_foreign(report: &ExportReport) -> anyhow::Result<Option<Versions>> {
     );
     if report.model.exists() {
         // By its contents: a plan of somebody else's may stand where ours stood, or beside it as another version.
-        let there = engine::digest_of(&Map::open(&report.model)?);
+        let there = plan::reference(&report.model)?.digest;
         let ours = versions.as_ref().and_then(|v| v.0.get(&report.version));
         // Where the same plan is, nothing is lost: an export that was cut short has not noted it yet.
         anyhow::ensure!(
