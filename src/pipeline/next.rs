@@ -2,9 +2,8 @@
 
 use super::refit::{OverlayRequest, Stated};
 use crate::engine::Options;
-use crate::mapping::Permissions;
 use crate::onnx::Model;
-use crate::plan::{self, Ingredient, Manifest};
+use crate::plan::{self, Manifest};
 use crate::shapes::{Overrides, ShapeSpec};
 use crate::weights::lora::Fuse;
 use std::path::{Path, PathBuf};
@@ -142,37 +141,9 @@ pub fn back(plan: &Path, manifest: &Manifest) -> Option<String> {
 
 /// What `plan` was refitted with by its `manifest`, and how; `None` where no command line says it.
 pub fn asked_of(plan: &Path, manifest: &Manifest) -> Option<OverlayRequest> {
-    let recipe = &manifest.recipe;
-    let asked = &recipe.asked;
-    if asked.mapping.is_some() {
-        // It was a file, of which the manifest has the contents and not the name.
-        return None;
-    }
-    let folder = plan.parent().unwrap_or(Path::new(""));
-    let mut request = OverlayRequest {
-        component: asked.component.clone(),
-        lora_alpha: asked.lora_alpha,
-        fuse: (asked.fuse.as_deref())
-            .and_then(Fuse::from_name)
-            .unwrap_or_default(),
-        permissions: Permissions {
-            partial: asked.partial,
-            trust_names: asked.trust_names,
-            ignore: (asked.ignore.iter())
-                .filter_map(|p| glob::Pattern::new(p).ok())
-                .collect(),
-        },
-        ..OverlayRequest::default()
-    };
-    for ingredient in &recipe.ingredients {
-        match ingredient {
-            Ingredient::Checkpoint { file } => request.checkpoint.push(folder.join(&file.path)),
-            Ingredient::Lora { file, scale } => {
-                request.loras.push((folder.join(&file.path), *scale));
-            }
-        }
-    }
-    Some(request)
+    // A stated mapping was a file, of which the manifest has the contents and not the name.
+    let is_said = manifest.recipe.asked.mapping.is_none();
+    is_said.then(|| OverlayRequest::of_recipe(plan, manifest))
 }
 
 /// `trtmut run` of `plan`.

@@ -271,34 +271,21 @@ impl Overlay {
         moved: Option<&Path>,
         watch: &dyn Watch,
     ) -> Result<Overlay, Error> {
-        let folder = plan.parent().unwrap_or(Path::new(""));
         let asked = &manifest.recipe.asked;
+        let recorded = OverlayRequest::of_recipe(plan, manifest);
         let mut request = OverlayRequest {
-            component: asked.component.clone(),
             // A LoRA may have been given to several plans; the digests tell whether this one takes of it what it took.
             shared: true,
-            lora_alpha: asked.lora_alpha,
-            mapping: asked.mapping.clone().map(Stated::Recorded),
             model: moved.map(Path::to_owned),
             // What the request was allowed was judged when the plan was made; here the digests
             // decide.
             permissions: Permissions {
                 partial: true,
                 trust_names: true,
-                ignore: (asked.ignore.iter())
-                    .filter_map(|p| glob::Pattern::new(p).ok())
-                    .collect(),
+                ..recorded.permissions
             },
-            ..OverlayRequest::default()
+            ..recorded
         };
-        for ingredient in &manifest.recipe.ingredients {
-            match ingredient {
-                Ingredient::Checkpoint { file } => request.checkpoint.push(folder.join(&file.path)),
-                Ingredient::Lora { file, scale } => {
-                    request.loras.push((folder.join(&file.path), *scale));
-                }
-            }
-        }
         let refuse = |reason: String| Error::Recipe {
             plan: plan.to_owned(),
             reason,

@@ -2,8 +2,9 @@
 
 use crate::cache::Memo;
 use crate::mapping::{Override, Permissions};
+use crate::plan::{Ingredient, Manifest, Recipe};
 use crate::weights::lora::Fuse;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where derivations that were stated by hand come from.
 #[derive(Debug, Clone)]
@@ -41,6 +42,38 @@ pub struct OverlayRequest {
 }
 
 impl OverlayRequest {
+    /// What the recipe of `plan` names by its `manifest`, and how it was asked for. A recipe of an earlier version, which does not say how
+    /// LoRAs were rounded, is taken for exact.
+    pub fn of_recipe(plan: &Path, manifest: &Manifest) -> OverlayRequest {
+        let folder = plan.parent().unwrap_or(Path::new(""));
+        let Recipe { ingredients, asked } = &manifest.recipe;
+        let mut request = OverlayRequest {
+            component: asked.component.clone(),
+            lora_alpha: asked.lora_alpha,
+            mapping: asked.mapping.clone().map(Stated::Recorded),
+            fuse: (asked.fuse.as_deref())
+                .and_then(Fuse::from_name)
+                .unwrap_or_default(),
+            permissions: Permissions {
+                partial: asked.partial,
+                trust_names: asked.trust_names,
+                ignore: (asked.ignore.iter())
+                    .filter_map(|p| glob::Pattern::new(p).ok())
+                    .collect(),
+            },
+            ..OverlayRequest::default()
+        };
+        for ingredient in ingredients {
+            match ingredient {
+                Ingredient::Checkpoint { file } => request.checkpoint.push(folder.join(&file.path)),
+                Ingredient::Lora { file, scale } => {
+                    request.loras.push((folder.join(&file.path), *scale));
+                }
+            }
+        }
+        request
+    }
+
     /// The first option of a mapping that is given; with `permitted`, beside those that only allow something.
     pub fn first_of_a_mapping(&self, permitted: bool) -> Option<&'static str> {
         let permissions = &self.permissions;
