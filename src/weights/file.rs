@@ -1,13 +1,13 @@
 //! One safetensors file. Its header is checked once, when it is opened; a tensor's bytes are read when it is asked for.
 
+use super::entries::{self, Entries, Texts};
 use super::error::Error;
 use crate::fsx::Map;
-use crate::tensor::{Digest, Dtype, TensorView};
+use crate::tensor::{Digest, Dtype};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::path::Path;
 
 /// Longest header that is read, in bytes; the same limit as in the format's reference implementation.
@@ -16,15 +16,8 @@ const MAX_HEADER: u64 = 100_000_000;
 #[derive(Debug)]
 pub struct SourceFile {
     pub(super) map: Map,
-    metadata: BTreeMap<String, String>,
-    pub(super) entries: BTreeMap<String, Entry>,
-}
-
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-    pub range: Range<usize>,
+    metadata: Texts,
+    pub(super) entries: Entries,
 }
 
 impl SourceFile {
@@ -54,20 +47,11 @@ impl SourceFile {
 
     /// Names of its tensors, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.keys().map(String::as_str)
+        (0..self.entries.len()).map(|at| self.entries.name(at))
     }
 
     pub(super) fn holds(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
-    }
-
-    pub(super) fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        let e = self.entries.get(name)?;
-        Some(TensorView {
-            dtype: e.dtype,
-            shape: &e.shape,
-            data: &self.map[e.range.clone()],
-        })
+        self.entries.find(name).is_some()
     }
 }
 
@@ -86,29 +70,37 @@ pub(super) fn open_file(path: &Path) -> Result<SourceFile, Error> {
     let read = if stated > MAX_HEADER { 64 } else { 8 + stated };
     let start = map.beginning(read as usize)?;
     let header = check_length(path, &start)?;
+    let data = 8 + header.len()..map.len();
+    let (entries, metadata) = match entries::plain(header, data) {
+        Some(read) => read,
+        None => by_the_format(path, &start)?,
+    };
+    Ok(SourceFile {
+        map,
+        metadata,
+        entries,
+    })
+}
+
+/// What the format's own reader reads, or says is wrong.
+fn by_the_format(path: &Path, file: &[u8]) -> Result<(Entries, Texts), Error> {
     let (length, metadata) =
-        SafeTensors::read_metadata(&start).map_err(|e| header_error(path, &start, e))?;
-    let names = repeated(header);
+        SafeTensors::read_metadata(file).map_err(|e| header_error(path, file, e))?;
+    let names = repeated(&file[8..8 + length]);
     if !names.is_empty() {
         return Err(Error::Repeated {
             path: path.to_owned(),
             names,
         });
     }
-    let start = 8 + length;
-    let (mut entries, mut foreign) = (BTreeMap::new(), Vec::new());
+    let (mut entries, mut foreign) = (Entries::default(), Vec::new());
     for (name, info) in metadata.tensors() {
-        let Some(dtype) = Dtype::from_safetensors(&info.dtype.to_string()) else {
-            foreign.push((name, info.dtype.to_string()));
-            continue;
-        };
-        let (from, to) = info.data_offsets;
-        let entry = Entry {
-            dtype,
-            shape: info.shape.clone(),
-            range: start + from..start + to,
-        };
-        entries.insert(name, entry);
+        match Dtype::from_safetensors(&info.dtype.to_string()) {
+            Some(dtype) => {
+                entries.push(&name, dtype, &info.shape, 8 + length + info.data_offsets.0);
+            }
+            None => foreign.push((name, info.dtype.to_string())),
+        }
     }
     if !foreign.is_empty() {
         // The parser keeps tensors in a hash map: sorted, the message is the same in every run.
@@ -118,12 +110,9 @@ pub(super) fn open_file(path: &Path) -> Result<SourceFile, Error> {
             tensors: foreign,
         });
     }
+    entries.sort();
     let metadata = metadata.metadata().clone().unwrap_or_default();
-    Ok(SourceFile {
-        map,
-        metadata: metadata.into_iter().collect(),
-        entries,
-    })
+    Ok((entries, metadata.into_iter().collect()))
 }
 
 /// The header's bytes, when the file is long enough to hold a header of the stated length.

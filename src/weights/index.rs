@@ -7,7 +7,8 @@ use super::file::{SourceFile, open_file};
 use crate::fsx;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
@@ -25,29 +26,57 @@ pub(super) fn is_index(name: &str) -> bool {
 }
 
 #[derive(Deserialize)]
-struct Index {
-    weight_map: Pairs,
+struct Index<'i> {
+    #[serde(borrow)]
+    weight_map: Pairs<'i>,
 }
 
-/// A JSON object of strings with its repetitions, which a map would hide.
-struct Pairs(Vec<(String, String)>);
+/// A JSON object of strings with its repetitions, which a map would hide. An index may have millions of tensors, and a few shards.
+struct Pairs<'i> {
+    tensors: Vec<Placed<'i>>,
+    shards: Vec<String>,
+}
 
-impl<'de> Deserialize<'de> for Pairs {
+/// A tensor of an index.
+struct Placed<'i> {
+    tensor: Cow<'i, str>,
+    /// Index of its shard.
+    shard: u32,
+    /// How many are listed before it.
+    nth: u32,
+}
+
+/// A string of the index, copied only where it is written with escapes.
+#[derive(Deserialize)]
+struct Text<'i>(#[serde(borrow)] Cow<'i, str>);
+
+impl<'de: 'i, 'i> Deserialize<'de> for Pairs<'i> {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct V;
         impl<'de> Visitor<'de> for V {
-            type Value = Pairs;
+            type Value = Pairs<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object from tensor names to shard file names")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
+                let mut found = Pairs {
+                    tensors: Vec::new(),
+                    shards: Vec::new(),
+                };
+                let mut known: HashMap<Cow<'de, str>, u32> = HashMap::new();
+                let short = |n: usize| u32::try_from(n).expect("an index is shorter");
+                while let Some((Text(tensor), Text(shard))) = map.next_entry()? {
+                    let next = short(found.shards.len());
+                    let shard = *known.entry(shard).or_insert_with_key(|shard| {
+                        found.shards.push(shard.clone().into_owned());
+                        next
+                    });
+                    let nth = short(found.tensors.len());
+                    found.tensors.push(Placed { tensor, shard, nth });
                 }
-                Ok(Pairs(pairs))
+                Ok(found)
             }
         }
         d.deserialize_map(V)
@@ -63,9 +92,8 @@ fn is_inside(shard: &str) -> bool {
 /// The shards that [`open`] reads for the index at `path`; none where the index cannot be read.
 pub(super) fn shards(path: &Path) -> Vec<PathBuf> {
     let bytes = fsx::read_bounded(path, LONGEST).unwrap_or_default();
-    let index = serde_json::from_slice::<Index>(&bytes);
-    let pairs = index.map_or_else(|_| Vec::new(), |index| index.weight_map.0);
-    let mut names: Vec<String> = pairs.into_iter().map(|(_, shard)| shard).collect();
+    let index = serde_json::from_slice::<Index<'_>>(&bytes);
+    let mut names = index.map_or_else(|_| Vec::new(), |index| index.weight_map.shards);
     names.retain(|shard| is_inside(shard));
     names.sort_unstable();
     names.dedup();
@@ -77,22 +105,23 @@ pub(super) fn shards(path: &Path) -> Vec<PathBuf> {
 /// folder: it would have another file read. Shards that are missing are reported together, since broken downloads lack several.
 pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
     let bytes = fsx::read_bounded(path, LONGEST)?;
-    let index: Index = serde_json::from_slice(&bytes).map_err(|source| Error::IndexSyntax {
+    let index: Index<'_> = serde_json::from_slice(&bytes).map_err(|source| Error::IndexSyntax {
         path: path.to_owned(),
         source,
     })?;
     let mut problems = Vec::new();
-    let mut placed: BTreeMap<&str, &str> = BTreeMap::new();
-    for (tensor, shard) in &index.weight_map.0 {
-        if placed.insert(tensor, shard).is_some() {
-            problems.push(IndexProblem::Repeated {
-                tensor: tensor.clone(),
-            });
-        }
-    }
+    let Pairs { tensors, shards } = index.weight_map;
+    let placed = placed(tensors, &mut problems);
+    let home = |placed: &Placed<'_>| shards[placed.shard as usize].as_str();
     let folder = path.parent().unwrap_or(Path::new(""));
-    let mut shards: BTreeMap<&str, SourceFile> = BTreeMap::new();
-    let mut names: Vec<&str> = placed.values().copied().collect();
+    let mut files: BTreeMap<&str, SourceFile> = BTreeMap::new();
+    let mut named = vec![false; shards.len()];
+    for at in &placed {
+        named[at.shard as usize] = true;
+    }
+    let mut names: Vec<&str> = (shards.iter().zip(named))
+        .filter_map(|(shard, named)| named.then_some(shard.as_str()))
+        .collect();
     names.sort_unstable();
     names.dedup();
     for shard in names {
@@ -104,7 +133,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
         }
         match open_file(&folder.join(shard)) {
             Ok(file) => {
-                shards.insert(shard, file);
+                files.insert(shard, file);
             }
             Err(Error::File(fsx::Error::Read { source, .. }))
                 if source.kind() == std::io::ErrorKind::NotFound =>
@@ -116,20 +145,21 @@ pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
             Err(e) => return Err(e),
         }
     }
-    for (&tensor, &shard) in &placed {
-        let lacks = |s: &str| shards.get(s).is_some_and(|f| !f.holds(tensor));
-        if lacks(shard) {
+    for at in &placed {
+        let (tensor, shard) = (&at.tensor, home(at));
+        if files.get(shard).is_some_and(|f| !f.holds(tensor)) {
             problems.push(IndexProblem::Absent {
-                tensor: tensor.into(),
+                tensor: tensor.clone().into_owned(),
                 shard: shard.into(),
             });
         }
     }
-    for (&shard, file) in &shards {
+    for (&shard, file) in &files {
         for tensor in file.names() {
-            match placed.get(tensor) {
-                Some(&home) if home == shard => {}
-                Some(&home) => problems.push(IndexProblem::Twice {
+            let at = placed.binary_search_by(|p| p.tensor.as_ref().cmp(tensor));
+            match at.ok().map(|at| home(&placed[at])) {
+                Some(home) if home == shard => {}
+                Some(home) => problems.push(IndexProblem::Twice {
                     tensor: tensor.into(),
                     shard: home.into(),
                     other: shard.into(),
@@ -142,13 +172,30 @@ pub(super) fn open(path: &Path) -> Result<Vec<SourceFile>, Error> {
         }
     }
     if problems.is_empty() {
-        Ok(shards.into_values().collect())
+        Ok(files.into_values().collect())
     } else {
         Err(Error::Index {
             path: path.to_owned(),
             problems,
         })
     }
+}
+
+/// `tensors` sorted by name; of a name that is listed again, which is a problem, the last.
+fn placed<'i>(mut tensors: Vec<Placed<'i>>, problems: &mut Vec<IndexProblem>) -> Vec<Placed<'i>> {
+    // The last comes first: it is the one that stays.
+    let order = |a: &Placed<'i>, b: &Placed<'i>| a.tensor.cmp(&b.tensor).then(b.nth.cmp(&a.nth));
+    tensors.sort_unstable_by(order);
+    let mut again: Vec<&Placed<'i>> = (tensors.windows(2))
+        .filter(|pair| pair[0].tensor == pair[1].tensor)
+        .map(|pair| &pair[0])
+        .collect();
+    again.sort_unstable_by_key(|placed| placed.nth);
+    problems.extend(again.iter().map(|placed| IndexProblem::Repeated {
+        tensor: placed.tensor.clone().into_owned(),
+    }));
+    tensors.dedup_by(|a, b| a.tensor == b.tensor);
+    tensors
 }
 
 /// The files of the one checkpoint that `folder` holds: an index, or else one safetensors file or one complete set of shards.

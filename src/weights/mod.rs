@@ -3,6 +3,7 @@
 //! It refuses what it cannot read exactly: pickles, damaged headers, element types without a number, a name that two files
 //! hold, an index that its shards contradict.
 
+mod entries;
 mod error;
 mod file;
 mod index;

@@ -1,19 +1,33 @@
 //! Named tensors of one or several safetensors files, found by path.
 
 use super::error::Error;
-use super::file::{Entry, SourceFile, open_file};
+use super::file::{SourceFile, open_file};
 use super::index;
 use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, digests_of};
 use crate::watch::{Event, Watch};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Named tensors. Opening reads headers only, and each tensor is read once ([`Map`](crate::fsx::Map)).
 #[derive(Debug)]
 pub struct Source {
     files: Vec<SourceFile>,
-    // Name to file.
-    home: BTreeMap<String, usize>,
+    /// Every tensor, in the order of the names.
+    places: Vec<Place>,
+}
+
+/// Where a tensor is: index of a file, and of one of its entries.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: u32,
+    entry: u32,
+}
+
+impl Place {
+    fn name(self, files: &[SourceFile]) -> &str {
+        files[self.file as usize].entries.name(self.entry as usize)
+    }
 }
 
 impl Source {
@@ -35,47 +49,91 @@ impl Source {
         for path in paths {
             files.extend(open_path(path.as_ref())?);
         }
-        let mut home: BTreeMap<String, usize> = BTreeMap::new();
-        let mut twice = Vec::new();
+        let short = |n: usize| u32::try_from(n).expect("a header names fewer tensors");
+        let mut places: Vec<Place> = Vec::new();
         for (i, file) in files.iter().enumerate() {
-            for name in file.names() {
-                if let Some(&first) = home.get(name) {
-                    let path = |i: usize| files[i].path().to_owned();
-                    twice.push((name.to_owned(), path(first), path(i)));
-                } else {
-                    home.insert(name.to_owned(), i);
-                }
-            }
+            let of = |entry| Place {
+                file: short(i),
+                entry: short(entry),
+            };
+            places.extend((0..file.entries.len()).map(of));
         }
+        // Each file is in order, which the sort makes use of; of one name the first file comes first.
+        places.sort_by(|a, b| a.name(&files).cmp(b.name(&files)));
+        let twice = twice(&files, &places);
         if !twice.is_empty() {
             return Err(Error::Duplicate { names: twice });
         }
-        Ok(Source { files, home })
+        Ok(Source { files, places })
     }
 
     /// Every tensor's name, sorted.
     pub fn names(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
-        self.home.keys().map(String::as_str)
+        self.places.iter().map(|place| place.name(&self.files))
     }
 
     pub fn len(&self) -> usize {
-        self.home.len()
+        self.places.len()
     }
 
     /// Whether there is no tensor at all.
     pub fn is_empty(&self) -> bool {
-        self.home.is_empty()
+        self.places.is_empty()
+    }
+
+    /// The index of the tensor of that name in the order of the names.
+    pub(super) fn find(&self, name: &str) -> Option<usize> {
+        (self.places)
+            .binary_search_by(|place| place.name(&self.files).cmp(name))
+            .ok()
+    }
+
+    /// Indices of the tensors whose names begin so.
+    pub(super) fn under(&self, prefix: &str) -> Range<usize> {
+        let before = |p: &Place| p.name(&self.files) < prefix;
+        let start = self.places.partition_point(before);
+        let within = |p: &Place| p.name(&self.files).starts_with(prefix);
+        start..start + self.places[start..].partition_point(within)
+    }
+
+    /// The name of a tensor by its index.
+    pub(super) fn name_at(&self, at: usize) -> &str {
+        self.places[at].name(&self.files)
+    }
+
+    /// Element type and shape of a tensor by its index; reads nothing.
+    pub(super) fn describe_at(&self, at: usize) -> (Dtype, &[usize]) {
+        let Place { file, entry } = self.places[at];
+        self.files[file as usize].entries.describe(entry as usize)
+    }
+
+    /// Where the bytes of a tensor are, by its index.
+    pub(super) fn stretch_at(&self, at: usize) -> Stretch {
+        let Place { file, entry } = self.places[at];
+        let file = file as usize;
+        let range = self.files[file].entries.range(entry as usize);
+        Stretch { file, range }
+    }
+
+    /// A tensor by its index.
+    pub(super) fn get_at(&self, at: usize) -> TensorView<'_> {
+        let (dtype, shape) = self.describe_at(at);
+        let Stretch { file, range } = self.stretch_at(at);
+        TensorView {
+            dtype,
+            shape,
+            data: &self.files[file].map[range],
+        }
     }
 
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        self.files[*self.home.get(name)?].get(name)
+        Some(self.get_at(self.find(name)?))
     }
 
     /// Element type and shape of the tensor of that name; reads nothing.
     pub fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
-        let entry = self.entry(name)?.1;
-        Some((entry.dtype, &entry.shape))
+        Some(self.describe_at(self.find(name)?))
     }
 
     /// The shape of the tensor of that name; reads nothing.
@@ -85,32 +143,30 @@ impl Source {
 
     /// A copy of the tensor of that name, for use once: what is read for it is not kept.
     pub fn read(&self, name: &str) -> Option<Tensor> {
-        let (file, entry) = self.entry(name)?;
-        let mut data = vec![0; entry.range.len()];
-        self.files[file].map.copy_to(entry.range.start, &mut data);
+        let at = self.find(name)?;
+        let (dtype, shape) = self.describe_at(at);
+        let Stretch { file, range } = self.stretch_at(at);
+        let mut data = vec![0; range.len()];
+        self.files[file].map.copy_to(range.start, &mut data);
         Some(Tensor {
-            dtype: entry.dtype,
-            shape: entry.shape.clone(),
+            dtype,
+            shape: shape.to_vec(),
             data,
         })
     }
 
-    fn entry(&self, name: &str) -> Option<(usize, &Entry)> {
-        let file = *self.home.get(name)?;
-        Some((file, self.files[file].entries.get(name)?))
-    }
-
     /// Where the bytes of the tensor of that name are: index of [`Source::files`], and range.
     pub fn stretch(&self, name: &str) -> Option<Stretch> {
-        let (file, entry) = self.entry(name)?;
-        let range = entry.range.clone();
-        Some(Stretch { file, range })
+        Some(self.stretch_at(self.find(name)?))
     }
 
     /// The digests of stretches of the files, on all cores; nothing is kept. `done` is told how many bytes were hashed.
     pub fn hash(&self, stretches: &[Stretch], done: impl Fn(u64) + Sync) -> Vec<Digest> {
         let read = |file: usize, at: usize, into: &mut [u8]| self.files[file].map.copy_to(at, into);
-        digests_of(stretches, read, done)
+        // Hashing takes some hundred bytes of memory for each of them.
+        (stretches.chunks(AT_ONCE))
+            .flat_map(|some| digests_of(some, read, &done))
+            .collect()
     }
 
     /// The files, in the order given; shards of an index sorted by name.
@@ -120,7 +176,7 @@ impl Source {
 
     /// The file that holds `name`.
     pub fn file_of(&self, name: &str) -> Option<&SourceFile> {
-        self.home.get(name).map(|&i| &self.files[i])
+        Some(&self.files[self.places[self.find(name)?].file as usize])
     }
 
     /// The digest of every tensor's bytes, computed on all cores. Events are in bytes.
@@ -134,6 +190,22 @@ impl Source {
         watch.event(Event::End);
         self.names().map(ToOwned::to_owned).zip(digests).collect()
     }
+}
+
+/// More stretches than these are not hashed at once; models have fewer.
+pub(super) const AT_ONCE: usize = 1 << 16;
+
+/// Names that several files hold, each with the first file and with another; in the order of the files.
+fn twice(files: &[SourceFile], places: &[Place]) -> Vec<(String, PathBuf, PathBuf)> {
+    let path = |place: &Place| files[place.file as usize].path().to_owned();
+    let mut found: Vec<(&Place, &Place)> = Vec::new();
+    for same in places.chunk_by(|a, b| a.name(files) == b.name(files)) {
+        found.extend(same[1..].iter().map(|other| (&same[0], other)));
+    }
+    found.sort_by_key(|(_, other)| (other.file, other.entry));
+    (found.into_iter())
+        .map(|(first, other)| (first.name(files).to_owned(), path(first), path(other)))
+        .collect()
 }
 
 fn open_path(path: &Path) -> Result<Vec<SourceFile>, Error> {

@@ -6,11 +6,12 @@
 
 use super::components;
 use super::error::Error;
-use super::storage::Stored;
+use super::storage::Storage;
 use super::table::{Hit, Table, Turn};
 use super::wanted::{Wanted, endings_of};
 use super::{diffusers_halves, tables};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 /// How a tensor is made of the file's.
@@ -43,39 +44,50 @@ pub(super) struct Translated {
     pub shape: Vec<usize>,
 }
 
-/// One way of reading the file.
+/// The reading of the file that was chosen.
 #[derive(Debug)]
-pub(super) struct Candidate {
-    pub prefix: String,
+pub(super) struct Chosen {
     pub family: Option<String>,
-    pub tensors: Vec<Translated>,
+    /// Tensors that are as they are in the file, also by name: their indices.
+    pub own: Vec<u32>,
+    /// All others.
+    pub laid: Vec<Translated>,
     /// Tensors that the layout has and nothing reads.
     pub unused: BTreeSet<usize>,
     pub halves: Vec<(String, Vec<String>)>,
-    /// How many of the model's parameters it gives.
-    hits: usize,
-    /// Why it cannot be read so; counts only if it fits best.
-    fault: Option<Error>,
     /// The component that its prefix names.
     pub label: Option<&'static str>,
 }
 
+/// One way of reading the file.
+struct Candidate<'a> {
+    prefix: &'a str,
+    table: Option<&'static Table>,
+    tensors: Tensors,
+    unused: BTreeSet<usize>,
+    /// How many of the model's parameters it gives.
+    hits: usize,
+    /// Why it cannot be read so; counts only if it fits best.
+    fault: Option<Error>,
+    label: Option<&'static str>,
+}
+
+/// What a candidate is made of.
+enum Tensors {
+    /// Tensors of the file that only lose the prefix: their indices. Nothing is laid out of them before the candidate is chosen.
+    Own(Vec<u32>),
+    Laid(Vec<Translated>),
+}
+
 /// The best reading of `stored` for the model, or none where no name fits.
 pub(super) fn choose(
-    stored: &[Stored],
+    stored: &Storage,
     wanted: &Wanted<'_>,
     component: Option<&str>,
     path: &Path,
-) -> Result<Option<Candidate>, Error> {
-    let names: BTreeSet<&str> = stored.iter().map(|s| s.name.as_str()).collect();
-    let index: HashMap<&str, usize> = (stored.iter().enumerate())
-        .map(|(i, s)| (s.name.as_str(), i))
-        .collect();
+) -> Result<Option<Chosen>, Error> {
     let case = Case {
         stored,
-        index,
-        endings: ends_with(&names),
-        names,
         wanted,
         path,
     };
@@ -87,7 +99,7 @@ pub(super) fn choose(
         all.extend(case.backwards(table));
     }
     all.retain(|c| c.hits > 0 && case.is_likely(c));
-    let fitting = |all: &[Candidate]| -> Vec<String> {
+    let fitting = |all: &[Candidate<'_>]| -> Vec<String> {
         let most = all.iter().map(|c| c.hits).max().unwrap_or(0);
         let mut labels: Vec<String> = (all.iter()).filter(|c| c.hits == most).map(label).collect();
         labels.dedup();
@@ -113,11 +125,11 @@ pub(super) fn choose(
     all.retain(|c| c.hits == most);
     // Other readings of the same tensors are no rivals: the first counts, and names as they are
     // come before tables.
-    let used: BTreeSet<usize> = all[0].used().collect();
+    let used: HashSet<usize> = all[0].used().collect();
     let others = all[1..]
         .iter()
         .filter(|c| !c.used().any(|i| used.contains(&i)));
-    let rivals: Vec<&Candidate> = all[..1].iter().chain(others).collect();
+    let rivals: Vec<&Candidate<'_>> = all[..1].iter().chain(others).collect();
     if rivals.len() > 1 {
         return Err(Error::Components {
             path: path.to_owned(),
@@ -127,30 +139,41 @@ pub(super) fn choose(
     let mut best = all.swap_remove(0);
     match best.fault.take() {
         Some(fault) => Err(fault),
-        None => Ok(Some(best)),
+        None => Ok(Some(case.laid_open(best))),
     }
 }
 
 /// Names by which `--component` tells these apart.
-fn called_apart(candidates: &[&Candidate]) -> Vec<String> {
+fn called_apart(candidates: &[&Candidate<'_>]) -> Vec<String> {
     let labels: BTreeSet<String> = candidates.iter().map(|c| label(c)).collect();
     if labels.len() > 1 {
         return labels.into_iter().collect();
     }
-    let prefix = |c: &&Candidate| c.prefix.trim_end_matches('.').to_owned();
+    let prefix = |c: &&Candidate<'_>| c.prefix.trim_end_matches('.').to_owned();
     let prefixes: BTreeSet<String> = candidates.iter().map(prefix).collect();
     prefixes.into_iter().collect()
 }
 
-impl Candidate {
+impl Candidate<'_> {
     /// The file's tensors that it uses.
-    fn used(&self) -> impl Iterator<Item = usize> {
-        self.tensors.iter().flat_map(|t| t.from.iter().copied())
+    fn used(&self) -> Box<dyn Iterator<Item = usize> + '_> {
+        match &self.tensors {
+            Tensors::Own(own) => Box::new(own.iter().map(|&i| i as usize)),
+            Tensors::Laid(laid) => Box::new(laid.iter().flat_map(|t| t.from.iter().copied())),
+        }
+    }
+
+    /// How many tensors it gives.
+    fn len(&self) -> usize {
+        match &self.tensors {
+            Tensors::Own(own) => own.len(),
+            Tensors::Laid(laid) => laid.len(),
+        }
     }
 }
 
 /// What `--component` calls a candidate.
-fn label(candidate: &Candidate) -> String {
+fn label(candidate: &Candidate<'_>) -> String {
     match candidate.label {
         Some(label) => label.to_owned(),
         None if candidate.prefix.is_empty() => "bare".to_owned(),
@@ -158,24 +181,20 @@ fn label(candidate: &Candidate) -> String {
     }
 }
 
-struct Case<'a, 'w> {
-    stored: &'a [Stored],
-    index: HashMap<&'a str, usize>,
-    names: BTreeSet<&'a str>,
-    /// The prefixes under which the file has a name.
-    endings: HashMap<&'a str, Vec<&'a str>>,
-    wanted: &'w Wanted<'w>,
-    path: &'w Path,
+struct Case<'a> {
+    stored: &'a Storage,
+    wanted: &'a Wanted<'a>,
+    path: &'a Path,
 }
 
-impl Case<'_, '_> {
+impl<'a> Case<'a> {
     /// Names as they are, without one prefix that most of them have in front of the model's.
-    fn as_they_are(&self) -> Vec<Candidate> {
+    fn as_they_are(&self) -> Vec<Candidate<'a>> {
         // The names without a prefix are tried in any case, also where none of them is the model's.
         let mut votes: BTreeMap<&str, usize> = BTreeMap::from([("", 0)]);
-        for stored in self.stored {
-            if let Some(ending) = endings_of(&stored.name).find(|e| self.wanted.has(e)) {
-                let prefix = &stored.name[..stored.name.len() - ending.len()];
+        for name in self.stored.names() {
+            if let Some(ending) = endings_of(name).find(|e| self.wanted.has(e)) {
+                let prefix = &name[..name.len() - ending.len()];
                 *votes.entry(prefix).or_default() += 1;
             }
         }
@@ -184,36 +203,39 @@ impl Case<'_, '_> {
         prefixes.truncate(PREFIXES);
         (prefixes.into_iter())
             .map(|(prefix, _)| {
-                let own = |s: &&Stored| Some(self.respelt(s.name.strip_prefix(prefix)?, prefix));
-                let tensors: Vec<Translated> = (self.stored.iter().enumerate())
-                    .filter(|(_, s)| !prefix.is_empty() || self.is_own(&s.name))
-                    .filter_map(|(i, s)| {
-                        Some(Translated {
-                            to: own(&s)?,
-                            from: vec![i],
-                            op: Op::Copy,
-                            shape: s.shape.clone(),
-                        })
-                    })
-                    .collect();
-                self.candidate(prefix, None, tensors)
+                let is_of = |at: &u32| {
+                    let name = self.stored.name(*at as usize);
+                    name.starts_with(prefix) && (!prefix.is_empty() || self.is_own(name))
+                };
+                let own = (0..).take(self.stored.len()).filter(is_of).collect();
+                self.candidate(prefix, None, Tensors::Own(own))
             })
             .collect()
     }
 
+    /// What one of the file's tensors is called in a reading that only takes the prefix off.
+    fn own_name(&self, prefix: &str, at: u32) -> Cow<'a, str> {
+        let name = self.stored.name(at as usize);
+        self.respelt(name.strip_prefix(prefix).unwrap_or(name), prefix)
+    }
+
     /// ComfyUI calls the norms' `scale` of FLUX, Chroma and `Hunyuan3D` `weight`, in its exports and in what it saves
     /// (`process_unet_state_dict` of these).
-    fn respelt(&self, name: &str, prefix: &str) -> String {
-        let other = match (name.strip_suffix(".scale"), name.strip_suffix(".weight")) {
-            (Some(module), _) => format!("{module}.weight"),
-            (_, Some(module)) => format!("{module}.scale"),
-            _ => return name.to_owned(),
+    fn respelt(&self, name: &'a str, prefix: &str) -> Cow<'a, str> {
+        let (module, other) = match (name.strip_suffix(".scale"), name.strip_suffix(".weight")) {
+            (Some(module), _) => (module, "weight"),
+            (_, Some(module)) => (module, "scale"),
+            _ => return Cow::Borrowed(name),
         };
-        let taken = self.index.contains_key(format!("{prefix}{other}").as_str());
-        if taken || self.wanted.has(name) || !self.wanted.has(&other) {
-            return name.to_owned();
+        if !self.wanted.has_module(module) || self.wanted.has(name) {
+            return Cow::Borrowed(name);
         }
-        other
+        let other = format!("{module}.{other}");
+        let taken = || self.stored.find(&format!("{prefix}{other}")).is_some();
+        if !self.wanted.has(&other) || taken() {
+            return Cow::Borrowed(name);
+        }
+        Cow::Owned(other)
     }
 
     /// Whether a name without a prefix is not plainly another component's.
@@ -223,51 +245,96 @@ impl Case<'_, '_> {
 
     fn candidate(
         &self,
-        prefix: &str,
-        family: Option<&Table>,
-        tensors: Vec<Translated>,
-    ) -> Candidate {
-        let hits = self.hits(&tensors);
-        let first = tensors.iter().find_map(|t| t.from.first());
-        let halves = match family {
-            Some(table) => table.halves.clone(),
-            None => diffusers_halves(|n| tensors.iter().any(|t| t.to == n)),
-        };
-        Candidate {
-            prefix: prefix.to_owned(),
-            family: family.map(|t| t.family.clone()),
-            label: first
-                .filter(|_| !prefix.is_empty())
-                .and_then(|&i| components::of(&self.stored[i].name)),
+        prefix: &'a str,
+        table: Option<&'static Table>,
+        tensors: Tensors,
+    ) -> Candidate<'a> {
+        let mut candidate = Candidate {
+            prefix,
+            table,
             tensors,
             unused: BTreeSet::new(),
-            halves,
-            hits,
+            hits: 0,
             fault: None,
+            label: None,
+        };
+        let first = candidate.used().next().filter(|_| !prefix.is_empty());
+        let label = first.and_then(|i| components::of(self.stored.name(i)));
+        candidate.label = label;
+        candidate.hits = self.hits(&candidate);
+        candidate
+    }
+
+    /// What was chosen, with the names of all its tensors.
+    fn laid_open(&self, candidate: Candidate<'_>) -> Chosen {
+        let (mut own, mut laid) = (Vec::new(), Vec::new());
+        match candidate.tensors {
+            Tensors::Laid(tensors) => laid = tensors,
+            Tensors::Own(tensors) => {
+                for at in tensors {
+                    let to = self.own_name(candidate.prefix, at);
+                    let i = at as usize;
+                    if to == self.stored.name(i) {
+                        own.push(at);
+                        continue;
+                    }
+                    laid.push(Translated {
+                        to: to.into_owned(),
+                        from: vec![i],
+                        op: Op::Copy,
+                        shape: self.stored.shape(i).to_vec(),
+                    });
+                }
+            }
+        }
+        let halves = match candidate.table {
+            Some(table) => table.halves.clone(),
+            None => diffusers_halves(|n| {
+                laid.iter().any(|t| t.to == n)
+                    || own.iter().any(|&i| self.stored.name(i as usize) == n)
+            }),
+        };
+        Chosen {
+            family: candidate.table.map(|t| t.family.clone()),
+            own,
+            laid,
+            unused: candidate.unused,
+            halves,
+            label: candidate.label,
         }
     }
 
     /// Whether a reading that renames is more than a coincidence of a few names (`proj_out.weight`,
     /// `conv_in.weight`): it gives a quarter of what there is to give.
-    fn is_likely(&self, candidate: &Candidate) -> bool {
-        let plain = candidate.prefix.is_empty() && candidate.family.is_none();
-        let possible = candidate.tensors.len().min(self.wanted.len());
+    fn is_likely(&self, candidate: &Candidate<'_>) -> bool {
+        let plain = candidate.prefix.is_empty() && candidate.table.is_none();
+        let possible = candidate.len().min(self.wanted.len());
         plain || candidate.hits * 4 >= possible
     }
 
-    /// How many of the model's parameters these tensors give.
-    fn hits(&self, tensors: &[Translated]) -> usize {
-        let fitting = |t: &Translated| self.wanted.fitting(&t.to, t.shape.iter().product());
-        let given: BTreeSet<usize> = tensors.iter().filter_map(fitting).collect();
+    /// How many of the model's parameters a candidate gives.
+    fn hits(&self, candidate: &Candidate<'_>) -> usize {
+        let given: BTreeSet<usize> = match &candidate.tensors {
+            Tensors::Own(own) => (own.iter())
+                .filter_map(|&i| {
+                    let count = self.stored.shape(i as usize).iter().product();
+                    (self.wanted).fitting(&self.own_name(candidate.prefix, i), count)
+                })
+                .collect(),
+            Tensors::Laid(laid) => (laid.iter())
+                .filter_map(|t| self.wanted.fitting(&t.to, t.shape.iter().product()))
+                .collect(),
+        };
         given.len()
     }
 
     /// The file is in the first authors' names.
-    fn forwards(&self, table: &Table) -> Vec<Candidate> {
+    fn forwards(&self, table: &'static Table) -> Vec<Candidate<'a>> {
         let mut found = Vec::new();
-        for prefix in table.prefixes(&self.names) {
-            let own: Vec<(usize, &str)> = (self.stored.iter().enumerate())
-                .filter_map(|(i, s)| Some((i, within(prefix, &s.name)?)))
+        let is_there = |name: &str| self.stored.find(name).is_some();
+        for prefix in table.prefixes(self.stored.names(), is_there) {
+            let own: Vec<(usize, &str)> = (0..self.stored.len())
+                .filter_map(|i| Some((i, within(prefix, self.stored.name(i))?)))
                 .collect();
             let parameters = table.parameters(&own.iter().map(|(_, n)| *n), &std::iter::empty());
             let hits: Vec<(usize, Hit)> = (own.iter())
@@ -275,7 +342,7 @@ impl Case<'_, '_> {
                 .filter(|(_, name, hit)| !table.is_unused(name) || self.wanted.has(&hit.to[0]))
                 .map(|(i, _, hit)| (i, hit))
                 .collect();
-            let read = |left_out: &str| -> Candidate {
+            let read = |left_out: &str| -> Candidate<'a> {
                 let (mut tensors, mut fault) = (Vec::new(), None);
                 for (i, hit) in &hits {
                     match self.laid_out(*i, hit, left_out) {
@@ -283,7 +350,7 @@ impl Case<'_, '_> {
                         Err(e) => fault = fault.or(Some(e)),
                     }
                 }
-                let mut candidate = self.candidate(prefix, Some(table), tensors);
+                let mut candidate = self.candidate(prefix, Some(table), Tensors::Laid(tensors));
                 candidate.fault = fault;
                 candidate
             };
@@ -305,7 +372,7 @@ impl Case<'_, '_> {
 
     /// The tensors that one of the file's tensors is.
     fn laid_out(&self, i: usize, hit: &Hit, left_out: &str) -> Result<Vec<Translated>, Error> {
-        let stored = &self.stored[i];
+        let own = self.stored.shape(i);
         let name = |to: &String| to.strip_prefix(left_out).unwrap_or(to).to_owned();
         let to: Vec<String> = hit.to.iter().map(name).collect();
         let one = |op: Op, shape: Vec<usize>| {
@@ -317,25 +384,25 @@ impl Case<'_, '_> {
             }]
         };
         if to.len() == 1 {
-            return Ok(match (hit.turn, &stored.shape[..]) {
+            return Ok(match (hit.turn, own) {
                 (Turn::SwapHalves, [rows, ..]) if rows % 2 == 0 => {
-                    one(Op::SwapHalves, stored.shape.clone())
+                    one(Op::SwapHalves, own.to_vec())
                 }
-                (Turn::SwapHalves, _) => return Err(self.uncut(stored, 2)),
+                (Turn::SwapHalves, _) => return Err(self.uncut(i, 2)),
                 (Turn::Transpose, &[a, b]) => one(Op::Transpose, vec![b, a]),
                 (Turn::Linear, &[out, input, 1, 1]) => one(Op::Reshape, vec![out, input]),
-                _ => one(Op::Copy, stored.shape.clone()),
+                _ => one(Op::Copy, own.to_vec()),
             });
         }
-        let rows = stored.shape.first().copied().unwrap_or(0);
-        let inner = stored.shape.get(1..).unwrap_or(&[]);
+        let rows = own.first().copied().unwrap_or(0);
+        let inner = own.get(1..).unwrap_or(&[]);
         let heights = self.heights(&to, inner.iter().product(), rows);
         let parts: usize = hit.heights.iter().sum();
         // The model's heights count before the table's proportions: an MLP may have any width.
         let heights = match heights {
             Some(heights) => heights,
             None if rows % parts == 0 => hit.heights.iter().map(|h| h * (rows / parts)).collect(),
-            None => return Err(self.uncut(stored, parts)),
+            None => return Err(self.uncut(i, parts)),
         };
         let mut from = 0;
         Ok((to.into_iter().zip(heights))
@@ -366,27 +433,30 @@ impl Case<'_, '_> {
         (heights.iter().sum::<usize>() == rows).then_some(heights)
     }
 
-    fn uncut(&self, stored: &Stored, parts: usize) -> Error {
+    fn uncut(&self, i: usize, parts: usize) -> Error {
         Error::Uncut {
             path: self.path.to_owned(),
-            tensor: stored.source.clone(),
-            shape: stored.shape.clone(),
+            tensor: self.stored.source_name(i).to_owned(),
+            shape: self.stored.shape(i).to_vec(),
             parts,
         }
     }
 
     /// Stable Diffusion 3's CLIP-L has no projection in the file: readers put the unit matrix
     /// there.
-    fn add_identities(&self, table: &Table, prefix: &str, candidate: &mut Candidate) {
+    fn add_identities(&self, table: &Table, prefix: &str, candidate: &mut Candidate<'_>) {
+        let Tensors::Laid(tensors) = &mut candidate.tensors else {
+            return;
+        };
         for (to, like) in table.identities() {
-            let there = candidate.tensors.iter().any(|t| t.to == to);
-            let width = (self.index.get(format!("{prefix}{like}").as_str()))
-                .and_then(|&i| self.stored[i].shape.first().copied());
+            let there = tensors.iter().any(|t| t.to == to);
+            let width = (self.stored.find(&format!("{prefix}{like}")))
+                .and_then(|i| self.stored.shape(i).first().copied());
             let Some(n) = width.filter(|_| !there && prefix.contains("clip_l.")) else {
                 continue;
             };
             if self.wanted.fitting(&to, n * n).is_some() {
-                candidate.tensors.push(Translated {
+                tensors.push(Translated {
                     to,
                     from: Vec::new(),
                     op: Op::Identity,
@@ -394,64 +464,75 @@ impl Case<'_, '_> {
                 });
             }
         }
-        candidate.hits = self.hits(&candidate.tensors);
+        candidate.hits = self.hits(candidate);
     }
 
     /// The model is in the first authors' names and the file in diffusers'.
-    fn backwards(&self, table: &Table) -> Vec<Candidate> {
+    fn backwards(&self, table: &'static Table) -> Vec<Candidate<'a>> {
         let theirs = self.wanted.names().flat_map(endings_of).collect::<Vec<_>>();
-        let ours = self
-            .names
-            .iter()
-            .copied()
-            .flat_map(endings_of)
-            .collect::<Vec<_>>();
-        let parameters = table.parameters(&theirs.into_iter(), &ours.into_iter());
+        let ours = self.stored.names().flat_map(endings_of);
+        let parameters = table.parameters(&theirs.into_iter(), &ours);
+        // The longest ending that the table knows is the parameter; a shorter one may be a module inside another.
+        let known = |name| {
+            let mut endings = endings_of(name);
+            endings.find_map(|ending| Some((ending, table.translate(ending, &parameters)?)))
+        };
+        let hits: Vec<(&str, Hit)> = self.wanted.names().filter_map(known).collect();
+        let under = self.ending_with(hits.iter().map(|(_, hit)| hit.to[0].as_str()));
         let mut best: BTreeMap<&str, Vec<Translated>> = BTreeMap::new();
-        for name in self.wanted.names() {
-            for ending in endings_of(name) {
-                let Some(hit) = table.translate(ending, &parameters) else {
-                    continue;
-                };
-                for &prefix in self.endings.get(hit.to[0].as_str()).into_iter().flatten() {
-                    let from: Option<Vec<usize>> = (hit.to.iter())
-                        .map(|to| self.index.get(format!("{prefix}{to}").as_str()).copied())
-                        .collect();
-                    if let Some(from) = from {
-                        let one = self.put_together(ending, from, &hit);
-                        best.entry(prefix).or_default().extend(one);
-                    }
+        for (ending, hit) in &hits {
+            for &prefix in under.get(hit.to[0].as_str()).into_iter().flatten() {
+                let from: Option<Vec<usize>> = (hit.to.iter())
+                    .map(|to| self.stored.find(&format!("{prefix}{to}")))
+                    .collect();
+                if let Some(from) = from {
+                    let one = self.put_together(ending, from, hit);
+                    best.entry(prefix).or_default().extend(one);
                 }
-                // The longest ending that the table knows is the parameter; a shorter one may be a
-                // module inside another.
-                break;
             }
         }
         // Presumed names of one parameter differ by their wrappers, and end the same.
         let candidates = best.into_iter().map(|(prefix, mut tensors)| {
             tensors.sort_by(|a, b| a.to.cmp(&b.to));
             tensors.dedup_by(|a, b| a.to == b.to);
-            self.candidate(prefix, Some(table), tensors)
+            self.candidate(prefix, Some(table), Tensors::Laid(tensors))
         });
         candidates.collect()
     }
 
+    /// The prefixes under which the file has names that end so.
+    fn ending_with<'n>(
+        &self,
+        endings: impl Iterator<Item = &'n str>,
+    ) -> HashMap<&'n str, Vec<&'a str>> {
+        let mut found: HashMap<&str, Vec<&str>> = endings.map(|e| (e, Vec::new())).collect();
+        for name in self.stored.names() {
+            for ending in endings_of(name) {
+                if let Some(prefixes) = found.get_mut(ending) {
+                    prefixes.push(&name[..name.len() - ending.len()]);
+                }
+            }
+        }
+        found
+    }
+
     fn put_together(&self, to: &str, from: Vec<usize>, hit: &Hit) -> Option<Translated> {
-        let shape = &self.stored[from[0]].shape;
-        let (op, shape) = match (from.len(), hit.turn, &shape[..]) {
-            (1, Turn::SwapHalves, [rows, ..]) if rows % 2 == 0 => (Op::SwapHalves, shape.clone()),
+        let shape = self.stored.shape(from[0]);
+        let (op, shape) = match (from.len(), hit.turn, shape) {
+            (1, Turn::SwapHalves, [rows, ..]) if rows % 2 == 0 => (Op::SwapHalves, shape.to_vec()),
             (1, Turn::SwapHalves, _) => return None,
             (1, Turn::Transpose, &[a, b]) => (Op::Transpose, vec![b, a]),
             (1, Turn::Linear, &[out, input]) => (Op::Reshape, vec![out, input, 1, 1]),
-            (1, ..) => (Op::Copy, shape.clone()),
+            (1, ..) => (Op::Copy, shape.to_vec()),
             (_, _, [_, inner @ ..]) => {
-                let parts: Vec<&Stored> = from.iter().map(|&i| &self.stored[i]).collect();
-                let alike =
-                    |s: &&Stored| s.dtype == parts[0].dtype && s.shape.get(1..) == Some(inner);
-                if !parts.iter().all(alike) {
+                let first = self.stored.dtype(from[0]);
+                let alike = |&i: &usize| {
+                    self.stored.dtype(i) == first && self.stored.shape(i).get(1..) == Some(inner)
+                };
+                if !from.iter().all(alike) {
                     return None;
                 }
-                let rows = parts.iter().map(|s| s.shape[0]).sum();
+                let rows = from.iter().map(|&i| self.stored.shape(i)[0]).sum();
                 (Op::Concat, [&[rows], inner].concat())
             }
             _ => return None,
@@ -473,18 +554,6 @@ fn within<'n>(prefix: &str, name: &'n str) -> Option<&'n str> {
         (name.strip_prefix(around)).filter(|rest| *rest == "text_projection")
     };
     name.strip_prefix(prefix).or_else(beside)
-}
-
-/// Every ending of every name, with what stands before it.
-fn ends_with<'a>(names: &BTreeSet<&'a str>) -> HashMap<&'a str, Vec<&'a str>> {
-    let mut found: HashMap<&str, Vec<&str>> = HashMap::new();
-    for name in names {
-        for ending in endings_of(name) {
-            let prefix = &name[..name.len() - ending.len()];
-            found.entry(ending).or_default().push(prefix);
-        }
-    }
-    found
 }
 
 /// How many prefixes of names as they are are tried.

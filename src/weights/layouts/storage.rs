@@ -9,33 +9,45 @@
 
 use super::super::Source;
 use super::error::{CONTROL_LORA, Error};
-use crate::tensor::{Dtype, TensorView, to_f32};
+use crate::tensor::{Dtype, Stretch, to_f32};
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
-/// A tensor as the file means it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stored {
-    /// Name without wrappers (`base_layer`, `_orig_mod`).
-    pub name: String,
-    /// Name in the file.
-    pub source: String,
-    /// The tensor that its values are multiplied by.
-    pub scale: Option<String>,
-    /// Element type of the values: f32 for 8-bit floats, which are decoded; pairs of real numbers for
-    /// complex ones.
-    pub dtype: Dtype,
-    pub shape: Vec<usize>,
-}
-
-/// Every tensor of a file, and what is to be said about it.
-#[derive(Debug, Default)]
+/// Every tensor of a file as the file means it, and what is to be said about it. A file may have millions: what is as the file
+/// has it is not held again.
+#[derive(Debug)]
 pub(super) struct Storage {
-    pub tensors: Vec<Stored>,
+    pub source: Arc<Source>,
+    /// In the order of the file's names.
+    tensors: Vec<Stored>,
+    others: Vec<Other>,
+    /// Indices in the order of the names without wrappers, where any has one.
+    by_name: Option<Vec<u32>>,
     pub notes: Vec<String>,
     /// Tensors that only say how activations were quantised.
     pub side: usize,
+}
+
+/// One tensor of a file.
+#[derive(Debug, Clone, Copy)]
+struct Stored {
+    /// Its index in the source.
+    at: u32,
+    /// One more than its index in [`Storage::others`]; 0 where it is as the source has it.
+    other: u32,
+}
+
+/// What a tensor is that is not as the file has it.
+#[derive(Debug, Default)]
+struct Other {
+    /// Name without wrappers (`base_layer`, `_orig_mod`).
+    name: Option<String>,
+    /// The tensor that its values are multiplied by.
+    scale: Option<String>,
+    shape: Option<Vec<usize>>,
 }
 
 /// Segments that wrappers put into names: `torch.compile`, PEFT.
@@ -82,10 +94,9 @@ fn decoded_type(dtype: Dtype) -> Dtype {
     }
 }
 
-/// The shape of the values as they are read: an axis of two more for complex numbers.
-fn shape_of(dtype: Dtype, shape: &[usize]) -> Vec<usize> {
-    let pair = (dtype == Dtype::C64).then_some(2);
-    shape.iter().copied().chain(pair).collect()
+/// The shape of the values as they are read, where it is another: an axis of two more for complex numbers.
+fn shape_of(dtype: Dtype, shape: &[usize]) -> Option<Vec<usize>> {
+    (dtype == Dtype::C64).then(|| [shape, &[2]].concat())
 }
 
 /// The path that messages name: the file, or the folder of several.
@@ -103,86 +114,179 @@ pub(super) fn path_of(source: &Source) -> PathBuf {
 /// # Errors
 /// [`Error::Unmerged`], [`Error::Quantised`], [`Error::PartlyScaled`], [`Error::Scale`],
 /// [`Error::Twice`].
-pub(super) fn read(source: &Source) -> Result<Storage, Error> {
-    refuse_unmerged(source)?;
+pub(super) fn read(source: Arc<Source>) -> Result<Storage, Error> {
+    refuse_unmerged(&source)?;
     // Before scales are looked for: those of other quantisations would be told of as unknown names.
-    refuse_quantised(source)?;
-    refuse_integers(source)?;
-    refuse_differences(source)?;
-    let scales = scales(source)?;
-    let mut storage = Storage::default();
-    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
-    let mut decoded = 0;
-    for name in source.names() {
+    refuse_quantised(&source)?;
+    refuse_integers(&source)?;
+    refuse_differences(&source)?;
+    let scales = scales(&source)?;
+    let (mut tensors, mut others) = (Vec::new(), Vec::new());
+    let (mut side, mut decoded) = (0, 0);
+    for (at, name) in source.names().enumerate() {
         if scales.aside.contains(name) {
-            storage.side += 1;
+            side += 1;
             continue;
         }
-        let Some((dtype, shape)) = source.describe(name) else {
-            continue;
-        };
-        let segments = name.split('.').filter(|s| !WRAPPERS.contains(s));
-        let clean = segments.collect::<Vec<_>>().join(".");
-        if let Some(first) = seen.insert(clean.clone(), name) {
-            return Err(Error::Twice {
-                path: path_of(source),
-                to: clean,
-                first: first.to_owned(),
-                second: name.to_owned(),
-            });
-        }
+        let (dtype, shape) = source.describe_at(at);
         decoded += usize::from(is_f8(dtype));
-        storage.tensors.push(Stored {
-            name: clean,
-            source: name.to_owned(),
+        let other = Other {
+            name: without_wrappers(name),
             scale: scales.of.get(name).cloned(),
-            dtype: decoded_type(dtype),
             shape: shape_of(dtype, shape),
+        };
+        let differs = other.name.is_some() || other.scale.is_some() || other.shape.is_some();
+        others.extend(differs.then_some(other));
+        let short = |n: usize| u32::try_from(n).expect("a header names fewer tensors");
+        tensors.push(Stored {
+            at: short(at),
+            other: if differs { short(others.len()) } else { 0 },
         });
     }
+    let mut notes = Vec::new();
     if decoded > 0 {
-        storage.notes.push(if scales.of.is_empty() {
+        notes.push(if scales.of.is_empty() {
             format!("{decoded} f8 tensors have no scales and are taken for what they say")
         } else {
             format!("{decoded} f8 tensors are multiplied by their scales")
         });
     }
+    let mut storage = Storage {
+        source,
+        tensors,
+        others,
+        by_name: None,
+        notes,
+        side,
+    };
+    if storage.others.iter().any(|o| o.name.is_some()) {
+        storage.by_name = Some(storage.sorted()?);
+    }
     Ok(storage)
 }
 
+/// The name without wrappers, where it has one.
+fn without_wrappers(name: &str) -> Option<String> {
+    if !WRAPPERS.iter().any(|w| name.contains(w)) {
+        return None;
+    }
+    let segments = name.split('.').filter(|s| !WRAPPERS.contains(s));
+    let clean = segments.collect::<Vec<_>>().join(".");
+    (clean != name).then_some(clean)
+}
+
+impl Storage {
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    fn other(&self, at: usize) -> Option<&Other> {
+        self.others
+            .get((self.tensors[at].other as usize).checked_sub(1)?)
+    }
+
+    fn at(&self, at: usize) -> usize {
+        self.tensors[at].at as usize
+    }
+
+    /// The name of a tensor, without wrappers.
+    pub fn name(&self, at: usize) -> &str {
+        let own = self.other(at).and_then(|o| o.name.as_deref());
+        own.unwrap_or_else(|| self.source_name(at))
+    }
+
+    /// Its name in the file.
+    pub fn source_name(&self, at: usize) -> &str {
+        self.source.name_at(self.at(at))
+    }
+
+    /// The tensor that its values are multiplied by.
+    pub fn scale(&self, at: usize) -> Option<&str> {
+        self.other(at)?.scale.as_deref()
+    }
+
+    /// Element type of the values: f32 for 8-bit floats, which are decoded; pairs of real numbers for complex ones.
+    pub fn dtype(&self, at: usize) -> Dtype {
+        decoded_type(self.source.describe_at(self.at(at)).0)
+    }
+
+    pub fn shape(&self, at: usize) -> &[usize] {
+        let own = self.other(at).and_then(|o| o.shape.as_deref());
+        own.unwrap_or_else(|| self.source.describe_at(self.at(at)).1)
+    }
+
+    /// Every name without wrappers, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        (0..self.len()).map(|nth| self.name(self.nth(nth)))
+    }
+
+    /// The tensor that is in this place in the order of names.
+    fn nth(&self, nth: usize) -> usize {
+        self.by_name.as_ref().map_or(nth, |o| o[nth] as usize)
+    }
+
+    /// The tensor of that name without wrappers.
+    pub fn find(&self, name: &str) -> Option<usize> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            let at = self.nth(middle);
+            match self.name(at).cmp(name) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Some(at),
+            }
+        }
+        None
+    }
+
+    /// Indices in the order of names without wrappers.
+    fn sorted(&self) -> Result<Vec<u32>, Error> {
+        let mut order: Vec<u32> = (0..).take(self.len()).collect();
+        let name = |at: u32| self.name(at as usize);
+        // Of equal names the file's first stays the first.
+        order.sort_by(|&a, &b| name(a).cmp(name(b)));
+        // Of several such names, the one whose second comes first in the file.
+        let again = (order.windows(2).filter(|w| name(w[0]) == name(w[1])))
+            .map(|w| (w[1], w[0]))
+            .min();
+        match again {
+            None => Ok(order),
+            Some((second, first)) => Err(Error::Twice {
+                path: path_of(&self.source),
+                to: name(second).to_owned(),
+                first: self.source_name(first as usize).to_owned(),
+                second: self.source_name(second as usize).to_owned(),
+            }),
+        }
+    }
+
+    /// Whether the file holds the values as they are.
+    pub fn is_plain(&self, at: usize) -> bool {
+        !is_f8(self.source.describe_at(self.at(at)).0)
+    }
+
+    /// Where its bytes are in the files.
+    pub fn stretch(&self, at: usize) -> Stretch {
+        self.source.stretch_at(self.at(at))
+    }
+}
+
 fn refuse_unmerged(source: &Source) -> Result<(), Error> {
-    let names: BTreeSet<&str> = source.names().collect();
     // Factors alone are a LoRA. Beside the layer that they wrap they are a model that was saved
     // before it was merged.
-    let wrapped = |module: &str| {
-        let under = format!("{module}.base_layer.");
-        let next = names.range(under.as_str()..).next();
-        next.is_some_and(|n| n.starts_with(&under))
+    let beside =
+        |module: &str, layer: &str| !source.under(&format!("{module}.{layer}.")).is_empty();
+    let layer = |n: &str| -> Option<String> {
+        let factor = ADAPTERS.iter().find_map(|a| n.split_once(a));
+        let wrapped = factor.filter(|(module, _)| beside(module, "base_layer"));
+        let kept = || {
+            n.split_once(".modules_to_save.")
+                .filter(|(module, _)| beside(module, "original_module"))
+        };
+        Some(wrapped.or_else(kept)?.0.to_owned())
     };
-    let kept = |n: &str| n.split_once(".modules_to_save.").map(|(m, _)| m.to_owned());
-    let layers: BTreeSet<String> = (names.iter())
-        .filter_map(|n| {
-            let adapter = [
-                "lora_A",
-                "lora_B",
-                "lora_embedding_A",
-                "lora_embedding_B",
-                "hada_w1_a",
-                "lokr_w1",
-            ];
-            let found = adapter.iter().find_map(|a| n.split_once(&format!(".{a}")));
-            found
-                .map(|(module, _)| module.to_owned())
-                .filter(|m| wrapped(m))
-                .or_else(|| {
-                    kept(n).filter(|m| {
-                        names
-                            .iter()
-                            .any(|o| o.starts_with(&format!("{m}.original_module.")))
-                    })
-                })
-        })
-        .collect();
+    let layers: BTreeSet<String> = source.names().filter_map(layer).collect();
     match layers.first() {
         None => Ok(()),
         Some(first) => Err(Error::Unmerged {
@@ -192,6 +296,16 @@ fn refuse_unmerged(source: &Source) -> Result<(), Error> {
         }),
     }
 }
+
+/// What PEFT's adapters call their factors, under the module.
+const ADAPTERS: [&str; 6] = [
+    ".lora_A",
+    ".lora_B",
+    ".lora_embedding_A",
+    ".lora_embedding_B",
+    ".hada_w1_a",
+    ".lokr_w1",
+];
 
 fn refuse_quantised(source: &Source) -> Result<(), Error> {
     for (mark, kind) in QUANTISED {
@@ -229,23 +343,21 @@ fn refuse_differences(source: &Source) -> Result<(), Error> {
 /// Integers with scales: `ComfyUI`'s `int8_tensorwise`, `convrot_w4a4`, `asym_w4a8_int8`, `awq_w4a16` (`comfy/quant_ops.py`), and
 /// the same names elsewhere.
 fn refuse_integers(source: &Source) -> Result<(), Error> {
-    let quantised = |name: &&str| {
-        let integer = source.describe(name).is_some_and(|(dtype, _)| {
-            matches!(
-                dtype,
-                Dtype::I8 | Dtype::U8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32
-            )
-        });
+    let quantised = |(at, name): &(usize, &str)| {
+        let integer = matches!(
+            source.describe_at(*at).0,
+            Dtype::I8 | Dtype::U8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32
+        );
         let beside = |module: &str| {
             let of = |end: &&str| source.shape(&format!("{module}.{end}")).is_some();
             INTEGER_MARKS.iter().any(of)
         };
         integer && name.strip_suffix(".weight").is_some_and(beside)
     };
-    let mut found = source.names().filter(quantised);
+    let mut found = source.names().enumerate().filter(quantised);
     match found.next() {
         None => Ok(()),
-        Some(first) => Err(Error::Quantised {
+        Some((_, first)) => Err(Error::Quantised {
             path: path_of(source),
             kind: "integers with scales",
             count: 1 + found.count(),
@@ -268,8 +380,9 @@ struct Scales {
 fn scales(source: &Source) -> Result<Scales, Error> {
     let mut found = Scales::default();
     let mut bare = Vec::new();
-    let f8: Vec<&str> = (source.names())
-        .filter(|n| source.describe(n).is_some_and(|(dtype, _)| is_f8(dtype)))
+    let f8: Vec<&str> = (source.names().enumerate())
+        .filter(|(at, _)| is_f8(source.describe_at(*at).0))
+        .map(|(_, name)| name)
         .collect();
     // ComfyUI's mark of such a file, which is f32 in some (`comfy/utils.py`, `convert_old_quants`).
     let mark = |n: &&str| *n == SCALED || n.strip_suffix(SCALED).is_some_and(|p| p.ends_with('.'));
@@ -334,7 +447,8 @@ fn find_scale(
     let shape = source.shape(name).unwrap_or_default();
     let under = format!("{module}.");
     // A scale of an unknown name may be one that the values need.
-    let other = source.names().find(|n| {
+    let mut beside = source.under(&under).map(|at| source.name_at(at));
+    let other = beside.find(|n| {
         n.strip_prefix(&under).is_some_and(|rest| {
             rest.contains("scale")
                 && !rest.trim_start_matches("weight.").contains('.')
@@ -369,19 +483,19 @@ fn find_scale(
     }
 }
 
-impl Stored {
-    /// The rows `from..to` of the values; all of a scalar. Borrowed where the file holds them as
+impl Storage {
+    /// The rows `from..to` of a tensor's values; all of a scalar. Borrowed where the file holds them as
     /// they are.
-    pub(super) fn rows<'a>(&self, source: &'a Source, from: usize, to: usize) -> Cow<'a, [u8]> {
-        let view = self.view(source);
-        let total = self.shape.first().copied().unwrap_or(1).max(1);
+    pub fn rows(&self, at: usize, from: usize, to: usize) -> Cow<'_, [u8]> {
+        let view = self.source.get_at(self.at(at));
+        let total = self.shape(at).first().copied().unwrap_or(1).max(1);
         let row = view.data.len() / total;
         let data = &view.data[from * row..to * row];
         if !is_f8(view.dtype) {
             return Cow::Borrowed(data);
         }
         let mut values = to_f32(view.dtype, data).unwrap_or_default();
-        let scales = self.scale.as_deref().and_then(|s| source.get(s));
+        let scales = self.scale(at).and_then(|s| self.source.get(s));
         if let Some(scale) = scales {
             let scales = to_f32(scale.dtype, scale.data).unwrap_or_default();
             let rows = (to - from).max(1);
@@ -400,21 +514,8 @@ impl Stored {
         Cow::Owned(values.iter().flat_map(|v| v.to_le_bytes()).collect())
     }
 
-    pub(super) fn bytes<'a>(&self, source: &'a Source) -> Cow<'a, [u8]> {
-        let rows = self.shape.first().copied().unwrap_or(1);
-        self.rows(source, 0, rows.max(1))
-    }
-
-    /// Whether the file holds the values as they are.
-    pub(super) fn is_plain(&self, source: &Source) -> bool {
-        source
-            .describe(&self.source)
-            .is_some_and(|(dtype, _)| !is_f8(dtype))
-    }
-
-    pub(super) fn view<'a>(&self, source: &'a Source) -> TensorView<'a> {
-        source
-            .get(&self.source)
-            .expect("the name came from this source")
+    pub fn bytes(&self, at: usize) -> Cow<'_, [u8]> {
+        let rows = self.shape(at).first().copied().unwrap_or(1);
+        self.rows(at, 0, rows.max(1))
     }
 }

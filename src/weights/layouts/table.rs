@@ -19,7 +19,6 @@
 //! the largest in `B`, 3 where there is none.
 
 use super::pattern::{Bindings, Parameters, Pattern};
-use std::collections::BTreeSet;
 
 /// How one tensor becomes another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -234,13 +233,17 @@ impl Table {
         self.keys.iter().map(String::as_str)
     }
 
-    /// The prefixes under which `names` are of this family.
-    pub(super) fn prefixes<'a>(&self, names: &BTreeSet<&'a str>) -> Vec<&'a str> {
+    /// The prefixes under which `names` are of this family. `has` tells whether a name is one of them.
+    pub(super) fn prefixes<'a>(
+        &self,
+        names: impl Iterator<Item = &'a str>,
+        has: impl Fn(&str) -> bool,
+    ) -> Vec<&'a str> {
         let Some(key) = self.keys.first() else {
             return Vec::new();
         };
-        let under = |prefix: &str, key: &String| names.contains(format!("{prefix}{key}").as_str());
-        (names.iter())
+        let under = |prefix: &str, key: &String| has(&format!("{prefix}{key}"));
+        names
             .filter_map(|n| n.strip_suffix(key.as_str()))
             .filter(|p| p.is_empty() || p.ends_with('.'))
             .filter(|p| self.keys.iter().all(|k| under(p, k)))

@@ -125,7 +125,10 @@ fn every_family_is_recognised_and_its_rows_are_those_recorded() {
         // A record is of diffusers' or transformers' names.
         let fitting: Vec<(&Table, &str)> = (tables().iter())
             .filter(|t| !t.writes.starts_with("ComfyUI"))
-            .flat_map(|t| t.prefixes(&names).into_iter().map(move |p| (t, p)))
+            .flat_map(|t| {
+                let found = t.prefixes(names.iter().copied(), |n| names.contains(n));
+                found.into_iter().map(move |p| (t, p))
+            })
             .collect();
         let [(table, prefix)] = fitting[..] else {
             panic!(
@@ -781,9 +784,10 @@ fn every_family_survives_the_way_there_and_back() {
             })
             .collect();
         let names: BTreeSet<&str> = all.iter().map(String::as_str).collect();
-        let fitting = tables()
-            .iter()
-            .find_map(|t| Some((t, *t.prefixes(&names).first()?)));
+        let fitting = tables().iter().find_map(|t| {
+            let found = t.prefixes(names.iter().copied(), |n| names.contains(n));
+            Some((t, *found.first()?))
+        });
         let (table, prefix) = fitting.unwrap();
         let pairs = shaped(table, prefix, &names);
         let mut next = 0f32;

@@ -1,13 +1,15 @@
 //! The names that a model gives its parameters, under any wrapper (`m.`, `model.`): looked up by
 //! what they end with.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Names and sizes of a model's parameters.
 pub(super) struct Wanted<'a> {
     parameters: &'a [(String, Vec<usize>)],
     /// Indices of the parameters whose names end so, the shortest name first.
     endings: HashMap<&'a str, Vec<usize>>,
+    /// What stands before the `.scale` and `.weight` of these endings.
+    modules: HashSet<&'a str>,
 }
 
 /// Last segments that say nothing about the module.
@@ -24,8 +26,13 @@ impl<'a> Wanted<'a> {
         for indices in endings.values_mut() {
             indices.sort_by_key(|&i| parameters[i].0.len());
         }
+        let module = |ending: &&'a str| {
+            let scale = ending.strip_suffix(".scale");
+            scale.or_else(|| ending.strip_suffix(".weight"))
+        };
         Wanted {
             parameters,
+            modules: endings.keys().filter_map(module).collect(),
             endings,
         }
     }
@@ -47,6 +54,11 @@ impl<'a> Wanted<'a> {
         self.endings.contains_key(name)
     }
 
+    /// Whether the model may have a `.scale` or a `.weight` of the module of this name.
+    pub(super) fn has_module(&self, module: &str) -> bool {
+        self.modules.contains(module)
+    }
+
     /// The parameter of this name that has so many elements, the one with the shortest name where
     /// several end so.
     pub(super) fn fitting(&self, name: &str, elements: usize) -> Option<usize> {
@@ -63,7 +75,7 @@ impl<'a> Wanted<'a> {
 }
 
 /// `a.b.0.weight` and `b.0.weight`, but not `0.weight` and `weight`, which every model has.
-pub(super) fn endings_of(name: &str) -> impl Iterator<Item = &str> {
+pub(super) fn endings_of(name: &str) -> impl Iterator<Item = &str> + Clone {
     let later = name.match_indices('.').map(|(at, _)| &name[at + 1..]);
     let telling =
         later.filter(|e| !e.starts_with(|c: char| c.is_ascii_digit()) && !PARAMETERS.contains(e));
