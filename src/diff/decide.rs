@@ -44,10 +44,6 @@ pub struct Decision {
     pub diff: Diff,
     /// Weights that get other bytes.
     pub changes: Vec<WeightState>,
-    /// Tensors that nothing of the engine takes and whose change is lost with them.
-    pub lost: Vec<String>,
-    /// Tensors that the model does not use.
-    pub unused: Vec<String>,
     /// Tensors and weights that the user lets go.
     pub ignored: Vec<String>,
     /// Weights whose tensor is not given; with `--partial` they keep their base values.
@@ -75,8 +71,8 @@ impl Decision {
         Told {
             verdict: self.diff.verdict,
             reasons: self.diff.reasons.clone(),
-            unused: self.unused.clone(),
-            lost: self.lost.clone(),
+            unused: self.diff.unused().map(ToOwned::to_owned).collect(),
+            lost: self.diff.lost().map(ToOwned::to_owned).collect(),
             ignored: self.ignored.clone(),
             missing: self.missing.iter().map(|m| m.weight.clone()).collect(),
         }
@@ -93,8 +89,6 @@ impl Decision {
         let mut decision = Decision {
             diff: Diff::of(Vec::new(), 0, 0),
             changes: Vec::new(),
-            lost: Vec::new(),
-            unused: Vec::new(),
             ignored: Vec::new(),
             missing: Vec::new(),
         };
@@ -179,18 +173,16 @@ impl Decision {
             self.missing.push(missing.clone());
         }
         for leftover in &accounts.leftovers {
-            let tensor = leftover.name.clone();
+            let tensor = &leftover.name;
             // Told as the weight's tensor of another shape already.
             if paired.contains(tensor.as_str()) {
                 continue;
             }
-            match &leftover.why {
-                why if why.is_lost() => self.lost.push(tensor.clone()),
-                crate::mapping::Why::Ignored => self.ignored.push(tensor.clone()),
-                _ => self.unused.push(tensor.clone()),
+            if leftover.why == crate::mapping::Why::Ignored {
+                self.ignored.push(tensor.clone());
             }
             reasons.push(Reason::NotInEngine {
-                tensor,
+                tensor: tensor.clone(),
                 why: leftover.why.clone(),
             });
         }

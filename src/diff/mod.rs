@@ -28,7 +28,7 @@ pub use weights::compare_weights;
 
 use crate::shapes::{Relation, Resolved};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Who compiles: what [`crate::engine::Identity`] holds, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,16 +107,28 @@ impl Diff {
                 || self.reasons.iter().any(Reason::outlasts_a_recompile))
     }
 
+    /// Tensors of a checkpoint whose change would be lost.
+    pub fn lost(&self) -> impl Iterator<Item = &str> {
+        self.reasons.iter().filter_map(Reason::lost)
+    }
+
+    /// Tensors of a checkpoint that the model does not use.
+    pub fn unused(&self) -> impl Iterator<Item = &str> {
+        self.reasons.iter().filter_map(Reason::unused)
+    }
+
     /// How many reasons there are of each kind, by the kebab-case tag that JSON uses.
     pub fn counts(&self) -> BTreeMap<String, usize> {
-        let mut counts = BTreeMap::new();
+        let mut counts: HashMap<_, (&Reason, usize)> = HashMap::new();
         for reason in &self.reasons {
-            let value = serde_json::to_value(reason).unwrap_or_default();
-            if let Some(tag) = value.get("reason").and_then(|t| t.as_str()) {
-                *counts.entry(tag.to_owned()).or_default() += 1;
-            }
+            let kind = std::mem::discriminant(reason);
+            counts.entry(kind).or_insert((reason, 0)).1 += 1;
         }
-        counts
+        let tagged = counts.into_values().filter_map(|(reason, count)| {
+            let value = serde_json::to_value(reason).ok()?;
+            Some((value.get("reason")?.as_str()?.to_owned(), count))
+        });
+        tagged.collect()
     }
 }
 

@@ -261,6 +261,23 @@ impl Reason {
         }
     }
 
+    /// The tensor whose change would be lost, where it is about one.
+    pub fn lost(&self) -> Option<&str> {
+        match self {
+            Reason::NotInEngine { tensor, why } if why.is_lost() => Some(tensor),
+            _ => None,
+        }
+    }
+
+    /// The tensor that the model does not use, where it is about one.
+    pub fn unused(&self) -> Option<&str> {
+        match self {
+            Reason::NotInEngine { why, .. } if why.is_lost() || *why == Why::Ignored => None,
+            Reason::NotInEngine { tensor, .. } => Some(tensor),
+            _ => None,
+        }
+    }
+
     /// Whether it is a tensor whose shape is not that of its weight.
     pub fn is_reshaped(&self) -> bool {
         let misfit = |why: &Refusal| matches!(why, Refusal::Misfit { .. });

@@ -58,17 +58,12 @@ pub struct Compared {
     pub blocks: BTreeMap<String, (usize, usize)>,
     /// Rules that were used to bring names in line.
     pub rules: Vec<&'static str>,
-    /// What of a checkpoint reaches nothing, and what it does not give.
     pub left: Left,
 }
 
-/// What of a checkpoint reaches nothing, and what it does not give.
+/// What of a checkpoint is let go, and what it does not give. What else of it reaches nothing is among the reasons.
 #[derive(Debug, Clone, Default)]
 pub struct Left {
-    /// Tensors that the model does not use.
-    pub unused: Vec<String>,
-    /// Tensors whose change would be lost.
-    pub lost: Vec<String>,
     /// Tensors and weights that are let go.
     pub ignored: Vec<String>,
     /// Weights whose tensor is not given.
@@ -78,8 +73,6 @@ pub struct Left {
 impl Left {
     fn of(decision: &Decision) -> Left {
         Left {
-            unused: decision.unused.clone(),
-            lost: decision.lost.clone(),
             ignored: decision.ignored.clone(),
             missing: (decision.missing.iter())
                 .map(|m| m.weight.clone())
@@ -420,7 +413,8 @@ fn plan_with(
             (w.name.clone(), first)
         })
         .collect();
-    let mut diff = decision.diff.clone();
+    let left = Left::of(&decision);
+    let mut diff = decision.diff;
     if let Some(wanted) = wanted_of_engine(request, manifest, &manifest.inputs)? {
         // Shapes alone: the decision above has all else.
         let side = |shapes| Side {
@@ -446,7 +440,7 @@ fn plan_with(
         changed: sorted(changed),
         blocks,
         rules: Vec::new(),
-        left: Left::of(&decision),
+        left,
     })
 }
 

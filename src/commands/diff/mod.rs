@@ -130,8 +130,6 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
             .collect(),
         rules,
         next,
-        unused: left.unused,
-        lost: left.lost,
         ignored: left.ignored,
         missing: left.missing,
         top: args.top,

@@ -6,7 +6,7 @@ use crate::diff::{Reason, Verdict};
 use crate::pipeline::{Measured, ThingKind, kind_of};
 use crate::tensor::show_shape;
 use crate::ui::{self, Align, Annotation, Level, Report, Screen, Table};
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeMap, Serializer};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ pub(super) enum Measuring {
     All,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct DiffReport {
     pub old: PathBuf,
     pub new: Vec<PathBuf>,
@@ -31,30 +31,59 @@ pub(super) struct DiffReport {
     pub counts: BTreeMap<String, usize>,
     pub reasons: Vec<Reason>,
     pub changed: Vec<Changed>,
-    /// Tensors that the model does not use.
-    pub unused: Vec<String>,
-    /// Tensors whose change would be lost.
-    pub lost: Vec<String>,
     /// Tensors and weights that `--ignore` lets go.
     pub ignored: Vec<String>,
     /// Weights whose tensor is not given.
     pub missing: Vec<String>,
     pub blocks: Vec<Block>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<&'static str>,
     /// Commands that do what the verdict asks for, in order; words in capitals stand for files that are not known.
     pub next: Vec<String>,
     /// The report for a browser.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub html: Option<PathBuf>,
-    #[serde(skip)]
     pub top: usize,
-    #[serde(skip)]
     pub measure: Measuring,
 }
 
+impl Serialize for DiffReport {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_map(None)?;
+        fields.serialize_entry("old", &self.old)?;
+        fields.serialize_entry("new", &self.new)?;
+        fields.serialize_entry("verdict", &self.verdict)?;
+        fields.serialize_entry("compared", &self.compared)?;
+        fields.serialize_entry("unchanged", &self.unchanged)?;
+        fields.serialize_entry("counts", &self.counts)?;
+        fields.serialize_entry("reasons", &self.reasons)?;
+        fields.serialize_entry("changed", &self.changed)?;
+        // A checkpoint may have millions of these: they are not there twice.
+        fields.serialize_entry("unused", &Named(&self.reasons, Reason::unused))?;
+        fields.serialize_entry("lost", &Named(&self.reasons, Reason::lost))?;
+        fields.serialize_entry("ignored", &self.ignored)?;
+        fields.serialize_entry("missing", &self.missing)?;
+        fields.serialize_entry("blocks", &self.blocks)?;
+        if !self.rules.is_empty() {
+            fields.serialize_entry("rules", &self.rules)?;
+        }
+        fields.serialize_entry("next", &self.next)?;
+        if let Some(html) = &self.html {
+            fields.serialize_entry("html", html)?;
+        }
+        fields.end()
+    }
+}
+
+/// The tensors that some of the reasons are about.
+struct Named<'r>(&'r [Reason], fn(&Reason) -> Option<&str>);
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().filter_map(self.1))
+    }
+}
+
 /// Measures that were not taken are null.
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 pub(super) struct Changed {
     pub name: String,
     pub source: String,
@@ -83,7 +112,7 @@ impl From<Measured> for Changed {
     }
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, serde::Serialize)]
 pub(super) struct Block {
     #[serde(rename = "block")]
     pub name: String,

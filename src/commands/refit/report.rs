@@ -129,7 +129,7 @@ impl RefitReport {
             weights: prepared.manifest.weights.len(),
             reasons: decision.diff.reasons.clone(),
             changed: decision.changes.iter().map(|c| c.name.clone()).collect(),
-            unused: decision.unused.clone(),
+            unused: decision.diff.unused().map(ToOwned::to_owned).collect(),
             ignored: decision.ignored.clone(),
             missing: (decision.missing.iter())
                 .map(|m| m.weight.clone())

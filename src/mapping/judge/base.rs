@@ -146,11 +146,29 @@ struct Books<'a> {
     held: &'a dyn Held,
     new: Spelled<'a>,
     states: HashMap<&'a str, State>,
-    /// Digests of its tensors, by their own names.
-    digests: HashMap<&'a str, Digest>,
+    digests: Digests<'a>,
     /// Changed tensors of a few values that a constant may be made of although another one is explained by them.
     scattered: Vec<Scattered<'a>>,
     permissions: &'a Permissions,
+}
+
+/// Digests of the new file's tensors, by their own names, sorted: a file may have millions.
+struct Digests<'a>(Vec<(&'a str, Digest)>);
+
+impl<'a> Digests<'a> {
+    fn of(new: &'a dyn Checkpoint) -> Digests<'a> {
+        let names = new.names();
+        let digests = new.digests(&names);
+        let known = names.into_iter().zip(digests);
+        let mut found: Vec<_> = known.filter_map(|(n, d)| Some((n, d?))).collect();
+        found.sort_by_key(|(name, _)| *name);
+        Digests(found)
+    }
+
+    fn get(&self, name: &str) -> Option<&Digest> {
+        let at = self.0.binary_search_by_key(&name, |(n, _)| *n).ok()?;
+        Some(&self.0[at].1)
+    }
 }
 
 /// A changed tensor that had a few values in the base and is in some explanation.
@@ -168,7 +186,7 @@ impl Books<'_> {
     /// Element type and digest of a tensor of the new file.
     fn value(&self, name: &str) -> Option<(Dtype, Digest)> {
         let own = self.new.by_base.get(name)?;
-        Some((self.new.describe(name)?.0, *self.digests.get(own.as_str())?))
+        Some((self.new.describe(name)?.0, *self.digests.get(own)?))
     }
 
     fn changed(&self) -> impl Iterator<Item = &str> {
@@ -190,13 +208,11 @@ pub(super) fn judge(
     permissions: &Permissions,
 ) -> Result<Judged, Error> {
     let spelled = spell(inventory, new);
-    let names = new.names();
-    let digests: HashMap<&str, Digest> = (names.iter().zip(new.digests(&names)))
-        .filter_map(|(name, digest)| Some((*name, digest?)))
-        .collect();
+    let digests = Digests::of(new);
     let is_same = |t: &SourceTensor| {
         let (dtype, shape) = spelled.describe(&t.name)?;
-        let digest = digests[spelled.by_base[t.name.as_str()].as_str()];
+        let own = &spelled.by_base[t.name.as_str()];
+        let digest = *digests.get(own).expect("every tensor was hashed");
         Some(!t.contradicted && t.is_same(dtype, shape, digest, || spelled.read(&t.name)))
     };
     // Only a copy in a wider type is looked at once more.
@@ -567,13 +583,13 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
     extra.retain(|name| !taken.contains(name));
     extra.sort_unstable();
     // A second name of a used tensor is used, for what stands beside it.
-    let is_copy = |name: &&&str| unused.duplicate_of(books.digests.get(**name)).is_some();
+    let is_copy = |name: &&&str| unused.duplicate_of(books.digests.get(name)).is_some();
     let copies = extra.iter().filter(is_copy);
     let module = |name: &str| module_of(&books.new.in_base(name)).to_owned();
     let beside_copies: HashSet<String> = copies.map(|name| module(name)).collect();
     let described = (extra.into_iter()).filter_map(|name| Some((name, new.describe(name)?)));
     found.extend(described.map(|(name, what)| {
-        let is_beside_copy = beside_copies.contains(&module(name));
+        let is_beside_copy = !beside_copies.is_empty() && beside_copies.contains(&module(name));
         extra_tensor(books, &unused, new, (name, is_beside_copy), what)
     }));
     found
@@ -672,7 +688,7 @@ impl<'b> Unused<'b> {
         let given = used.iter().filter_map(|name| {
             let tensor = books.inventory.get(name)?;
             let own = books.new.by_base.get(*name)?;
-            let digest = books.digests.get(own.as_str())?;
+            let digest = books.digests.get(own)?;
             (!tensor.flat).then(|| (*digest, (*name).to_owned()))
         });
         let has_tables = (mapping.rows.iter())

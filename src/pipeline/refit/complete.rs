@@ -61,7 +61,7 @@ impl<'d> Blocked<'d> {
             file,
             refused: Vec::new(),
             missing: Vec::new(),
-            lost: decision.lost.iter().map(String::as_str).collect(),
+            lost: decision.diff.lost().collect(),
             nothing_fits: decision.diff.reasons.contains(&Reason::NothingFits),
             given: given.count(),
         };

@@ -294,7 +294,7 @@ fn act(e: &Exported, inferred: &Mapping, file: &File, permissions: &Permissions)
         refused,
         verdict: decision.diff.verdict,
         reasons: decision.diff.reasons.clone(),
-        lost: decision.lost.clone(),
+        lost: decision.diff.lost().map(ToOwned::to_owned).collect(),
         bytes,
     }
 }
