@@ -23,7 +23,7 @@ mod tests;
 pub use derive::{LARGEST_RANK, apply, apply_recipe, effective_rank, inverse};
 pub(crate) use hints::same_name;
 pub use judge::{Adopted, bytes_of, judge, judge_whole};
-pub use resolve::{Export, infer, probe, prove};
+pub use resolve::{Export, frame, infer, probe, prove};
 pub use types::{
     Accounts, Assessment, AttentionRole, Change, Checkpoint, Clue, Declined, Error, Evidence,
     Factor, FoldSign, Grade, Held, Hint, Inventory, Judged, Layout, Leftover, Literal, Mapping,

@@ -5,7 +5,7 @@
 //! keeps parameter names, calls folded constants `val_167`, and names nodes after operators (`node_linear_3`).
 
 use super::attention;
-use super::record::{Exporter, Nodes, Record, Use, int};
+use super::record::{Exporter, Nodes, Record, Use, all_nodes, exporter, int};
 use crate::mapping::types::{
     Clue, FoldSign, Grade, Hint, Layout, Mapping, Meaning, Reading, Row, push_hint,
 };
@@ -134,24 +134,25 @@ fn bias_partner(nodes: &Nodes<'_>, node: &NodeProto, columns: i64) -> Option<(St
     (nodes.dims(bias) == Some(&[columns])).then(|| (bias.clone(), format!("{module}.weight")))
 }
 
+/// What the graph says of the model as a whole; no rows.
+pub(in crate::mapping) fn frame(model: &Model) -> Mapping {
+    let graph = model.proto().graph.as_ref();
+    let producer = &model.proto().producer_name;
+    Mapping {
+        merges: graph.is_none_or(|g| exporter(g, producer) == Exporter::Merging),
+        attributes: graph.map_or_else(Vec::new, |g| attributes(&all_nodes(g))),
+        ..Mapping::default()
+    }
+}
+
 /// The rows of every weight, and of every value that engines fold in, with what the graph says and nothing more: no recipe yet.
 pub(in crate::mapping) fn outline(model: &Model) -> Mapping {
-    let mut mapping = Mapping {
-        against_base: false,
-        rows: Vec::new(),
-        merges: true,
-        attributes: Vec::new(),
-        unsourced_integers: Vec::new(),
-        probed: false,
-        inventory: None,
-    };
+    let mut mapping = frame(model);
     let Some(graph) = model.proto().graph.as_ref() else {
         return mapping;
     };
     let nodes = Nodes::of(graph);
     let record = Record::of(graph, &nodes, &model.proto().producer_name);
-    mapping.attributes = attributes(&nodes);
-    mapping.merges = record.exporter == Exporter::Merging;
     let of_role = |baked: bool| {
         (model.weights().iter()).filter(move |w| match &w.role {
             Role::Weight => !baked,
@@ -258,8 +259,8 @@ fn note_use(nodes: &Nodes<'_>, row: &mut Row, one: Use<'_>) {
 }
 
 /// Floating-point attributes of all nodes: a value that was a parameter may stand in one.
-fn attributes(nodes: &Nodes<'_>) -> Vec<(String, Vec<f32>)> {
-    let all = nodes.iter().flat_map(|node| {
+fn attributes(nodes: &[&NodeProto]) -> Vec<(String, Vec<f32>)> {
+    let all = nodes.iter().copied().flat_map(|node| {
         node.attribute
             .iter()
             .map(move |attribute| (node, attribute))

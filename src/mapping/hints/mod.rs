@@ -5,6 +5,6 @@ mod graph;
 mod names;
 mod record;
 
-pub(super) use graph::{is_anonymous, outline, pairs};
+pub(super) use graph::{frame, is_anonymous, outline, pairs};
 pub(crate) use names::same_name;
 pub(super) use names::{Prefixes, SameNames, align, wrapper};

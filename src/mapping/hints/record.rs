@@ -230,6 +230,37 @@ fn stem(name: &str) -> &str {
     }
 }
 
+/// Whether the names of nodes are the paths of modules.
+fn has_paths(graph: &GraphProto, producer: &str) -> bool {
+    // Tools that drop the record mostly keep the names, which say that it was there.
+    let dynamo = (graph.node.iter())
+        .any(|n| n.name.starts_with("node_") || prop(&n.metadata_props, NODE).is_some());
+    producer == "pytorch" && !dynamo
+}
+
+/// Who wrote a graph.
+pub fn exporter(graph: &GraphProto, producer: &str) -> Exporter {
+    if has_paths(graph, producer) && keeps_literals_apart(graph) {
+        Exporter::TorchScript
+    } else {
+        Exporter::Merging
+    }
+}
+
+/// Every node of a graph and of its subgraphs, in the order of [`Nodes::iter`].
+pub fn all_nodes(graph: &GraphProto) -> Vec<&NodeProto> {
+    let mut found = Vec::with_capacity(graph.node.len());
+    for node in &graph.node {
+        found.push(node);
+        let inner = node
+            .attribute
+            .iter()
+            .flat_map(|a| a.g.as_ref().into_iter().chain(&a.graphs));
+        found.extend(inner.flat_map(all_nodes));
+    }
+    found
+}
+
 impl<'a> Record<'a> {
     pub fn of(graph: &'a GraphProto, nodes: &Nodes<'a>, producer: &str) -> Record<'a> {
         let mut record = Record {
@@ -240,13 +271,8 @@ impl<'a> Record<'a> {
             exporter: Exporter::Merging,
             has_paths: false,
         };
-        // Tools that drop the record mostly keep the names, which say that it was there.
-        let dynamo = (graph.node.iter())
-            .any(|n| n.name.starts_with("node_") || prop(&n.metadata_props, NODE).is_some());
-        record.has_paths = producer == "pytorch" && !dynamo;
-        if record.has_paths && keeps_literals_apart(graph) {
-            record.exporter = Exporter::TorchScript;
-        }
+        record.has_paths = has_paths(graph, producer);
+        record.exporter = exporter(graph, producer);
         for node in nodes.iter() {
             let Some((name, users, args)) = prop(&node.metadata_props, NODE).and_then(parse) else {
                 continue;

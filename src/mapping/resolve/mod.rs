@@ -11,10 +11,15 @@ mod readings;
 pub use corroborate::corroborate;
 pub use probe::{Export, probe};
 
-use super::hints::outline;
+use super::hints::{self, outline};
 use super::types::{Checkpoint, Error, Held, Mapping, ModelValues};
 use crate::onnx::Model;
 use case::literal_of;
+
+/// What the graph says of the model as a whole, for rows that are known: [`infer`] without its rows, which take more memory than the graph.
+pub fn frame(model: &Model) -> Mapping {
+    hints::frame(model)
+}
 
 /// Maps `model`: from its graph alone, or proven against the checkpoint that it was exported from.
 ///

@@ -180,6 +180,16 @@ fn with_the_base_every_row_is_proven_and_the_refit_is_golden() {
 }
 
 #[test]
+fn what_the_graph_says_of_the_whole_is_that_without_the_rows() {
+    for f in fixtures(true) {
+        let rows = Vec::new();
+        let whole = infer(&f.model, None).unwrap();
+        assert!(!whole.rows.is_empty());
+        assert_eq!(frame(&f.model), Mapping { rows, ..whole });
+    }
+}
+
+#[test]
 fn without_a_base_the_refit_is_the_same() {
     for f in fixtures(false) {
         let outline = infer(&f.model, None).unwrap();

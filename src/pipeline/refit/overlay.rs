@@ -144,7 +144,7 @@ impl Overlay {
         let mut source = source_model_at(plan, manifest, request.model.as_deref())?;
         let digests = check_base(plan, manifest, &source, request.memo.as_ref(), watch)?;
         let component = request.component.as_deref();
-        let outline = mapping::infer(&source.model, None)?;
+        let outline = outline(manifest, &source.model, request)?;
         let base = open_view(&request.base_weights, &outline, component)?;
         let proven = prove_again(manifest, &source.model, base.as_ref(), request)?;
         let mut mapping = proven
@@ -784,6 +784,14 @@ fn notes_of(view: &View) -> Vec<String> {
         .into_iter()
         .chain(view.notes().iter().cloned())
         .collect()
+}
+
+/// What the graph alone says; without rows where a base was accepted, whose rows are in the manifest.
+fn outline(manifest: &Manifest, model: &Model, request: &OverlayRequest) -> Result<Mapping, Error> {
+    if manifest.base.is_some() && request.base_weights.is_empty() {
+        return Ok(mapping::frame(model));
+    }
+    Ok(mapping::infer(model, None)?)
 }
 
 /// What is known of the model's constants: the base that was accepted at the build, or what the graph alone says. Nothing that a
