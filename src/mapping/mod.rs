@@ -20,6 +20,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use derive::batched;
 pub use derive::{LARGEST_RANK, apply, apply_recipe, effective_rank, inverse};
 pub(crate) use hints::same_name;
 pub use judge::{Adopted, bytes_of, judge, judge_whole};

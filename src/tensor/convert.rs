@@ -200,6 +200,56 @@ pub fn cast(from: Dtype, to: Dtype, data: &[u8]) -> Result<Vec<u8>, ConvertError
     from_f32(to, &to_f32(from, data)?).map_err(|_| ConvertError::Unsupported { from, to })
 }
 
+/// f64 values as bytes of `to` (f64, f32, f16 or bf16) in `out`, each rounded once, as [`cast`] rounds them.
+///
+/// # Errors
+/// [`ConvertError::Unsupported`] for any other type.
+///
+/// # Panics
+/// Where `out` is not as long as that many values.
+pub fn round_into(to: Dtype, values: &[f64], out: &mut [u8]) -> Result<(), ConvertError> {
+    assert_eq!(Some(out.len()), to.bytes_for(values.len()), "length");
+    match to {
+        Dtype::F64 => {
+            for (o, v) in out.as_chunks_mut::<8>().0.iter_mut().zip(values) {
+                *o = v.to_le_bytes();
+            }
+        }
+        Dtype::F32 => {
+            for (o, v) in out.as_chunks_mut::<4>().0.iter_mut().zip(values) {
+                *o = (*v as f32).to_le_bytes();
+            }
+        }
+        Dtype::F16 => halves_into(values, out, f16::to_le_bytes),
+        Dtype::Bf16 => halves_into(values, out, bf16::to_le_bytes),
+        to => {
+            let from = Dtype::F64;
+            return Err(ConvertError::Unsupported { from, to });
+        }
+    }
+    Ok(())
+}
+
+fn halves_into<T: Copy + Default>(values: &[f64], out: &mut [u8], bytes: impl Fn(T) -> [u8; 2])
+where
+    [T]: HalfFloatSliceExt,
+{
+    /// Values that are rounded at a time.
+    const SLICE: usize = 512;
+    let (mut odd, mut rounded) = ([0f32; SLICE], [T::default(); SLICE]);
+    let out = out.as_chunks_mut::<2>().0;
+    for (values, out) in values.chunks(SLICE).zip(out.chunks_mut(SLICE)) {
+        for (o, v) in odd.iter_mut().zip(values) {
+            *o = round_to_odd(*v);
+        }
+        let rounded = &mut rounded[..values.len()];
+        rounded.convert_from_f32_slice(&odd[..values.len()]);
+        for (o, v) in out.iter_mut().zip(rounded) {
+            *o = bytes(*v);
+        }
+    }
+}
+
 /// As [`cast`], where finite values stay finite. The largest finite f32, which exporters write for "as low as can be" into
 /// attention masks, becomes the largest finite value of `to`, as it does where torch exports in that type.
 ///
@@ -269,6 +319,18 @@ pub fn has_infinity(dtype: Dtype, data: &[u8]) -> bool {
     }
 }
 
+/// Whether no value of a float type is infinite or not a number.
+pub fn is_finite(dtype: Dtype, data: &[u8]) -> bool {
+    // All at once: a search that may end early is not done by several elements at a time.
+    match dtype {
+        Dtype::F64 => words(data).fold(true, |all, b| all & f64::from_le_bytes(b).is_finite()),
+        Dtype::F32 => words(data).fold(true, |all, b| all & f32::from_le_bytes(b).is_finite()),
+        Dtype::F16 => words(data).fold(true, |all, b| all & f16::from_le_bytes(b).is_finite()),
+        Dtype::Bf16 => words(data).fold(true, |all, b| all & bf16::from_le_bytes(b).is_finite()),
+        _ => true,
+    }
+}
+
 /// The largest magnitude of `old` (of type `from`), where one of its finite values is infinite in `new`, which is what [`cast`] to
 /// `to` made of it; `None` where all that was finite is.
 ///
@@ -300,18 +362,12 @@ pub fn overflow(
 fn round_to_odd(v: f64) -> f32 {
     let nearest = v as f32;
     let back = f64::from(nearest);
-    if back == v || v.is_nan() {
-        return nearest;
-    }
-    // What f32 cannot hold comes from infinity to the largest f32, of which both half types make infinity again.
-    let toward_zero = if back.abs() > v.abs() {
-        // The bits of a float grow with its magnitude, whatever its sign: one less is its neighbour
-        // towards zero.
-        nearest.to_bits() - 1
-    } else {
-        nearest.to_bits()
-    };
-    f32::from_bits(toward_zero | 1)
+    // The bits of a float grow with its magnitude, whatever its sign: one less is its neighbour towards zero. What f32 cannot hold comes
+    // from infinity to the largest f32, of which both half types make infinity again.
+    let toward_zero = nearest.to_bits() - u32::from(back.abs() > v.abs());
+    // Without a branch, so that several are rounded at a time.
+    let is_inexact = (back != v) & !v.is_nan();
+    f32::from_bits(toward_zero | u32::from(is_inexact))
 }
 
 /// Exchanges the two axes of a matrix `[rows, columns]`; the result is `[columns, rows]`.
@@ -504,6 +560,47 @@ fn move_runs(data: &[u8], shape: &[usize], order: &[usize], run: usize, out: &mu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn many_values_are_rounded_as_one_is() {
+        let mut state = 1u64;
+        let mut values: Vec<f64> = (0..5000)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                let exponent = (state % 48) as i32 - 30;
+                ((state >> 11) as f64 / 2f64.powi(53) - 0.5) * 2f64.powi(exponent)
+            })
+            .collect();
+        let special = [
+            0.0,
+            -0.0,
+            1e300,
+            -65520.0,
+            65519.99,
+            f64::INFINITY,
+            f64::NAN,
+        ];
+        values.extend(special);
+        // Halfway between two halves but for what f32 does not hold.
+        values.extend([
+            1.0 + 2f64.powi(-11) + 2f64.powi(-40),
+            1.0 + 2f64.powi(-11) - 2f64.powi(-40),
+        ]);
+        let words: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        for to in [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::Bf16] {
+            let mut out = vec![0; to.bytes_for(values.len()).unwrap()];
+            round_into(to, &values, &mut out).unwrap();
+            assert!(out == cast(Dtype::F64, to, &words).unwrap(), "{to}");
+            let own = to_f64(to, &out).unwrap();
+            assert_eq!(is_finite(to, &out), own.iter().all(|v| v.is_finite()));
+            let ones = vec![1.0; 1000];
+            let mut finite = vec![0; to.bytes_for(1000).unwrap()];
+            round_into(to, &ones, &mut finite).unwrap();
+            assert!(is_finite(to, &finite) && to_f64(to, &finite).unwrap() == ones);
+        }
+    }
 
     #[test]
     fn finite_values_stay_finite_where_a_type_is_narrowed() {

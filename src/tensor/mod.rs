@@ -11,7 +11,8 @@ mod stretches;
 
 pub use compare::{Difference, Statistics, delta, difference, statistics};
 pub use convert::{
-    ConvertError, cast, from_f32, has_infinity, narrow, overflow, permute, to_f32, transpose,
+    ConvertError, cast, from_f32, has_infinity, is_finite, narrow, overflow, permute, round_into,
+    to_f32, transpose,
 };
 pub use decl::{Extent, TensorDecl};
 pub use digest::{Digest, DigestWriter, LabelledHasher, ParseDigestError};

@@ -8,7 +8,7 @@ const AT_ONCE: usize = 96 << 20;
 
 /// `work` on every item, in order of `items`; of several errors, the first. `cost` is the bytes of buffers that it takes. Waiting inside of a thread pool
 /// could deadlock, so items are cut into runs instead, each run in parallel.
-pub(in crate::mapping) fn batched<T: Sync, R: Send, E: Send>(
+pub(crate) fn batched<T: Sync, R: Send, E: Send>(
     items: &[T],
     cost: impl Fn(&T) -> usize,
     work: impl Fn(&T) -> Result<R, E> + Sync,

@@ -11,7 +11,7 @@ mod value;
 
 pub(in crate::mapping) use apply::apply_once;
 pub use apply::{apply, apply_recipe, inverse};
-pub(super) use batch::batched;
+pub(crate) use batch::batched;
 pub(super) use close::{CLEARLY, FEWEST, LEAD, Measure, cosine, sample};
 pub use close::{LARGEST_RANK, effective_rank};
 pub(super) use elementwise::functions;

@@ -27,7 +27,7 @@ use crate::weights::layouts::{View, open_in_layout};
 use crate::weights::lora::{self, Fuse, Fusion, Lora};
 use crate::weights::{self, Source};
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -35,7 +35,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 const LONGEST_MAPPING: u64 = 64 << 20;
 
 /// Bytes of fused tensors that are kept between finding out what changes and writing it.
-const KEPT_BYTES: usize = 96 << 20;
+const KEPT_BYTES: usize = 32 << 20;
 
 /// Where a weight's new bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -535,18 +535,33 @@ impl Overlay {
             step: "fusing",
             total: Some(touched.len() as u64),
         });
+        let length = |&row: &usize| {
+            let row = &self.mapping().rows[row];
+            row.dtype.bytes_for(row.count()).unwrap_or(usize::MAX / 8)
+        };
         let mut budget = KEPT_BYTES;
-        // One after the other: each product is threaded by itself, and memory stays at a few tensors.
-        for &row in touched {
+        let kept: HashSet<usize> = (touched.iter().copied())
+            .filter(|row| {
+                let fits = length(row) <= budget;
+                budget -= if fits { length(row) } else { 0 };
+                fits
+            })
+            .collect();
+        // The base as it is read and as torch has it, and the result as torch and as the graph have it; and as much that the allocator keeps
+        // of what others took.
+        let cost = |row: &usize| 8 * length(row);
+        let fused = mapping::batched(touched, cost, |&row| {
             let bytes = self.fuse(row)?;
-            let name = self.mapping().rows[row].name.clone();
-            self.weights
-                .insert(name, (row, From::Lora, Digest::of(&bytes)));
-            if bytes.len() <= budget {
-                budget -= bytes.len();
+            let digest = Digest::of(&bytes);
+            if kept.contains(&row) {
                 self.keep().insert(row, bytes);
             }
             watch.event(Event::Advance(1));
+            Ok::<_, Error>((row, digest))
+        })?;
+        for (row, digest) in fused {
+            let name = self.mapping().rows[row].name.clone();
+            self.weights.insert(name, (row, From::Lora, digest));
         }
         watch.event(Event::End);
         Ok(())

@@ -8,7 +8,7 @@ use super::change::Axis;
 use super::error::Error;
 use super::kinds::{Delta, Matrix, Step, is_fusible, wide};
 use super::{Lora, Part, Target};
-use crate::tensor::{Digest, Dtype, TensorView, cast};
+use crate::tensor::{Digest, Dtype, TensorView, is_finite, round_into};
 use rayon::prelude::*;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// Values of a block of rows.
-const BLOCK: usize = 1 << 17;
+/// Values of a block of rows: few enough that what is computed of one stays in the cache of a core.
+const BLOCK: usize = 1 << 15;
 
 /// In how many stripes the columns' norms are summed. Fixed, so that the sum does not depend on the number of threads.
 const STRIPES: usize = 16;
@@ -298,8 +298,15 @@ impl Op<'_> {
         let mut values = self.delta.rows(first..first + touched.len(), self.step);
         if !self.replaces && !self.multiplies {
             let factor = self.step.round(factor);
-            for v in &mut values {
-                *v = self.step.round(*v * factor);
+            match self.step {
+                // Times one is itself.
+                Step::Exact if factor == 1.0 => {}
+                Step::Exact => values.iter_mut().for_each(|v| *v *= factor),
+                Step::Rounded(_) => {
+                    for v in &mut values {
+                        *v = self.step.round(*v * factor);
+                    }
+                }
             }
         }
         values
@@ -335,6 +342,11 @@ impl Work<'_> {
 
     fn replaces(&self, lora: usize) -> bool {
         self.ops.iter().any(|op| op.replaces && op.lora == lora)
+    }
+
+    /// Whether all that `op` does to the base is adding its delta to it.
+    fn only_adds(&self, op: &Op<'_>) -> bool {
+        op.dora.is_none() && !op.multiplies && !self.replaces(op.lora)
     }
 
     fn within(&self, rows: &Range<usize>, touched: &Range<usize>) -> Range<usize> {
@@ -410,6 +422,11 @@ impl Work<'_> {
             let at = self.within(&rows, &touched);
             let delta = op.rows(&touched, self.factor(op));
             match self.mode {
+                Fuse::Exact if self.only_adds(op) => {
+                    for ((r, own), d) in result[at.clone()].iter_mut().zip(&base[at]).zip(&delta) {
+                        *r = combined(*r, *own, own + d, op.scale);
+                    }
+                }
                 Fuse::Exact => {
                     let replaced = !op.replaces && self.replaces(op.lora);
                     // Each LoRA is a change of the base alone, whatever the others made of it.
@@ -420,12 +437,7 @@ impl Work<'_> {
                     };
                     let new = self.changed(op, touched.start, &own[at.clone()], &delta);
                     for ((r, own), new) in result[at.clone()].iter_mut().zip(&own[at]).zip(new) {
-                        // At full strength the new value itself, free of the cancellation in (new - own).
-                        *r = if op.scale == 1.0 {
-                            (*r - own) + new
-                        } else {
-                            *r + op.scale * (new - own)
-                        };
+                        *r = combined(*r, *own, new, op.scale);
                     }
                 }
                 Fuse::Peft | Fuse::PeftHalf => {
@@ -443,10 +455,11 @@ impl Work<'_> {
                 }
             }
         }
-        // f64 is rounded to a half type once, not by way of f32: see [`cast`].
-        let words: Vec<u8> = result.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let bytes = cast(Dtype::F64, self.base.dtype, &words).unwrap_or_default();
-        out.copy_from_slice(&bytes);
+        // Types that are none of those it rounds to were refused before.
+        round_into(self.base.dtype, &result, out).unwrap_or_default();
+        if is_finite(self.base.dtype, out) {
+            return 0;
+        }
         let after = wide(self.base.dtype, out);
         let lost = base
             .iter()
@@ -489,6 +502,16 @@ impl Work<'_> {
             },
         }
         new
+    }
+}
+
+/// The result so far with one LoRA more, which alone makes `new` of the base's `own`.
+fn combined(so_far: f64, own: f64, new: f64, scale: f64) -> f64 {
+    // At full strength the new value itself, free of the cancellation in (new - own).
+    if scale == 1.0 {
+        (so_far - own) + new
+    } else {
+        so_far + scale * (new - own)
     }
 }
 

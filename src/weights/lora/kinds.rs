@@ -26,6 +26,7 @@ pub(super) enum Step {
 }
 
 impl Step {
+    #[inline]
     pub(super) fn round(self, v: f64) -> f64 {
         match self {
             Step::Exact | Step::Rounded(Dtype::F64) => v,
