@@ -129,6 +129,7 @@ def measure(b, args, scratch):
     if args.quick:
         room(scratch, 5 * GIB)
         rows.unet(b, "300 MB", inventories.small())
+        rows.reflink(b, "300 MB", inventories.small())
         rows.matrices(b, 4, 2048)
         rows.graphs(b, (1_000, 10_000))
         rows.many(b, (1_000, 3_000, 10_000), 32, "small weights", 128 * rows.MIB)
