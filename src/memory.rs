@@ -81,6 +81,19 @@ pub fn give_back(bytes: usize) {
     USED.fetch_sub(bytes, Ordering::Relaxed);
 }
 
+/// Lets threads share the allocator's arenas, two of them one: what is kept at the end of each arena, see [`trim`], is otherwise most of what
+/// a command takes on many cores. Fewer arenas make threads wait for each other. Before the first thread is started.
+#[allow(unsafe_code)]
+pub fn share_arenas() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let arenas = libc::c_int::try_from(threads / 2).unwrap_or(libc::c_int::MAX);
+        // SAFETY: it takes two numbers, and changes nothing that is allocated.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas.max(4)) };
+    }
+}
+
 /// More than what is freed without a look at the end of an arena, less than what is mapped by itself, in bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const TOUCHED: usize = 96 << 10;

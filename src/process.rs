@@ -49,6 +49,7 @@ pub fn run(
 ) -> ExitCode {
     JSON.store(json, Ordering::Relaxed);
     fsx::guard_sources();
+    memory::share_arenas();
     if let Some(bytes) = memory_limit.or_else(memory::available) {
         memory::limit(usize::try_from(bytes).unwrap_or(usize::MAX), out_of_memory);
     }
