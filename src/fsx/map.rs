@@ -9,6 +9,7 @@ use super::sources::Source;
 use super::{Error, raw};
 use crate::memory;
 use rayon::prelude::*;
+use rustix::buffer::spare_capacity;
 use std::fs::{File, Metadata};
 use std::io;
 use std::ops::{Bound, Deref, Index, Range, RangeBounds};
@@ -194,6 +195,44 @@ impl Map {
         }
         let read = self.file.read_exact_at(into, at as u64);
         read.map_err(|e| self.failed(e))
+    }
+
+    /// The bytes of a range, as [`Map::copy_to`] fills them.
+    pub fn read(&self, range: Range<usize>) -> Vec<u8> {
+        self.read_new(range)
+            .unwrap_or_else(|e| resume_unwind(Box::new(e)))
+    }
+
+    fn read_new(&self, range: Range<usize>) -> Result<Vec<u8>, Error> {
+        let Some(memory) = self.memory.as_ref().filter(|_| !range.is_empty()) else {
+            return Ok(Vec::new());
+        };
+        assert!(range.end <= self.len(), "the range {range:?} is outside");
+        if memory.is_read(&range) {
+            return Ok(self.get(range)?.to_vec());
+        }
+        if range.len() > 4 * SHARED {
+            // Most of the time goes into pages that are touched for the first time, as in `fill`.
+            let mut bytes = vec![0; range.len()];
+            let parts = bytes.par_chunks_mut(SHARED).enumerate();
+            parts
+                .map(|(i, part)| self.copy(range.start + i * SHARED, part))
+                .collect::<Result<(), Error>>()?;
+            return Ok(bytes);
+        }
+        // Memory that is filled with zeros before it is read into is written twice.
+        let mut bytes = Vec::with_capacity(range.len());
+        while bytes.len() < range.len() {
+            let at = (range.start + bytes.len()) as u64;
+            match rustix::io::pread(&*self.file, spare_capacity(&mut bytes), at) {
+                Ok(0) => return Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(self.failed(e.into())),
+            }
+        }
+        // More may have been allocated than was asked for.
+        bytes.truncate(range.len());
+        Ok(bytes)
     }
 
     /// Hands all of it to `take`, from its beginning on and piece by piece, without keeping what was not read before. Fails as
@@ -443,7 +482,8 @@ mod tests {
             for range in [0..0, 0..bytes.len(), 7..BLOCK - 1, read..bytes.len()] {
                 let mut copy = vec![0; range.len()];
                 map.copy_to(range.start, &mut copy);
-                assert_eq!(copy, bytes[range]);
+                assert_eq!(copy, bytes[range.clone()]);
+                assert_eq!(map.read(range.clone()), bytes[range]);
             }
         }
     }

@@ -29,5 +29,5 @@ pub use types::{
     Accounts, Assessment, AttentionRole, Change, Checkpoint, Clue, Declined, Error, Evidence,
     Factor, FoldSign, Grade, Held, Hint, Inventory, Judged, Layout, Leftover, Literal, Mapping,
     Meaning, Missing, ModelValues, Norm, Override, Part, Permissions, Proof, Reading, Recipe,
-    Refusal, Resolved, Rounding, Row, Run, SCHEMA, SourceTensor, Step, Target, Why,
+    Refusal, Resolved, Rounding, Row, Run, SCHEMA, See, SourceTensor, Step, Target, Why,
 };

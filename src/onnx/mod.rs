@@ -327,9 +327,7 @@ impl Model {
     pub fn read(&self, weight: &Weight) -> Cow<'_, [u8]> {
         match &self.bytes[self.by_name[&weight.name]] {
             Bytes::Mapped((file, range)) => {
-                let mut bytes = vec![0; range.len()];
-                self.files.maps()[*file].copy_to(range.start, &mut bytes);
-                Cow::Owned(bytes)
+                Cow::Owned(self.files.maps()[*file].read(range.clone()))
             }
             _ => self.bytes(weight),
         }

@@ -6,7 +6,8 @@
 use crate::cache::{Memo, Seen};
 use crate::engine;
 use crate::fsx::Map;
-use crate::mapping::{self, Mapping};
+use crate::mapping::{self, Mapping, ModelValues};
+use crate::memory;
 use crate::onnx::Model;
 use crate::pipeline::error::Error;
 use crate::pipeline::facts::digests;
@@ -104,7 +105,8 @@ pub(super) fn weights<'m>(
     })
 }
 
-/// The mapping of a model, proven against the checkpoint that it was exported from, or `component` of that.
+/// The mapping of a model, proven against the checkpoint that it was exported from, or `component` of that. `digests` are those of the
+/// model's weights.
 ///
 /// # Errors
 /// As [`mapping::infer`].
@@ -112,6 +114,7 @@ pub(super) fn mapping(
     model: &Model,
     base: &Arc<Source>,
     component: Option<&str>,
+    digests: &HashMap<&str, Digest>,
     memo: Option<&Memo>,
     watch: &dyn Watch,
 ) -> Result<Mapping, Error> {
@@ -128,11 +131,14 @@ pub(super) fn mapping(
         step: "proving the mapping",
         total: None,
     });
-    let wanted = mapping::infer(model, None)?.wanted();
-    let view =
-        open_in_layout(Arc::clone(base), &wanted, component).map_err(weights::Error::from)?;
-    let mapping = mapping::infer(model, Some(&view))?;
+    let outline = mapping::infer(model, None)?;
+    let view = open_in_layout(Arc::clone(base), &outline.wanted(), component)
+        .map_err(weights::Error::from)?;
+    let held = ModelValues::knowing(model, digests.clone());
+    let mapping = mapping::prove(&outline, &held, &view)?;
     watch.event(Event::End);
+    // A compiler may take as much as the model has; what was compared is not to stand beside that.
+    memory::trim();
     past.remember(&mapping);
     Ok(mapping)
 }

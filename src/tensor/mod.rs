@@ -17,7 +17,7 @@ pub use convert::{
 pub use decl::{Extent, TensorDecl};
 pub use digest::{Digest, DigestWriter, LabelledHasher, ParseDigestError};
 pub use dtype::Dtype;
-pub use stretches::{Stretch, digests_of};
+pub use stretches::{Stretch, digests_of, digests_seeing, look_at};
 
 /// Number of elements of `shape`, or `None` when it does not fit in a `usize`.
 pub fn element_count(shape: &[usize]) -> Option<usize> {

@@ -49,10 +49,64 @@ pub fn digests_of(
     read: impl Fn(usize, usize, &mut [u8]) + Sync,
     done: impl Fn(u64) + Sync,
 ) -> Vec<Digest> {
+    let hashed = each_piece(stretches, read, |parts| {
+        let hashed = (parts.iter())
+            .map(|&(stretch, offset, data)| {
+                let length = stretches[stretch].range.len();
+                (stretch, offset / PART, hash(data, offset, length))
+            })
+            .collect();
+        done(parts.iter().map(|(.., data)| data.len() as u64).sum());
+        hashed
+    });
+    together(stretches, hashed)
+}
+
+/// As [`digests_of`]; `see` is handed all bytes as well, while they are in the cache of a core: stretch, place in it and bytes, in parts
+/// of at most 256 KiB that begin at multiples of it, in any order and by several threads.
+pub fn digests_seeing(
+    stretches: &[Stretch],
+    read: impl Fn(usize, usize, &mut [u8]) + Sync,
+    see: impl Fn(usize, usize, &[u8]) + Sync,
+) -> Vec<Digest> {
+    let hashed = each_piece(stretches, read, |parts| {
+        (parts.iter())
+            .map(|&(stretch, offset, data)| {
+                see(stretch, offset, data);
+                let length = stretches[stretch].range.len();
+                (stretch, offset / PART, hash(data, offset, length))
+            })
+            .collect()
+    });
+    together(stretches, hashed)
+}
+
+/// As [`digests_seeing`], without the digests.
+pub fn look_at(
+    stretches: &[Stretch],
+    read: impl Fn(usize, usize, &mut [u8]) + Sync,
+    see: impl Fn(usize, usize, &[u8]) + Sync,
+) {
+    each_piece(stretches, read, |parts| {
+        for &(stretch, offset, data) in parts {
+            see(stretch, offset, data);
+        }
+    });
+}
+
+/// Stretch, place in it, and bytes.
+type Seen<'b> = (usize, usize, &'b [u8]);
+
+/// Reads all stretches and does `work` on the parts that were read in one go; results are in the order of files.
+fn each_piece<R: Send>(
+    stretches: &[Stretch],
+    read: impl Fn(usize, usize, &mut [u8]) + Sync,
+    work: impl Fn(&[Seen<'_>]) -> R + Sync,
+) -> Vec<R> {
     thread_local! {
         static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     }
-    let hashed: Vec<Vec<(usize, usize, Hashed)>> = pieces(stretches)
+    pieces(stretches)
         .par_iter()
         .map(|piece| {
             // Taken out, so that a reader that hashes itself finds another one.
@@ -61,20 +115,23 @@ pub fn digests_of(
             buffer.resize(buffer.len().max(PART), 0);
             let bytes = &mut buffer[..piece.range.len()];
             read(piece.file, piece.range.start, bytes);
-            let parts = (piece.parts.iter())
+            let parts: Vec<Seen<'_>> = (piece.parts.iter())
                 .map(|(stretch, part)| {
-                    let range = &stretches[*stretch].range;
                     let at = part.start - piece.range.start;
-                    let data = &bytes[at..at + part.len()];
-                    let offset = part.start - range.start;
-                    (*stretch, offset / PART, hash(data, offset, range.len()))
+                    let offset = part.start - stretches[*stretch].range.start;
+                    (*stretch, offset, &bytes[at..at + part.len()])
                 })
                 .collect();
-            done(piece.parts.iter().map(|(_, part)| part.len() as u64).sum());
+            let done = work(&parts);
+            drop(parts);
             BUFFER.replace(buffer);
-            parts
+            done
         })
-        .collect();
+        .collect()
+}
+
+/// The digests of stretches from those of their parts.
+fn together(stretches: &[Stretch], hashed: Vec<Vec<(usize, usize, Hashed)>>) -> Vec<Digest> {
     let mut values: Vec<Vec<ChainingValue>> = vec![Vec::new(); stretches.len()];
     // An empty stretch has no part, and keeps this.
     let mut digests = vec![Digest(*blake3::hash(&[]).as_bytes()); stretches.len()];
@@ -214,6 +271,27 @@ mod tests {
             assert_eq!(digest, Digest::of(bytes), "{stretch:?}");
         }
         assert!(hashed.into_inner() > 0);
+        let sums: Vec<AtomicU64> = stretches.iter().map(|_| AtomicU64::new(0)).collect();
+        let read = |file: usize, at: usize, into: &mut [u8]| {
+            into.copy_from_slice(&files[file][at..at + into.len()]);
+        };
+        // Every byte once, with its place.
+        let see = |stretch: usize, offset: usize, data: &[u8]| {
+            let terms = data.iter().zip(offset as u64 + 1..);
+            let sum = terms.map(|(b, at)| u64::from(*b) * at).sum();
+            sums[stretch].fetch_add(sum, Ordering::Relaxed);
+        };
+        let digests = digests_seeing(&stretches, read, see);
+        look_at(&stretches, read, see);
+        for ((stretch, digest), sum) in stretches.iter().zip(digests).zip(sums) {
+            let bytes = &files[stretch.file][stretch.range.clone()];
+            assert_eq!(digest, Digest::of(bytes), "{stretch:?}");
+            let sum_of = |bytes: &[u8]| -> u64 {
+                let terms = bytes.iter().zip(1u64..);
+                terms.map(|(b, at)| u64::from(*b) * at).sum()
+            };
+            assert_eq!(sum.into_inner(), 2 * sum_of(bytes), "{stretch:?}");
+        }
         assert!(digests_of(&[], |_, _, _| (), |_| ()).is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use super::error::Error;
 use super::file::{SourceFile, open_file};
 use super::index;
-use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, digests_of};
+use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, digests_of, digests_seeing};
 use crate::watch::{Event, Watch};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -146,12 +146,10 @@ impl Source {
         let at = self.find(name)?;
         let (dtype, shape) = self.describe_at(at);
         let Stretch { file, range } = self.stretch_at(at);
-        let mut data = vec![0; range.len()];
-        self.files[file].map.copy_to(range.start, &mut data);
         Some(Tensor {
             dtype,
             shape: shape.to_vec(),
-            data,
+            data: self.files[file].map.read(range),
         })
     }
 
@@ -167,6 +165,16 @@ impl Source {
         (stretches.chunks(AT_ONCE))
             .flat_map(|some| digests_of(some, read, &done))
             .collect()
+    }
+
+    /// As [`Source::hash`]; `see` is handed the bytes as [`digests_seeing`] hands them.
+    pub fn hash_seeing(
+        &self,
+        stretches: &[Stretch],
+        see: impl Fn(usize, usize, &[u8]) + Sync,
+    ) -> Vec<Digest> {
+        let read = |file: usize, at: usize, into: &mut [u8]| self.files[file].map.copy_to(at, into);
+        digests_seeing(stretches, read, see)
     }
 
     /// The files, in the order given; shards of an index sorted by name.

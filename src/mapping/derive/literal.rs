@@ -30,7 +30,41 @@ pub(in crate::mapping) fn is_flat(dtype: Dtype, data: &[u8]) -> bool {
             }
         }
     }
-    data.len() / width >= SMALL || seen.len() <= 1
+    is_flat_of(seen.len(), data.len() / width)
+}
+
+/// Whether `count` elements with so many different values are flat.
+pub(in crate::mapping) fn is_flat_of(different: usize, count: usize) -> bool {
+    different <= FLAT && (count >= SMALL || different <= 1)
+}
+
+/// Whether a tensor of several elements that is not flat may be a literal: most are told by their first row, which is in `beginning`, to be
+/// none.
+pub(in crate::mapping) fn may_be_literal(dtype: Dtype, shape: &[usize], beginning: &[u8]) -> bool {
+    if shape.iter().product::<usize>() <= SHORT {
+        return true;
+    }
+    let last = shape.iter().rev().find(|d| **d != 1);
+    let length = last.and_then(|last| dtype.bytes_for(*last));
+    let Some(row) = length.and_then(|length| beginning.get(..length)) else {
+        // It is longer than what is there.
+        return true;
+    };
+    let Ok(row) = to_f32(dtype, row) else {
+        return false;
+    };
+    let row: Vec<f64> = row.into_iter().map(f64::from).collect();
+    let tolerance = tolerance(dtype);
+    may_be_a_sequence(&row, tolerance) || may_be_a_table(&row, tolerance)
+}
+
+/// Relative error that sequences of exporters have.
+fn tolerance(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F16 => 2e-3,
+        Dtype::Bf16 => 1.6e-2,
+        _ => ROUNDING,
+    }
 }
 
 /// Why `view` may be a value that no checkpoint has; none where it has to come from somewhere.
@@ -46,23 +80,16 @@ pub(in crate::mapping) fn literal(view: TensorView<'_>) -> Option<Literal> {
     if is_flat(view.dtype, view.data) {
         return Some(Literal::Flat);
     }
-    let tolerance = match view.dtype {
-        Dtype::F16 => 2e-3,
-        Dtype::Bf16 => 1.6e-2,
-        _ => ROUNDING,
-    };
+    if !may_be_literal(view.dtype, view.shape, view.data) {
+        return None;
+    }
+    let tolerance = tolerance(view.dtype);
     let shape: Vec<usize> = view.shape.iter().copied().filter(|&d| d != 1).collect();
     let last = *shape.last()?;
     let numbers = |data: &[u8]| -> Option<Vec<f64>> {
         let values = to_f32(view.dtype, data).ok()?;
         Some(values.into_iter().map(f64::from).collect())
     };
-    // Most tensors are told by their first row to be none of these.
-    let first = numbers(view.data.get(..view.dtype.bytes_for(last)?)?)?;
-    if count > SHORT && !may_be_a_sequence(&first, tolerance) && !may_be_a_table(&first, tolerance)
-    {
-        return None;
-    }
     let values = numbers(view.data)?;
     if values.iter().any(|v| !v.is_finite()) {
         return None;

@@ -418,6 +418,15 @@ impl OneValue {
         })
     }
 
+    /// Whether a tensor of `shape` is large enough, in its rows.
+    pub fn may_be_part_of(&self, shape: &[usize]) -> bool {
+        let (known, count) = (widths(shape), shape.iter().product::<usize>());
+        let fits = |&(width, height, _): &(usize, usize, bool)| {
+            known.contains(&width) && width * height < count
+        };
+        self.layouts.iter().any(fits)
+    }
+
     /// The value as `dtype` has it; none where that type does not have it.
     fn stored_in(&self, dtype: Dtype) -> Option<Vec<u8>> {
         let stored = from_f32(dtype, &[self.value]).ok()?;

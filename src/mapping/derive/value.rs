@@ -2,9 +2,11 @@
 //! source equals a weight.
 
 use crate::mapping::types::{Layout, Row, Step, squeezed};
-use crate::tensor::{ConvertError, Digest, Dtype, TensorView, cast, permute};
+use crate::tensor::{ConvertError, Digest, Dtype, cast};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Fewer elements than this, or fewer distinct values than [`DISTINCT`], and equality may be chance.
 pub(in crate::mapping) const INFORMATIVE_COUNT: usize = 8;
@@ -13,6 +15,8 @@ pub(in crate::mapping) const INFORMATIVE_COUNT: usize = 8;
 const DISTINCT: usize = 4;
 /// Bytes that one task sums; a multiple of every element width.
 const STRETCH: usize = 1 << 20;
+/// Of no more elements every one is hashed for the bag; sums of more are as good.
+const FEW: usize = 1 << 12;
 /// Axes beyond this are not permuted: 4! orders are tried at most.
 const PERMUTED_RANK: usize = 4;
 
@@ -21,7 +25,7 @@ const PERMUTED_RANK: usize = 4;
 pub(in crate::mapping) struct Print {
     /// Digest of the bytes, in order.
     pub flat: Digest,
-    /// Sum of a hash of every element: equal for every order of the same elements.
+    /// Equal for every order of the same elements, and hardly ever for others.
     pub bag: u64,
     /// Whether equality with another tensor means something.
     pub informative: bool,
@@ -30,39 +34,153 @@ pub(in crate::mapping) struct Print {
 impl Print {
     /// Fingerprint of little-endian elements.
     pub fn of(dtype: Dtype, data: &[u8]) -> Print {
-        match dtype.bits() / 8 {
-            2 => Print::of_width::<2>(data),
-            4 => Print::of_width::<4>(data),
-            8 => Print::of_width::<8>(data),
-            16 => Print::of_width::<16>(data),
-            _ => Print::of_width::<1>(data),
+        let look = Look::new(dtype, data.len() / bytes_of(dtype));
+        data.par_chunks(STRETCH).for_each(|part| look.see(part));
+        look.print(Digest::of(data))
+    }
+}
+
+fn bytes_of(dtype: Dtype) -> usize {
+    (dtype.bits() / 8).max(1)
+}
+
+/// All that is found out about a tensor by looking at its bytes once, part by part, in any order and by several threads.
+pub(in crate::mapping) struct Look {
+    dtype: Dtype,
+    count: usize,
+    /// Length of what was seen, in bytes.
+    seen: AtomicUsize,
+    sums: [AtomicU64; 3],
+    /// Different elements that were seen, until there are [`DISTINCT`] of them.
+    few: Mutex<Vec<[u8; 16]>>,
+    many: AtomicBool,
+}
+
+impl Look {
+    /// At a tensor of so many elements.
+    pub fn new(dtype: Dtype, count: usize) -> Look {
+        Look {
+            dtype,
+            count,
+            seen: AtomicUsize::new(0),
+            sums: Default::default(),
+            few: Mutex::default(),
+            many: AtomicBool::new(false),
         }
     }
 
-    fn of_width<const N: usize>(data: &[u8]) -> Print {
-        let elements = data.as_chunks::<N>().0;
-        let mut seen: Vec<u64> = Vec::with_capacity(DISTINCT);
-        for word in elements.iter().map(word) {
-            if !seen.contains(&word) {
-                seen.push(word);
+    /// Takes note of `part`.
+    pub fn see(&self, part: &[u8]) {
+        self.seen.fetch_add(part.len(), Ordering::Relaxed);
+        match bytes_of(self.dtype) {
+            2 => self.see_elements::<2>(part, moments_of_2),
+            4 => self.see_elements::<4>(part, moments_of_4),
+            8 => self.see_elements::<8>(part, mixed),
+            16 => self.see_elements::<16>(part, mixed),
+            _ => self.see_elements::<1>(part, mixed),
+        }
+    }
+
+    fn see_elements<const N: usize>(&self, part: &[u8], moments: fn(&[[u8; N]]) -> [u64; 3]) {
+        let elements = part.as_chunks::<N>().0;
+        // Of few elements a sum tells less.
+        let sums = if self.count <= FEW {
+            mixed(elements)
+        } else {
+            moments(elements)
+        };
+        for (all, sum) in self.sums.iter().zip(sums) {
+            all.fetch_add(sum, Ordering::Relaxed);
+        }
+        if self.many.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut few = self.few.lock().unwrap_or_else(PoisonError::into_inner);
+        for element in elements {
+            let mut padded = [0; 16];
+            padded[..N].copy_from_slice(element);
+            if !few.contains(&padded) {
+                few.push(padded);
             }
             // More of them decide nothing, and a tensor may have millions.
-            if seen.len() == DISTINCT {
+            if few.len() >= DISTINCT {
+                self.many.store(true, Ordering::Relaxed);
                 break;
             }
         }
-        // A sum: in an exclusive or, equal elements would cancel.
-        let sum = |part: &[[u8; N]]| {
-            let words = part.iter().map(word);
-            words.fold(0u64, |bag, word| bag.wrapping_add(mix(word)))
+    }
+
+    /// Length of what was seen, in bytes.
+    pub fn seen(&self) -> usize {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Once all was seen: the fingerprint of what has the digest `flat`.
+    pub fn print(&self, flat: Digest) -> Print {
+        let [first, second, third] = self.sums.each_ref().map(|s| s.load(Ordering::Relaxed));
+        // Those of two bytes are sums of 32 bits, of which what runs over is chance.
+        let [second, third] = match bytes_of(self.dtype) {
+            2 if self.count > FEW => [second, third].map(|s| s & u64::from(u32::MAX)),
+            _ => [second, third],
         };
-        let bag = elements.par_chunks(STRETCH / N).map(sum);
         Print {
-            flat: Digest::of(data),
-            bag: bag.reduce(|| 0, u64::wrapping_add),
-            informative: elements.len() >= INFORMATIVE_COUNT && seen.len() >= DISTINCT,
+            flat,
+            bag: mix(mix(mix(first) ^ second) ^ third),
+            informative: self.count >= INFORMATIVE_COUNT && self.many.load(Ordering::Relaxed),
         }
     }
+
+    /// Once all was seen: how many different elements there are, where they are few.
+    pub fn few(&self) -> Option<usize> {
+        let few = self.few.lock().unwrap_or_else(PoisonError::into_inner);
+        (few.len() < DISTINCT).then_some(few.len())
+    }
+}
+
+/// A sum of a hash of every element. In an exclusive or, equal elements would cancel.
+fn mixed<const N: usize>(elements: &[[u8; N]]) -> [u64; 3] {
+    let words = elements.iter().map(word);
+    let bag = words.fold(0u64, |bag, word| bag.wrapping_add(mix(word)));
+    [bag, 0, 0]
+}
+
+/// Elements whose 32-bit sums are added up at a time: short enough for the sum of 16 bits each.
+const LANE: usize = 1 << 12;
+
+/// The sum of the elements, of their squares, and of the squares of a permutation of all 16-bit numbers; the last two by 32 bits. For many
+/// elements that is as good as a hash of each, and several times as fast.
+fn moments_of_2(elements: &[[u8; 2]]) -> [u64; 3] {
+    let mut sums = [0u64; 3];
+    for lane in elements.chunks(LANE) {
+        let (mut first, mut second, mut third) = (0u32, 0u32, 0u32);
+        for element in lane {
+            let x = u16::from_le_bytes(*element);
+            let y = x.wrapping_mul(0x9e35);
+            let y = y ^ (y >> 7);
+            let square = |v: u16| {
+                let v = i32::from(v.cast_signed());
+                v.wrapping_mul(v).cast_unsigned()
+            };
+            first = first.wrapping_add(u32::from(x));
+            second = second.wrapping_add(square(x));
+            third = third.wrapping_add(square(y));
+        }
+        for (sum, lane) in sums.iter_mut().zip([first, second, third]) {
+            *sum = sum.wrapping_add(u64::from(lane));
+        }
+    }
+    sums
+}
+
+/// The sum of the elements and that of their squares, by 64 bits.
+fn moments_of_4(elements: &[[u8; 4]]) -> [u64; 3] {
+    let (mut first, mut second) = (0u64, 0u64);
+    for element in elements {
+        let x = u64::from(u32::from_le_bytes(*element));
+        first = first.wrapping_add(x);
+        second = second.wrapping_add(x.wrapping_mul(x));
+    }
+    [first, second, 0]
 }
 
 /// The first 8 bytes of an element.
@@ -198,29 +316,25 @@ impl Relation {
     }
 }
 
-/// The relations under which `source` has exactly the bytes of `held`, both of one element type and of the same bag.
+/// The relations under which a source of shape `from` has exactly the bytes of a weight of shape `to`, both squeezed and of the same bag.
+/// `flat` says whether the bytes are equal in order, and `turned` whether they are with the source's axes in an order.
 ///
 /// Those that fit the layout come first. Where the layout is known, the first that fits ends the search; where it is not,
 /// all are found, so that a symmetric matrix shows both.
-pub(in crate::mapping) fn relations(
-    source: TensorView<'_>,
-    source_print: &Print,
-    held: TensorView<'_>,
-    held_print: &Print,
+pub(in crate::mapping) fn relations<E>(
+    from: &[usize],
+    to: &[usize],
     layout: Layout,
-) -> Vec<Relation> {
-    let (from, to) = (squeezed(source.shape), squeezed(held.shape));
-    let flat = source_print.flat == held_print.flat;
-    let mut candidates: Vec<Relation> = orders(&from, &to)
-        .into_iter()
-        .map(Relation::Order)
-        .collect();
+    flat: bool,
+    mut turned: impl FnMut(&[usize]) -> Result<bool, E>,
+) -> Result<Vec<Relation>, E> {
+    let mut candidates: Vec<Relation> = orders(from, to).into_iter().map(Relation::Order).collect();
     if candidates.is_empty() {
-        return if flat {
+        return Ok(if flat {
             vec![Relation::Reshape]
         } else {
             Vec::new()
-        };
+        });
     }
     candidates.sort_by_key(|r| !r.fits(layout));
     let mut found = Vec::new();
@@ -231,12 +345,7 @@ pub(in crate::mapping) fn relations(
         let equal = if order.is_sorted() {
             flat
         } else {
-            let view = TensorView {
-                dtype: source.dtype,
-                shape: &from,
-                data: source.data,
-            };
-            permute(view, order).is_ok_and(|bytes| bytes == held.data)
+            turned(order)?
         };
         if equal {
             let settles = layout != Layout::Unknown && candidate.fits(layout);
@@ -248,7 +357,7 @@ pub(in crate::mapping) fn relations(
             }
         }
     }
-    found
+    Ok(found)
 }
 
 /// The ways in which a source of `shape` can stand in `row`, by shape and layout alone; kernels only as they are.
@@ -265,7 +374,7 @@ pub(in crate::mapping) fn presumed_relations(row: &Row, shape: &[usize]) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Tensor;
+    use crate::tensor::{Tensor, TensorView, permute};
 
     fn f32s(shape: &[usize], values: &[f32]) -> Tensor {
         Tensor {
@@ -278,7 +387,47 @@ mod tests {
     fn related(a: &Tensor, b: &Tensor, layout: Layout) -> Vec<Relation> {
         let (pa, pb) = (Print::of(a.dtype, &a.data), Print::of(b.dtype, &b.data));
         assert_eq!(pa.bag, pb.bag);
-        relations(a.view(), &pa, b.view(), &pb, layout)
+        let (from, to) = (squeezed(&a.shape), squeezed(&b.shape));
+        let turned = |order: &[usize]| {
+            let view = TensorView {
+                shape: &from,
+                ..a.view()
+            };
+            Ok::<_, ConvertError>(permute(view, order)? == b.data)
+        };
+        relations(&from, &to, layout, pa.flat == pb.flat, turned).unwrap()
+    }
+
+    #[test]
+    fn the_bag_of_many_elements_is_that_of_any_order_and_any_parts() {
+        let bytes: Vec<u8> = (0..8 * 3 * FEW as u64)
+            .map(|i| (i.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as u8)
+            .collect();
+        for dtype in [Dtype::U8, Dtype::F16, Dtype::F32, Dtype::F64] {
+            let width = dtype.bits() / 8;
+            let whole = Print::of(dtype, &bytes);
+            let backwards: Vec<u8> = bytes.chunks(width).rev().flatten().copied().collect();
+            assert_eq!(Print::of(dtype, &backwards).bag, whole.bag, "{dtype}");
+            // One element by one bit, and two by the same in both directions.
+            let mut other = bytes.clone();
+            other[width * 5] ^= 1;
+            assert_ne!(Print::of(dtype, &other).bag, whole.bag, "{dtype}");
+            let mut other = bytes.clone();
+            let (a, b) = (width * 7, width * 9);
+            (other[a], other[b]) = (other[a].wrapping_add(3), other[b].wrapping_sub(3));
+            assert_ne!(Print::of(dtype, &other).bag, whole.bag, "{dtype}");
+            let look = Look::new(dtype, bytes.len() / width);
+            for part in bytes.chunks(16 * 1000).collect::<Vec<_>>().iter().rev() {
+                look.see(part);
+            }
+            assert_eq!(look.seen(), bytes.len());
+            assert_eq!(look.print(whole.flat), whole, "{dtype}");
+            assert_eq!(look.few(), None);
+        }
+        let three = Look::new(Dtype::F16, 4);
+        three.see(&[0, 1, 2, 3]);
+        three.see(&[0, 1, 1, 0]);
+        assert_eq!(three.few(), Some(3));
     }
 
     #[test]

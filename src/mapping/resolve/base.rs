@@ -3,21 +3,21 @@
 //! Nothing here is a guess: a derivation counts where it gives the bytes (or differs from them by a stated rounding), and all
 //! that do are kept, since they have to agree before a refit writes. What readers say narrows them down (`readings`).
 
-use super::case::{Case, Source, Sources, literal_of};
+use super::case::{Case, Source, Sources};
 use super::{folds, readings};
 use crate::mapping::derive::{
     OneValue, Relation, RowIndex, Stack, apply_recipe, as_type, batched, common, functions,
-    is_flat, is_square, is_typed, literal, parts_of_one_value, presumed_relations,
+    is_flat, is_square, is_typed, parts_of_one_value, presumed_relations,
 };
 use crate::mapping::hints::{is_anonymous, same_name};
 use crate::mapping::types::{
     Checkpoint, Clue, Error, Evidence, Grade, Held, Inventory, Layout, Literal, Mapping, Recipe,
-    Rounding, Row, Run, SourceTensor, held_bytes, squeezed,
+    Rounding, Row, Run, SourceTensor, held_bytes, rounded, squeezed,
 };
 use crate::tensor::{Digest, Dtype, TensorView, to_f32};
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 
 /// Part of a half-precision weight that a converter may have clamped: it lifts tiny values and cuts huge ones.
 const CLAMPED: f64 = 0.01;
@@ -55,13 +55,8 @@ pub(super) fn resolve(
             rows[r].explain(recipe, rounding);
         }
     }
-    let literals = batched(
-        &open,
-        |&r| 12 * rows[r].count(),
-        |&r| Ok::<_, Error>((r, literal_of(held, &rows[r])?)),
-    )?;
-    for (r, found) in literals {
-        rows[r].literal = found;
+    for &r in &open {
+        rows[r].literal = case.equal.literals[r];
     }
     let recorded = readings::recorded_sources(&case, &rows, &unexplained, mapping.merges);
     from_rows(&case, checkpoint, &mut rows, &unexplained, &recorded)?;
@@ -133,7 +128,7 @@ fn whole_tensors(case: &Case<'_>, rows: &mut [Row], r: usize) {
 /// Whether a square matrix may stand so: a parameter under its own name stands as it is, another as its reader needs it. A base whose
 /// matrix was transposed by mistake is no base.
 fn may_stand(row: &Row, source: &Source<'_>, named: bool, relation: &Relation) -> bool {
-    if !is_square(&row.shape) || !is_square(source.view.shape) {
+    if !is_square(&row.shape) || !is_square(source.shape) {
         return true;
     }
     let plain = matches!(relation, Relation::Order(o) if o.is_sorted());
@@ -162,17 +157,22 @@ fn elementwise(case: &Case<'_>, row: &Row, r: usize) -> Result<Explained, Error>
     let own = readings::own_name(case, row, r);
     let named: Vec<usize> = case.named[r].iter().map(|n| n.source).collect();
     for (s, source) in case.sources.iter().enumerate() {
-        let view = source.view;
-        if source.count() != row.count() || !view.dtype.is_float() {
+        if source.count() != row.count() || !source.dtype.is_float() {
             continue;
         }
         // Ones are 1 + zeros for every tensor of zeros; only the one that the graph names counts.
         let meant = named.contains(&s) || row.folded_from.iter().any(|f| f == source.name);
         // A scalar that nobody types is one tensor's and no other's.
         let telling = row.count() == 1 && !is_typed(held[0]);
-        if !meant && !telling && (flat || is_flat(view.dtype, view.data)) {
+        if !meant && !telling && (flat || case.is_flat(s)) {
             continue;
         }
+        let data = source.data();
+        let view = TensorView {
+            dtype: source.dtype,
+            shape: source.shape,
+            data: &data,
+        };
         for relation in presumed_relations(row, view.shape) {
             let computed = match own {
                 None => functions(view, &relation, &held, row.dtype),
@@ -270,10 +270,11 @@ fn from_rows(
     if open.is_empty() {
         return Ok(());
     }
-    let mut index = RowIndex::of(case.sources.iter().map(stack).collect());
+    let mut index = RowIndex::of(case.sources.iter().filter_map(stack).collect());
     for r in open {
         for list in recorded.get(&r).into_iter().flatten() {
-            let few = list.iter().map(|&s| stack(&case.sources[s])).collect();
+            let few = list.iter().filter_map(|&s| stack(&case.sources[s]));
+            let few = few.collect();
             put_together(case, checkpoint, &mut rows[r], &mut RowIndex::of(few))?;
         }
         // Of what else there is, the record would leave nothing.
@@ -284,11 +285,11 @@ fn from_rows(
     Ok(())
 }
 
-fn stack<'s>(source: &Source<'s>) -> Stack<'s> {
-    Stack {
+fn stack<'s>(source: &Source<'s>) -> Option<Stack<'s>> {
+    Some(Stack {
         name: source.name,
-        view: source.view,
-    }
+        view: source.view()?,
+    })
 }
 
 /// Adds every way to put a row together from what `index` has.
@@ -356,16 +357,30 @@ fn from_parts(
     if all.is_empty() {
         return Ok(());
     }
-    let found: Vec<Vec<(usize, Recipe)>> = (case.sources.par_iter().enumerate())
-        .filter(|(_, source)| {
-            source.view.dtype.is_float() && !is_flat(source.view.dtype, source.view.data)
-        })
-        .map(|(s, source)| {
-            let may_be = |among: &Option<Vec<usize>>| among.as_ref().is_none_or(|a| a.contains(&s));
-            let wanted = all.iter().filter(|(.., among)| may_be(among));
-            parts_of_one_value(stack(source), wanted.map(|(r, one, _)| (*r, one)))
-        })
+    let wanted = |s: usize| {
+        let may_be =
+            move |among: &Option<Vec<usize>>| among.as_ref().is_none_or(|a| a.contains(&s));
+        let shape = case.sources[s].shape;
+        (all.iter()).filter(move |(_, one, among)| may_be(among) && one.may_be_part_of(shape))
+    };
+    let floats: Vec<usize> = (0..case.sources.len())
+        .filter(|&s| case.sources[s].dtype.is_float() && wanted(s).next().is_some())
+        .filter(|&s| !case.is_flat(s))
         .collect();
+    let cost = |&s: &usize| case.sources[s].cost();
+    let found = batched(&floats, cost, |&s| {
+        let source = &case.sources[s];
+        let data = source.data();
+        let view = TensorView {
+            dtype: source.dtype,
+            shape: source.shape,
+            data: &data,
+        };
+        let name = source.name;
+        let parts =
+            parts_of_one_value(Stack { name, view }, wanted(s).map(|(r, one, _)| (*r, one)));
+        Ok::<_, Error>(parts)
+    })?;
     for (r, recipe) in found.into_iter().flatten() {
         rows[r].explain(recipe, None);
     }
@@ -408,21 +423,17 @@ const TYPES: usize = 8;
 fn summands(case: &Case<'_>, row: &Row, height: usize, width: usize) -> Vec<Summand> {
     let mut found = Vec::new();
     for source in &case.sources {
-        let shape = squeezed(source.view.shape);
+        let shape = squeezed(source.shape);
         let tall = match shape[..] {
             [tall, wide] if wide == width => tall,
             [wide] if wide == width => 1,
             _ => continue,
         };
         let recorded = row.folded_from.iter().any(|f| same_name(f, source.name));
-        if !source.view.dtype.is_float() || !(row.folded_from.is_empty() || recorded) {
+        if !source.dtype.is_float() || !(row.folded_from.is_empty() || recorded) {
             continue;
         }
-        let Ok(bytes) = as_type(
-            source.view.dtype,
-            row.dtype,
-            Cow::Borrowed(source.view.data),
-        ) else {
+        let Ok(bytes) = as_type(source.dtype, row.dtype, source.data()) else {
             continue;
         };
         let stride = width * row.dtype.bits() / 8;
@@ -509,18 +520,23 @@ fn gives(row: &Row, recipe: &Recipe, checkpoint: &dyn Checkpoint, bytes: &[u8]) 
 /// Records the checkpoint, and what of it the model contradicts: a parameter that stands in the graph under its own name with
 /// another value.
 fn inventory(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Inventory {
-    let mut tensors: Vec<SourceTensor> = (case.sources.par_iter().enumerate())
-        .map(|(i, s)| {
-            let flat = is_flat(s.view.dtype, s.view.data);
-            // What was compared has been hashed already.
-            let known = case.equal.print(i, s.view.dtype).map(|print| print.flat);
-            let digest = known.unwrap_or_else(|| Digest::of(s.view.data));
-            SourceTensor {
-                regular: s.view.dtype.is_float() && literal(s.view).is_some_and(Literal::is_table),
-                ..SourceTensor::of(s.name, s.view, flat, digest)
-            }
+    let known = case.all_known();
+    let all: Vec<usize> = (0..known.len()).collect();
+    // Where it is rounded, a copy beside the tensor.
+    let cost = |&s: &usize| 2 * case.sources[s].cost();
+    let recorded = batched(&all, cost, |&s| {
+        let (source, known) = (&case.sources[s], &known[s]);
+        let of_type = |dtype| Some(case.equal.print(s, dtype)?.flat);
+        let rounded = rounded(source.dtype, of_type, || source.data());
+        let of = (source.dtype, source.shape);
+        let is_table = known.literal.is_some_and(Literal::is_table);
+        Ok::<_, Infallible>(SourceTensor {
+            flat: known.is_flat,
+            regular: source.dtype.is_float() && is_table,
+            ..SourceTensor::of(source.name, of, known.print.flat, rounded)
         })
-        .collect();
+    });
+    let Ok(mut tensors) = recorded;
     let at: HashMap<String, usize> = (tensors.iter().enumerate())
         .map(|(i, t)| (t.name.clone(), i))
         .collect();
@@ -597,11 +613,11 @@ fn in_attributes(
         let Some(at) = case.find(&tensor.name) else {
             continue;
         };
-        let view = case.sources[at].view;
-        if count == 0 || count > SHORT || !view.dtype.is_float() {
+        let source = &case.sources[at];
+        if count == 0 || count > SHORT || !source.dtype.is_float() {
             continue;
         }
-        let Ok(values) = to_f32(view.dtype, view.data) else {
+        let Ok(values) = to_f32(source.dtype, &source.data()) else {
             continue;
         };
         let found = attributes.iter().find(|(_, held)| *held == values);

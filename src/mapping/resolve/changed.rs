@@ -39,7 +39,7 @@ fn compared_orders(from: &[usize], to: &[usize]) -> Vec<Vec<usize>> {
 pub(super) fn resolve(case: &Case<'_>, rows: &mut [Row], pending: &[usize]) -> Result<(), Error> {
     let taken: HashSet<&str> = rows.iter().flat_map(names_of).collect();
     let free: Vec<usize> = (0..case.sources.len())
-        .filter(|&s| case.sources[s].view.dtype.is_float())
+        .filter(|&s| case.sources[s].dtype.is_float())
         .filter(|&s| !case.owned.contains(&s) && !taken.contains(case.sources[s].name))
         .collect();
     let mut pool: HashMap<Vec<usize>, Vec<usize>> = HashMap::new();
@@ -48,7 +48,7 @@ pub(super) fn resolve(case: &Case<'_>, rows: &mut [Row], pending: &[usize]) -> R
         .flat_map(|&r| case.named[r].iter().map(|n| n.source));
     // What a name presumes is measured even if another row has it: weights may be tied.
     for s in free.iter().copied().chain(named) {
-        let all = pool.entry(key(case.sources[s].view.shape)).or_default();
+        let all = pool.entry(key(case.sources[s].shape)).or_default();
         if !all.contains(&s) {
             all.push(s);
         }
@@ -103,7 +103,7 @@ fn sample_sources(
     let mut wanted: HashSet<(usize, Vec<usize>)> = HashSet::new();
     for &r in pending {
         for &s in pool.get(&key(&rows[r].shape)).into_iter().flatten() {
-            let from = squeezed(case.sources[s].view.shape);
+            let from = squeezed(case.sources[s].shape);
             for order in compared_orders(&from, &squeezed(&rows[r].shape)) {
                 wanted.insert((s, order));
             }
@@ -111,7 +111,7 @@ fn sample_sources(
     }
     (wanted.into_par_iter())
         .filter_map(|(s, order)| {
-            let values = sample(case.sources[s].view, &order)?;
+            let values = sample(case.sources[s].view()?, &order)?;
             Some(((s, order), values))
         })
         .collect()
@@ -130,7 +130,7 @@ fn candidates(
         return all;
     }
     for &source in pool.get(&key(&row.shape)).into_iter().flatten() {
-        let from = squeezed(case.sources[source].view.shape);
+        let from = squeezed(case.sources[source].shape);
         for order in compared_orders(&from, &squeezed(&row.shape)) {
             if let Some(values) = samples.get(&(source, order.clone())) {
                 all.push(Candidate {
@@ -206,7 +206,7 @@ fn unaccounted_in(row: &Row, unaccounted: &[(String, usize)]) -> Vec<Evidence> {
 
 /// A presumed source that there is nothing to measure of: scalars and types without a plain float, or another shape.
 fn without_measure(case: &Case<'_>, row: &mut Row, first: usize, against: Vec<Evidence>) {
-    let view = case.sources[first].view;
+    let view = &case.sources[first];
     let mut presumed = presumed_relations(row, view.shape);
     if !row.dtype.is_float() && view.shape == row.shape {
         presumed.truncate(1);
@@ -269,7 +269,7 @@ fn measured(
     row.evidence.extend(against);
     if clear && !oriented {
         row.grade = Grade::Ambiguous;
-        for relation in presumed_relations(row, case.sources[own.source].view.shape) {
+        for relation in presumed_relations(row, case.sources[own.source].shape) {
             row.alternatives
                 .push(case.recipe(row, own.source, &relation));
         }

@@ -5,7 +5,7 @@
 //! written. They stand against two faults that no value shows: a base that lacked a tensor, so that another of equal values took its
 //! place, and tied weights that part.
 
-use super::case::{Case, Equal, Named, Source, literal_of, names_of, norms, presume};
+use super::case::{Case, Equal, Named, Source, names_of, norms, presume};
 use super::{changed, folds, readings};
 use crate::mapping::derive::{Relation, is_square, presumed_relations};
 use crate::mapping::hints::{align, is_anonymous};
@@ -50,7 +50,7 @@ pub fn corroborate(
     for &r in &open {
         let is_unknown =
             rows[r].explanations().next().is_none() && readings::is_made_of_tensors(&rows[r]);
-        rows[r].literal = literal_of(held, &rows[r])?.filter(|_| !is_unknown);
+        rows[r].literal = case.equal.literals[r].filter(|_| !is_unknown);
         orientation_evidence(&mut rows[r]);
     }
     readings::veto(&case, &mut rows, &open, mapping.merges);
@@ -75,7 +75,7 @@ fn by_initializer(case: &Case<'_>, rows: &mut [Row], open: &[usize]) -> Vec<usiz
         let row = &mut rows[r];
         let same = case
             .find(&row.name)
-            .filter(|&s| is_anonymous(&row.name) && case.sources[s].view.shape == row.shape);
+            .filter(|&s| is_anonymous(&row.name) && case.sources[s].shape == row.shape);
         if let Some(s) = same {
             row.grade = Grade::Corroborated;
             row.recipe = Some(Recipe::Tensor {
@@ -98,7 +98,7 @@ fn baked_by_name(
     let (named, _) = presume(&baked, sources);
     for (row, named) in baked.iter_mut().zip(&named) {
         let Some(first) = named.first() else { continue };
-        let view = sources[first.source].view;
+        let view = &sources[first.source];
         if view.dtype.is_float() != row.dtype.is_float() {
             continue;
         }
@@ -229,7 +229,7 @@ fn by_value_alone(
                 !case.equal.of_row.iter().enumerate().any(tells)
             };
             for named in case.named[r].iter().filter(homeless) {
-                for relation in presumed_relations(row, case.sources[named.source].view.shape) {
+                for relation in presumed_relations(row, case.sources[named.source].shape) {
                     let recipe = case.recipe(row, named.source, &relation);
                     row.alternatives.push(recipe);
                 }
@@ -296,7 +296,7 @@ fn take(case: &Case<'_>, row: &mut Row, same: &Equal, equal: usize) {
         unique: equal == 1,
     });
     let chosen = same.relations.iter().find(|x| x.fits(row.layout));
-    let shape = case.sources[same.source].view.shape;
+    let shape = case.sources[same.source].shape;
     let plain = (same.relations.iter()).all(|x| matches!(x, Relation::Order(o) if o.is_sorted()));
     if row.layout == Layout::Unknown && is_square(shape) && is_square(&row.shape) && !plain {
         // A symmetric matrix, or one that is equal only transposed, and no consumer to say how it should stand: the
@@ -439,9 +439,9 @@ fn own_names(case: &Case<'_>, rows: &mut [Row], open: &HashSet<usize>) {
             continue;
         }
         for named in &case.named[r] {
-            let Source { name, view } = case.sources[named.source];
+            let Source { name, shape, .. } = case.sources[named.source];
             if !names_of(row).any(|n| n == name) {
-                for relation in presumed_relations(row, view.shape) {
+                for relation in presumed_relations(row, shape) {
                     let recipe = case.recipe(row, named.source, &relation);
                     row.alternatives.push(recipe);
                 }
@@ -477,7 +477,7 @@ fn twins(case: &Case<'_>, rows: &mut [Row]) {
         others.sort_unstable();
         others.dedup();
         for s in others {
-            for relation in presumed_relations(&rows[r], case.sources[s].view.shape) {
+            for relation in presumed_relations(&rows[r], case.sources[s].shape) {
                 let recipe = case.recipe(&rows[r], s, &relation);
                 rows[r].alternatives.push(recipe);
             }
@@ -505,7 +505,7 @@ fn tied_to_strangers(case: &Case<'_>, rows: &mut [Row], open: &HashSet<usize>) {
             continue;
         }
         for &s in &strangers {
-            for relation in presumed_relations(row, case.sources[s].view.shape) {
+            for relation in presumed_relations(row, case.sources[s].shape) {
                 let recipe = case.recipe(row, s, &relation);
                 row.alternatives.push(recipe);
             }
@@ -554,17 +554,17 @@ fn coverage(rows: &[Row], case: &Case<'_>, settled_missing: Vec<usize>) -> Accou
     for (s, source) in case.sources.iter().enumerate() {
         if let (true, Some(print)) = (
             reached.contains(source.name),
-            case.equal.print(s, source.view.dtype),
+            case.equal.print(s, source.dtype),
         ) && print.informative
         {
-            by_print.insert((source.view.dtype, print.flat), source.name);
+            by_print.insert((source.dtype, print.flat), source.name);
         }
     }
     let named: HashSet<usize> = case.named.iter().flatten().map(|n| n.source).collect();
     let leftovers = (case.sources.iter().enumerate())
         .filter(|(_, source)| !reached.contains(source.name))
         .map(|(s, source)| {
-            let dtype = source.view.dtype;
+            let dtype = source.dtype;
             let print = case.equal.print(s, dtype);
             let twin = print.and_then(|p| by_print.get(&(dtype, p.flat)));
             // torch counts batches in it while it trains, and no graph reads it.
@@ -629,7 +629,7 @@ fn forget_look_alikes(reached: &mut HashSet<&str>, rows: &[Row], case: &Case<'_>
     }));
     orphans.retain(|(count, _)| *count > 1);
     for source in &case.sources {
-        let count = element_count(source.view.shape);
+        let count = element_count(source.shape);
         let may_be = |(n, names): &(usize, BTreeSet<&str>)| {
             Some(*n) == count && !names.contains(source.name)
         };

@@ -13,11 +13,11 @@ fn numbers(case: &Case<'_>, row: &Row, name: &str) -> Result<Option<Vec<f32>>, E
     let Some(at) = case.find(name) else {
         return Ok(None);
     };
-    let view = case.sources[at].view;
-    if !view.dtype.is_float() {
+    let source = &case.sources[at];
+    if !source.dtype.is_float() {
         return Ok(None);
     }
-    to_f32(view.dtype, view.data)
+    to_f32(source.dtype, &source.data())
         .map(Some)
         .map_err(|cause| Error::convert(row, cause))
 }
@@ -118,7 +118,7 @@ fn weight_norms(case: &Case<'_>) -> Vec<NormedWeight> {
     let all = case.sources.iter().enumerate();
     all.filter_map(|(direction, source)| {
         let magnitude = sibling(source.name)?;
-        let (v, g) = (source.view.shape, case.sources[magnitude].view.shape);
+        let (v, g) = (source.shape, case.sources[magnitude].shape);
         let wide = |&a: &usize| g[a] != 1;
         let axis = match g.iter().product::<usize>() {
             // One norm of all: torch's `dim=None`.
@@ -158,7 +158,7 @@ fn find_weight_norm(
     let mut recipes = Vec::new();
     let mut best: Option<Rounding> = None;
     for weight in fitting {
-        let shape = case.sources[weight.direction].view.shape;
+        let shape = case.sources[weight.direction].shape;
         for relation in presumed_relations(row, shape) {
             let recipe = Recipe::WeightNorm {
                 direction: case.name(weight.direction),
@@ -307,13 +307,13 @@ fn find_kernel(
     }
     let mut kernels: Vec<usize> = (case.named[r].iter())
         .map(|n| n.source)
-        .filter(|&s| case.sources[s].view.shape == row.shape)
+        .filter(|&s| case.sources[s].shape == row.shape)
         .collect();
     // No name leads to a kernel of this shape, so any may be it that is no other row's by name and
     // value.
     if kernels.is_empty() {
         kernels = (0..case.sources.len())
-            .filter(|s| case.sources[*s].view.shape == row.shape && !case.owned.contains(s))
+            .filter(|s| case.sources[*s].shape == row.shape && !case.owned.contains(s))
             .collect();
     }
     let bytes = held_bytes(row, case.held)?;

@@ -5,8 +5,8 @@
 //! record, or by the module path in its name. A derivation that no reader means is dropped; those that some reader means must
 //! all agree; a reader that means none of them pins the value.
 
-use super::case::{Case, Source, hint_prefixes};
-use crate::mapping::derive::{is_flat, is_typed};
+use super::case::{Case, hint_prefixes};
+use crate::mapping::derive::is_typed;
 use crate::mapping::hints::{is_anonymous, same_name};
 use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row, held_bytes, squeezed};
 use crate::tensor::to_f32;
@@ -381,8 +381,8 @@ fn doubt_folded(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
     let doubtful: Vec<usize> = (open.iter().copied())
         .filter(|&r| is_doubtful(&rows[r]))
         .collect();
-    let is_origin = |s: &Source<'_>| s.view.dtype.is_float() && is_flat(s.view.dtype, s.view.data);
-    if doubtful.is_empty() || !case.sources.iter().any(is_origin) {
+    let is_origin = |s: usize| case.sources[s].dtype.is_float() && case.is_flat(s);
+    if doubtful.is_empty() || !(0..case.sources.len()).any(is_origin) {
         return;
     }
     for r in doubtful {
@@ -504,7 +504,7 @@ fn one_each(case: &Case<'_>, rows: &mut [Row], open: &[usize]) {
 pub(super) fn own_name(case: &Case<'_>, row: &Row, r: usize) -> Option<String> {
     let named = case.named[r].iter().find(|n| n.clue == Clue::Name)?;
     let source = &case.sources[named.source];
-    let same = squeezed(source.view.shape) == squeezed(&row.shape);
+    let same = squeezed(source.shape) == squeezed(&row.shape);
     same.then(|| source.name.to_owned())
 }
 

@@ -2,8 +2,9 @@
 
 use super::error::Error;
 use super::row::Row;
+use crate::fsx::Map;
 use crate::onnx::{Model, Weight};
-use crate::tensor::{Digest, Dtype, Tensor, TensorView};
+use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, digests_seeing, look_at};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -31,7 +32,21 @@ pub trait Checkpoint: Sync {
         let digest = |name: &&str| Some(Digest::of(self.get(name)?.data));
         names.par_iter().map(digest).collect()
     }
+
+    /// As [`Checkpoint::digests`]; `see` is handed all bytes as well, each once: the index of a name, place in its tensor and bytes, in any
+    /// order and by several threads. Nothing but the last part of a tensor ends inside of an element.
+    fn digests_seeing(&self, names: &[&str], see: &See<'_>) -> Vec<Option<Digest>> {
+        let look = |(i, name): (usize, &&str)| {
+            let tensor = self.read(name)?;
+            see(i, 0, &tensor.data);
+            Some(Digest::of(&tensor.data))
+        };
+        names.par_iter().enumerate().map(look).collect()
+    }
 }
+
+/// What is shown the bytes of tensors.
+pub type See<'s> = dyn Fn(usize, usize, &[u8]) + Sync + 's;
 
 impl Checkpoint for crate::weights::Source {
     fn names(&self) -> Vec<&str> {
@@ -79,6 +94,10 @@ impl Checkpoint for crate::weights::layouts::View {
     fn digests(&self, names: &[&str]) -> Vec<Option<Digest>> {
         self.digests(names, |_| ())
     }
+
+    fn digests_seeing(&self, names: &[&str], see: &See<'_>) -> Vec<Option<Digest>> {
+        self.digests_seeing(names, see)
+    }
 }
 
 /// Tensors of a checkpoint that were read for one derivation, and go with it.
@@ -117,6 +136,16 @@ pub trait Held: Sync {
         let _ = name;
         None
     }
+
+    /// As [`Checkpoint::digests_seeing`]; what is [known](Held::known) is not hashed.
+    fn digests_seeing(&self, names: &[&str], see: &See<'_>) -> Vec<Option<Digest>> {
+        let look = |(i, name): (usize, &&str)| {
+            let bytes = self.held(name)?;
+            see(i, 0, &bytes);
+            Some(self.known(name).unwrap_or_else(|| Digest::of(&bytes)))
+        };
+        names.par_iter().enumerate().map(look).collect()
+    }
 }
 
 /// A model's own values, by name.
@@ -151,6 +180,45 @@ impl Held for ModelValues<'_> {
 
     fn known(&self, name: &str) -> Option<Digest> {
         self.digests.get(name).copied()
+    }
+
+    fn digests_seeing(&self, names: &[&str], see: &See<'_>) -> Vec<Option<Digest>> {
+        let mut files: Vec<&Map> = Vec::new();
+        let mut known_files: HashMap<*const Map, usize> = HashMap::new();
+        // What lies in a file as it is, by whether its digest is known.
+        let (mut at, mut places) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        let mut digests: Vec<Option<Digest>> = vec![None; names.len()];
+        for (i, name) in names.iter().enumerate() {
+            let Some(weight) = self.index.get(name) else {
+                continue;
+            };
+            digests[i] = self.known(name);
+            if let Some((map, range)) = self.model.place_of(weight) {
+                let file = *known_files.entry(map).or_insert_with(|| {
+                    files.push(map);
+                    files.len() - 1
+                });
+                let known = usize::from(digests[i].is_some());
+                at[known].push(i);
+                places[known].push(Stretch { file, range });
+                continue;
+            }
+            let bytes = self.model.read(weight);
+            see(i, 0, &bytes);
+            digests[i] = digests[i].or_else(|| Some(Digest::of(&bytes)));
+        }
+        let read = |file: usize, at: usize, into: &mut [u8]| files[file].copy_to(at, into);
+        let [new, known] = &at;
+        look_at(&places[1], read, |i, offset, data| {
+            see(known[i], offset, data);
+        });
+        let hashed = digests_seeing(&places[0], read, |i, offset, data| {
+            see(new[i], offset, data);
+        });
+        for (i, digest) in new.iter().zip(hashed) {
+            digests[*i] = Some(digest);
+        }
+        digests
     }
 }
 

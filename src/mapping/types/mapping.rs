@@ -2,8 +2,9 @@
 
 use super::error::Error;
 use super::row::{Evidence, Grade, Layout, Recipe, Row};
-use crate::tensor::{Digest, Dtype, Tensor, TensorView, cast};
+use crate::tensor::{Digest, Dtype, Tensor, cast};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Every `Role::Weight` tensor of a model with its sources.
@@ -189,20 +190,39 @@ fn narrower(dtype: Dtype) -> &'static [Dtype] {
     }
 }
 
+/// [`SourceTensor::rounded`] of a tensor. `known` has the digests in types that it was looked at in already, `read` gives its bytes where
+/// that is not all.
+pub(in crate::mapping) fn rounded<'d>(
+    dtype: Dtype,
+    known: impl Fn(Dtype) -> Option<Digest>,
+    read: impl Fn() -> Cow<'d, [u8]>,
+) -> BTreeMap<String, Digest> {
+    let mut data = None;
+    let digests = narrower(dtype).iter().filter_map(|&to| {
+        let digest = match known(to) {
+            Some(digest) => digest,
+            None => Digest::of(&cast(dtype, to, data.get_or_insert_with(&read)).ok()?),
+        };
+        Some((to.to_string(), digest))
+    });
+    digests.collect()
+}
+
 impl SourceTensor {
-    /// Records `view`, a tensor of the base called `name`. `digest` is that of its bytes.
-    pub fn of(name: &str, view: TensorView<'_>, flat: bool, digest: Digest) -> SourceTensor {
-        let rounded = narrower(view.dtype).iter().filter_map(|&to| {
-            let bytes = cast(view.dtype, to, view.data).ok()?;
-            Some((to.to_string(), Digest::of(&bytes)))
-        });
+    /// Records a tensor of the base; `digest` is that of its bytes, `rounded` what [`rounded`] gives.
+    pub fn of(
+        name: &str,
+        (dtype, shape): (Dtype, &[usize]),
+        digest: Digest,
+        rounded: BTreeMap<String, Digest>,
+    ) -> SourceTensor {
         SourceTensor {
             name: name.to_owned(),
-            dtype: view.dtype,
-            shape: view.shape.to_vec(),
+            dtype,
+            shape: shape.to_vec(),
             digest,
-            rounded: rounded.collect(),
-            flat,
+            rounded,
+            flat: false,
             regular: false,
             contradicted: false,
             attribute: None,

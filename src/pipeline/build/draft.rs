@@ -154,7 +154,8 @@ impl<'a> Draft<'a> {
             watch.event(Event::Warn(&said));
         }
         let structure = request.model.structure_digest();
-        let (mapping, base) = mapping(request, memo, watch)?;
+        let digests = past::weights(request.model, memo, watch);
+        let (mapping, base) = mapping(request, &digests, memo, watch)?;
         // The file that was parsed, where there is one; it may have been replaced since.
         let file = match request.model.files().first() {
             Some(map) => past::file(map, memo),
@@ -165,7 +166,7 @@ impl<'a> Draft<'a> {
             structure,
             profile: shapes.profile(),
             shapes,
-            digests: past::weights(request.model, memo, watch),
+            digests,
             mark: marked(request.options, base.is_some(), &mapping.rows),
             file,
             mapping,
@@ -292,13 +293,14 @@ struct Probed {
     weights: Arc<Source>,
 }
 
-/// The mapping of `model`, proven as `from` says; none where no checkpoint proves it.
+/// The mapping of `model`, whose weights have these digests, proven as `from` says; none where no checkpoint proves it.
 ///
 /// # Errors
 /// What cannot be read, and what is not proven.
 pub(super) fn prove(
     model: &Model,
     from: MappingSource<'_>,
+    digests: &HashMap<&str, Digest>,
     memo: Option<&Memo>,
     watch: &dyn Watch,
 ) -> Result<Option<Proven>, Error> {
@@ -312,7 +314,7 @@ pub(super) fn prove(
         return Ok(None);
     };
     let base = Arc::new(Source::open_all(files)?);
-    let mut mapping = past::mapping(model, &base, component, memo, watch)?;
+    let mut mapping = past::mapping(model, &base, component, digests, memo, watch)?;
     let probe = match probe {
         Some(probe) => Some(ask(model, probe, &base, component, &mut mapping)?),
         None => None,
@@ -328,6 +330,7 @@ pub(super) fn prove(
 
 fn mapping(
     request: &BuildRequest<'_>,
+    digests: &HashMap<&str, Digest>,
     memo: Option<&Memo>,
     watch: &dyn Watch,
 ) -> Result<(Mapping, Option<BaseSource>), Error> {
@@ -343,7 +346,7 @@ fn mapping(
         }
         MappingSource::Infer { component, .. } => component,
     };
-    let Some(proven) = prove(request.model, request.mapping, memo, watch)? else {
+    let Some(proven) = prove(request.model, request.mapping, digests, memo, watch)? else {
         return Ok((mapping::infer(request.model, None)?, None));
     };
     let Proven {

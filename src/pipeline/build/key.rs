@@ -55,8 +55,12 @@ pub fn with_checkpoint(
             let rows = manifest.weights.iter().filter_map(|w| w.mapping.as_ref());
             marked(options, manifest.base.is_some(), rows)
         }
-        MappingSource::Infer { .. } => prove(model, from, memo, watch)?
-            .and_then(|proven| marked(options, true, &proven.mapping.rows)),
+        MappingSource::Infer { files: [], .. } => None,
+        MappingSource::Infer { .. } => {
+            let digests = past::weights(model, memo, watch);
+            let proven = prove(model, from, &digests, memo, watch)?;
+            proven.and_then(|proven| marked(options, true, &proven.mapping.rows))
+        }
     };
     Ok(marking(fields, mark.as_ref()))
 }

@@ -282,10 +282,8 @@ impl View {
         let (dtype, shape) = self.describe(name)?;
         let data = match (self.stretch_of(name), self.find(name)) {
             (Some(stretch), _) => {
-                let mut data = vec![0; stretch.range.len()];
                 let file = &self.source().files()[stretch.file];
-                file.map().copy_to(stretch.range.start, &mut data);
-                data
+                file.map().read(stretch.range)
             }
             (None, Found::Laid(tensor)) => match tensor.bytes.get() {
                 Some(kept) => kept.clone(),
@@ -325,6 +323,38 @@ impl View {
                     }),
                 }),
             );
+        }
+        digests
+    }
+
+    /// As [`View::digests`]; `see` is handed all bytes as well, as [`digests_seeing`] hands them: the index of a name, place and bytes.
+    ///
+    /// [`digests_seeing`]: crate::tensor::digests_seeing
+    pub fn digests_seeing(
+        &self,
+        names: &[&str],
+        see: &(dyn Fn(usize, usize, &[u8]) + Sync),
+    ) -> Vec<Option<Digest>> {
+        let (mut at, mut plain) = (Vec::new(), Vec::new());
+        for (i, name) in names.iter().enumerate() {
+            if let Some(stretch) = self.stretch_of(name) {
+                at.push(i);
+                plain.push(stretch);
+            }
+        }
+        let see_plain = |i: usize, offset: usize, data: &[u8]| see(at[i], offset, data);
+        let hashed = self.source().hash_seeing(&plain, see_plain);
+        let mut digests: Vec<Option<Digest>> = vec![None; names.len()];
+        for (i, digest) in at.iter().zip(hashed) {
+            digests[*i] = Some(digest);
+        }
+        for (i, name) in names.iter().enumerate() {
+            if digests[i].is_none()
+                && let Some(tensor) = self.read(name)
+            {
+                see(i, 0, &tensor.data);
+                digests[i] = Some(Digest::of(&tensor.data));
+            }
         }
         digests
     }
