@@ -7,8 +7,8 @@
 use crate::mapping::derive::{apply_once, batched, is_flat, literal};
 use crate::mapping::hints::{Prefixes, SameNames, align, is_anonymous, same_name};
 use crate::mapping::types::{
-    Accounts, Assessment, Change, Checkpoint, Error, Held, Inventory, Judged, Leftover, Literal,
-    Mapping, Missing, Permissions, Reading, Recipe, Refusal, Row, SourceTensor, Step, Why,
+    Accounts, Assessment, Change, Checkpoint, Error, Grade, Held, Inventory, Judged, Leftover,
+    Literal, Mapping, Missing, Permissions, Reading, Recipe, Refusal, Row, SourceTensor, Step, Why,
     held_bytes, squeezed,
 };
 use crate::tensor::{Digest, Dtype, Tensor, TensorView, element_count};
@@ -319,6 +319,10 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
     if row.explanations().next().is_none() {
         return Ok(unexplained(row, books.changed()));
     }
+    let unread = recorded_beside(books, row);
+    if !unread.is_empty() {
+        return Ok(unsourced(unread.into_iter()));
+    }
     let touched = row
         .explanations()
         .flat_map(Recipe::sources)
@@ -329,17 +333,15 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
     let any_changed = |r: &&Recipe| r.sources().iter().any(|s| books.state(s) == State::Changed);
     let is_given = |r: &&Recipe| r.sources().iter().all(|s| books.state(s) != State::Missing);
     let given: Vec<&Recipe> = row.explanations().filter(is_given).collect();
-    if given.is_empty() {
-        let Some(part) = row.explanations().find(any_changed) else {
-            return Ok(Change::NotGiven);
-        };
-        return Ok(refused(Refusal::PartialFold {
-            missing: names_where(books, part, State::Missing),
-        }));
-    }
-    // A tensor that is missing leaves the base value, which the others give.
     if !given.iter().any(any_changed) {
-        return Ok(Change::Unchanged);
+        // A tensor that is missing leaves the base value; one that changed beside it gives a value that neither file has.
+        return Ok(match row.explanations().find(any_changed) {
+            Some(part) => refused(Refusal::PartialFold {
+                missing: names_where(books, part, State::Missing),
+            }),
+            None if given.is_empty() => Change::NotGiven,
+            None => Change::Unchanged,
+        });
     }
     // Where the file has one of several equal tensors only, and they were flat, nobody can say whether the other moved too.
     let twinless = row.explanations().any(|r| !is_given(&r));
@@ -376,6 +378,35 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
         }));
     }
     Ok(Change::Changed { digest })
+}
+
+/// Changed tensors that the exporter's record says `row` was made from, and that none of its explanations reads: they added nothing before.
+fn recorded_beside<'a>(books: &'a Books<'_>, row: &Row) -> Vec<&'a str> {
+    if row.folded_from.len() < 2 || row.probed || row.grade == Grade::Given {
+        return Vec::new();
+    }
+    let reads = |name: &str| row.explanations().any(|r| r.sources().contains(&name));
+    // The graph and the file may each have a wrapper's name in front; what has no dot is a tensor under just this name, or a value.
+    let wrapped = |recorded: &str| {
+        let plain = inner(recorded);
+        let same = |t: &&SourceTensor| [recorded, plain].contains(&inner(&t.name));
+        let of_base = || books.inventory.tensors.iter().find(same);
+        books.inventory.get(plain).or_else(of_base)
+    };
+    let of_base = |recorded: &String| {
+        let is_path = recorded.contains('.');
+        (books.inventory.get(recorded)).or_else(|| is_path.then(|| wrapped(recorded)).flatten())
+    };
+    let is_lost = |name: &&str| {
+        books.state(name) == State::Changed && !reads(name) && !books.permissions.ignores(name)
+    };
+    let recorded = row.folded_from.iter().filter_map(of_base);
+    recorded.map(|t| t.name.as_str()).filter(is_lost).collect()
+}
+
+/// A name without what may wrap the module.
+fn inner(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(_, rest)| rest)
 }
 
 /// The digest of what `recipe` gives, where that is a tensor as the new file has it, which was hashed already; none where it has to be
@@ -461,16 +492,12 @@ fn unsourced<'a>(changed: impl Iterator<Item = &'a str>) -> Change {
 pub(super) fn may_hold(row: &Row, name: &str) -> bool {
     use crate::mapping::types::Meaning;
     // The graph and the file may each have a wrapper's name in front.
-    let inner = |name: &str| {
-        let rest = name.split_once('.').map_or(name, |(_, rest)| rest);
-        rest.to_owned()
-    };
     if !row.folded_from.is_empty() {
         let alike = |f: &String| same_name(f, name) || inner(f) == inner(name);
         return row.folded_from.iter().any(alike);
     }
     let spelled = |name: &str| name.replace('.', "_").to_lowercase();
-    let (bare, inner) = (spelled(name), spelled(&inner(name)));
+    let (bare, inner) = (spelled(name), spelled(inner(name)));
     let mut recorded = row.readings.iter().peekable();
     if recorded.peek().is_none() {
         return true;

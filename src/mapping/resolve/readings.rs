@@ -235,8 +235,36 @@ pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: 
         doubt_folded(case, rows, open);
     }
     for &r in open {
+        if rows[r].pinned.is_none() && is_read_in_part(&spelling, &rows[r]) {
+            rows[r].pinned = Some("another tensor that it was folded from".into());
+        }
         pin_literals(&spelling, rows, r);
     }
+}
+
+/// Whether the record lists tensors that no derivation reads beside the others: those that fit leave out what happens to add nothing, as a
+/// kernel of zeros does with the scale of a normalisation. Integers are indices and masks, which a derivation has in itself.
+fn is_read_in_part(spelling: &Spelling<'_, '_>, row: &Row) -> bool {
+    if row.folded_from.len() < 2 || row.explanations().next().is_none() {
+        return false;
+    }
+    let case = spelling.case;
+    let is_float = |name: &str| (case.find(name)).is_some_and(|i| case.sources[i].dtype.is_float());
+    let mut listed = made_from(spelling, row);
+    listed.retain(|name| is_float(name));
+    let reads_all = |r: &Recipe| listed.iter().all(|name| r.sources().contains(name));
+    // One of a few values shows nothing, and so nothing of a tensor that the base lacks.
+    let is_lacking = |recorded: &String| {
+        let mut known = case.sources.iter().flat_map(|s| spelling.forms(s.name));
+        is_path(recorded) && !known.any(|form| form == *recorded)
+    };
+    !row.explanations().any(reads_all)
+        || (row.literal == Some(Literal::Flat) && row.folded_from.iter().any(is_lacking))
+}
+
+/// Whether a recorded name is that of a module's tensor: values of the traced graph have no dots.
+fn is_path(name: &str) -> bool {
+    name.contains('.') && !is_anonymous(name)
 }
 
 /// Whether the record names tensors that the value was folded from: then it is no literal, however few values it has.
