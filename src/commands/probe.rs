@@ -17,13 +17,13 @@ pub struct Args {
     print: bool,
 }
 
-/// Every tensor is scaled and shifted element by element: signs of variances stay, flat tensors and equal ones become different. Tied
-/// parameters are one object, and move once.
+/// Every element is moved away from zero, by another part of itself and a little more: signs of variances stay, flat tensors and equal ones
+/// become different, and no move is rounded away in a half type. Tied parameters are one object, and move once.
 const PYTHON: &str = "\
 import torch, safetensors.torch
 with torch.no_grad():
     for t in filter(torch.is_floating_point, {id(t): t for t in [*model.parameters(), *model.buffers()]}.values()):
-        t.copy_(t * (0.75 + 0.5 * torch.rand_like(t.float())) + 0.01 * torch.rand_like(t.float()))
+        t.add_(torch.where(t < 0, -1, 1) * (0.05 + 0.4 * torch.rand_like(t.float())) * (t.abs() + 0.2))
 safetensors.torch.save_file({n: t.clone().contiguous() for n, t in model.state_dict().items()}, \"probe.safetensors\")
 ";
 

@@ -8,7 +8,7 @@ use crate::mapping::types::{
     Checkpoint, Error, Grade, Inventory, Literal, Mapping, ModelValues, Recipe, Row, held_bytes,
 };
 use crate::onnx::Model;
-use crate::tensor::{Digest, TensorView, to_f32};
+use crate::tensor::{Digest, Dtype, TensorView, to_f32};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -84,6 +84,8 @@ fn require_moved(
     let used: HashSet<&str> = (mapping.rows.iter().flat_map(Row::explanations))
         .flat_map(Recipe::sources)
         .collect();
+    let floats = mapping.rows.iter().filter(|row| row.dtype.is_float());
+    let least = floats.map(|row| epsilon(row.dtype)).fold(0f32, f32::max);
     let (mut missing, mut kept) = (Vec::new(), Vec::new());
     let mut complete = true;
     let floats = inventory.tensors.iter().filter(|t| t.dtype.is_float());
@@ -100,7 +102,7 @@ fn require_moved(
             let digest = Digest::of(new.data);
             tensor.is_same(new.dtype, new.shape, digest, || Some(new.to_owned()))
         };
-        let same = old.shape != new.shape || is_same();
+        let same = old.shape != new.shape || is_same() || !moves_by(least, old, new);
         let many = new.shape.iter().product::<usize>() > 1;
         if same || (many && is_flat(new.dtype, new.data)) {
             kept.push(name);
@@ -122,12 +124,39 @@ fn require_moved(
     if !kept.is_empty() {
         return Err(Error::Probe {
             problem: format!(
-                "every tensor has to move, each element by another amount; not moved: {}",
+                "every tensor has to move, each element by another amount and at least one by more than the model's types round away \
+                 ({least:.0e} of itself, or of one where it is smaller); not moved: {}",
                 some(&kept)
             ),
         });
     }
     Ok(complete)
+}
+
+/// The distance from one to the next number of a float type.
+fn epsilon(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::Bf16 => 0.007_812_5,
+        Dtype::F16 => 0.000_976_562_5,
+        _ => f32::EPSILON,
+    }
+}
+
+/// Elements that are compared at once.
+const STRETCH: usize = 1 << 12;
+
+/// Whether some element of `old` is another one in `new` by so much that `1 + w` and `exp(w)` are others, too, after they were rounded;
+/// `least` is the distance from one to the next number. Near nothing both are one, whatever the base says that the element was.
+fn moves_by(least: f32, old: TensorView<'_>, new: TensorView<'_>) -> bool {
+    let numbers = |dtype: Dtype, data: &[u8]| to_f32(dtype, data).unwrap_or_default();
+    let stretches = |view: TensorView<'_>| STRETCH * view.dtype.bits() / 8;
+    let old_parts = old.data.chunks(stretches(old).max(1));
+    let mut parts = old_parts.zip(new.data.chunks(stretches(new).max(1)));
+    parts.any(|(was, is)| {
+        let (was, is) = (numbers(old.dtype, was), numbers(new.dtype, is));
+        (was.iter().zip(&is))
+            .any(|(x, y)| (y - x).abs() >= least * x.abs().max(1.0) && y.abs() >= least)
+    })
 }
 
 /// Whether every tensor of the probe is one of the base's, or another name of one.

@@ -929,13 +929,16 @@ impl Gen {
         }
     }
 
-    /// The same model with every tensor moved, each element by another amount; tied ones together.
+    /// The same model with every tensor moved as `trtmut probe --print` moves it; tied ones together.
     fn move_all(&mut self, seed: u64) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x9e0b_e5ed);
         for t in self.base.values_mut().filter(|t| t.dtype.is_float()) {
             let v: Vec<f32> = numbers(t)
                 .into_iter()
-                .map(|x| x * rng.random_range(0.75..1.25) + rng.random_range(0.001..0.01))
+                .map(|x| {
+                    let by = (0.05 + 0.4 * rng.random_range(0.0..1.0f32)) * (x.abs() + 0.2);
+                    if x < 0.0 { x - by } else { x + by }
+                })
                 .collect();
             *t = of_f32(&t.shape, &v);
         }
