@@ -318,6 +318,8 @@ impl Mapping {
                 // What is stated stands alone: explanations beside it would have to agree before anything is written.
                 row.alternatives.clear();
                 row.rounding = None;
+                // What the value may be by itself was a guess, and may have stopped changes of what else it may be.
+                row.literal = None;
                 // A recipe by hand stands as it is, whatever the consumer says.
                 row.layout = Layout::Unknown;
                 row.evidence = Vec::<Evidence>::new();
