@@ -717,3 +717,28 @@ fn rows_said_by_hand_are_taken_and_checked() {
     fs::remove_file(scene.file("map.json")).unwrap();
     scene.refuses(&args, 1, &["map.json", "check the path"]);
 }
+
+#[test]
+fn a_function_of_a_tensor_is_not_the_tensor_where_both_are_equal_in_the_base() {
+    for (function, weight) in [
+        ("tanh", "tanh"),
+        ("clamp", "clamp"),
+        ("relu", "relu"),
+        ("clamp_exp", "exp"),
+    ] {
+        let scene = Scene::new();
+        for file in ["model.onnx", "base.safetensors", "new.safetensors"] {
+            scene.bring(&format!("functions/{function}/{file}"));
+        }
+        let build = ["build", "model.onnx", "-b", "cpu", "-o", "m.plan"];
+        let own = [&build[..], &["--base-weights", "base.safetensors"]].concat();
+        scene.run(&own).exits(0);
+        scene
+            .run(&["diff", "m.plan", "base.safetensors"])
+            .exits(0)
+            .prints("LIVE");
+        let says = format!("where weight `{weight}` comes from");
+        let refit = ["refit", "m.plan", "new.safetensors"];
+        scene.refuses(&refit, 1, &["`a`", &says]);
+    }
+}

@@ -223,7 +223,7 @@ fn is_placeholder(argument: &str) -> bool {
 }
 
 /// `mul_1` and `mul` are calls of one operator.
-fn stem(name: &str) -> &str {
+pub(in crate::mapping) fn stem(name: &str) -> &str {
     match name.rsplit_once('_') {
         Some((stem, n)) if !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()) => stem,
         _ => name,

@@ -6,9 +6,11 @@
 //! all agree; a reader that means none of them pins the value.
 
 use super::case::{Case, hint_prefixes};
-use crate::mapping::derive::is_typed;
-use crate::mapping::hints::{is_anonymous, same_name};
-use crate::mapping::types::{Clue, Literal, Meaning, Reading, Recipe, Row, held_bytes, squeezed};
+use crate::mapping::derive::{is_typed, keep_what_does};
+use crate::mapping::hints::{is_anonymous, same_name, stem};
+use crate::mapping::types::{
+    Clue, Grade, Literal, Meaning, Reading, Recipe, Row, held_bytes, squeezed,
+};
 use crate::tensor::to_f32;
 use std::collections::{HashMap, HashSet};
 
@@ -153,6 +155,7 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
 pub(super) fn veto(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: bool) {
     let spelling = Spelling::of(case, rows, merges);
     for &r in open {
+        by_operations(&spelling, &mut rows[r]);
         let row = &mut rows[r];
         let all: Vec<Recipe> = row.explanations().cloned().collect();
         if all.is_empty() {
@@ -227,6 +230,7 @@ pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: 
     let spelling = Spelling::of(case, rows, merges);
     for &r in open {
         by_record(&spelling, &mut rows[r]);
+        by_operations(&spelling, &mut rows[r]);
         by_readers(&spelling, &mut rows[r]);
     }
     one_each(case, rows, open);
@@ -356,6 +360,30 @@ fn by_record(spelling: &Spelling<'_, '_>, row: &mut Row) {
     if kept.is_empty() {
         // Made from a tensor in a way that is not known: no literal, however few values it has.
         row.literal = None;
+    }
+    put(row, kept);
+}
+
+/// Keeps derivations that do what the record says was done. Without any the value is a function of its tensors that is not known.
+fn by_operations(spelling: &Spelling<'_, '_>, row: &mut Row) {
+    // What engines fold in is compiled anew for any change, whatever it is of the tensor.
+    if row.folded_from.is_empty() || row.baked.is_some() || row.explanations().next().is_none() {
+        return;
+    }
+    // Torch lifts tensors that stand in the code under names of its own.
+    let lifted = ["lifted_tensor", "c_lifted_tensor", "_tensor_constant"];
+    let is_call = |name: &&String| {
+        !(name.contains('.')
+            || is_anonymous(name)
+            || spelling.known.contains(&sanitized(name))
+            || lifted.iter().any(|l| name.starts_with(l)))
+    };
+    let names = row.folded_from.iter().chain([&row.name]);
+    let operators: Vec<&str> = names.filter(is_call).map(|name| stem(name)).collect();
+    let kept = keep_what_does(row, &operators);
+    if kept.is_empty() {
+        row.literal = None;
+        row.grade = Grade::Unproven;
     }
     put(row, kept);
 }

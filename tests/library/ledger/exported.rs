@@ -209,7 +209,7 @@ impl Gen {
     fn folded(&mut self, kind: &str, shape: &[usize], made: Made) -> In {
         let name = if self.is_dynamo() && matches!(kind, "Mul" | "Add") && self.chance(0.5) {
             self.serial += 1;
-            format!("fold_{}", self.serial)
+            format!("{}_{}", made.operator(), self.serial)
         } else {
             self.made_up(kind)
         };

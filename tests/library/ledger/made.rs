@@ -66,6 +66,25 @@ fn turned(rows: usize, v: &[f32]) -> Vec<f32> {
 }
 
 impl Made {
+    /// The operator that gave the value last, as the traced graph calls it.
+    pub fn operator(&self) -> &'static str {
+        match self {
+            Made::Scaled(..) | Made::Squared(_) | Made::Normed(..) | Made::Normalised(_) => "mul",
+            Made::OnePlus(_) | Made::Added(..) | Made::Interpolated(_) => "add",
+            Made::Exp(_) => "exp",
+            Made::Slice(..) => "slice",
+            Made::Join(..) | Made::Runs(_) | Made::Waves(..) => "cat",
+            Made::Gathered(..) => "embedding",
+            Made::Own
+            | Made::Whole(_)
+            | Made::Turned(_)
+            | Made::Kernel(..)
+            | Made::Bias(..)
+            | Made::Resized(..)
+            | Made::Rounded8(_) => "view",
+        }
+    }
+
     pub fn sources(&self) -> Vec<String> {
         let norm = |module: &str, affine: bool, part: &[&str]| {
             let mut all = vec![format!("{module}.running_var")];

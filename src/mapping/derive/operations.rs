@@ -1,0 +1,95 @@
+//! Whether a derivation does all that the exporter's record says was done.
+//!
+//! Derivations are found by values: `clamp(a)` is `a` where the base has nothing to clamp, `relu(a)` where nothing is negative, and
+//! `tanh(gate)` where the gate still is zero. torch's dynamo exporter lists by name what a folded value was made from, the calls that it
+//! went through among them (`folded_from`), and calls the value after the last one. A call is named after its operator in `ATen`
+//! (`clamp_2` is a second `clamp`). A derivation without a step for one of them gives the base's value by chance.
+
+use crate::mapping::types::{Recipe, Row, Step};
+
+/// Operators that hand the elements of their first argument on, those that make values of nothing, and views that only torch has.
+const MOVING: &str = "_reshape_alias _reshape_copy _to_copy _unsafe_view adjoint alias alias_copy arange as_strided atleast_1d atleast_2d \
+    atleast_3d bfloat16 broadcast_to cat chunk clone column_stack concat concatenate contiguous detach detach_ diagonal double dropout \
+    embedding empty expand expand_as expand_copy eye feature_dropout flatten flip float full full_like gather getitem half hstack \
+    identity index index_select lift lift_fresh lift_fresh_copy linspace mH mT matrix_H moveaxis movedim narrow narrow_copy new_full \
+    new_ones new_zeros numpy_T ones ones_like permute permute_copy repeat repeat_interleave reshape resolve_conj resolve_neg roll rot90 \
+    scalar_tensor scalar_tensor_default select select_copy slice slice_copy split split_copy split_with_sizes split_with_sizes_copy \
+    squeeze squeeze_copy stack swapaxes swapdims sym_size t t_copy take take_along_dim tensor_split tile to transpose transpose_copy \
+    type_as unbind unbind_copy unflatten unfold unsqueeze unsqueeze_copy view view_as view_as_complex view_as_real view_copy vstack \
+    zeros zeros_like";
+
+/// Operators that leave many different values as they are only with an operand that does nothing: the number 1, or 0.
+const LINEAR: &str = "add div divide mul multiply neg rsub sub subtract true_divide";
+
+fn is_in(list: &str, name: &str) -> bool {
+    list.split_ascii_whitespace()
+        .any(|operator| operator.eq_ignore_ascii_case(name))
+}
+
+/// Whether `recipe` does what the operator `name` does. `few`: the value has so few different values that a product or a sum with
+/// itself can be itself.
+fn does(recipe: &Recipe, name: &str, few: bool) -> bool {
+    if is_in(MOVING, name) {
+        return true;
+    }
+    let steps = match recipe {
+        Recipe::Tensor { steps, .. } => &steps[..],
+        Recipe::Rows { .. } => &[],
+        // They are known by formulas of many operators, which exporters write in several ways.
+        Recipe::BatchNorm { .. } | Recipe::WeightNorm { .. } | Recipe::Sum { .. } => return true,
+    };
+    let has = |kind: fn(&Step) -> bool| steps.iter().any(kind);
+    if is_in(LINEAR, name) {
+        return !few || has(|step| matches!(step, Step::Scale { .. } | Step::Offset { .. }));
+    }
+    is_in("exp", name) && has(|step| matches!(step, Step::Exp))
+}
+
+/// Keeps derivations of `row` that do all of `operators`.
+pub(in crate::mapping) fn keep_what_does(row: &Row, operators: &[&str]) -> Vec<Recipe> {
+    let few = row.literal.is_some();
+    (row.explanations())
+        .filter(|recipe| operators.iter().all(|name| does(recipe, name, few)))
+        .cloned()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(steps: Vec<Step>) -> Recipe {
+        Recipe::Tensor {
+            source: "a".into(),
+            steps,
+        }
+    }
+
+    #[test]
+    fn a_derivation_needs_a_step_for_each_operator_that_computes() {
+        let plain = tensor(vec![Step::Permute { order: vec![1, 0] }]);
+        for name in [
+            "permute_3",
+            "_to_copy",
+            "numpy_t",
+            "scalar_tensor_default_1",
+        ] {
+            assert!(does(&plain, name, true), "{name}");
+        }
+        for name in [
+            "clamp",
+            "relu",
+            "tanh",
+            "pow",
+            "reciprocal",
+            "exp",
+            "an_operator_of_tomorrow",
+        ] {
+            assert!(!does(&plain, name, false), "{name}");
+        }
+        assert!(does(&plain, "mul", false));
+        assert!(!does(&plain, "mul", true), "1 times 1 is 1");
+        assert!(does(&tensor(vec![Step::Exp]), "exp", true));
+        assert!(!does(&tensor(vec![Step::Exp]), "clamp", true));
+    }
+}
