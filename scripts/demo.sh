@@ -3,9 +3,9 @@
 # and after. Leaves its files in target/demo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --release --locked
+cargo build --locked --profile quick --no-default-features --features embedded
 mkdir -p target/demo
-say() { printf '\n$ trtmut %s\n' "$*"; target/release/trtmut "$@"; }
+say() { printf '\n$ trtmut %s\n' "$*"; target/quick/trtmut "$@"; }
 say build fixtures/sd_unet/model.ts.onnx --shapes fixtures/sd_unet/shapes.ts.json -o target/demo/engine.plan
 say run target/demo/engine.plan --inputs fixtures/sd_unet/io0.safetensors --expect fixtures/sd_unet/io0.safetensors
 say diff target/demo/engine.plan --lora fixtures/sd_unet/pytorch_lora_weights.safetensors --top 3

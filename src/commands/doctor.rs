@@ -3,9 +3,7 @@
 use crate::cache::Store;
 use crate::engine::Backend;
 use crate::engine::cpu::Cpu;
-use crate::engine::tensorrt::doctor::{OWN_HEADERS, Survey, look};
-use crate::engine::tensorrt::gpu::Facts;
-use crate::engine::tensorrt::loader::Tried;
+use crate::engine::tensorrt::{Facts, OWN_HEADERS, Survey, Tried, doctor};
 use crate::exit::Exit;
 use crate::fsx;
 use crate::pipeline::{self, Environment, VARIABLES};
@@ -46,7 +44,12 @@ struct DoctorReport {
 }
 
 /// The parts that a build may leave out; their names are those of the features in Cargo.toml.
-const FEATURES: [(&str, bool); 1] = [("remote", cfg!(feature = "remote"))];
+const FEATURES: [(&str, bool); 4] = [
+    ("embedded", cfg!(feature = "embedded")),
+    ("onnxruntime", cfg!(feature = "onnxruntime")),
+    ("remote", cfg!(feature = "remote")),
+    ("tensorrt", cfg!(feature = "tensorrt")),
+];
 
 /// An environment variable that is set.
 #[derive(Debug, Serialize)]
@@ -273,7 +276,7 @@ pub fn run(args: &Args, ui: &Ui, environment: &Environment) -> anyhow::Result<Ex
         features: FEATURES.into(),
         cpu: Cpu.identity().library,
         onnxruntime,
-        tensorrt: look(&pipeline::search(environment)),
+        tensorrt: doctor::look(&pipeline::search(environment)),
         cache: Cache::look(environment),
         current: Current {
             free: free(Path::new(".")),

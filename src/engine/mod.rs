@@ -3,6 +3,11 @@
 //! Plain data on both sides. An engine is asked for its slots and given bytes; it knows nothing of safetensors, mappings,
 //! manifests, caches or verdicts.
 
+// What only one of the two engines calls stays in a build that leaves it out.
+#[cfg_attr(
+    not(all(feature = "embedded", feature = "onnxruntime")),
+    allow(dead_code)
+)]
 pub mod cpu;
 mod fold;
 pub mod tensorrt;
@@ -375,6 +380,21 @@ pub struct Refusal {
     /// Operator, with its domain where it is not ONNX's own.
     pub operator: String,
     pub reason: String,
+}
+
+/// The error of a backend that this build leaves out, with the feature that brings it.
+#[cfg_attr(
+    all(feature = "embedded", feature = "onnxruntime", feature = "tensorrt"),
+    allow(dead_code)
+)]
+fn not_built(backend: &str, feature: &str) -> Error {
+    Error::Unavailable {
+        backend: backend.into(),
+        reason: format!("this trtmut was built without the feature `{feature}`"),
+        hints: vec![format!(
+            "build it with the feature: `cargo install --path . --features {feature}` in its sources"
+        )],
+    }
 }
 
 fn list(refusals: &[Refusal]) -> String {

@@ -3,7 +3,7 @@
 
 use super::build::key;
 use super::error::Error;
-use crate::engine::tensorrt::gpu::{self, Facts};
+use crate::engine::tensorrt::{Facts, gpu};
 use crate::engine::{Identity, Options};
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -2,8 +2,7 @@
 
 use super::environment::Environment;
 use super::error::Error;
-use crate::engine::tensorrt::TensorRt;
-use crate::engine::tensorrt::plugins::STANDARD;
+use crate::engine::tensorrt::{STANDARD, TensorRt};
 use crate::engine::{self, Options};
 use crate::fsx::Map;
 use crate::plan::Manifest;

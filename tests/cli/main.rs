@@ -13,6 +13,7 @@ mod forged;
 mod half;
 mod hostile;
 mod kill;
+mod left_out;
 mod look;
 mod memo;
 mod names;

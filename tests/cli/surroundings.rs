@@ -95,51 +95,6 @@ fn doctor_shows_what_is_set_and_nothing_secret() {
         .prints("AWS_REGION");
 }
 
-#[test]
-fn a_build_says_which_features_it_has() {
-    let has = cfg!(feature = "remote");
-    let scene = Scene::new();
-    let json = scene.run(&["doctor", "--json"]).exits(0).json();
-    assert_eq!(json["features"]["remote"], has);
-    let shown = scene.run(&["doctor"]).stdout;
-    assert_eq!(shown.contains("without the feature `remote`"), !has);
-    let version = scene.run(&["--version", "--verbose"]).stdout;
-    let features = version.lines().find(|l| l.starts_with("features: "));
-    assert_eq!(features.unwrap().contains("remote"), has);
-}
-
-#[cfg(not(feature = "remote"))]
-#[test]
-fn a_remote_cache_is_refused_by_a_build_without_it_and_hinders_no_build() {
-    let scene = built();
-    scene.refuses(
-        &["cache", "push", "--remote", "s3://bucket/a"],
-        3,
-        &[
-            "without the feature `remote`",
-            "cargo install --path . --features remote",
-        ],
-    );
-    let build = [
-        "build",
-        "model.ts.onnx",
-        "-s",
-        "shapes.ts.json",
-        "-b",
-        "cpu",
-    ];
-    let mut command = scene.command(&build);
-    command.env("TRTMUT_CACHE_REMOTE", "s3://bucket/a");
-    let output = command.output().unwrap();
-    let done = scene.done(&command, &output);
-    done.exits(0);
-    assert!(
-        done.stderr.contains("the remote cache is not used"),
-        "{}",
-        done.stderr
-    );
-}
-
 fn built() -> Scene {
     let scene = Scene::new();
     scene

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use trtmut::engine::tensorrt::loader::Search;
+use trtmut::engine::tensorrt::Search;
 use trtmut::engine::tensorrt::{Known, Product, TensorRt};
 use trtmut::engine::{Backend, BuildJob, BuildNotes, Engine, Error, Feed, Slot};
 use trtmut::onnx::{Model, Origin};

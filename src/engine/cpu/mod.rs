@@ -2,6 +2,8 @@
 //! this machine. They share a plan format (`container`); a plan keeps the original graph, and what a backend changes in it is
 //! done when a session is made.
 
+#[cfg(not(all(feature = "embedded", feature = "onnxruntime")))]
+mod absent;
 mod checks;
 mod conditions;
 mod container;
@@ -9,11 +11,13 @@ mod facts;
 mod inline;
 mod lower;
 mod narrow;
+#[cfg(feature = "onnxruntime")]
 mod ort;
 mod plan;
 mod proto;
 mod recurrent;
 mod rewrite;
+#[cfg(feature = "embedded")]
 mod rten;
 mod site;
 mod table;
@@ -23,7 +27,12 @@ mod types;
 mod walk;
 mod writer;
 
-pub use self::ort::{ONNXRUNTIME, OnnxRuntime};
+#[cfg(not(feature = "onnxruntime"))]
+pub use absent::ort::OnnxRuntime;
+#[cfg(not(feature = "embedded"))]
+use absent::rten;
+#[cfg(feature = "onnxruntime")]
+pub use ort::OnnxRuntime;
 
 use super::{
     Backend, BuildJob, BuildNotes, Engine, Error, Identity, NOTHING_CONVERTED, Options, Refusal,
@@ -45,6 +54,12 @@ use writer::{Content, Contents};
 /// Name of the embedded backend.
 pub const CPU: &str = "cpu";
 
+/// What computes for it, and its version.
+const LIBRARY: &str = "rten 0.27.0";
+
+/// Name of onnxruntime's.
+pub const ONNXRUNTIME: &str = "onnxruntime";
+
 /// The embedded backend.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cpu;
@@ -53,7 +68,7 @@ impl Backend for Cpu {
     fn identity(&self) -> Identity {
         Identity {
             backend: CPU.into(),
-            library: rten::LIBRARY.into(),
+            library: LIBRARY.into(),
             device: BTreeMap::new(),
         }
     }
@@ -88,12 +103,13 @@ impl Backend for Cpu {
 /// What is to be said of a plan of the job's model, which the engine takes and has loaded once.
 fn notes_of(job: &BuildJob<'_>) -> Result<Vec<String>, Error> {
     take_no_options(CPU, job.options)?;
-    match prove(job.model) {
-        Ok(proven) => Ok(proven.notes),
-        Err(refusals) => Err(Error::Refused {
-            backend: CPU.into(),
-            refusals,
-        }),
+    Ok(prove(job.model)?.notes)
+}
+
+fn refused(refusals: Vec<Refusal>) -> Error {
+    Error::Refused {
+        backend: CPU.into(),
+        refusals,
     }
 }
 
@@ -139,11 +155,14 @@ impl Backend for Proven {
     }
 }
 
-/// Loads `model` as a run would, so that what the engine does not take is told when it is built. Otherwise why not.
-fn prove(model: &Model) -> Result<Proven, Vec<Refusal>> {
+/// Loads `model` as a run would, so that what the engine does not take is told when it is built.
+///
+/// # Errors
+/// [`Error::Refused`], or [`Error::Unavailable`] where this build has no embedded engine.
+fn prove(model: &Model) -> Result<Proven, Error> {
     let lowered = lower(model.proto());
     if !lowered.refusals.is_empty() {
-        return Err(lowered.refusals);
+        return Err(refused(lowered.refusals));
     }
     let notes = lowered.notes.clone();
     let slots = slots(model);
@@ -168,12 +187,12 @@ fn prove(model: &Model) -> Result<Proven, Vec<Refusal>> {
     // folds constants; whether zeros or the model are wrong there, only the values tell.
     match load(lowered, false).or_else(|_| load(lower(model.proto()), true)) {
         Ok(_) => Ok(Proven { notes }),
-        Err(Error::Refused { refusals, .. }) => Err(refusals),
-        Err(other) => Err(vec![Refusal {
+        Err(told @ (Error::Refused { .. } | Error::Unavailable { .. })) => Err(told),
+        Err(other) => Err(refused(vec![Refusal {
             node: "the model".into(),
             operator: "loading".into(),
             reason: other.to_string(),
-        }]),
+        }])),
     }
 }
 
@@ -214,22 +233,22 @@ pub fn refusals(model: &Model) -> Vec<Refusal> {
 /// with onnxruntime say why it was chosen. The backend is for `model` alone.
 ///
 /// # Errors
-/// [`Error::Refused`] when the embedded engine refuses the model and there is no onnxruntime.
+/// What the embedded engine says ([`Error::Refused`], or [`Error::Unavailable`] where this build has none), when there is no onnxruntime.
 pub fn auto(
     model: &Model,
     locate: impl FnOnce() -> Result<OnnxRuntime, Error>,
 ) -> Result<(Box<dyn Backend>, Vec<Refusal>), Error> {
-    let refusals = match prove(model) {
+    let refused = match prove(model) {
         Ok(proven) => return Ok((Box::new(proven), Vec::new())),
-        Err(refusals) => refusals,
+        Err(refused) => refused,
     };
-    match locate() {
-        Ok(runtime) => Ok((Box::new(runtime), refusals)),
-        Err(_) => Err(Error::Refused {
-            backend: CPU.into(),
-            refusals,
-        }),
-    }
+    let Ok(runtime) = locate() else {
+        return Err(refused);
+    };
+    Ok(match refused {
+        Error::Refused { refusals, .. } => (Box::new(runtime), refusals),
+        _ => (Box::new(runtime), Vec::new()),
+    })
 }
 
 /// What was done to the model before is none.

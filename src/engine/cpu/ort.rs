@@ -6,7 +6,7 @@
 
 use super::container::Container;
 use super::plan::{PlanEngine, Session};
-use super::{take_no_options, write_plan, write_plan_into};
+use super::{ONNXRUNTIME, take_no_options, write_plan, write_plan_into};
 use crate::engine::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, RunOptions, Written};
 use crate::fsx;
 use crate::onnx::{self, Model};
@@ -23,9 +23,6 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tempfile::TempDir;
-
-/// Name of the backend.
-pub const ONNXRUNTIME: &str = "onnxruntime";
 
 /// Oldest version with the interface that is used (that of 1.17). What an older one than a model needs does not know, it says when
 /// it loads the model, which is when a plan is built.

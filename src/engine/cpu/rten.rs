@@ -3,6 +3,7 @@
 //! rten holds f32, i32, i8 and u8. The lowered graph goes to it as protobuf; the weights, converted where they must be, as one
 //! buffer of external data that it reads in place.
 
+use super::LIBRARY;
 use super::lower::{Lowered, lower};
 use super::narrow::{computed_in, overflows};
 use super::plan::{Session, Weights};
@@ -20,9 +21,6 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-
-/// Name and version, as reports and keys state it.
-pub const LIBRARY: &str = "rten 0.27.0";
 
 /// Name under which the graph refers to the weights; rten wants an extension that it knows.
 const DATA: &str = "weights.data";

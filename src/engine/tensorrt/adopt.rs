@@ -3,41 +3,15 @@
 use super::api::{Builder, CudaEngine, NetworkTyping, Parser, Refitter, Selector};
 use super::by_parser::{self, Reach};
 use super::folds::folds;
-use super::{TensorRt, build, deserialize, header, list_slots, no_gpu};
+use super::open::{deserialize, no_gpu};
+use super::told::{Described, Ends};
+use super::{TensorRt, build, header, list_slots};
 use crate::engine::{Error, Fold, Slot};
 use crate::fsx::Map;
 use crate::onnx::Model;
 use crate::tensor::{Digest, Extent, TensorDecl};
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Least, best and greatest shape of an input.
-pub type Ends = [Vec<usize>; 3];
-
-/// What an engine says of itself.
-#[derive(Debug, Clone)]
-pub struct Described {
-    /// Inputs, in the engine's order.
-    pub inputs: Vec<TensorDecl>,
-    /// Outputs, in the engine's order.
-    pub outputs: Vec<TensorDecl>,
-    /// The shapes of each input in each optimization profile; one profile at least.
-    pub profiles: Vec<Vec<Ends>>,
-    /// Whether some weights can be replaced.
-    pub refittable: bool,
-    /// It holds none of its refittable weights.
-    pub stripped: bool,
-    /// Its weights by name, those of the model that it does not list among them.
-    pub slots: Vec<Slot>,
-    /// Weights that the parser computes from several of the model's.
-    pub folds: Vec<Fold>,
-    /// Weights of the model that only the parser reaches.
-    pub by_parser: Vec<String>,
-    /// The engine's weights that the parser computes of them.
-    pub computed: Vec<String>,
-    /// Digests of the values that it gave back, by name; most libraries give none.
-    pub values: BTreeMap<String, Digest>,
-}
 
 impl TensorRt {
     /// Opens a plan of any origin and asks it. `host_code`: it may bring code of its own, which then runs.

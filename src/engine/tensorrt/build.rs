@@ -7,8 +7,9 @@ use super::api::{
 use super::by_parser::{self, Reach};
 use super::folds::folds;
 use super::gpu::Gpu;
+use super::open::{default_threads, deserialize, no_gpu};
 use super::options::{Choices, NOTHING_REDUCED, Refit};
-use super::{Known, Product, Settings, default_threads, deserialize, list_slots, no_gpu, pinned};
+use super::{Known, Product, Settings, list_slots, pinned};
 use crate::engine::{BuildJob, BuildNotes, Error, Fold, Refusal, Slot};
 use crate::fsx;
 use crate::onnx::{Model, Role};
@@ -113,7 +114,7 @@ fn require_gpu(core: &Core, gpu: Result<&Gpu, &str>, choices: &Choices) -> Resul
     let loaded = core.loaded();
     match gpu {
         Ok(gpu) => {
-            gpu.context().map_err(super::run::cuda)?;
+            gpu.context().map_err(super::gpu::cuda)?;
             Ok(())
         }
         Err(reason) if loaded.product == Product::TensorRt => {

@@ -1,53 +1,9 @@
 //! What is here: libraries, GPU, and what each library can do with it.
 
 use super::Product;
-use super::gpu::{self, Facts, Gpu};
-use super::loader::{Loaded, Search, Tried, survey};
-use serde::Serialize;
-use std::path::PathBuf;
-
-/// [`Found::known_by`] of a release whose own headers were read.
-pub const OWN_HEADERS: &str = "its own headers";
-
-/// Everything that was found.
-#[derive(Debug, Clone, Serialize)]
-pub struct Survey {
-    /// Usable libraries, in the order in which a search takes them.
-    pub libraries: Vec<Found>,
-    /// What was tried in vain, and why.
-    pub tried: Vec<Tried>,
-    /// The GPU that is used.
-    pub gpu: Option<Facts>,
-    /// All GPUs, where there are several; `--device` takes their places in this list.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub gpus: Vec<Facts>,
-    /// Why there is no GPU.
-    pub gpu_problem: Option<String>,
-}
-
-#[derive(Debug, Clone, Serialize)]
-pub struct Found {
-    pub product: Product,
-    pub version: String,
-    /// How it is known how to call it: `its own headers`, or what stands in for them.
-    pub known_by: String,
-    pub path: PathBuf,
-    /// The runtime without a builder.
-    pub lean: bool,
-    /// Why it has no ONNX parser.
-    pub parser_problem: Option<String>,
-    /// What it can do here.
-    pub can: Vec<Ability>,
-}
-
-/// Something that a library may be able to do here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Ability {
-    /// `build`, `build (not refittable)`, `refit`, `run`.
-    pub what: &'static str,
-    /// Why not, or `None` where it can.
-    pub problem: Option<String>,
-}
+use super::gpu::{self, Gpu};
+use super::loader::{Loaded, survey};
+use super::told::{Ability, Facts, Found, Search, Survey};
 
 pub fn look(search: &Search) -> Survey {
     let (found, tried) = survey(search);

@@ -1,22 +1,10 @@
 //! The GPU through the driver's own API: what is there, and the memory, streams and events that a run needs.
 
+use super::told::Facts;
+use crate::engine::Error;
 use cudarc::driver::{CudaContext, DriverError, result::device, sys};
-use serde::Serialize;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-
-/// What is known of a GPU.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Facts {
-    pub name: String,
-    /// Major and minor compute capability.
-    pub compute_capability: (u32, u32),
-    /// Driver version, e.g. `580.82.07`; where the system does not tell, the CUDA version that it supports.
-    pub driver: String,
-    /// CUDA version that the driver supports, e.g. `13.0`.
-    pub cuda: String,
-    pub memory: u64,
-}
 
 /// The GPU that is used, its primary context held and current on the thread that opened it.
 #[derive(Debug, Clone)]
@@ -173,14 +161,6 @@ impl Facts {
             memory: memory as u64,
         })
     }
-
-    /// The compute capability as text: `9.0`.
-    pub fn capability(&self) -> String {
-        format!(
-            "{}.{}",
-            self.compute_capability.0, self.compute_capability.1
-        )
-    }
 }
 
 /// The version in `/proc/driver/nvidia/version`: the first word of its first line that is numbers joined by dots.
@@ -197,7 +177,7 @@ fn driver_version(text: &str) -> Option<String> {
 }
 
 /// What the driver says of an error, with its name.
-pub(super) fn describe(e: DriverError) -> String {
+fn describe(e: DriverError) -> String {
     let name = e
         .error_name()
         .ok()
@@ -209,6 +189,14 @@ pub(super) fn describe(e: DriverError) -> String {
     match (text, name) {
         (Some(text), Some(name)) => format!("{text} ({name})"),
         _ => format!("CUDA error {:?}", e.0),
+    }
+}
+
+/// A driver error as the engine's.
+pub(super) fn cuda(e: DriverError) -> Error {
+    Error::Library {
+        library: "CUDA".into(),
+        message: describe(e),
     }
 }
 

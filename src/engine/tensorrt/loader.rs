@@ -4,9 +4,9 @@
 //! safe, and nothing that it made can outlive it this way.
 
 use super::abi::{Basis, Product, Release, Version};
+use super::told::{Search, Tried};
 use crate::engine::Error;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use serde::Serialize;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, c_int, c_void};
 use std::mem::ManuallyDrop;
@@ -30,28 +30,6 @@ const WHEEL_FOLDERS: &[&str] = &[
 
 /// Major versions that are known, newest first, for the names that the loader's own path is asked for.
 const TENSORRT_MAJORS: &[u32] = &[11, 10, 9, 8];
-
-/// Where to look. Given by the caller, who knows the environment.
-#[derive(Debug, Clone, Default)]
-pub struct Search {
-    /// `--tensorrt` or `TRTMUT_TENSORRT`: a library, or a folder that holds one. Where it is given, nothing else is tried.
-    pub explicit: Option<PathBuf>,
-    /// `site-packages` folders of the Python on PATH.
-    pub site_packages: Vec<PathBuf>,
-    /// Whether to try the loader's own path and [`SYSTEM_FOLDERS`].
-    pub system: bool,
-    /// `TRTMUT_ASSUME_TENSORRT`: the release as which one is called that is newer than every known one.
-    pub assume: Option<String>,
-}
-
-/// One place that was tried, and why it did not serve.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Tried {
-    /// Path or bare library name.
-    pub place: String,
-    /// Why not, in one fragment.
-    pub reason: String,
-}
 
 /// The symbols that a library may have; all are C functions (`NvInferRuntime.h`, `NvInfer.h`, `NvOnnxParser.h`).
 pub(super) type Factory2 = unsafe extern "C" fn(*mut c_void, i32) -> *mut c_void;

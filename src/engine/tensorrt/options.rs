@@ -1,10 +1,27 @@
 //! Build options by name, as choices that a given library version can make.
 
 use super::abi::{Basis, Entry, Product, Release, TABLE, Version};
-use super::api::{HardwareLevel, Verbosity};
 use crate::engine::{Error, NOTHING_CONVERTED, Options};
 use crate::onnx::keep;
 use glob::Pattern;
+
+/// How far a plan runs on other GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HardwareLevel {
+    /// Every GPU since Ampere.
+    AmperePlus,
+    /// GPUs of the same compute capability.
+    SameComputeCapability,
+}
+
+/// How much a plan says of its layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbosity {
+    None,
+    LayerNames,
+    /// Everything that the engine inspector can show.
+    Detailed,
+}
 
 /// Which weights stay replaceable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

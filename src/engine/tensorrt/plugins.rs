@@ -3,12 +3,10 @@
 
 use super::TensorRt;
 use super::loader::open_plugin;
+use super::told::STANDARD;
 use crate::engine::Error;
 use std::ffi::{c_char, c_void};
 use std::path::{Path, PathBuf};
-
-/// The word for the plugins that come with TensorRT.
-pub const STANDARD: &str = "standard";
 
 /// The type of `initLibNvInferPlugins` in `NvInferPlugin.h`; it takes the logger and a namespace.
 type Init = unsafe extern "C" fn(*mut c_void, *const c_char) -> bool;

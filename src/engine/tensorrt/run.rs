@@ -6,14 +6,15 @@
 use super::api::{
     Context, Core, CudaEngine, IoTensor, OutputAllocator, OutputMemory, Profiler, Selector,
 };
-use super::gpu::{Gpu, describe};
+use super::gpu::{Gpu, cuda};
 use super::io::{declaration, narrow, widen};
-use super::{Known, Product, Settings, default_threads, list_slots, refit_engine};
+use super::open::{default_threads, deserialize};
+use super::{Known, Product, Settings, list_slots, refit_engine};
 use crate::engine::{AtOnce, Engine, Error, Feed, RunOptions, Slot, Way};
 use crate::tensor::{NamedTensors, Tensor, TensorDecl, element_count, show_shape};
 use crate::watch::Watch;
 use cudarc::driver::{
-    CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError, PinnedHostSlice, sys,
+    CudaEvent, CudaGraph, CudaSlice, CudaStream, DevicePtr, PinnedHostSlice, sys,
 };
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -464,7 +465,7 @@ impl TensorRtEngine {
                 self.plan_size
             ));
         }
-        let again = super::deserialize(core, &self.gpu, plan, self.known.host_code)?;
+        let again = deserialize(core, &self.gpu, plan, self.known.host_code)?;
         if again.is_refittable()? {
             let missing = super::api::Refitter::new(&again)?.missing()?;
             if let Some(name) = missing.first() {
@@ -836,13 +837,5 @@ impl Drop for Ready {
     fn drop(&mut self) {
         // A failure here is one that a run has already told.
         let _ = self.stream.synchronize();
-    }
-}
-
-/// A driver error as the engine's.
-pub(super) fn cuda(e: DriverError) -> Error {
-    Error::Library {
-        library: "CUDA".into(),
-        message: describe(e),
     }
 }

@@ -5,6 +5,7 @@ use super::monitor::Monitor;
 use super::{Core, Owned, c_path, call};
 use crate::engine::Error;
 use crate::engine::tensorrt::abi::Entry;
+use crate::engine::tensorrt::options::{HardwareLevel, Verbosity};
 use crate::watch::Watch;
 use std::ffi::{c_char, c_void};
 use std::rc::Rc;
@@ -37,24 +38,6 @@ pub enum Flag {
     PreferPrecisionConstraints,
     /// Weights may stay in host memory at run time.
     WeightStreaming,
-}
-
-/// How far a plan runs on other GPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HardwareLevel {
-    /// Every GPU since Ampere.
-    AmperePlus,
-    /// GPUs of the same compute capability.
-    SameComputeCapability,
-}
-
-/// How much a plan says of its layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verbosity {
-    None,
-    LayerNames,
-    /// Everything that the engine inspector can show.
-    Detailed,
 }
 
 /// `nvinfer1::IBuilderConfig` of one build.

@@ -21,7 +21,7 @@ mod writer;
 
 pub use allocator::{OutputAllocator, OutputMemory};
 pub use builder::{Builder, HostMemory, Network, NetworkInput, NetworkTyping, Profile, Selector};
-pub use config::{Config, Flag, HardwareLevel, TimingCache, Verbosity};
+pub use config::{Config, Flag, TimingCache};
 pub use layer::{Layer, LayerTensor};
 pub use logger::{Message, Severity};
 pub use observer::{Origin, Record};

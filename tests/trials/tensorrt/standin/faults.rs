@@ -12,10 +12,11 @@ use std::rc::Rc;
 use std::sync::{Arc, LazyLock, Mutex};
 use trtmut::engine::tensorrt::api::{
     Builder, Core, CudaEngine, Flag, NetworkTyping, Parser, ParserRefitter, Refitter, Runtime,
-    Selector, Verbosity,
+    Selector,
 };
-use trtmut::engine::tensorrt::loader::{self, Search};
+use trtmut::engine::tensorrt::options::Verbosity;
 use trtmut::engine::tensorrt::{Known, Product, list_slots, refit_engine, refit_in_rounds};
+use trtmut::engine::tensorrt::{Search, loader};
 use trtmut::engine::{Backend, BuildJob, Error, Feed, Slot};
 use trtmut::tensor::Dtype;
 use trtmut::watch::{Event, Silent, Watch};

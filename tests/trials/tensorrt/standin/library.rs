@@ -9,8 +9,8 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use tempfile::TempDir;
 use trtmut::engine::tensorrt::api::Core;
-use trtmut::engine::tensorrt::loader::{self, Search};
 use trtmut::engine::tensorrt::{Product, TensorRt};
+use trtmut::engine::tensorrt::{Search, loader};
 
 /// The recorded interface.
 pub static FACTS: LazyLock<Value> = LazyLock::new(|| {
