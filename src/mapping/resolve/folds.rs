@@ -366,13 +366,26 @@ fn find_kernel(
     Ok(best.map(|rounding| Found { recipes, rounding }))
 }
 
+fn is_folded_kernel(recipe: &Recipe) -> bool {
+    matches!(
+        recipe,
+        Recipe::BatchNorm {
+            part: Part::Kernel,
+            ..
+        }
+    )
+}
+
 fn find_bias(case: &Case<'_>, rows: &[Row], r: usize) -> Result<Option<Found>, Error> {
     let row = &rows[r];
     let partner = row.partner.as_deref();
     let Some(kernel_row) = rows.iter().find(|k| Some(k.name.as_str()) == partner) else {
         return Ok(None);
     };
-    if !folds_in(row.dtype) {
+    // Most partners are no folded kernels, and a kernel's partner is its bias: none of those need be read.
+    let is_folded =
+        (kernel_row.recipe.iter().chain(&kernel_row.alternatives)).any(is_folded_kernel);
+    if !folds_in(row.dtype) || !is_folded {
         return Ok(None);
     }
     let bytes = held_bytes(row, case.held)?;
