@@ -134,6 +134,16 @@ pub enum Reason {
         /// Names that were looked for.
         names: Vec<String>,
     },
+    /// A tensor of the checkpoint has values that are no finite numbers, and what it changes has fewer.
+    NotFinite {
+        weight: String,
+        /// Its name in the checkpoint.
+        tensor: String,
+        /// How many values are NaN.
+        nan: usize,
+        /// How many are infinite.
+        infinite: usize,
+    },
     /// No tensor of the checkpoint belongs to any weight.
     NothingFits,
     /// A checkpoint tensor feeds no weight of the engine.
@@ -224,6 +234,7 @@ impl Reason {
             Reason::UnchangedAfterCast { .. }
             | Reason::WeightRenamed { .. }
             | Reason::NotInEngine { .. }
+            | Reason::NotFinite { .. }
             | Reason::MetadataChanged
             | Reason::ShapesInside => Verdict::Live,
             Reason::BytesChanged { .. }
@@ -301,7 +312,7 @@ impl Reason {
             | Reason::SharingChanged { weight, .. }
             | Reason::Unsure { weight, .. }
             | Reason::SourceMissing { weight, .. } => Some(weight),
-            Reason::NotInEngine { tensor, .. } => Some(tensor),
+            Reason::NotInEngine { tensor, .. } | Reason::NotFinite { tensor, .. } => Some(tensor),
             _ => None,
         }
     }

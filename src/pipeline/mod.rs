@@ -55,7 +55,7 @@ pub use other_gpu::check_gpu;
 pub use plugins::with_plugins;
 pub use refit::{
     Opening, Overlay, OverlayRequest, Part, Prepared, Ready, Refitted, SourceModel, Stated,
-    prepare, prepare_all, put_in_place, refusal, source_model, source_model_at, stage_one,
+    counted, prepare, prepare_all, put_in_place, refusal, source_model, source_model_at, stage_one,
 };
 pub use run::{
     InputRequest, Inputs, PrefixedFile, TensorFile, example_shapes, gather_inputs, pick_expected,

@@ -25,6 +25,7 @@ pub(super) fn kind(reason: &Reason) -> &'static str {
         Reason::SharingChanged { .. } => "other sharing",
         Reason::Unsure { .. } => "unsure",
         Reason::SourceMissing { .. } => "weights without their source",
+        Reason::NotFinite { .. } => "values that are no numbers",
         Reason::NothingFits => "another model",
         Reason::NotInEngine { .. } => "tensors that feed no weight",
         Reason::MetadataChanged => "metadata",
@@ -85,6 +86,15 @@ pub(super) fn describe(reason: &Reason) -> String {
             let names = list(names);
             format!("the checkpoint has nothing for `{weight}` (looked for {names})")
         }
+        Reason::NotFinite {
+            tensor,
+            nan,
+            infinite,
+            ..
+        } => format!(
+            "`{tensor}` has {}, where the base has numbers",
+            pipeline::counted(*nan, *infinite)
+        ),
         Reason::NothingFits => "no tensor of the checkpoint belongs to a weight".into(),
         Reason::NotInEngine { tensor, why } => {
             format!("`{tensor}` feeds no weight ({})", leftover(why))

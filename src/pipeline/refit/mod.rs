@@ -1,6 +1,7 @@
 //! A plan gets other weights: resolved, checked, applied, or compiled anew.
 
 mod complete;
+mod not_finite;
 mod overlay;
 mod part;
 mod prepared;
@@ -11,6 +12,7 @@ mod several;
 mod source_model;
 
 pub use complete::refusal;
+pub use not_finite::counted;
 pub use overlay::Overlay;
 pub use part::Part;
 pub(super) use prepared::stage_engine;

@@ -76,6 +76,8 @@ pub struct Overlay {
     asked: Asked,
     memo: Option<Memo>,
     recipe: OnceLock<Recipe>,
+    /// Tensors with NaN or infinite values where the base has numbers.
+    pub not_finite: Vec<Reason>,
     /// What is to be said about the files: parts that are left out, types that are decoded.
     pub notes: Vec<String>,
     /// Names of fused tensors, where there are LoRAs.
@@ -155,7 +157,7 @@ impl Overlay {
         }
         let by_hand = put_by_hand(plan, request, &mut mapping)?;
         let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
-        let mut judged = None;
+        let (mut judged, mut not_finite) = (None, Vec::new());
         if let Some(new) = &checkpoint {
             let names = source.model.weights().iter().map(|w| w.name.as_str());
             let digests = names.zip(digests).collect();
@@ -164,6 +166,7 @@ impl Overlay {
             let mapping = std::mem::take(&mut mapping);
             let found = mapping::judge_whole(mapping, &held, &watched, &request.permissions)?;
             watch.event(Event::End);
+            not_finite = super::not_finite::not_finite(&found, new, &held);
             judged = Some(found);
         }
         let (weights, mapping) = match &judged {
@@ -188,6 +191,7 @@ impl Overlay {
             asked: asked(request, by_hand),
             memo: request.memo.clone(),
             recipe: OnceLock::new(),
+            not_finite,
             notes: Vec::new(),
             fused: Vec::new(),
             parts: Vec::new(),
@@ -253,6 +257,7 @@ impl Overlay {
                 asked: Asked::default(),
             }),
             proven: None,
+            not_finite: Vec::new(),
             notes: Vec::new(),
             fused: Vec::new(),
             parts: Vec::new(),
@@ -344,6 +349,10 @@ impl Overlay {
                 Some((dtype, shape.to_vec()))
             },
         });
+        if !self.not_finite.is_empty() {
+            let reasons = Diff::of(self.not_finite.clone(), 0, 0);
+            decision.diff = decision.diff.and(reasons);
+        }
         if manifest.unproven {
             let refittable = manifest.weights.iter().any(|w| w.fixed.is_none());
             let reasons = Diff::of(vec![Reason::Unproven { refittable }], 0, 0);

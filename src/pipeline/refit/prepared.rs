@@ -1,6 +1,7 @@
 //! A plan gets other weights: verified, mapped, proven complete, applied, and only then put in place.
 
 use super::complete::refuse_blocked;
+use super::not_finite;
 use super::overlay::Overlay;
 use super::ready::Ready;
 use super::rebuild;
@@ -82,6 +83,9 @@ pub fn prepare(
         let overlay = Overlay::survey(plan, &manifest, request, watch)?;
         let decision = overlay.decide(&manifest, &request.permissions);
         refuse_blocked(request, &overlay, &decision)?;
+        if let Some(said) = not_finite::warning(&overlay.not_finite) {
+            watch.event(Event::Warn(&said));
+        }
         for note in &overlay.notes {
             let note = if request.shared {
                 format!("`{}`: {note}", plan.display())
