@@ -2,7 +2,7 @@
 
 use super::{Diff, Reason, Verdict};
 use crate::mapping::{
-    Accounts, Change, Judged, Missing, Permissions, Recipe, Refusal, Row, same_name,
+    Accounts, Change, Judged, Missing, Permissions, Recipe, Refusal, Row, Why, same_name,
 };
 use crate::tensor::{Digest, Dtype};
 use serde::Serialize;
@@ -134,7 +134,11 @@ impl Decision {
             Change::Refused { why } => !matches!(why, Refusal::Misfit { .. }),
             change => change.is_given(),
         };
-        if !assessment.changes.iter().any(fits) {
+        let ignored = |row: &Row| permissions.ignores(&row.name);
+        let let_go = mapping.rows.iter().any(ignored)
+            && (mapping.rows.iter().zip(&assessment.changes))
+                .all(|(row, change)| ignored(row) || *change == Change::Constant);
+        if !assessment.changes.iter().any(fits) && !let_go {
             reasons.push(Reason::NothingFits);
         }
         for (row, change) in mapping.rows.iter().zip(&assessment.changes) {
@@ -151,16 +155,11 @@ impl Decision {
                 self.ignored.push(row.name.clone());
             }
         }
-        let apart = reshaped(accounts, &mapping.rows, tensor);
-        let paired: HashSet<&str> = apart.values().map(|(name, ..)| name.as_str()).collect();
+        let apart = apart(accounts, &mapping.rows, tensor);
+        let paired: HashSet<&str> = apart.values().map(|(name, _)| name.as_str()).collect();
         for missing in &accounts.missing {
             let weight = missing.weight.clone();
-            if let Some((source, dtype, shape)) = apart.get(missing.weight.as_str()).cloned() {
-                let why = Refusal::Misfit {
-                    source,
-                    dtype,
-                    shape,
-                };
+            if let Some((_, why)) = apart.get(missing.weight.as_str()).cloned() {
                 reasons.push(Reason::Unsure { weight, why });
                 continue;
             }
@@ -174,11 +173,11 @@ impl Decision {
         }
         for leftover in &accounts.leftovers {
             let tensor = &leftover.name;
-            // Told as the weight's tensor of another shape already.
+            // Told as the weight's tensor of another shape or type already.
             if paired.contains(tensor.as_str()) {
                 continue;
             }
-            if leftover.why == crate::mapping::Why::Ignored {
+            if leftover.why == Why::Ignored {
                 self.ignored.push(tensor.clone());
             }
             reasons.push(Reason::NotInEngine {
@@ -216,12 +215,13 @@ fn changed(state: &WeightState) -> Reason {
     }
 }
 
-/// Weights and lost tensors that the names bring together and the shapes keep apart: by weight, the tensor with its type and shape.
-fn reshaped(
+/// Weights and tensors without a place that the names bring together, and shapes or types keep apart: by weight, the tensor and what keeps it
+/// apart.
+fn apart(
     accounts: &Accounts,
     rows: &[Row],
     tensor: &Describe<'_>,
-) -> HashMap<String, (String, Dtype, Vec<usize>)> {
+) -> HashMap<String, (String, Refusal)> {
     let by_name: HashMap<&str, &Row> = rows.iter().map(|r| (r.name.as_str(), r)).collect();
     let mut apart = HashMap::new();
     for missing in &accounts.missing {
@@ -229,16 +229,28 @@ fn reshaped(
             continue;
         };
         let same = |n: &&str| missing.names.iter().any(|looked| same_name(looked, n));
-        let Some(name) = accounts.unreached().find(same) else {
+        let integers = (accounts.leftovers.iter()).filter(|l| l.why == Why::NotFloat);
+        let integers = integers.map(|l| l.name.as_str());
+        let Some(name) = accounts.unreached().chain(integers).find(same) else {
             continue;
         };
-        if let Some((dtype, shape)) = tensor(name)
-            // One of as many elements could have been reshaped, so its shape is not why it is
-            // missing.
-            && shape.iter().product::<usize>() != row.count()
-        {
-            apart.insert(missing.weight.clone(), (name.to_owned(), dtype, shape));
-        }
+        let Some((dtype, shape)) = tensor(name) else {
+            continue;
+        };
+        let source = name.to_owned();
+        // One of as many elements could have been reshaped, so its shape is not why it is missing.
+        let why = if shape.iter().product::<usize>() != row.count() {
+            Refusal::Misfit {
+                source,
+                dtype,
+                shape,
+            }
+        } else if dtype.is_float() != row.dtype.is_float() {
+            Refusal::Storage { source, dtype }
+        } else {
+            continue;
+        };
+        apart.insert(missing.weight.clone(), (name.to_owned(), why));
     }
     apart
 }

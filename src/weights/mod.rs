@@ -14,5 +14,6 @@ mod source;
 
 pub use error::{Error, IndexProblem};
 pub use file::SourceFile;
+pub(crate) use names::undecorated;
 pub use names::{NameError, Normalised, RULES, Rule, normalise};
 pub use source::{Source, files_of};

@@ -9,6 +9,8 @@ pub struct Rule {
     /// Stable name, written to manifests and reports.
     pub name: &'static str,
     form: Form,
+    /// It says which part of a pipeline a name belongs to.
+    of_part: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,14 @@ const fn prefix(name: &'static str, text: &'static str) -> Rule {
     Rule {
         name,
         form: Form::Prefix(text),
+        of_part: false,
+    }
+}
+
+const fn part(name: &'static str, text: &'static str) -> Rule {
+    Rule {
+        of_part: true,
+        ..prefix(name, text)
     }
 }
 
@@ -30,6 +40,7 @@ const fn segment(name: &'static str, text: &'static str) -> Rule {
     Rule {
         name,
         form: Form::Segment(text),
+        of_part: false,
     }
 }
 
@@ -44,20 +55,20 @@ pub const RULES: &[Rule] = &[
     // PeftModel around a LoraModel.
     prefix("strip-base-model", "base_model.model."),
     // Original Stable Diffusion checkpoints hold the whole pipeline.
-    prefix("strip-model-diffusion-model", "model.diffusion_model."),
-    prefix("strip-diffusion-model", "diffusion_model."),
-    prefix("strip-first-stage-model", "first_stage_model."),
-    prefix("strip-cond-stage-model", "cond_stage_model.transformer."),
+    part("strip-model-diffusion-model", "model.diffusion_model."),
+    part("strip-diffusion-model", "diffusion_model."),
+    part("strip-first-stage-model", "first_stage_model."),
+    part("strip-cond-stage-model", "cond_stage_model.transformer."),
     // Components of a diffusers pipeline.
-    prefix("strip-unet", "unet."),
-    prefix("strip-transformer", "transformer."),
+    part("strip-unet", "unet."),
+    part("strip-transformer", "transformer."),
     // Ideogram 4 has a second transformer, without a condition.
-    prefix("strip-conditional-transformer", "conditional_transformer."),
-    prefix("strip-text-encoder", "text_encoder."),
-    prefix("strip-text-encoder-2", "text_encoder_2."),
-    prefix("strip-text-encoder-3", "text_encoder_3."),
-    prefix("strip-text-encoder-4", "text_encoder_4."),
-    prefix("strip-vae", "vae."),
+    part("strip-conditional-transformer", "conditional_transformer."),
+    part("strip-text-encoder", "text_encoder."),
+    part("strip-text-encoder-2", "text_encoder_2."),
+    part("strip-text-encoder-3", "text_encoder_3."),
+    part("strip-text-encoder-4", "text_encoder_4."),
+    part("strip-vae", "vae."),
     // transformers' CLIPTextModel, before and after it lost its inner module.
     prefix("strip-text-model", "text_model."),
     prefix("strip-model", "model."),
@@ -219,6 +230,28 @@ fn score(names: &[String], targets: &BTreeSet<&str>) -> usize {
     distinct.intersection(targets).count()
 }
 
+/// A name without any decoration.
+pub(crate) struct Undecorated {
+    pub name: String,
+    /// Some decoration named a part of a pipeline.
+    pub of_part: bool,
+}
+
+/// `name` without any decoration. In which order they are taken off makes no difference.
+pub(crate) fn undecorated(name: &str) -> Undecorated {
+    let mut found = Undecorated {
+        name: name.to_owned(),
+        of_part: false,
+    };
+    while let Some((rule, rest)) =
+        (RULES.iter()).find_map(|rule| Some((rule, rule.strip(&found.name)?)))
+    {
+        found.name = rest;
+        found.of_part |= rule.of_part;
+    }
+    found
+}
+
 /// `name` and every form of it that rows of rules lead to, the least stripped first.
 pub(super) fn forms(name: &str) -> Vec<String> {
     let mut found = vec![name.to_owned()];
@@ -305,6 +338,30 @@ mod tests {
                 rules: vec!["strip-unet"],
             })
         );
+    }
+
+    #[test]
+    fn every_decoration_is_taken_off_in_any_order() {
+        for (name, bare, of_part) in [
+            ("a.weight", "a.weight", false),
+            (
+                "module._orig_mod.model.a.base_layer.weight",
+                "a.weight",
+                false,
+            ),
+            ("base_model.model.text_model.a", "a", false),
+            ("model.diffusion_model.a", "a", true),
+            ("_orig_mod.text_encoder_2.text_model.a", "a", true),
+            ("vision_model.a", "vision_model.a", false),
+            ("model_ema.a", "model_ema.a", false),
+        ] {
+            let found = undecorated(name);
+            assert_eq!((found.name.as_str(), found.of_part), (bare, of_part));
+            // What no more than some rules lead to ends in the same name.
+            for form in forms(name) {
+                assert_eq!(undecorated(&form).name, bare, "{form}");
+            }
+        }
     }
 
     proptest! {

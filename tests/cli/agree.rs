@@ -444,40 +444,23 @@ fn hints_mix_no_other_model_in() {
         walk.scene
             .run(&head.into_iter().chain(tail).collect::<Vec<_>>())
     };
-    let mut accepted = 0;
     for share in [1, 3, 7, 8] {
         let mut mixed = foreign.clone();
         mixed.extend(some(share));
         walk.save("mixed.safetensors", &mixed);
-        let mut done = refit(&[]);
+        let done = refit(&[]);
         done.exits(1);
         let flags = hinted(&done);
+        assert!(flags.is_empty(), "{share}: {flags:?}");
+        let hints = done.json()["hints"].to_string();
         if share < 5 {
-            assert!(flags.is_empty(), "{share}: {flags:?}");
-            assert!(done.json()["hints"].to_string().contains("another model"));
+            assert!(hints.contains("another model"));
             continue;
         }
-        assert!(!flags.is_empty(), "{share}");
-        done = refit(&flags);
-        // Where it is taken, the plan holds what the model's own part alone gives.
-        if done.code == 0 {
-            accepted += 1;
-            walk.save("part.safetensors", &some(share));
-            let args = ["refit", "engine.plan", "part.safetensors", "--partial"];
-            let part = [&args[..], &["-o", "part.plan"]].concat();
-            walk.scene.run(&part).exits(0);
-            let digests = |plan: &str| {
-                let rows = walk.plan(plan).1["weights"].clone();
-                let rows = rows.as_array().unwrap().clone();
-                rows.into_iter()
-                    .map(|r| r["digest"].clone())
-                    .collect::<Vec<_>>()
-            };
-            assert_eq!(digests("out.plan"), digests("part.plan"), "{share}");
-        }
-        for name in ["out.plan", "out.plan.json", "part.plan", "part.plan.json"] {
-            let _ = fs::remove_file(walk.scene.file(name));
-        }
+        // The other model's tensors may be what is missing.
+        assert!(hints.contains("under another name"), "{share}");
+        let done = refit(&["--partial".to_owned()]);
+        done.exits(1);
+        assert!(hinted(&done).is_empty(), "{share}");
     }
-    assert!(accepted > 0);
 }

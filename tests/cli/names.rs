@@ -219,3 +219,306 @@ fn a_lora_without_a_configuration_takes_alpha_for_the_rank_unless_told() {
     assert!(plan("said.plan") == plan("stated.plan"));
     assert!(plan("other.plan") != plan("rank.plan"));
 }
+
+/// Tools' wrappers around a name: in front of it, or inside of it.
+const WRAPPERS: [&str; 7] = [
+    "model.",
+    "module.",
+    "base_model.model.",
+    "module._orig_mod.",
+    "_orig_mod.",
+    "base_layer",
+    "_orig_mod.model.",
+];
+
+fn wrapped(wrapper: &str, name: &str) -> String {
+    match (wrapper, name.rsplit_once('.')) {
+        ("base_layer", Some((module, last))) => format!("{module}.base_layer.{last}"),
+        ("base_layer", None) => format!("base_layer.{name}"),
+        _ => format!("{wrapper}{name}"),
+    }
+}
+
+fn any_matrix(tensors: &Tensors) -> String {
+    let is_query = |n: &&String| n.ends_with("layers.0.self_attn.q_proj.weight");
+    tensors.keys().find(is_query).unwrap().clone()
+}
+
+/// Whether a hint names an option.
+fn hinted_options(done: &crate::scene::Done) -> bool {
+    let hints = done.json()["hints"].to_string();
+    hints.contains("--partial") || hints.contains("--ignore")
+}
+
+#[test]
+fn a_tensor_that_is_given_twice_says_the_same_or_is_refused() {
+    let (scene, base) = text_encoder();
+    let new = larger(&base);
+    let q = any_matrix(&base);
+    save(&scene, "plain.safetensors", &new);
+    let refit = |file: &'static str, out: &'static str| {
+        let args = ["refit", "engine.plan", file, "-o", out, "--force", "--json"];
+        scene.run(&args)
+    };
+    refit("plain.safetensors", "plain.plan").exits(0);
+    let plan = |name: &str| fs::read(scene.file(name)).unwrap();
+    for wrapper in WRAPPERS {
+        let whole = |tensors: &Tensors| -> Tensors {
+            let named = |(n, t): (&String, &_)| (wrapped(wrapper, n), Clone::clone(t));
+            tensors.iter().map(named).collect()
+        };
+        let one = |tensors: &Tensors| Tensors::from([(wrapped(wrapper, &q), tensors[&q].clone())]);
+        for (plain, again) in [
+            (&base, whole(&new)),
+            (&new, whole(&base)),
+            (&base, one(&new)),
+            (&new, one(&base)),
+        ] {
+            let mut both = plain.clone();
+            both.extend(again);
+            save(&scene, "both.safetensors", &both);
+            let done = refit("both.safetensors", "both.plan");
+            done.exits(1);
+            // What `torch.compile` and PEFT put into a name is not shown.
+            let shown = |name: &str| name.replace("_orig_mod.", "");
+            for name in [shown(&wrapped(wrapper, &q)), q.clone()] {
+                let listed = done.stdout.contains(&format!("`{name}`"));
+                // Of many, the first few are named.
+                assert!(
+                    listed || both.len() > base.len() + 1,
+                    "{wrapper}: {}",
+                    done.stdout
+                );
+            }
+            assert!(done.stdout.contains("with one of them"), "{}", done.stdout);
+            assert!(!hinted_options(&done), "{wrapper}: {}", done.stdout);
+            let diff = ["diff", "engine.plan", "both.safetensors", "--exit-code"];
+            assert_ne!(scene.run(&diff).code, 0, "{wrapper}");
+        }
+        for again in [whole(&new), one(&new)] {
+            let mut both = new.clone();
+            both.extend(again);
+            save(&scene, "both.safetensors", &both);
+            refit("both.safetensors", "both.plan").exits(0);
+            assert!(plan("both.plan") == plan("plain.plan"), "{wrapper}");
+        }
+        // The wrapper is around most names, and one is there without it as well.
+        let mut both = whole(&new);
+        both.insert(q.clone(), new[&q].clone());
+        save(&scene, "both.safetensors", &both);
+        refit("both.safetensors", "both.plan").exits(0);
+        assert!(plan("both.plan") == plan("plain.plan"), "{wrapper}");
+        both.insert(q.clone(), base[&q].clone());
+        save(&scene, "both.safetensors", &both);
+        let done = refit("both.safetensors", "both.plan");
+        done.exits(1).prints(&format!("`{q}`"));
+    }
+}
+
+#[test]
+fn names_of_which_some_are_in_a_wrapper_are_read() {
+    let (scene, base) = text_encoder();
+    let new = larger(&base);
+    save(&scene, "plain.safetensors", &new);
+    let refit = |file: &'static str, out: &'static str| {
+        scene.run(&["refit", "engine.plan", file, "-o", out, "--force"])
+    };
+    refit("plain.safetensors", "plain.plan").exits(0);
+    for wrapper in WRAPPERS {
+        for every in [2, new.len()] {
+            let some = new.iter().enumerate().map(|(i, (n, t))| {
+                let is_wrapped = i % every == 1;
+                let name = if is_wrapped {
+                    wrapped(wrapper, n)
+                } else {
+                    n.clone()
+                };
+                (name, t.clone())
+            });
+            save(&scene, "some.safetensors", &some.collect());
+            refit("some.safetensors", "some.plan").exits(0);
+            let plan = |name: &str| fs::read(scene.file(name)).unwrap();
+            assert!(plan("some.plan") == plan("plain.plan"), "{wrapper} {every}");
+        }
+    }
+}
+
+#[test]
+fn what_may_be_a_missing_tensor_under_another_name_is_not_unused() {
+    let (scene, base) = text_encoder();
+    let new = larger(&base);
+    let q = any_matrix(&base);
+    let renamed = |how: &dyn Fn(&str) -> String| -> Tensors {
+        new.iter().map(|(n, t)| (how(n), t.clone())).collect()
+    };
+    let layer = q.split("self_attn").next().unwrap().to_owned();
+    let stacked = {
+        let mut stacked = new.clone();
+        for last in ["weight", "bias"] {
+            let parts = ["q", "k", "v"].map(|p| format!("{layer}self_attn.{p}_proj.{last}"));
+            let parts = parts.map(|name| stacked.remove(&name).unwrap());
+            let mut shape = parts[0].1.clone();
+            shape[0] *= 3;
+            let bytes = parts.iter().flat_map(|(.., b)| b.clone()).collect();
+            let name = format!("{layer}self_attn.in_proj_{last}");
+            stacked.insert(name, (Dtype::F32, shape, bytes));
+        }
+        stacked
+    };
+    let other_part = renamed(&|n| {
+        if n == q {
+            format!("text_encoder_2.{n}")
+        } else {
+            n.to_owned()
+        }
+    });
+    for (what, file) in [
+        ("another word", renamed(&|n| n.replace("q_proj", "to_q"))),
+        (
+            "capitals",
+            renamed(&|n| {
+                if n.starts_with(&layer) {
+                    n.to_uppercase()
+                } else {
+                    n.to_owned()
+                }
+            }),
+        ),
+        (
+            "another path",
+            renamed(&|n| n.replace(&layer, "transformer.resblocks.0.")),
+        ),
+        ("stacked", stacked),
+        ("another part", other_part),
+    ] {
+        save(&scene, "other.safetensors", &file);
+        for flags in [&[][..], &["--partial"]] {
+            let args = ["refit", "engine.plan", "other.safetensors", "--json"];
+            let done = scene.run(&[&args[..], flags].concat());
+            done.exits(1).prints("under another name");
+            assert!(!hinted_options(&done), "{what}: {}", done.stdout);
+        }
+    }
+    // A part of the checkpoint alone, and what is of another size than all that is missing.
+    let mut part = new.clone();
+    part.remove(&q);
+    part.insert("head.weight".into(), (Dtype::F32, vec![7, 5], vec![1; 140]));
+    save(&scene, "part.safetensors", &part);
+    let done = scene.run(&["refit", "engine.plan", "part.safetensors"]);
+    done.exits(1);
+    assert!(done.stderr.contains("--partial"), "{}", done.stderr);
+    let args = ["refit", "engine.plan", "part.safetensors", "--partial"];
+    scene
+        .run(&args)
+        .exits(0)
+        .prints("not used by the model: `head.weight`");
+}
+
+#[test]
+fn a_layer_more_than_the_model_has_is_not_unused() {
+    let (scene, base) = text_encoder();
+    let mut deeper = larger(&base);
+    let has = |i: &usize| base.keys().any(|n| n.contains(&format!("layers.{i}.")));
+    let last = (0..base.len()).rfind(has).unwrap();
+    let (last, next) = (format!("layers.{last}."), format!("layers.{}.", last + 1));
+    let more = base.iter().filter(|(n, _)| n.contains(&last));
+    deeper.extend(more.map(|(n, t)| (n.replace(&last, &next), t.clone())));
+    // Other values than those of the layer before, which would be the same tensor twice.
+    let own = larger(&larger(&deeper));
+    deeper.extend(own.into_iter().filter(|(n, _)| n.contains(&next)));
+    save(&scene, "deeper.safetensors", &deeper);
+    scene.refuses(
+        &["refit", "engine.plan", "deeper.safetensors"],
+        1,
+        &["map to no weight", &next],
+    );
+}
+
+#[test]
+fn a_storage_type_is_named_and_is_no_other_architecture() {
+    let (scene, base) = text_encoder();
+    let q = any_matrix(&base);
+    for build in [&["--weights", "base.safetensors"][..], &[]] {
+        let args = [
+            "build",
+            "model.ts.onnx",
+            "-s",
+            "shapes.ts.json",
+            "-o",
+            "p.plan",
+            "--force",
+        ];
+        scene.run(&[&args[..], build].concat()).exits(0);
+        for (dtype, width) in [(Dtype::I8, 1), (Dtype::I32, 4), (Dtype::I64, 8)] {
+            let mut integers = base.clone();
+            let (_, shape, bytes) = &base[&q];
+            let some = bytes.iter().copied().cycle().take(bytes.len() / 4 * width);
+            integers.insert(q.clone(), (dtype, shape.clone(), some.collect()));
+            save(&scene, "integers.safetensors", &integers);
+            let done = scene.run(&["refit", "p.plan", "integers.safetensors"]);
+            done.exits(1);
+            let name = format!("{dtype:?}").to_lowercase();
+            for said in [&*q, &format!("stored as {name}"), "f32, f16 or bf16"] {
+                assert!(done.stderr.contains(said), "{said}: {}", done.stderr);
+            }
+            assert!(!done.stderr.contains("architecture"), "{}", done.stderr);
+            let diff = ["diff", "p.plan", "integers.safetensors", "--exit-code"];
+            scene.run(&diff).exits(30);
+        }
+    }
+}
+
+#[test]
+fn values_that_are_no_numbers_are_told() {
+    let (scene, base) = text_encoder();
+    let new = larger(&base);
+    let q = any_matrix(&base);
+    let spoilt = |values: &[f32]| {
+        let mut spoilt = new.clone();
+        let (_, _, bytes) = spoilt.get_mut(&q).unwrap();
+        for (i, value) in values.iter().enumerate() {
+            bytes[20 * i..20 * i + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        spoilt
+    };
+    for (values, nan, infinite) in [
+        (&[f32::NAN][..], 1, 0),
+        (&[f32::INFINITY, f32::NEG_INFINITY], 0, 2),
+        (&[f32::NAN, -f32::NAN, f32::INFINITY], 2, 1),
+    ] {
+        save(&scene, "spoilt.safetensors", &spoilt(values));
+        for command in ["refit", "diff"] {
+            let args: &[&str] = match command {
+                "refit" => &["-o", "out.plan", "--force", "--json"],
+                _ => &["--json"],
+            };
+            let done = scene.run(&[&[command, "engine.plan", "spoilt.safetensors"], args].concat());
+            done.exits(0);
+            let reasons = done.json()["reasons"].as_array().unwrap().clone();
+            let told: Vec<_> = reasons
+                .iter()
+                .filter(|r| r["reason"] == "not-finite")
+                .collect();
+            assert_eq!(told.len(), 1, "{reasons:#?}");
+            assert_eq!(told[0]["tensor"], q.as_str());
+            assert_eq!(
+                (told[0]["nan"].as_u64(), told[0]["infinite"].as_u64()),
+                (Some(nan), Some(infinite))
+            );
+        }
+        let done = scene.run(&["refit", "engine.plan", "spoilt.safetensors", "--dry-run"]);
+        done.exits(0);
+        assert!(done.stderr.contains(&format!("`{q}` (")), "{}", done.stderr);
+    }
+    save(&scene, "sound.safetensors", &new);
+    let done = scene.run(&["refit", "engine.plan", "sound.safetensors", "--dry-run"]);
+    assert!(!done.stderr.contains("NaN"), "{}", done.stderr);
+}
+
+#[test]
+fn where_everything_is_let_go_nothing_is_asked_for() {
+    let (scene, base) = text_encoder();
+    save(&scene, "new.safetensors", &larger(&base));
+    let refit = ["refit", "engine.plan", "new.safetensors", "--ignore", "*"];
+    scene.run(&refit).exits(0).prints("LIVE");
+}

@@ -182,6 +182,7 @@ fn leftover(why: &Why) -> String {
         Why::Component { component } => format!("part of {component}"),
         Why::Ignored => "let go by --ignore".into(),
         Why::InAttribute { attribute } => format!("its value stands in {attribute}"),
+        Why::Restated { of } => format!("`{of}` once more, with other values"),
         Why::Unreached => "nothing in the engine is known to take it".into(),
     }
 }

@@ -7,5 +7,5 @@ mod record;
 
 pub(super) use graph::{frame, is_anonymous, outline, pairs};
 pub(crate) use names::same_name;
-pub(super) use names::{Prefixes, SameNames, align, wrapper};
+pub(super) use names::{Prefixes, SameNames, Spelled, align, cores, spell, wrapper};
 pub(super) use record::stem;

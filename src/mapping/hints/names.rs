@@ -2,6 +2,10 @@
 //! the checkpoint's (`unet.down_blocks.0…`). One pair of prefixes is found for the whole model, by the most names that
 //! agree in element count.
 
+use crate::mapping::types::{Checkpoint, Inventory, SourceTensor};
+use crate::tensor::{Dtype, Tensor, TensorView};
+use crate::weights::undecorated;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// At most so many leading components are taken for a prefix.
@@ -132,6 +136,144 @@ impl SameNames<'_> {
     pub fn have(&self, name: &str) -> bool {
         self.endings.contains(name) || endings(name).any(|ending| self.names.contains(ending))
     }
+}
+
+/// The new file under the base's names.
+pub(in crate::mapping) struct Spelled<'a> {
+    new: &'a dyn Checkpoint,
+    /// What the file calls the base's tensors, those that it gives.
+    pub by_base: HashMap<&'a str, String>,
+    /// What the base's names begin with, and the file's in its place.
+    prefixes: Prefixes,
+}
+
+impl Spelled<'_> {
+    /// What the base would call a tensor of the file: one that it lacks has neighbours there all the same.
+    pub fn in_base<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        let Prefixes { graph, checkpoint } = &self.prefixes;
+        match name.strip_prefix(checkpoint.as_str()) {
+            Some(rest) if graph != checkpoint => Cow::Owned(format!("{graph}{rest}")),
+            _ => Cow::Borrowed(name),
+        }
+    }
+
+    /// As [`Spelled::in_base`], without what tools wrap modules in, inside or outside of the file's prefix.
+    pub fn core(&self, name: &str) -> String {
+        undecorated(&self.in_base(&undecorated(name).name)).name
+    }
+}
+
+impl Checkpoint for Spelled<'_> {
+    fn names(&self) -> Vec<&str> {
+        self.by_base.keys().copied().collect()
+    }
+
+    fn get(&self, name: &str) -> Option<TensorView<'_>> {
+        self.new.get(self.by_base.get(name)?)
+    }
+
+    fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
+        self.new.describe(self.by_base.get(name)?)
+    }
+
+    fn read(&self, name: &str) -> Option<Tensor> {
+        self.new.read(self.by_base.get(name)?)
+    }
+}
+
+/// Finds the base's tensors in `new`.
+pub(in crate::mapping) fn spell<'a>(
+    inventory: &'a Inventory,
+    new: &'a dyn Checkpoint,
+) -> Spelled<'a> {
+    let names: HashSet<&str> = new.names().into_iter().collect();
+    let known = || inventory.tensors.iter().map(|t| t.name.as_str());
+    let count = |shape: &[usize]| Some(shape.iter().product::<usize>());
+    let mut by_base = HashMap::new();
+    // A prefix is bridged only where it brings more names together than the names as they are.
+    let same = known().filter(|n| names.contains(n)).count();
+    let prefixes = align(
+        inventory
+            .tensors
+            .iter()
+            .map(|t| (t.name.as_str(), count(&t.shape))),
+        names
+            .iter()
+            .map(|n| (*n, new.describe(n).and_then(|(_, shape)| count(shape)))),
+    );
+    let translated = known()
+        .filter(|n| {
+            prefixes
+                .translate(n)
+                .is_some_and(|t| names.contains(t.as_str()))
+        })
+        .count();
+    let prefixes = if translated > same {
+        prefixes
+    } else {
+        Prefixes::default()
+    };
+    for base in known() {
+        let by_prefix = prefixes
+            .translate(base)
+            .filter(|n| names.contains(n.as_str()));
+        let own = || names.contains(base).then(|| base.to_owned());
+        if let Some(name) = by_prefix.or_else(own) {
+            by_base.insert(base, name);
+        }
+    }
+    let mut spelled = Spelled {
+        new,
+        by_base,
+        prefixes,
+    };
+    read_decorated(inventory, &mut spelled);
+    spelled
+}
+
+/// A tensor that the file has only in a wrapper is that tensor, whatever the others are called: some were saved through the wrapper. One in a
+/// part of a pipeline may be another model's.
+fn read_decorated<'a>(inventory: &'a Inventory, spelled: &mut Spelled<'a>) {
+    let is_absent = |t: &&SourceTensor| !spelled.by_base.contains_key(t.name.as_str());
+    if inventory.tensors.iter().all(|t| !is_absent(&t)) {
+        return;
+    }
+    let absent: HashMap<String, &str> = (cores(inventory, |_| true).into_iter())
+        .filter_map(|(core, tensors)| match tensors[..] {
+            [one] if is_absent(&one) => Some((core, one.name.as_str())),
+            _ => None,
+        })
+        .collect();
+    let taken: HashSet<&str> = spelled.by_base.values().map(String::as_str).collect();
+    let mut found: HashMap<&str, &str> = HashMap::new();
+    for name in spelled.new.names() {
+        if taken.contains(name) || undecorated(name).of_part {
+            continue;
+        }
+        if let Some(&base) = absent.get(&spelled.core(name)) {
+            // Of several the first; the others have to agree with it.
+            let first = found.entry(base).or_insert(name);
+            *first = name.min(first);
+        }
+    }
+    let found = found
+        .into_iter()
+        .map(|(base, name)| (base, name.to_owned()))
+        .collect::<Vec<_>>();
+    spelled.by_base.extend(found);
+}
+
+/// The base's tensors, those that are `meant`, by their names without what tools wrap modules in.
+pub(in crate::mapping) fn cores(
+    inventory: &Inventory,
+    meant: impl Fn(&SourceTensor) -> bool,
+) -> HashMap<String, Vec<&SourceTensor>> {
+    let mut found: HashMap<String, Vec<&SourceTensor>> = HashMap::new();
+    for tensor in inventory.tensors.iter().filter(|t| meant(t)) {
+        let core = undecorated(&tensor.name).name;
+        found.entry(core).or_default().push(tensor);
+    }
+    found
 }
 
 #[cfg(test)]

@@ -5,14 +5,13 @@
 //! stops unless the model is known not to hold it.
 
 use crate::mapping::derive::{apply_once, batched, is_flat, literal};
-use crate::mapping::hints::{Prefixes, SameNames, align, is_anonymous, same_name};
+use crate::mapping::hints::{SameNames, Spelled, cores, is_anonymous, same_name, spell};
 use crate::mapping::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Grade, Held, Inventory, Judged, Leftover,
     Literal, Mapping, Missing, Permissions, Reading, Recipe, Refusal, Row, SourceTensor, Step, Why,
     held_bytes, squeezed,
 };
-use crate::tensor::{Digest, Dtype, Tensor, TensorView, element_count};
-use std::borrow::Cow;
+use crate::tensor::{Digest, Dtype, element_count};
 use std::collections::{HashMap, HashSet};
 
 /// Changed tensors that one refusal lists.
@@ -25,88 +24,6 @@ enum State {
     /// Other values, or the base value is not known.
     Changed,
     Missing,
-}
-
-/// The new file under the base's names.
-struct Spelled<'a> {
-    new: &'a dyn Checkpoint,
-    by_base: HashMap<&'a str, String>,
-    /// What the base's names begin with, and the file's in its place.
-    prefixes: Prefixes,
-}
-
-impl Spelled<'_> {
-    /// What the base would call a tensor of the file: one that it lacks has neighbours there all the same.
-    fn in_base<'n>(&self, name: &'n str) -> Cow<'n, str> {
-        let Prefixes { graph, checkpoint } = &self.prefixes;
-        match name.strip_prefix(checkpoint.as_str()) {
-            Some(rest) if graph != checkpoint => Cow::Owned(format!("{graph}{rest}")),
-            _ => Cow::Borrowed(name),
-        }
-    }
-}
-
-impl Checkpoint for Spelled<'_> {
-    fn names(&self) -> Vec<&str> {
-        self.by_base.keys().copied().collect()
-    }
-
-    fn get(&self, name: &str) -> Option<TensorView<'_>> {
-        self.new.get(self.by_base.get(name)?)
-    }
-
-    fn describe(&self, name: &str) -> Option<(Dtype, &[usize])> {
-        self.new.describe(self.by_base.get(name)?)
-    }
-
-    fn read(&self, name: &str) -> Option<Tensor> {
-        self.new.read(self.by_base.get(name)?)
-    }
-}
-
-fn spell<'a>(inventory: &'a Inventory, new: &'a dyn Checkpoint) -> Spelled<'a> {
-    let names: HashSet<&str> = new.names().into_iter().collect();
-    let known = || inventory.tensors.iter().map(|t| t.name.as_str());
-    let count = |shape: &[usize]| Some(shape.iter().product::<usize>());
-    let mut by_base = HashMap::new();
-    // A prefix is bridged only where it brings more names together than the names as they are.
-    let same = known().filter(|n| names.contains(n)).count();
-    let prefixes = align(
-        inventory
-            .tensors
-            .iter()
-            .map(|t| (t.name.as_str(), count(&t.shape))),
-        names
-            .iter()
-            .map(|n| (*n, new.describe(n).and_then(|(_, shape)| count(shape)))),
-    );
-    let translated = known()
-        .filter(|n| {
-            prefixes
-                .translate(n)
-                .is_some_and(|t| names.contains(t.as_str()))
-        })
-        .count();
-    let prefixes = if translated > same {
-        prefixes
-    } else {
-        Prefixes::default()
-    };
-    for base in known() {
-        let by_prefix = prefixes
-            .translate(base)
-            .filter(|n| names.contains(n.as_str()));
-        let own = || names.contains(base).then(|| base.to_owned());
-        if let Some(name) = by_prefix.or_else(own) {
-            by_base.insert(base, name);
-        }
-    }
-    follow_twins(inventory, new, &mut by_base);
-    Spelled {
-        new,
-        by_base,
-        prefixes,
-    }
 }
 
 /// A tied tensor is usually saved under one of its names: one that the file lacks follows those that it was equal to in the base.
@@ -207,7 +124,8 @@ pub(super) fn judge(
     new: &dyn Checkpoint,
     permissions: &Permissions,
 ) -> Result<Judged, Error> {
-    let spelled = spell(inventory, new);
+    let mut spelled = spell(inventory, new);
+    follow_twins(inventory, new, &mut spelled.by_base);
     let digests = Digests::of(new);
     let is_same = |t: &SourceTensor| {
         let (dtype, shape) = spelled.describe(&t.name)?;
@@ -458,6 +376,20 @@ fn misfit(books: &Books<'_>, row: &Row, recipe: &Recipe, error: &Error) -> Chang
         let base = books.inventory.get(s)?;
         (shape != base.shape).then(|| ((*s).to_owned(), dtype, shape.to_vec()))
     });
+    let is_converted = |s: &&str| {
+        let (stored, base) = (books.new.describe(s), books.inventory.get(s));
+        stored
+            .zip(base)
+            .is_some_and(|((dtype, _), base)| dtype.is_float() != base.dtype.is_float())
+    };
+    if let (None, Some(&source)) = (&view, recipe.sources().iter().find(|s| is_converted(s)))
+        && let Some((dtype, _)) = books.new.describe(source)
+    {
+        return refused(Refusal::Storage {
+            source: source.to_owned(),
+            dtype,
+        });
+    }
     let (source, dtype, shape) = view.unwrap_or_else(|| {
         let view = books.new.describe(&first);
         let (dtype, shape) = view.map_or((row.dtype, Vec::new()), |(d, s)| (d, s.to_vec()));
@@ -637,6 +569,11 @@ fn extra_tensor(
         Why::Ignored
     } else if is_counter(name) {
         Why::Counter
+    } else if let Some(why) = unused.restated(books, new, name, (dtype, shape)) {
+        why
+    } else if unused.is_further(&books.new.core(name)) {
+        // The checkpoint is of a model with more layers.
+        Why::Unreached
     } else if unused.is_unproven(&spelled) {
         // A constant is called so, or was folded from it, and nothing says what it is made of: whatever the tensor equals now, the
         // constant keeps its value.
@@ -651,7 +588,8 @@ fn extra_tensor(
     } else {
         let count = shape.iter().product();
         let is_beside = is_beside_copy || unused.absorbed.contains(module_of(&spelled));
-        let safe = !is_beside && !unused.blanks.contains(&count);
+        let safe =
+            !is_beside && !unused.blanks.contains(&count) && !unused.may_be_absent(&spelled, shape);
         unused.judge(&spelled, dtype, safe)
     };
     Leftover {
@@ -694,6 +632,14 @@ struct Unused<'b> {
     /// Extents, sorted, of tensors that several constants or readers share.
     shared: HashSet<Vec<usize>>,
     root: &'b str,
+    /// The base's used tensors by their names without what tools wrap modules in.
+    cores: HashMap<String, Vec<&'b SourceTensor>>,
+    /// The same without the numbers in them, where there are some.
+    numbered: HashSet<String>,
+    /// Names of the base's tensors that the file gives.
+    present: HashSet<&'b str>,
+    /// Shapes of the used ones that it does not.
+    absent: Vec<&'b [usize]>,
 }
 
 impl<'b> Unused<'b> {
@@ -705,6 +651,7 @@ impl<'b> Unused<'b> {
             .map(|t| t.name.as_str())
             .collect();
         let root = common_root(&names);
+        let cores = cores(books.inventory, |t| used.contains(t.name.as_str()));
         let modules = used.iter().map(|n| module_of(n));
         let mut tied: HashMap<&Digest, Vec<&str>> = HashMap::new();
         for tensor in used.iter().filter_map(|name| books.inventory.get(name)) {
@@ -749,7 +696,61 @@ impl<'b> Unused<'b> {
             tied,
             shared: shared(books, mapping),
             root,
+            numbered: cores.keys().filter_map(|c| without_numbers(c)).collect(),
+            cores,
+            present: books.new.by_base.keys().copied().collect(),
+            absent: (books.inventory.tensors.iter())
+                .filter(|t| used.contains(t.name.as_str()))
+                .filter(|t| books.state(&t.name) == State::Missing)
+                .map(|t| t.shape.as_slice())
+                .collect(),
         }
+    }
+
+    /// What becomes of a tensor that is a used one's in a wrapper: said twice, it has to say the same.
+    fn restated(
+        &self,
+        books: &Books<'_>,
+        new: &dyn Checkpoint,
+        name: &str,
+        (dtype, shape): (Dtype, &[usize]),
+    ) -> Option<Why> {
+        let digest = *books.digests.get(name)?;
+        let mut why = None;
+        for tensor in self.cores.get(&books.new.core(name))? {
+            let Some(own) = books.new.by_base.get(tensor.name.as_str()) else {
+                why = Some(Why::Unreached);
+                continue;
+            };
+            // A copy in another type says the same of a tensor that did not change.
+            let is_base = || {
+                books.state(&tensor.name) == State::Same
+                    && tensor.is_same(dtype, shape, digest, || new.read(name))
+            };
+            if books.value(&tensor.name) == Some((dtype, digest)) || is_base() {
+                return Some(Why::Duplicate { of: own.clone() });
+            }
+            why.get_or_insert_with(|| Why::Restated { of: own.clone() });
+        }
+        why
+    }
+
+    /// Whether a tensor that the base does not have is called as a used one, but for a number: that of a layer.
+    fn is_further(&self, core: &str) -> bool {
+        without_numbers(core).is_some_and(|pattern| self.numbered.contains(&pattern))
+    }
+
+    /// Whether a tensor that the base does not have may be one that the file lacks, or a part or a stack of such, under another name. One whose name ends in
+    /// that of a tensor that the file gives is a copy of that (an average), or another model's.
+    fn may_be_absent(&self, name: &str, shape: &[usize]) -> bool {
+        let mut endings = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
+        let mut is_copy = || endings.any(|e| e.contains('.') && self.present.contains(e));
+        let is_sized = |absent: &&[usize]| {
+            let (a, b) = (squeezed(absent), squeezed(shape));
+            let (m, n) = (a.iter().product::<usize>(), b.iter().product::<usize>());
+            a.iter().any(|extent| b.contains(extent)) || m.is_multiple_of(n) || n.is_multiple_of(m)
+        };
+        self.absent.iter().any(is_sized) && !is_copy()
     }
 
     /// What becomes of a tensor that a used one equalled in the base: the same parameter under another name, or one that the exporter
@@ -807,6 +808,16 @@ impl<'b> Unused<'b> {
             module = module.rsplit_once('.').map_or("", |(m, _)| m);
         }
     }
+}
+
+/// A name with every number in it replaced; none where there is none.
+fn without_numbers(name: &str) -> Option<String> {
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+    name.split('.').any(|part| is_number(&part)).then(|| {
+        let parts = name.split('.');
+        let parts = parts.map(|part| if is_number(&part) { "#" } else { part });
+        parts.collect::<Vec<_>>().join(".")
+    })
 }
 
 fn extents(shape: &[usize]) -> Vec<usize> {

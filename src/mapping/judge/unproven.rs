@@ -363,13 +363,18 @@ fn of_recipe(
     let Ok(bytes) = computed else {
         let source = wanted[0];
         let (dtype, shape) = (new.describe(source)).expect("none of the sources is missing");
-        return Ok(Change::Refused {
-            why: Refusal::Misfit {
-                source: source.to_owned(),
+        let source = source.to_owned();
+        let is_sized = shape.iter().product::<usize>() == row.count();
+        let why = if is_sized && dtype.is_float() != row.dtype.is_float() {
+            Refusal::Storage { source, dtype }
+        } else {
+            Refusal::Misfit {
+                source,
                 dtype,
                 shape: shape.to_vec(),
-            },
-        });
+            }
+        };
+        return Ok(Change::Refused { why });
     };
     let own = held_bytes(row, held)?;
     if *own == bytes[..] {

@@ -75,7 +75,9 @@ pub enum Refusal {
         /// The largest magnitude in the source.
         largest: String,
     },
-    /// The source has another shape or a type that does not convert: the architecture differs.
+    /// The source is stored in a type whose values are not the weight's: integers, as of a quantised tensor.
+    Storage { source: String, dtype: Dtype },
+    /// The source has another shape: the architecture differs.
     Misfit {
         source: String,
         dtype: Dtype,
@@ -159,6 +161,8 @@ pub enum Why {
     Ignored,
     /// An attribute of the graph has its base value, and no refit changes an attribute.
     InAttribute { attribute: String },
+    /// It is the tensor `of` once more, in a wrapper (`model.`, `module.`), and says something else of it.
+    Restated { of: String },
     /// Nothing in the engine is known to take it.
     Unreached,
 }
@@ -166,7 +170,10 @@ pub enum Why {
 impl Why {
     /// Whether a change of the tensor would be lost.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Why::Unreached | Why::InAttribute { .. })
+        matches!(
+            self,
+            Why::Unreached | Why::InAttribute { .. } | Why::Restated { .. }
+        )
     }
 }
 

@@ -3,7 +3,7 @@
 use super::overlay::Overlay;
 use super::request::OverlayRequest;
 use crate::diff::{Decision, Reason};
-use crate::mapping::{Evidence, Judged, Mapping, Refusal};
+use crate::mapping::{Evidence, Judged, Mapping, Refusal, Why};
 use crate::pipeline::error::Error;
 use crate::tensor::show_shape;
 
@@ -49,6 +49,10 @@ struct Blocked<'d> {
     /// Weights without their tensor, with its name.
     missing: Vec<String>,
     lost: Vec<&'d str>,
+    /// Those of them that say of a tensor what another one does not, with the other one.
+    restated: Vec<(&'d str, &'d str)>,
+    /// Some weight has no tensor, allowed or not.
+    lacks: bool,
     nothing_fits: bool,
     /// Weights that the file gives.
     given: usize,
@@ -61,7 +65,9 @@ impl<'d> Blocked<'d> {
             file,
             refused: Vec::new(),
             missing: Vec::new(),
-            lost: decision.diff.lost().collect(),
+            lost: Vec::new(),
+            restated: Vec::new(),
+            lacks: !decision.missing.is_empty(),
             nothing_fits: decision.diff.reasons.contains(&Reason::NothingFits),
             given: given.count(),
         };
@@ -74,6 +80,11 @@ impl<'d> Blocked<'d> {
                         _ => format!("`{weight}`"),
                     });
                 }
+                Reason::NotInEngine {
+                    tensor,
+                    why: Why::Restated { of },
+                } => blocked.restated.push((tensor, of)),
+                Reason::NotInEngine { tensor, .. } => blocked.lost.push(tensor),
                 _ => {}
             }
         }
@@ -96,6 +107,22 @@ impl<'d> Blocked<'d> {
         }
         // Letting go what another model has, and keeping what it lacks, would leave a mixture of two models.
         let foreign = self.missing.len() > self.given;
+        if !self.restated.is_empty() {
+            let pair = |(tensor, of): &(&str, &str)| format!("`{tensor}` and `{of}`");
+            problems.push(format!(
+                "{} of `{file}` {} a tensor twice, and not alike: {}",
+                counted(self.restated.len(), "name"),
+                if self.restated.len() == 1 {
+                    "gives"
+                } else {
+                    "give"
+                },
+                some(&self.restated.iter().map(pair).collect::<Vec<_>>())
+            ));
+            hints.push("save the file again with one of them".into());
+        }
+        // One may be the other, under another name: letting go the tensor and keeping the base value would lose the change.
+        let perhaps_renamed = self.lacks && !self.lost.is_empty();
         if !self.lost.is_empty() {
             problems.push(format!(
                 "{} of `{file}` {} to no weight: {}",
@@ -103,7 +130,11 @@ impl<'d> Blocked<'d> {
                 if self.lost.len() == 1 { "maps" } else { "map" },
                 some(&quoted(&self.lost))
             ));
-            if !foreign {
+            if perhaps_renamed && !foreign {
+                hints.push(
+                    "such a tensor may be what a weight has no tensor for, under another name: save the file with the model's names (`trtmut map` shows them), and without what the model does not need".into(),
+                );
+            } else if !foreign {
                 hints.push(
                     "a change of such a tensor would be lost; `--ignore PATTERN` lets those go that the model does not need".into(),
                 );
@@ -120,11 +151,11 @@ impl<'d> Blocked<'d> {
                 },
                 some(&self.missing)
             ));
-            hints.push(if foreign {
-                FOREIGN.to_owned()
-            } else {
-                "if the file is meant to hold only some of the weights, say `--partial`: the others then have their base values".into()
-            });
+            if foreign {
+                hints.push(FOREIGN.to_owned());
+            } else if !perhaps_renamed {
+                hints.push("if the file is meant to hold only some of the weights, say `--partial`: the others then have their base values".into());
+            }
         }
         (problems, hints)
     }
@@ -157,6 +188,9 @@ fn ways_out(refused: &[(&str, &Refusal)]) -> Vec<String> {
         hints.push(
             "export the model in a type that holds these values (bfloat16 or float32)".into(),
         );
+    }
+    if any(|w| matches!(w, Refusal::Storage { .. })) {
+        hints.push("give a checkpoint that holds such tensors in a type that the model's values convert to (f32, f16 or bf16); where they were quantised, the one that they were quantised from".into());
     }
     hints
 }
@@ -258,6 +292,9 @@ pub fn refusal(weight: &str, why: &Refusal) -> String {
             largest,
         } => format!(
             "weight `{weight}` would become infinite: `{source}` holds values up to {largest}, too large for {dtype}"
+        ),
+        Refusal::Storage { source, dtype } => format!(
+            "weight `{weight}` cannot be filled from `{source}`, which is stored as {dtype}: these are not its values"
         ),
         Refusal::Misfit {
             source,

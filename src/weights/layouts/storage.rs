@@ -128,10 +128,18 @@ pub(super) fn read(source: Arc<Source>) -> Result<Storage, Error> {
             side += 1;
             continue;
         }
+        let unwrapped = without_wrappers(name);
+        // Said twice, and alike: once is enough. What differs is refused below.
+        let twin = unwrapped.as_deref().and_then(|bare| source.get(bare));
+        let is_scaled = |name: &str| scales.of.contains_key(name);
+        let scaled = is_scaled(name) || unwrapped.as_deref().is_some_and(is_scaled);
+        if !scaled && twin.is_some() && twin == source.get(name) {
+            continue;
+        }
         let (dtype, shape) = source.describe_at(at);
         decoded += usize::from(is_f8(dtype));
         let other = Other {
-            name: without_wrappers(name),
+            name: unwrapped,
             scale: scales.of.get(name).cloned(),
             shape: shape_of(dtype, shape),
         };

@@ -148,8 +148,11 @@ impl View {
                 *self.components.entry(component.to_owned()).or_default() += 1;
                 continue;
             }
-            // Two tensors would be one weight's, and nothing says which.
+            // Two tensors would be one weight's, and nothing says which where they differ.
             if let Some(other) = self.laid.get(name) {
+                if self.is_same(other, i) {
+                    continue;
+                }
                 return Err(self.twice(name.to_owned(), &other.from, &[i]));
             }
             self.add_own(i);
@@ -180,6 +183,12 @@ impl View {
         };
         self.laid.insert(to, tensor);
         Ok(())
+    }
+
+    /// Whether a tensor of the file is what was laid out of others.
+    fn is_same(&self, laid: &Virtual, i: usize) -> bool {
+        (laid.dtype, &laid.shape[..]) == (self.stored.dtype(i), self.stored.shape(i))
+            && self.computed(laid) == self.stored.bytes(i)
     }
 
     /// Two tensors of the file that are one.
