@@ -197,17 +197,25 @@ fn join(problems: &[String]) -> String {
 fn unproven(files: &[PathBuf], proof: &mapping::Proof) -> String {
     const SHOWN: usize = 4;
     let files: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
-    let names = proof.contradicted.iter().chain(&proof.unproven);
-    let mut shown: Vec<String> = names.take(SHOWN).map(|n| format!("`{n}`")).collect();
-    let all = proof.contradicted.len() + proof.unproven.len();
-    if all > SHOWN {
-        shown.push(format!("and {} more", all - SHOWN));
+    let of_parameters = proof.contradicted.iter().chain(&proof.unproven);
+    let mut names: Vec<&String> = of_parameters.collect();
+    // A function that is not known of a base that is the right one leaves constants, and no parameter.
+    let (whose, all) = if names.is_empty() {
+        names.extend(&proof.unsourced);
+        ("constants", proof.proven + names.len())
+    } else {
+        ("parameters", proof.parameters)
+    };
+    let mut shown: Vec<String> = (names.iter().take(SHOWN))
+        .map(|n| format!("`{n}`"))
+        .collect();
+    if names.len() > SHOWN {
+        shown.push(format!("and {} more", names.len() - SHOWN));
     }
     format!(
-        "`{}` is not what the model was exported from: it gives {} of {} parameters; not {}",
+        "`{}` is not what the model was exported from: it gives {} of {all} {whose}; not {}",
         files.join("`, `"),
         proof.proven,
-        proof.parameters,
         shown.join(", ")
     )
 }

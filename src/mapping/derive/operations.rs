@@ -45,6 +45,11 @@ fn does(recipe: &Recipe, name: &str, few: bool) -> bool {
     is_in("exp", name) && has(|step| matches!(step, Step::Exp))
 }
 
+/// Whether the operator gives values that its operands do not have: what it gave is no sign of other weights.
+pub(in crate::mapping) fn computes(name: &str) -> bool {
+    !is_in(MOVING, name) && !is_in(LINEAR, name)
+}
+
 /// Keeps derivations of `row` that do all of `operators`.
 pub(in crate::mapping) fn keep_what_does(row: &Row, operators: &[&str]) -> Vec<Recipe> {
     let few = row.literal.is_some();

@@ -6,7 +6,7 @@
 //! all agree; a reader that means none of them pins the value.
 
 use super::case::{Case, hint_prefixes};
-use crate::mapping::derive::{is_typed, keep_what_does};
+use crate::mapping::derive::{computes, is_typed, keep_what_does};
 use crate::mapping::hints::{is_anonymous, same_name, stem};
 use crate::mapping::types::{
     Clue, Grade, Literal, Meaning, Reading, Recipe, Row, held_bytes, squeezed,
@@ -239,6 +239,7 @@ pub(super) fn narrow(case: &Case<'_>, rows: &mut [Row], open: &[usize], merges: 
         doubt_folded(case, rows, open);
     }
     for &r in open {
+        no_parameter(&spelling, &mut rows[r]);
         if rows[r].pinned.is_none() && is_read_in_part(&spelling, &rows[r]) {
             rows[r].pinned = Some("another tensor that it was folded from".into());
         }
@@ -370,6 +371,16 @@ fn by_operations(spelling: &Spelling<'_, '_>, row: &mut Row) {
     if row.folded_from.is_empty() || row.baked.is_some() || row.explanations().next().is_none() {
         return;
     }
+    let kept = keep_what_does(row, &operators(spelling, row));
+    if kept.is_empty() {
+        row.literal = None;
+        row.grade = Grade::Unproven;
+    }
+    put(row, kept);
+}
+
+/// The operators of the calls that the record says the value went through.
+fn operators<'r>(spelling: &Spelling<'_, '_>, row: &'r Row) -> Vec<&'r str> {
     // Torch lifts tensors that stand in the code under names of its own.
     let lifted = ["lifted_tensor", "c_lifted_tensor", "_tensor_constant"];
     let is_call = |name: &&String| {
@@ -379,13 +390,16 @@ fn by_operations(spelling: &Spelling<'_, '_>, row: &mut Row) {
             || lifted.iter().any(|l| name.starts_with(l)))
     };
     let names = row.folded_from.iter().chain([&row.name]);
-    let operators: Vec<&str> = names.filter(is_call).map(|name| stem(name)).collect();
-    let kept = keep_what_does(row, &operators);
-    if kept.is_empty() {
-        row.literal = None;
-        row.grade = Grade::Unproven;
+    names.filter(is_call).map(|name| stem(name)).collect()
+}
+
+/// A function that is not known, of tensors that the base has, is no parameter that the base gives another value of: an interpolated
+/// position table.
+fn no_parameter(spelling: &Spelling<'_, '_>, row: &mut Row) {
+    let is_unknown = row.explanations().next().is_none() && !made_from(spelling, row).is_empty();
+    if is_unknown && operators(spelling, row).iter().any(|op| computes(op)) {
+        row.hints.retain(|hint| hint.clue != Clue::FoldedFrom);
     }
-    put(row, kept);
 }
 
 /// Derivations from tensors that only a reader of the row names. Of equal values that were folded one is left, and the record of that one
