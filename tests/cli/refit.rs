@@ -742,3 +742,44 @@ fn a_function_of_a_tensor_is_not_the_tensor_where_both_are_equal_in_the_base() {
         scene.refuses(&refit, 1, &["`a`", &says]);
     }
 }
+
+#[test]
+fn what_is_to_be_let_go_is_in_a_checkpoint_and_not_in_a_lora() {
+    let scene = Scene::new();
+    for file in [
+        "model.ts.onnx",
+        "shapes.ts.json",
+        "base.safetensors",
+        "lora_kohya.safetensors",
+    ] {
+        scene.bring(&format!("clip_text/{file}"));
+    }
+    let build = [
+        "build",
+        "model.ts.onnx",
+        "-s",
+        "shapes.ts.json",
+        "-b",
+        "cpu",
+    ];
+    let base = ["--base-weights", "base.safetensors", "-o", "te.plan"];
+    scene.run(&[&build[..], &base].concat()).exits(0);
+    let lora = ["te.plan", "--lora", "lora_kohya.safetensors"];
+    let ignore = ["--ignore", "*q_proj*"];
+    for command in ["refit", "diff"] {
+        let args = [&[command][..], &lora, &ignore].concat();
+        scene.refuses(&args, 1, &["a LoRA is fused whole", "leave `--ignore` out"]);
+        scene.run(&[&[command][..], &lora].concat()).exits(0);
+    }
+    // Beside a checkpoint it is meant for that one's tensors.
+    let both = [
+        "refit",
+        "te.plan",
+        "base.safetensors",
+        "--lora",
+        "lora_kohya.safetensors",
+    ];
+    scene
+        .run(&[&both[..], &["--ignore", "nothing.*"]].concat())
+        .exits(0);
+}

@@ -137,6 +137,7 @@ impl Overlay {
         watch: &dyn Watch,
     ) -> Result<Overlay, Error> {
         let _span = tracing::info_span!("survey", plan = ?plan).entered();
+        check_ignored(request)?;
         if let Some(model) = whole_model(plan, manifest, request)? {
             let memo = request.memo.as_ref();
             let overlay = Overlay::of_model(plan, manifest, rows, model, memo, watch);
@@ -743,6 +744,20 @@ fn open_lora(
         // Where neither fits, the reason is told in the names that the graph itself has.
         .or(plain)
         .map_err(Into::into)
+}
+
+/// That what is to be let go is in a checkpoint: of a LoRA, only whole parts can be, where several plans take parts of it.
+fn check_ignored(request: &OverlayRequest) -> Result<(), Error> {
+    let only_loras = request.checkpoint.is_empty() && !request.loras.is_empty();
+    if !only_loras || request.shared || request.permissions.ignore.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Overlay {
+        problems: vec![
+            "`--ignore` lets tensors of a checkpoint go, and a LoRA is fused whole".into(),
+        ],
+        hints: vec!["leave `--ignore` out, or give a LoRA without those modules".into()],
+    })
 }
 
 /// The ONNX file that gives all weights, where one is asked for.
