@@ -73,12 +73,7 @@ mod tests {
     #[test]
     fn a_derivation_needs_a_step_for_each_operator_that_computes() {
         let plain = tensor(vec![Step::Permute { order: vec![1, 0] }]);
-        for name in [
-            "permute_3",
-            "_to_copy",
-            "numpy_t",
-            "scalar_tensor_default_1",
-        ] {
+        for name in ["permute", "_to_copy", "numpy_t", "scalar_tensor_default"] {
             assert!(does(&plain, name, true), "{name}");
         }
         for name in [
