@@ -8,7 +8,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// Choices that do not change what is compiled, and so are no [`super::Options`].
+/// Choices that do not change what is compiled, and so are no [`crate::engine::Options`].
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Where to keep what builds measured; one file per library and GPU.
@@ -23,7 +23,7 @@ pub struct Settings {
 /// that the ONNX model declares where they differ from the engine's (64-bit integers before TensorRT 10).
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    /// The slots as [`BuildNotes::slots`] gave them after the build.
+    /// The slots as [`crate::engine::BuildNotes::slots`] gave them after the build.
     pub slots: Vec<Slot>,
     pub inputs: Vec<TensorDecl>,
     pub outputs: Vec<TensorDecl>,
@@ -42,7 +42,7 @@ pub struct Search {
     pub explicit: Option<PathBuf>,
     /// `site-packages` folders of the Python on PATH.
     pub site_packages: Vec<PathBuf>,
-    /// Whether to try the loader's own path and [`SYSTEM_FOLDERS`].
+    /// Whether to try the loader's own path and the system's folders.
     pub system: bool,
     /// `TRTMUT_ASSUME_TENSORRT`: the release as which one is called that is newer than every known one.
     pub assume: Option<String>,

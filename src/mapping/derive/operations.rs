@@ -18,7 +18,7 @@ const MOVING: &str = "_reshape_alias _reshape_copy _to_copy _unsafe_view adjoint
     type_as unbind unbind_copy unflatten unfold unsqueeze unsqueeze_copy view view_as view_as_complex view_as_real view_copy vstack \
     zeros zeros_like";
 
-/// Operators that leave many different values as they are only with an operand that does nothing: the number 1, or 0.
+/// Operators of a scale or an offset.
 const LINEAR: &str = "add div divide mul multiply neg rsub sub subtract true_divide";
 
 fn is_in(list: &str, name: &str) -> bool {
@@ -26,9 +26,9 @@ fn is_in(list: &str, name: &str) -> bool {
         .any(|operator| operator.eq_ignore_ascii_case(name))
 }
 
-/// Whether `recipe` does what the operator `name` does. `few`: the value has so few different values that a product or a sum with
-/// itself can be itself.
-fn does(recipe: &Recipe, name: &str, few: bool) -> bool {
+/// Whether `recipe` does what the operator `name` does. A product or a sum of a tensor with itself can be the tensor, too: ones times ones,
+/// the half of a symmetric matrix and of the same turned.
+fn does(recipe: &Recipe, name: &str) -> bool {
     if is_in(MOVING, name) {
         return true;
     }
@@ -40,7 +40,7 @@ fn does(recipe: &Recipe, name: &str, few: bool) -> bool {
     };
     let has = |kind: fn(&Step) -> bool| steps.iter().any(kind);
     if is_in(LINEAR, name) {
-        return !few || has(|step| matches!(step, Step::Scale { .. } | Step::Offset { .. }));
+        return has(|step| matches!(step, Step::Scale { .. } | Step::Offset { .. }));
     }
     is_in("exp", name) && has(|step| matches!(step, Step::Exp))
 }
@@ -52,9 +52,8 @@ pub(in crate::mapping) fn computes(name: &str) -> bool {
 
 /// Keeps derivations of `row` that do all of `operators`.
 pub(in crate::mapping) fn keep_what_does(row: &Row, operators: &[&str]) -> Vec<Recipe> {
-    let few = row.literal.is_some();
     (row.explanations())
-        .filter(|recipe| operators.iter().all(|name| does(recipe, name, few)))
+        .filter(|recipe| operators.iter().all(|name| does(recipe, name)))
         .cloned()
         .collect()
 }
@@ -74,7 +73,7 @@ mod tests {
     fn a_derivation_needs_a_step_for_each_operator_that_computes() {
         let plain = tensor(vec![Step::Permute { order: vec![1, 0] }]);
         for name in ["permute", "_to_copy", "numpy_t", "scalar_tensor_default"] {
-            assert!(does(&plain, name, true), "{name}");
+            assert!(does(&plain, name), "{name}");
         }
         for name in [
             "clamp",
@@ -85,11 +84,10 @@ mod tests {
             "exp",
             "an_operator_of_tomorrow",
         ] {
-            assert!(!does(&plain, name, false), "{name}");
+            assert!(!does(&plain, name), "{name}");
         }
-        assert!(does(&plain, "mul", false));
-        assert!(!does(&plain, "mul", true), "1 times 1 is 1");
-        assert!(does(&tensor(vec![Step::Exp]), "exp", true));
-        assert!(!does(&tensor(vec![Step::Exp]), "clamp", true));
+        assert!(!does(&plain, "mul"), "1 times 1 is 1");
+        let exp = tensor(vec![Step::Exp]);
+        assert!(does(&exp, "exp") && !does(&exp, "clamp"));
     }
 }

@@ -209,7 +209,7 @@ pub(in crate::mapping) fn rounded<'d>(
 }
 
 impl SourceTensor {
-    /// Records a tensor of the base; `digest` is that of its bytes, `rounded` what [`rounded`] gives.
+    /// Records a tensor of the base; `digest` is that of its bytes, `rounded` those of its values in narrower types.
     pub fn of(
         name: &str,
         (dtype, shape): (Dtype, &[usize]),
