@@ -189,7 +189,13 @@ impl DoctorReport {
         for (i, gpu) in self.tensorrt.gpus.iter().enumerate() {
             row("", format!("--device {i}: {}", of_gpu(gpu)));
         }
-        row("cpu", format!("{}: build, refit, run", self.cpu));
+        let computes = cfg!(feature = "embedded");
+        let can = if computes {
+            "build, refit, run"
+        } else {
+            "refit"
+        };
+        row("cpu", format!("{}: {can}", self.cpu));
         let runtime = &self.onnxruntime;
         row(
             "onnxruntime",

@@ -64,6 +64,12 @@ fn a_plan_of_an_engine_that_is_left_out_is_compared_and_refitted_and_not_run() {
     ];
     scene.refuses(&["run", "p.plan", "--inputs", "in.safetensors"], 3, &says);
     scene.refuses(&["build", "m.onnx", "-b", "cpu"], 3, &says);
+    let can = scene.run(&["doctor"]).exits(0).stdout.clone();
+    assert!(
+        can.lines()
+            .any(|l| l.starts_with("cpu ") && l.ends_with(": refit")),
+        "{can}"
+    );
 }
 
 #[cfg(not(feature = "onnxruntime"))]
