@@ -382,6 +382,15 @@ pub struct Refusal {
     pub reason: String,
 }
 
+/// What is said of a part that this build leaves out.
+#[cfg_attr(
+    all(feature = "embedded", feature = "onnxruntime", feature = "tensorrt"),
+    allow(dead_code)
+)]
+fn left_out(feature: &str) -> String {
+    format!("this trtmut was built without the feature `{feature}`")
+}
+
 /// The error of a backend that this build leaves out, with the feature that brings it.
 #[cfg_attr(
     all(feature = "embedded", feature = "onnxruntime", feature = "tensorrt"),
@@ -390,7 +399,7 @@ pub struct Refusal {
 fn not_built(backend: &str, feature: &str) -> Error {
     Error::Unavailable {
         backend: backend.into(),
-        reason: format!("this trtmut was built without the feature `{feature}`"),
+        reason: left_out(feature),
         hints: vec![format!(
             "build it with the feature: `cargo install --path . --features {feature}` in its sources"
         )],

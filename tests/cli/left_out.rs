@@ -24,29 +24,11 @@ fn a_build_says_which_features_it_has() {
     }
 }
 
-/// The files of a plan that is there although nothing here may be able to build one.
-#[cfg(not(feature = "embedded"))]
-fn a_plan() -> Scene {
-    let scene = Scene::new();
-    for name in [
-        "m.onnx",
-        "base.safetensors",
-        "new.safetensors",
-        "in.safetensors",
-        "plan.bin",
-        "manifest.json",
-    ] {
-        scene.bring(&format!("upgrade/0.1.0/{name}"));
-    }
-    std::fs::rename(scene.file("plan.bin"), scene.file("p.plan")).unwrap();
-    std::fs::rename(scene.file("manifest.json"), scene.file("p.plan.json")).unwrap();
-    scene
-}
-
 #[cfg(not(feature = "embedded"))]
 #[test]
 fn a_plan_of_an_engine_that_is_left_out_is_compared_and_refitted_and_not_run() {
-    let scene = a_plan();
+    // One that is there although nothing here may be able to build it.
+    let scene = crate::upgrade::scene();
     scene
         .run(&["diff", "p.plan", "new.safetensors"])
         .exits(0)

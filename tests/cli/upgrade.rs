@@ -4,7 +4,7 @@ use crate::scene::Scene;
 use std::fs;
 
 /// The files of version 0.1.0, under the names that they had.
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     let scene = Scene::new();
     let at = |name: &str| format!("upgrade/0.1.0/{name}");
     for name in [

@@ -63,8 +63,7 @@ impl Backend for TensorRt {
 
 pub mod gpu {
     use super::super::told::Facts;
-
-    const WHY: &str = "this trtmut was built without the feature `tensorrt`";
+    use crate::engine::left_out;
 
     /// Cannot be had.
     pub struct Gpu(std::convert::Infallible);
@@ -73,7 +72,7 @@ pub mod gpu {
         /// # Errors
         /// Always.
         pub fn open() -> Result<Gpu, String> {
-            Err(WHY.into())
+            Err(left_out("tensorrt"))
         }
     }
 
@@ -82,13 +81,13 @@ pub mod gpu {
     /// # Errors
     /// Always.
     pub fn all() -> Result<Vec<Facts>, String> {
-        Err(WHY.into())
+        Err(left_out("tensorrt"))
     }
 
     /// # Errors
     /// Always.
     pub fn chosen() -> Result<Facts, String> {
-        Err(WHY.into())
+        Err(left_out("tensorrt"))
     }
 
     pub fn load_kernels_lazily() {}
