@@ -64,7 +64,11 @@ fn the_three_forms_build_the_same_plan() {
     assert_eq!(manifest["profile"], args_manifest["profile"]);
     assert_eq!(manifest["profile"], torch_manifest["profile"]);
     assert_eq!(manifest["shapes"], torch_manifest["shapes"]);
-    for spec in ["inputs.json", "args.json"] {
+    let commas = INPUTS.replace("32]}\n}", "32,],},\n}");
+    assert_ne!(commas, INPUTS);
+    let commented = format!("// what is served\n{commas} /* all of it */\n");
+    scene.write("commented.json", &commented);
+    for spec in ["inputs.json", "args.json", "commented.json"] {
         let diff = ["diff", "a.plan", "--shapes", spec, "--exit-code", "--json"];
         let report = scene.run(&diff);
         report.exits(0);

@@ -259,7 +259,12 @@ fn takes(root: &serde_json::Value, schema: &serde_json::Value, value: &serde_jso
     keywords
         .iter()
         .all(|(keyword, rule)| match keyword.as_str() {
-            "$schema" | "$defs" | "title" | "description" => true,
+            "$schema"
+            | "$defs"
+            | "title"
+            | "description"
+            | "allowComments"
+            | "allowTrailingCommas" => true,
             "$ref" => takes(
                 root,
                 root.pointer(rule.as_str().unwrap().strip_prefix('#').unwrap())
