@@ -13,6 +13,11 @@ use std::sync::{Once, OnceLock};
 /// Smaller allocations are not counted, in bytes: a process has few enough of them.
 const COUNTED: usize = 32 << 10;
 
+/// Allocations of so many bytes get large pages where the system has them: of 4 KiB each, a tensor of 64 MiB has 16,384, and the system
+/// takes longer to hand them out, one fault each, than to copy the tensor.
+#[cfg(target_os = "linux")]
+const PAGED: usize = 4 << 20;
+
 static USED: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 /// The user set the limit.
@@ -202,6 +207,23 @@ fn counted(size: usize) -> usize {
     if size >= COUNTED { size } else { 0 }
 }
 
+/// Asks for large pages in the whole pages of `size` bytes at `p`, which nobody has touched yet.
+#[allow(unsafe_code)]
+fn page(p: *mut u8, size: usize) {
+    #[cfg(target_os = "linux")]
+    if size >= PAGED && !p.is_null() {
+        /// Bytes of a large page, of x86-64 and of arm64 with pages of 4 KiB. Of another size the advice does nothing.
+        const LARGE: usize = 2 << 20;
+        let skipped = p.addr().next_multiple_of(LARGE) - p.addr();
+        let length = (size - skipped) / LARGE * LARGE;
+        // SAFETY: the pages lie within what was just allocated, and how large they are changes nothing that they hold. Where the system
+        // knows no such advice, it says so and nothing happens.
+        unsafe { libc::madvise(p.add(skipped).cast(), length, libc::MADV_HUGEPAGE) };
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (p, size);
+}
+
 #[allow(unsafe_code)]
 // SAFETY: every call is passed on to the system's allocator as it came, or nothing is allocated and null is returned, which the
 // contract of the trait allows. What is counted is only a number.
@@ -216,6 +238,7 @@ unsafe impl GlobalAlloc for Counting {
         if p.is_null() {
             end(layout.size());
         }
+        page(p, layout.size());
         p
     }
 
@@ -229,6 +252,7 @@ unsafe impl GlobalAlloc for Counting {
         if p.is_null() {
             end(layout.size());
         }
+        page(p, layout.size());
         p
     }
 
@@ -306,6 +330,39 @@ mod tests {
             before > 60 << 10 && after < 20 << 10,
             "{before} {after} KiB"
         );
+    }
+
+    #[allow(unsafe_code)]
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn large_allocations_ask_for_large_pages() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            return;
+        }
+        // Whether the system was asked, by the mapping that holds the middle of an allocation.
+        let asked = |bytes: usize| {
+            let layout = Layout::from_size_align(bytes, 8).unwrap();
+            // SAFETY: the size is not zero, and the allocation is given back with the layout that it was made of.
+            let held = unsafe { Counting.alloc(layout) };
+            let middle = held.addr() + bytes / 2;
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let mut found = false;
+            let line = maps.lines().find(|line| {
+                let range = line.split(' ').next().and_then(|r| r.split_once('-'));
+                let ends = range.and_then(|(from, to)| {
+                    let hex = |s| usize::from_str_radix(s, 16).ok();
+                    Some(hex(from)?..hex(to)?)
+                });
+                found = ends.map_or(found, |ends| ends.contains(&middle));
+                found && line.starts_with("VmFlags:")
+            });
+            let asked = line.unwrap().split(' ').any(|flag| flag == "hg");
+            // SAFETY: as above.
+            unsafe { Counting.dealloc(held, layout) };
+            asked
+        };
+        assert!(asked(64 << 20));
+        assert!(!asked(PAGED / 2));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::super::Source;
 use super::key_layouts::Role;
 use super::kinds::{Delta, Matrix, Step, tucker, wide};
 use super::multiply::Multiplier;
+use crate::tensor::TensorView;
 use std::collections::BTreeMap;
 
 /// The tensors of one module, by what they are.
@@ -245,12 +246,13 @@ impl Change {
     }
 
     /// What a multiplier makes of the weight `own`, of this shape.
-    pub(super) fn product(&self, source: &Source, own: Matrix) -> Option<Matrix> {
+    pub(super) fn product(&self, source: &Source, own: TensorView<'_>) -> Option<Matrix> {
         let Kind::Product(multiplier) = &self.kind else {
             return None;
         };
         let width = self.shape.get(1).copied().unwrap_or(1);
-        Some(multiplier.apply(source, own, width, self.scaling))
+        // Only here: in f64 a weight has four times the bytes of its halves.
+        Some(multiplier.apply(source, Matrix::of(own), width, self.scaling))
     }
 
     /// The magnitudes of a DoRA, if it is one.

@@ -6,7 +6,7 @@
 
 use super::change::Axis;
 use super::error::Error;
-use super::kinds::{Delta, Matrix, Step, is_fusible, wide};
+use super::kinds::{Delta, Step, is_fusible, wide};
 use super::{Lora, Part, Target};
 use crate::tensor::{Digest, Dtype, TensorView, is_finite, round_into};
 use rayon::prelude::*;
@@ -190,7 +190,7 @@ impl Fusion {
         let mut ops: Vec<Op<'a>> = (target.parts.iter().filter(does_something))
             .map(|part| {
                 let change = &lora.changes[part.change];
-                let product = change.product(&lora.source, Matrix::of(base));
+                let product = change.product(&lora.source, base);
                 Op {
                     lora: index,
                     part: *part,
