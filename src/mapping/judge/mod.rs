@@ -1,6 +1,7 @@
 //! What a refit from a checkpoint would do to every weight, decided before anything is written.
 
 mod base;
+mod integers;
 mod lora_targets;
 mod unproven;
 
@@ -35,7 +36,9 @@ pub fn judge_whole(
 ) -> Result<Judged, Error> {
     let _span = tracing::info_span!("judge", weights = mapping.rows.len()).entered();
     let Some(inventory) = mapping.inventory.take() else {
-        return unproven::judge(&mapping, held, new, permissions);
+        let mut judged = unproven::judge(&mapping, held, new, permissions)?;
+        integers::mark_lost(&judged.mapping, held, new, &mut judged.accounts)?;
+        return Ok(judged);
     };
     let mut judged = base::judge(mapping, &inventory, held, new, permissions)?;
     judged.mapping.inventory = Some(inventory);
