@@ -783,3 +783,69 @@ fn what_is_to_be_let_go_is_in_a_checkpoint_and_not_in_a_lora() {
         .run(&[&both[..], &["--ignore", "nothing.*"]].concat())
         .exits(0);
 }
+
+/// Exporters write equal values once: a LoRA of one of two layers would change both.
+#[test]
+fn a_lora_of_one_of_equal_tensors_is_refused() {
+    for model in ["dynamo", "torchscript", "tied"] {
+        let scene = Scene::new();
+        for file in ["model.onnx", "base.safetensors", "lora.safetensors"] {
+            scene.bring(&format!("equal/{model}/{file}"));
+        }
+        let build = ["build", "model.onnx", "--backend", "cpu"];
+        scene
+            .run(&[&build[..], &["-o", "plain.plan"]].concat())
+            .exits(0);
+        let proven = ["--base-weights", "base.safetensors", "-o", "proven.plan"];
+        scene.run(&[&build[..], &proven].concat()).exits(0);
+        let lora = ["--lora", "lora.safetensors"];
+        for files in [
+            &["plain.plan"][..],
+            &["plain.plan", "base.safetensors"],
+            &["proven.plan"],
+            &["proven.plan", "base.safetensors"],
+        ] {
+            scene.refuses(&[&["refit"], files, &lora[..]].concat(), 1, &["weight `"]);
+        }
+    }
+}
+
+/// A file that is said to be a part says nothing of the other of two equal tensors.
+#[test]
+fn part_of_a_checkpoint_with_one_of_equal_tensors_is_refused() {
+    let scene = Scene::new();
+    for file in ["model.onnx", "base.safetensors"] {
+        scene.bring(&format!("equal/torchscript/{file}"));
+    }
+    let base = ["--base-weights", "base.safetensors"];
+    let build = ["build", "model.onnx", "--backend", "cpu", "-o", "p.plan"];
+    scene.run(&[&build[..], &base].concat()).exits(0);
+    let values: Vec<u8> = (0..64u8).flat_map(|v| f32::from(v).to_le_bytes()).collect();
+    let part = TensorView::new(Dtype::F32, vec![8, 8], &values).unwrap();
+    let part = safetensors::serialize([("a.weight", part)], None).unwrap();
+    scene.write("part.safetensors", part);
+    // The hint about base weights would lead in a circle.
+    let says = [
+        "several tensors fit it: `a.weight`, `b.weight`",
+        "export the model again",
+    ];
+    scene.refuses(
+        &["refit", "p.plan", "part.safetensors", "--partial"],
+        1,
+        &says,
+    );
+}
+
+/// Without a base, too, a mask of the checkpoint is not called unused where the graph holds one with other values.
+#[test]
+fn another_mask_is_refused_without_a_base() {
+    let scene = Scene::new();
+    for file in ["model.onnx", "base.safetensors", "new.safetensors"] {
+        scene.bring(&format!("equal/mask/{file}"));
+    }
+    scene
+        .run(&["build", "model.onnx", "--backend", "cpu", "-o", "p.plan"])
+        .exits(0);
+    scene.run(&["refit", "p.plan", "base.safetensors"]).exits(0);
+    scene.refuses(&["refit", "p.plan", "new.safetensors"], 1, &["`mask`"]);
+}

@@ -669,6 +669,11 @@ fn mappings(sheet: &mut Sheet) {
             weight: weight(),
             grade: Grade::Unproven,
         },
+        Declined::Merged {
+            name: name(),
+            weight: weight(),
+            with: s("`u`"),
+        },
     ];
     for one in &declined {
         sheet.add(one);

@@ -27,12 +27,13 @@ enum State {
 }
 
 /// A tied tensor is usually saved under one of its names: one that the file lacks follows those that it was equal to in the base.
-/// One of a few equal values says nothing about another.
+/// One of a few equal values says nothing about another. Gives those that follow.
 fn follow_twins<'a>(
     inventory: &'a Inventory,
     new: &dyn Checkpoint,
     by_base: &mut HashMap<&'a str, String>,
-) {
+) -> HashSet<&'a str> {
+    let mut followed = HashSet::new();
     let mut equal: HashMap<(&Digest, Dtype, &[usize]), Vec<&str>> = HashMap::new();
     for t in inventory.tensors.iter().filter(|t| !t.flat) {
         let twins = equal.entry((&t.digest, t.dtype, &t.shape)).or_default();
@@ -52,9 +53,13 @@ fn follow_twins<'a>(
             continue;
         }
         for twin in twins {
-            by_base.entry(twin).or_insert_with(|| first.clone());
+            by_base.entry(twin).or_insert_with(|| {
+                followed.insert(twin);
+                first.clone()
+            });
         }
     }
+    followed
 }
 
 /// Everything that one judgement reads.
@@ -66,6 +71,9 @@ struct Books<'a> {
     digests: Digests<'a>,
     /// Changed tensors of a few values that a constant may be made of although another one is explained by them.
     scattered: Vec<Scattered<'a>>,
+    /// Tensors that a file which is said to be a part lacks, and that equalled one of its own in the base: it may leave out what does not
+    /// change, or save what is tied under one name.
+    followed: HashSet<&'a str>,
     permissions: &'a Permissions,
 }
 
@@ -125,7 +133,10 @@ pub(super) fn judge(
     permissions: &Permissions,
 ) -> Result<Judged, Error> {
     let mut spelled = spell(inventory, new);
-    follow_twins(inventory, new, &mut spelled.by_base);
+    let mut followed = follow_twins(inventory, new, &mut spelled.by_base);
+    if !permissions.partial {
+        followed.clear();
+    }
     let digests = Digests::of(new);
     let is_same = |t: &SourceTensor| {
         let (dtype, shape) = spelled.describe(&t.name)?;
@@ -154,6 +165,7 @@ pub(super) fn judge(
         states: known.zip(states).collect(),
         digests,
         scattered: Vec::new(),
+        followed,
         permissions,
     };
     let books = Books {
@@ -272,7 +284,9 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
             Err(error) => return Ok(misfit(books, row, recipe, &error)),
         }
     }
-    if outcomes.len() > 1 || twinless {
+    let parted = (row.explanations().flat_map(Recipe::sources))
+        .any(|s| books.followed.contains(s) && books.state(s) == State::Changed);
+    if outcomes.len() > 1 || twinless || parted {
         let mut sources: Vec<String> = (row.explanations())
             .flat_map(Recipe::sources)
             .map(ToOwned::to_owned)

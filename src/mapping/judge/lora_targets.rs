@@ -8,8 +8,8 @@ use super::base::unexplained;
 use crate::mapping::derive::{cosine, is_square, orders, presumed_relations, sample};
 use crate::mapping::hints::{Prefixes, align, wrapper};
 use crate::mapping::types::{
-    Change, Declined, Error, Evidence, Grade, Held, Layout, Mapping, Part, Recipe, Refusal, Row,
-    Step, Target, held_bytes, squeezed,
+    Change, Clue, Declined, Error, Evidence, Grade, Held, Layout, Mapping, Meaning, Part, Recipe,
+    Refusal, Row, Step, Target, held_bytes, squeezed,
 };
 use crate::tensor::TensorView;
 use std::collections::{BTreeMap, HashMap};
@@ -310,10 +310,85 @@ fn tie(row: &Row, named: Named<'_>, base: bool) -> Result<Row, Declined> {
     if row.pinned.is_some() {
         return Err(named.unsure(row, Grade::Ambiguous));
     }
+    if let Some(with) = merged_with(row, named.known) {
+        return Err(Declined::Merged {
+            name: named.name.to_owned(),
+            weight: row.name.clone(),
+            with,
+        });
+    }
     match &row.recipe {
         Some(recipe) => tie_known(row, recipe, named, base),
         None => tie_by_graph(row, named),
     }
+}
+
+/// What a row stands for beside the tensor `known`: exporters write equal values once, and only one of the tensors changes.
+fn merged_with(row: &Row, known: &str) -> Option<String> {
+    if row.recipe.is_some() {
+        // All that reproduces the value reads the tensor, or some of it does not change with it.
+        let other = row.explanations().find(|r| !r.sources().contains(&known))?;
+        let sources = other.sources().into_iter().map(|s| format!("`{s}`"));
+        return Some(sources.collect::<Vec<_>>().join(", "));
+    }
+    let by_path = row.hints.iter().find_map(|hint| match &hint.clue {
+        Clue::NodePath { node } if !hint.names.iter().any(|n| shares_module(n, known)) => {
+            Some(node)
+        }
+        _ => None,
+    });
+    let by_record = row.readings.iter().find_map(|reading| {
+        let reads_another = match &reading.meaning {
+            Meaning::Record {
+                placeholders,
+                values,
+                complete,
+                ..
+            } => {
+                // Where it is no parameter of the export, the record spells it in some other way.
+                let mut parameters = placeholders.iter().filter_map(|p| p.strip_prefix("p_"));
+                *complete
+                    && !values.contains(&row.name)
+                    && parameters.clone().next().is_some()
+                    && !parameters.any(|p| recorded_as(p, known))
+            }
+            Meaning::MergedAway => true,
+            Meaning::Path { .. } | Meaning::Nothing => false,
+        };
+        reads_another.then_some(&reading.node)
+    });
+    let node = by_path.or(by_record)?;
+    Some(format!("what node `{node}` reads"))
+}
+
+/// Whether a node may read `known` as the tensor that it was taken to read by its path: both are in one module, or one's module is
+/// in the other's, which reads what its children hold. A wrapper's name may be in front of either.
+fn shares_module(by_path: &str, known: &str) -> bool {
+    let module = |name: &str| -> Vec<String> {
+        let path = name.rsplit_once('.').map_or("", |(module, _)| module);
+        path.split('.').map(ToOwned::to_owned).collect()
+    };
+    let (a, b) = (module(by_path), module(known));
+    // The model itself reads what any module holds.
+    if [&a, &b].iter().any(|path| path[0].is_empty()) {
+        return true;
+    }
+    let (short, long) = if a.len() < b.len() {
+        (&a, &b)
+    } else {
+        (&b, &a)
+    };
+    (0..=long.len() - short.len()).any(|at| long[at..].starts_with(short))
+}
+
+/// Whether the record's spelling of a parameter is that of `known`, a wrapper's name in front of either apart.
+fn recorded_as(recorded: &str, known: &str) -> bool {
+    let known = known.replace('.', "_").to_lowercase();
+    let ends = |long: &str, short: &str| {
+        let front = long.strip_suffix(short);
+        front.is_some_and(|f| f.is_empty() || f.ends_with('_'))
+    };
+    ends(recorded, &known) || ends(&known, recorded)
 }
 
 /// Ties a row whose derivation is known.

@@ -49,7 +49,7 @@ pub(super) fn judge(
     for (r, why) in made_of_flat(&mapping, &assessment) {
         assessment.changes[r] = Change::Refused { why };
     }
-    for (r, why) in tied(&mapping, held, &assessment)? {
+    for (r, why) in tied(&mapping, held, &assessment, false)? {
         assessment.changes[r] = Change::Refused { why };
     }
     for leftover in &mut accounts.leftovers {
@@ -93,12 +93,37 @@ fn made_of_flat(mapping: &Mapping, assessment: &Assessment) -> Vec<(usize, Refus
     found
 }
 
+impl Mapping {
+    /// Without a base: rows that keep their value although the rows `touched`, which change, are tied to them; and why that is refused.
+    ///
+    /// # Errors
+    /// [`Error::NotHeld`].
+    pub fn tied_to(
+        &self,
+        touched: &[usize],
+        held: &dyn Held,
+    ) -> Result<Vec<(String, Refusal)>, Error> {
+        let mut changes = vec![Change::NotGiven; self.rows.len()];
+        for &r in touched {
+            let digest = Digest::of(self.rows[r].name.as_bytes());
+            changes[r] = Change::Changed { digest };
+        }
+        let found = tied(self, held, &Assessment { changes }, true)?;
+        let named = found
+            .into_iter()
+            .map(|(r, why)| (self.rows[r].name.clone(), why));
+        Ok(named.collect())
+    }
+}
+
 /// Rows that keep their value although what they are tied to changes: an embedding and its transpose (or a multiple of it) for the
-/// head, of which the file names one.
+/// head, of which the file names one. With `named`, also where it names both: of equal ones a LoRA changes both if they are tied, and a file
+/// does not say whether they are.
 fn tied(
     mapping: &Mapping,
     held: &dyn Held,
     assessment: &Assessment,
+    named: bool,
 ) -> Result<Vec<(usize, Refusal)>, Error> {
     let reads = |row: &Row, operators: &[&str]| {
         row.operators
@@ -108,7 +133,9 @@ fn tied(
     let mut found = Vec::new();
     for (r, row) in mapping.rows.iter().enumerate() {
         let kept = matches!(assessment.changes[r], Change::NotGiven | Change::Constant);
-        if !kept || row.explanations().next().is_some() || row.shape.len() != 2 {
+        let is_sourced =
+            row.grade == Grade::Given || (!named && row.explanations().next().is_some());
+        if !kept || is_sourced || row.shape.len() != 2 {
             continue;
         }
         for o in assessment.changed() {

@@ -206,4 +206,15 @@ pub enum Declined {
         weight: String,
         grade: Grade,
     },
+    /// One initializer stands for the tensor and for something else, which does not change with it.
+    #[error(
+        "weight `{weight}` stands for `{name}` and for {with}: one cannot change without the other"
+    )]
+    #[explain(code = "target-merged", class = Input, hint("fuse the file where the model is made, and export it again"))]
+    Merged {
+        name: String,
+        weight: String,
+        /// The other tensor, or the node that reads it.
+        with: String,
+    },
 }

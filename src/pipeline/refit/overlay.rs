@@ -3,14 +3,16 @@
 //! A refit is a pure function: the engine holds base ⊕ overlay afterwards, whatever was refitted before. Weights that the overlay does
 //! not reach have their base values, which are those of the ONNX file that the manifest names.
 
+use super::fused::Fused;
 use super::part::Part;
+use super::refusals::refuse_fused;
 use super::request::{OverlayRequest, Stated};
 use super::source_model::{SourceModel, source_model_at};
 use crate::cache::Memo;
 use crate::diff::{Decision, Diff, Reason, Request, WeightState};
 use crate::mapping::{
-    self, Assessment, Change, Checkpoint, Held, Inventory, Judged, Mapping, ModelValues, Override,
-    Permissions, Recipe as How, Row,
+    self, Assessment, Change, Checkpoint, Inventory, Judged, Mapping, ModelValues, Override,
+    Permissions, Recipe as How, Refusal, Row,
 };
 use crate::onnx::Model;
 use crate::pipeline::converted::refuse_overflow;
@@ -35,7 +37,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 const LONGEST_MAPPING: u64 = 64 << 20;
 
 /// Bytes of fused tensors that are kept between finding out what changes and writing it.
-const KEPT_BYTES: usize = 32 << 20;
+const KEPT_BYTES: usize = 24 << 20;
 
 /// Where a weight's new bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +161,7 @@ impl Overlay {
         let by_hand = put_by_hand(plan, request, &mut mapping)?;
         let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
         let (mut judged, mut not_finite) = (None, Vec::new());
+        let as_based = (!request.loras.is_empty()).then(|| mapping.clone());
         if let Some(new) = &checkpoint {
             let names = source.model.weights().iter().map(|w| w.name.as_str());
             let digests = names.zip(digests).collect();
@@ -202,7 +205,7 @@ impl Overlay {
         let of_checkpoint = (overlay.checkpoint.iter())
             .flat_map(|view| Part::of_checkpoint(&request.checkpoint, view));
         overlay.parts = of_checkpoint.collect();
-        overlay.add_loras(request, watch)?;
+        overlay.add_loras(request, as_based, watch)?;
         // After the LoRAs: their sums may be too large as well.
         overlay.refuse_overflow(plan, manifest)?;
         Ok(overlay)
@@ -286,7 +289,6 @@ impl Overlay {
             // What the request was allowed was judged when the plan was made; here the digests
             // decide.
             permissions: Permissions {
-                partial: true,
                 trust_names: true,
                 ..recorded.permissions
             },
@@ -425,15 +427,7 @@ impl Overlay {
             return Ok(None);
         };
         Ok(Some(match from {
-            From::Base => {
-                let model = &self.source.model;
-                let found = model
-                    .weight(weight)
-                    .ok_or_else(|| mapping::Error::NotHeld {
-                        weight: weight.to_owned(),
-                    })?;
-                model.read(found)
-            }
+            From::Base => self.held(weight)?,
             From::Checkpoint => {
                 let new = self
                     .checkpoint
@@ -475,10 +469,16 @@ impl Overlay {
         })
     }
 
-    fn add_loras(&mut self, request: &OverlayRequest, watch: &dyn Watch) -> Result<(), Error> {
-        if request.loras.is_empty() {
+    /// Fuses the LoRAs of `request`. `before` is the mapping in the names of the base: judging a checkpoint puts its names there.
+    fn add_loras(
+        &mut self,
+        request: &OverlayRequest,
+        before: Option<Mapping>,
+        watch: &dyn Watch,
+    ) -> Result<(), Error> {
+        let Some(before) = before else {
             return Ok(());
-        }
+        };
         let named = request.component.as_deref();
         let of_lora = named.and_then(lora::Component::from_name);
         // A part of a checkpoint may be named by any prefix; where there is a LoRA alone, it is a mistake.
@@ -533,10 +533,76 @@ impl Overlay {
         let held = ModelValues::of(&self.source.model);
         self.mapping().holds_all_of(&self.fused, &held)?;
         let adopted = self.mapping().adopt(&wanted, over.is_some());
-        let touched: Vec<usize> = adopted.rows.values().flatten().copied().collect();
+        let rows = adopted.rows.clone();
+        let touched: Vec<usize> = rows.values().flatten().copied().collect();
         self.mapping = Some(adopted.all()?);
         self.fusion = Some(fusion);
-        self.fuse_all(&touched, watch)
+        self.fuse_all(&touched, watch)?;
+        self.judge_fused(&before, &rows, request)
+    }
+
+    /// Judges what the LoRAs make of the tensors below them against the base weights, where there are such: each weight has to get what it
+    /// was given here. `before` is the mapping in the base's names, `rows` are those of each target.
+    fn judge_fused(
+        &self,
+        before: &Mapping,
+        rows: &BTreeMap<String, Vec<usize>>,
+        request: &OverlayRequest,
+    ) -> Result<(), Error> {
+        let held = ModelValues::of(&self.source.model);
+        let (Some(inventory), Some(fusion)) = (&before.inventory, &self.fusion) else {
+            let touched: Vec<usize> = rows.values().flatten().copied().collect();
+            let tied = self.mapping().tied_to(&touched, &held)?;
+            return refuse_fused(&tied, before);
+        };
+        let over = self.checkpoint.as_ref().or(self.base.as_ref());
+        let mut changed: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut of_row: HashMap<&str, usize> = HashMap::new();
+        for (name, rows) in rows {
+            // Without a file the ONNX file's weight is the tensor, by the name that the base has for it.
+            let own = rows.iter().find_map(|&r| match &before.rows[r].recipe {
+                Some(How::Tensor { source, .. }) => Some((source.as_str(), r)),
+                _ => None,
+            });
+            match (over, own) {
+                (Some(_), _) => changed.insert(name, name),
+                (None, Some((source, row))) => {
+                    of_row.insert(source, row);
+                    changed.insert(source, name)
+                }
+                (None, None) => None,
+            };
+        }
+        let tensor = |name: &str| match over {
+            Some(over) => over.read(name),
+            None => self.torch_tensor(&before.rows[*of_row.get(name)?]).ok(),
+        };
+        let fused = Fused::new(over, inventory, fusion, changed, tensor);
+        let permissions = Permissions {
+            partial: request.checkpoint.is_empty() || request.permissions.partial,
+            ..request.permissions.clone()
+        };
+        let judged = mapping::judge(before, &held, &fused, &permissions)?;
+        let first = (self.judged.iter())
+            .flat_map(|j| j.mapping.rows.iter().zip(&j.assessment.changes))
+            .filter(|(_, change)| matches!(change, Change::Refused { .. }));
+        let first: HashSet<&str> = first.map(|(row, _)| row.name.as_str()).collect();
+        let mut refused = Vec::new();
+        for (row, change) in judged.mapping.rows.iter().zip(&judged.assessment.changes) {
+            match change {
+                Change::Refused { why } if !first.contains(row.name.as_str()) => {
+                    refused.push((row.name.clone(), why.clone()));
+                }
+                // Another derivation than the one by which it was fused.
+                Change::Changed { digest } if self.digest(&row.name) != Some(*digest) => {
+                    let sources = row.explanations().flat_map(How::sources);
+                    let sources = sources.map(ToOwned::to_owned).collect();
+                    refused.push((row.name.clone(), Refusal::Ambiguous { sources }));
+                }
+                _ => {}
+            }
+        }
+        refuse_fused(&refused, before)
     }
 
     /// Computes the rows that LoRAs change, and keeps of their bytes what fits.
@@ -635,14 +701,19 @@ impl Overlay {
         Ok(mapping::apply(row, &changed)?.into_owned())
     }
 
+    /// The bytes of a weight in the ONNX file.
+    fn held(&self, weight: &str) -> Result<Cow<'_, [u8]>, Error> {
+        let model = &self.source.model;
+        let found = model.weight(weight);
+        let found = found.ok_or_else(|| mapping::Error::NotHeld {
+            weight: weight.to_owned(),
+        })?;
+        Ok(model.read(found))
+    }
+
     /// The base tensor of a row as torch holds it, from the ONNX file.
     fn torch_tensor(&self, row: &Row) -> Result<Tensor, Error> {
-        let held = ModelValues::of(&self.source.model);
-        let bytes = held
-            .held(&row.name)
-            .ok_or_else(|| mapping::Error::NotHeld {
-                weight: row.name.clone(),
-            })?;
+        let bytes = self.held(&row.name)?;
         Ok(mapping::inverse(row, &bytes, &row.source_shape())?)
     }
 
