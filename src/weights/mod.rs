@@ -6,6 +6,7 @@
 mod entries;
 mod error;
 mod file;
+mod finder;
 mod index;
 pub mod layouts;
 pub mod lora;

@@ -2,6 +2,7 @@
 
 use super::error::Error;
 use super::file::{SourceFile, open_file};
+use super::finder::Finder;
 use super::index;
 use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, digests_of, digests_seeing};
 use crate::watch::{Event, Watch};
@@ -15,6 +16,7 @@ pub struct Source {
     files: Vec<SourceFile>,
     /// Every tensor, in the order of the names.
     places: Vec<Place>,
+    finder: Finder,
 }
 
 /// Where a tensor is: index of a file, and of one of its entries.
@@ -64,7 +66,12 @@ impl Source {
         if !twice.is_empty() {
             return Err(Error::Duplicate { names: twice });
         }
-        Ok(Source { files, places })
+        let finder = Finder::default();
+        Ok(Source {
+            files,
+            places,
+            finder,
+        })
     }
 
     /// Every tensor's name, sorted.
@@ -83,9 +90,8 @@ impl Source {
 
     /// The index of the tensor of that name in the order of the names.
     pub(super) fn find(&self, name: &str) -> Option<usize> {
-        (self.places)
-            .binary_search_by(|place| place.name(&self.files).cmp(name))
-            .ok()
+        let compare = |at: usize| self.name_at(at).cmp(name);
+        self.finder.find(self.len(), compare)
     }
 
     /// Indices of the tensors whose names begin so.

@@ -186,7 +186,8 @@ pub(in crate::mapping) fn spell<'a>(
     inventory: &'a Inventory,
     new: &'a dyn Checkpoint,
 ) -> Spelled<'a> {
-    let names: HashSet<&str> = new.names().into_iter().collect();
+    let listed = new.names();
+    let names: HashSet<&str> = listed.iter().copied().collect();
     let known = || inventory.tensors.iter().map(|t| t.name.as_str());
     let count = |shape: &[usize]| Some(shape.iter().product::<usize>());
     let mut by_base = HashMap::new();
@@ -197,7 +198,7 @@ pub(in crate::mapping) fn spell<'a>(
             .tensors
             .iter()
             .map(|t| (t.name.as_str(), count(&t.shape))),
-        names
+        listed
             .iter()
             .map(|n| (*n, new.describe(n).and_then(|(_, shape)| count(shape)))),
     );

@@ -8,10 +8,10 @@
 //! about the weight.
 
 use super::super::Source;
+use super::super::finder::Finder;
 use super::error::{CONTROL_LORA, Error};
 use crate::tensor::{Dtype, Stretch, to_f32};
 use std::borrow::Cow;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +26,7 @@ pub(super) struct Storage {
     others: Vec<Other>,
     /// Indices in the order of the names without wrappers, where any has one.
     by_name: Option<Vec<u32>>,
+    finder: Finder,
     pub notes: Vec<String>,
     /// Tensors that only say how activations were quantised.
     pub side: usize,
@@ -164,6 +165,7 @@ pub(super) fn read(source: Arc<Source>) -> Result<Storage, Error> {
         tensors,
         others,
         by_name: None,
+        finder: Finder::default(),
         notes,
         side,
     };
@@ -235,17 +237,8 @@ impl Storage {
 
     /// The tensor of that name without wrappers.
     pub fn find(&self, name: &str) -> Option<usize> {
-        let (mut low, mut high) = (0, self.len());
-        while low < high {
-            let middle = usize::midpoint(low, high);
-            let at = self.nth(middle);
-            match self.name(at).cmp(name) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-                Ordering::Equal => return Some(at),
-            }
-        }
-        None
+        let compare = |nth: usize| self.name(self.nth(nth)).cmp(name);
+        Some(self.nth(self.finder.find(self.len(), compare)?))
     }
 
     /// Indices in the order of names without wrappers.

@@ -1,6 +1,7 @@
 //! A checkpoint in the names of a model: tensors that are laid out from those of the file when they
 //! are asked for.
 
+use super::super::finder::Finder;
 use super::super::source::{AT_ONCE, Source};
 use super::candidate::{self, Chosen, Op, Translated};
 use super::components;
@@ -23,6 +24,7 @@ pub struct View {
     stored: Storage,
     /// Tensors that are as they are in the file, also by name: their indices, in the order of names.
     own: Vec<u32>,
+    finder: Finder,
     /// All others; no name is in both.
     laid: BTreeMap<String, Virtual>,
     components: BTreeMap<String, usize>,
@@ -74,6 +76,7 @@ pub fn open_in_layout(
     let mut view = View {
         stored,
         own: Vec::new(),
+        finder: Finder::default(),
         laid: BTreeMap::new(),
         components: BTreeMap::new(),
         family: None,
@@ -242,11 +245,9 @@ impl View {
         if let Some(tensor) = self.laid.get(name) {
             return Found::Laid(tensor);
         }
-        let stored = |i: u32| self.stored.name(i as usize);
-        match self.own.binary_search_by(|&i| stored(i).cmp(name)) {
-            Ok(at) => Found::Own(self.own[at] as usize),
-            Err(_) => Found::Apart,
-        }
+        let stored = |at: usize| self.stored.name(self.own[at] as usize);
+        let found = self.finder.find(self.own.len(), |at| stored(at).cmp(name));
+        found.map_or(Found::Apart, |at| Found::Own(self.own[at] as usize))
     }
 
     /// Where the bytes of a tensor are, where they are a stretch of the file's.
