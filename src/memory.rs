@@ -99,6 +99,17 @@ pub fn share_arenas() {
     }
 }
 
+/// Gives the system back the pages that were freed, without a word on how much is kept later: for after many small things were let go of,
+/// whose places what follows would fill here and there.
+#[allow(unsafe_code)]
+pub fn release() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes a number, and gives back pages that nothing uses.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// More than what is freed without a look at the end of an arena, less than what is mapped by itself, in bytes.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const TOUCHED: usize = 96 << 10;

@@ -182,7 +182,7 @@ pub fn run(args: &Args, ui: &Ui, _environment: &Environment) -> anyhow::Result<E
     let all: Vec<Row> = manifest
         .weights
         .into_iter()
-        .filter_map(|w| w.mapping)
+        .filter_map(|w| w.mapping.map(|row| *row))
         .collect();
     let mut grades = BTreeMap::new();
     for row in &all {

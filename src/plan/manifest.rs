@@ -8,7 +8,7 @@ use crate::fsx;
 use crate::mapping::{Inventory, Mapping, Override, Proof, Row};
 use crate::shapes::{Profile, Resolved};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::path::Path;
 
 /// Value of [`Manifest::format`] that this version writes and reads.
@@ -105,8 +105,21 @@ pub struct WeightRow {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unread: bool,
     /// Which checkpoint tensor it comes from, and how that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mapping: Option<Row>,
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "fitted"
+    )]
+    pub mapping: Option<Box<Row>>,
+}
+
+/// Without the room that a parser leaves in lists: of many weights it would be more than what is in them.
+fn fitted<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<Row>>, D::Error> {
+    let mut row = Option::<Box<Row>>::deserialize(from)?;
+    if let Some(row) = &mut row {
+        row.fit();
+    }
+    Ok(row)
 }
 
 impl WeightRow {
@@ -241,10 +254,10 @@ impl Manifest {
     /// What the base weights prove, as they were when the plan was built; nothing where there were none.
     pub fn proof(&self) -> Option<Proof> {
         let base = self.base.as_ref()?;
-        let rows = self.weights.iter().filter_map(|w| w.mapping.clone());
+        let rows = self.weights.iter().filter_map(|w| w.mapping.as_deref());
         let mapping = Mapping {
             against_base: true,
-            rows: rows.collect(),
+            rows: rows.cloned().collect(),
             inventory: Some(base.inventory.clone()),
             ..Mapping::default()
         };

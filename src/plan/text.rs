@@ -103,10 +103,49 @@ pub struct Maker {
 pub fn read_maker(plan: &Path) -> Result<Maker, Error> {
     let path = manifest_path(plan);
     let text = fsx::read_bounded(&path, LONGEST)?;
+    let mut made = Made::default();
+    let mut reader = serde_json::Deserializer::from_slice(&text);
+    // What follows is left over, which is an error to the reader and none here.
+    let _ = serde::Deserializer::deserialize_map(&mut reader, &mut made);
+    if let (Some(backend), Some(options)) = (made.backend, made.options) {
+        return Ok(Maker { backend, options });
+    }
     serde_json::from_slice(&text).map_err(|e| Error::Manifest {
         path,
         reason: e.to_string(),
     })
+}
+
+/// What made a plan, which all that is written here says before the weights; reads no further.
+#[derive(Default)]
+struct Made {
+    backend: Option<engine::Identity>,
+    options: Option<engine::Options>,
+}
+
+impl<'de> serde::de::Visitor<'de> for &mut Made {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "backend" => self.backend = Some(map.next_value()?),
+                "options" => self.options = Some(map.next_value()?),
+                "weights" => break,
+                _ => {
+                    map.next_value::<serde::de::IgnoredAny>()?;
+                }
+            }
+            if self.backend.is_some() && self.options.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// All that is read of a manifest before its version is known.
@@ -195,4 +234,28 @@ pub(super) fn stage_manifest(to: &Path, manifest: &Manifest) -> Result<Staged, E
             .and_then(|()| out.write_all(b"\n"))
             .map_err(|e| fsx::Error::write(&next, e))
     })?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_maker_is_read_wherever_it_stands_and_no_further() {
+        let folder = tempfile::tempdir().unwrap();
+        let plan = folder.path().join("engine.plan");
+        let read = |text: &str| {
+            std::fs::write(manifest_path(&plan), text).unwrap();
+            read_maker(&plan)
+        };
+        let maker =
+            r#""options":{"refit":"all"},"backend":{"backend":"cpu","library":"rten 0.27.0"}"#;
+        let cut = format!(r#"{{"format":"{FORMAT}","notes":["x"],{maker},"weights":[{{"na"#);
+        for text in [cut, format!(r#"{{"weights":[],{maker}}}"#)] {
+            let made = read(&text).unwrap();
+            assert_eq!(made.backend.library, "rten 0.27.0");
+            assert_eq!(made.options["refit"], "all");
+        }
+        assert!(matches!(read("{}"), Err(Error::Manifest { .. })));
+    }
 }

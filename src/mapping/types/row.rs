@@ -202,6 +202,26 @@ impl Recipe {
         }
     }
 
+    /// Gives back the room that its lists do not fill.
+    fn fit(&mut self) {
+        match self {
+            Recipe::Tensor { steps, .. } | Recipe::WeightNorm { steps, .. } => {
+                steps.shrink_to_fit();
+                for step in steps {
+                    if let Step::Permute { order: list } | Step::Reshape { shape: list } = step {
+                        list.shrink_to_fit();
+                    }
+                }
+            }
+            Recipe::Rows { runs, .. } => runs.shrink_to_fit(),
+            Recipe::Sum { terms } => {
+                terms.shrink_to_fit();
+                terms.iter_mut().for_each(Recipe::fit);
+            }
+            Recipe::BatchNorm { .. } => {}
+        }
+    }
+
     /// The same recipe with every source name changed by `rename`.
     #[must_use]
     pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Recipe {
@@ -616,6 +636,23 @@ impl Row {
         } else {
             self.alternatives.push(recipe);
         }
+    }
+
+    /// Gives back the room that its lists do not fill.
+    pub fn fit(&mut self) {
+        self.shape.shrink_to_fit();
+        self.alternatives.shrink_to_fit();
+        let recipes = self.recipe.iter_mut().chain(&mut self.alternatives);
+        recipes.for_each(Recipe::fit);
+        self.hints.shrink_to_fit();
+        for hint in &mut self.hints {
+            hint.names.shrink_to_fit();
+        }
+        self.fold_signs.shrink_to_fit();
+        self.operators.shrink_to_fit();
+        self.evidence.shrink_to_fit();
+        self.readings.shrink_to_fit();
+        self.folded_from.shrink_to_fit();
     }
 
     /// Whether nothing says where the value comes from: a change of any tensor could be a change of it.

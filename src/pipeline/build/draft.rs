@@ -234,7 +234,7 @@ impl<'a> Draft<'a> {
                 base: None,
                 fixed: None,
                 unread: false,
-                mapping: mapped.get(w.name.as_str()).map(|&r| r.clone()),
+                mapping: (mapped.get(w.name.as_str())).map(|&r| Box::new(r.clone())),
             })
             .collect();
         Manifest {
@@ -336,10 +336,10 @@ fn mapping(
 ) -> Result<(Mapping, Option<BaseSource>), Error> {
     let component = match request.mapping {
         MappingSource::Keep(manifest) => {
-            let rows = manifest.weights.iter().filter_map(|w| w.mapping.clone());
+            let rows = (manifest.weights.iter()).filter_map(|w| w.mapping.as_deref());
             let mapping = Mapping {
                 against_base: manifest.base.is_some(),
-                rows: rows.collect(),
+                rows: rows.cloned().collect(),
                 ..mapping::infer(request.model, None)?
             };
             return Ok((mapping, manifest.base.clone()));

@@ -52,7 +52,7 @@ pub fn with_checkpoint(
 ) -> Result<KeyFields, Error> {
     let mark = match from {
         MappingSource::Keep(manifest) => {
-            let rows = manifest.weights.iter().filter_map(|w| w.mapping.as_ref());
+            let rows = manifest.weights.iter().filter_map(|w| w.mapping.as_deref());
             marked(options, manifest.base.is_some(), rows)
         }
         MappingSource::Infer { files: [], .. } => None,

@@ -14,6 +14,7 @@ use crate::mapping::{
     self, Assessment, Change, Checkpoint, Inventory, Judged, Mapping, ModelValues, Override,
     Permissions, Recipe as How, Refusal, Row,
 };
+use crate::memory;
 use crate::onnx::Model;
 use crate::pipeline::converted::refuse_overflow;
 use crate::pipeline::error::Error;
@@ -106,7 +107,7 @@ impl Overlay {
             evidence: Vec::new(),
             ..row.clone()
         };
-        let rows = (manifest.weights.iter()).filter_map(|w| w.mapping.as_ref().map(bare));
+        let rows = (manifest.weights.iter()).filter_map(|w| w.mapping.as_deref().map(bare));
         Self::resolve(plan, manifest, rows.collect(), Graph::Kept, request, watch)
     }
 
@@ -121,9 +122,9 @@ impl Overlay {
         request: &OverlayRequest,
         watch: &dyn Watch,
     ) -> Result<Overlay, Error> {
-        let bare = |row: Row| Row {
+        let bare = |row: Box<Row>| Row {
             evidence: Vec::new(),
-            ..row
+            ..*row
         };
         let rows = (manifest.weights.iter_mut()).filter_map(|w| w.mapping.take().map(bare));
         let rows = rows.collect();
@@ -157,6 +158,7 @@ impl Overlay {
             .unwrap_or_else(|| known(manifest, rows, outline));
         if graph == Graph::Forgotten {
             source.model.forget_graph();
+            memory::release();
         }
         let by_hand = put_by_hand(plan, request, &mut mapping)?;
         let checkpoint = open_view(&request.checkpoint, &mapping, component)?;
@@ -398,7 +400,7 @@ impl Overlay {
         let rows: HashMap<&str, &Row> =
             (proven.rows.iter()).map(|r| (r.name.as_str(), r)).collect();
         for weight in &mut manifest.weights {
-            weight.mapping = rows.get(weight.name.as_str()).map(|&r| r.clone());
+            weight.mapping = (rows.get(weight.name.as_str())).map(|&r| Box::new(r.clone()));
         }
         let files = base.source().files().iter().map(|f| FileRef {
             path: relative(plan, f.path()),

@@ -73,7 +73,7 @@ pub(super) fn stage(
         manifest.shapes.require_bounded()?;
     }
     let written = write_model(overlay, output)?;
-    let rows = manifest.weights.iter().filter_map(|w| w.mapping.as_ref());
+    let rows = manifest.weights.iter().filter_map(|w| w.mapping.as_deref());
     let mark = marked(&manifest.options, manifest.base.is_some(), rows);
     let job = BuildJob {
         model: &written.model,
