@@ -11,7 +11,7 @@
 //! | 3 | [`plan`] |
 //! | 2 | [`mapping`], [`engine`] |
 //! | 1 | [`shapes`], [`onnx`], [`weights`], [`cache`], [`arrays`]; in tests, `reading` |
-//! | 0 | [`tensor`], [`fsx`], [`memory`], [`fault`], [`watch`], [`children`] |
+//! | 0 | [`tensor`], [`fsx`], [`maps`], [`memory`], [`fault`], [`watch`], [`children`] |
 
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
@@ -26,6 +26,7 @@ pub mod exit;
 pub mod fault;
 pub mod fsx;
 pub mod mapping;
+pub mod maps;
 pub mod memory;
 pub mod onnx;
 pub mod pipeline;

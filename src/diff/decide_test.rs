@@ -66,7 +66,7 @@ fn node(operator: &str, place: &str) -> NodeFact {
         operator: operator.into(),
         name: place.into(),
         place: Digest::of(place.as_bytes()),
-        attributes: [("strides".to_owned(), Digest::of(b"1"))].into(),
+        attributes: vec![("strides".into(), Digest::of(b"1"))],
     }
 }
 
@@ -143,7 +143,7 @@ fn apply(side: &mut Side, subject: &str, what: &str) {
             "node-added" => summary.nodes.push(node("Relu", "d")),
             "rewired" => summary.nodes[0].place = other,
             "stride" => {
-                summary.nodes[1].attributes.insert("strides".into(), other);
+                summary.nodes[1].attributes[0].1 = other;
             }
             "opset" => {
                 summary.opsets.insert(String::new(), 18);

@@ -1,8 +1,10 @@
 //! What differs between two graphs. The structure digests decide; the summaries say what it was.
 
 use super::{Graph, NodeFact, Port, Reason, Side, Summary};
+use crate::maps::QuickMap;
 use crate::tensor::{Digest, TensorDecl};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 /// At most so many nodes are listed.
 const LISTED: usize = 64;
@@ -96,37 +98,28 @@ fn interface(port: Port, old: &[TensorDecl], new: &[TensorDecl], reasons: &mut V
     reasons.push(Reason::InterfaceChanged { port, details });
 }
 
-type Place<'a> = (Digest, &'a str);
-
-fn places(nodes: &[NodeFact]) -> BTreeMap<Place<'_>, Vec<&NodeFact>> {
-    let mut all: BTreeMap<Place<'_>, Vec<&NodeFact>> = BTreeMap::new();
-    for node in nodes {
-        all.entry((node.place, &node.operator))
-            .or_default()
-            .push(node);
-    }
-    all
+/// Nodes in one place that do the same, of nodes in their order.
+fn places(nodes: &[NodeFact]) -> impl Iterator<Item = &[NodeFact]> {
+    nodes.chunk_by(|a, b| a.place == b.place && a.operator == b.operator)
 }
 
 fn nodes(old: &[NodeFact], new: &[NodeFact], reasons: &mut Vec<Reason>) {
-    let (was, is) = (places(old), places(new));
     // An attribute is told of one node, and a node has its pair only in the same arrangement.
-    let same = was.len() == is.len()
-        && was
-            .iter()
-            .all(|(place, nodes)| is.get(place).is_some_and(|n| n.len() == nodes.len()));
+    let same = old.len() == new.len()
+        && (old.iter().zip(new)).all(|(a, b)| a.place == b.place && a.operator == b.operator);
     if same {
-        for (place, before) in &was {
-            attributes(before, &is[place], reasons);
+        for (before, after) in places(old).zip(places(new)) {
+            attributes(before, after, reasons);
         }
         return;
     }
     let count = |nodes: &[NodeFact]| {
-        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut counts: QuickMap<&str, usize> = QuickMap::default();
         for node in nodes {
-            *counts.entry(node.operator.clone()).or_default() += 1;
+            *counts.entry(&node.operator).or_default() += 1;
         }
-        counts
+        let counts = counts.into_iter().map(|(op, n)| (op.to_owned(), n));
+        counts.collect::<BTreeMap<String, usize>>()
     };
     let (before, after) = (count(old), count(new));
     let more = |a: &BTreeMap<String, usize>, b: &BTreeMap<String, usize>| {
@@ -144,35 +137,46 @@ fn nodes(old: &[NodeFact], new: &[NodeFact], reasons: &mut Vec<Reason>) {
 }
 
 /// Compares nodes in the same place: those with equal attributes pair up, the rest are reported.
-fn attributes(before: &[&NodeFact], after: &[&NodeFact], reasons: &mut Vec<Reason>) {
-    let mut equal: HashMap<&BTreeMap<String, Digest>, usize> = HashMap::new();
+fn attributes(before: &[NodeFact], after: &[NodeFact], reasons: &mut Vec<Reason>) {
+    if let ([was], [is]) = (before, after)
+        && was.attributes == is.attributes
+    {
+        return;
+    }
+    let mut equal: HashMap<&[(Arc<str>, Digest)], usize> = HashMap::new();
     for node in before {
         *equal.entry(&node.attributes).or_default() += 1;
     }
     let mut left = Vec::new();
-    for &node in after {
-        match equal.get_mut(&node.attributes) {
+    for node in after {
+        match equal.get_mut(&node.attributes[..]) {
             Some(count) if *count > 0 => *count -= 1,
             _ => left.push(node),
         }
     }
     // What is still counted found no equal node.
     let mut changed = Vec::new();
-    for &node in before.iter().rev() {
-        if let Some(count) = equal.get_mut(&node.attributes).filter(|count| **count > 0) {
+    for node in before.iter().rev() {
+        let count = equal.get_mut(&node.attributes[..]);
+        if let Some(count) = count.filter(|count| **count > 0) {
             *count -= 1;
             changed.push(node);
         }
     }
     changed.reverse();
     for (was, is) in changed.into_iter().zip(left).take(LISTED) {
-        let names: BTreeSet<&String> = was.attributes.keys().chain(is.attributes.keys()).collect();
+        let value = |node: &NodeFact, name: &str| {
+            let found = node.attributes.iter().find(|(n, _)| **n == *name);
+            found.map(|(_, digest)| *digest)
+        };
+        let both = was.attributes.iter().chain(&is.attributes);
+        let names: BTreeSet<&str> = both.map(|(name, _)| &**name).collect();
         reasons.push(Reason::AttributeChanged {
-            operator: was.operator.clone(),
+            operator: was.operator.to_string(),
             node: is.name.clone(),
             attributes: (names.into_iter())
-                .filter(|n| was.attributes.get(*n) != is.attributes.get(*n))
-                .cloned()
+                .filter(|n| value(was, n) != value(is, n))
+                .map(ToOwned::to_owned)
                 .collect(),
         });
     }
@@ -184,7 +188,7 @@ pub(super) fn sharing(old: &Side, new: &Side, reasons: &mut Vec<Reason>) {
     if reasons.iter().any(rearranged) {
         return;
     }
-    let uses: HashMap<&str, usize> = new
+    let uses: QuickMap<&str, usize> = new
         .weights
         .iter()
         .filter_map(|w| Some((w.name.as_str(), w.uses?)))

@@ -3,36 +3,37 @@
 //! Names of values and nodes, documentation and the order of nodes do not count. The topology is a digest of how nodes are
 //! connected that leaves attributes out; attributes are digested beside it, node by node, in the same canonical order.
 
+use crate::maps::QuickMap;
 use crate::onnx::{Model, Role};
 use crate::tensor::{Digest, Dtype, LabelledHasher, TensorDecl};
 use onnx_protobuf::{AttributeProto, GraphProto, Message, NodeProto};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One node: what it does and with which attributes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeFact {
     /// `domain::Operator`, without the domain for ONNX's own.
-    pub operator: String,
+    pub operator: Arc<str>,
     /// Its name, for messages.
     pub name: String,
     /// Digest of where its inputs come from, attributes left out; it orders nodes.
     pub place: Digest,
-    /// By attribute name: digest of the value.
-    pub attributes: BTreeMap<String, Digest>,
+    /// By attribute name, in the order of the names: digest of the value.
+    pub attributes: Vec<(Arc<str>, Digest)>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Graph {
     /// [`Model::structure_digest`]: decides whether anything changed.
     pub structure: Digest,
     /// Says what changed; none where the model itself is not at hand.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
 }
 
 /// What a graph consists of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Versions of operator sets by domain; empty domain for ONNX's own.
     pub opsets: BTreeMap<String, i64>,
@@ -40,7 +41,7 @@ pub struct Summary {
     pub inputs: Vec<TensorDecl>,
     /// Outputs, in graph order.
     pub outputs: Vec<TensorDecl>,
-    /// Nodes of the graph and its subgraphs, ordered by place and operator.
+    /// Nodes of the graph and its subgraphs, ordered by place and operator; none after [`Graph::beside`] one of the same structure.
     pub nodes: Vec<NodeFact>,
     /// Digest of names and documentation.
     pub metadata: Digest,
@@ -82,6 +83,15 @@ pub struct WeightFact {
 
 impl Graph {
     pub fn of(model: &Model) -> Graph {
+        Graph::summed_up(model, true)
+    }
+
+    /// As [`Graph::of`], to be compared with one of the structure `other`: of the same, nobody asks for the nodes.
+    pub fn beside(model: &Model, other: Digest) -> Graph {
+        Graph::summed_up(model, model.structure_digest() != other)
+    }
+
+    fn summed_up(model: &Model, with_nodes: bool) -> Graph {
         let proto = model.proto();
         let opsets = (proto.opset_import.iter())
             .map(|o| (domain(&o.domain).to_owned(), o.version))
@@ -95,7 +105,11 @@ impl Graph {
             metadata.field(&p.key, p.value.as_bytes());
         }
         if let Some(graph) = proto.graph.as_ref() {
-            Walk::default().graph(graph, &mut nodes, &mut metadata);
+            names(graph, &mut metadata);
+            if with_nodes {
+                nodes.reserve(graph.node.len());
+                Walk::default().graph(graph, &mut nodes);
+            }
         }
         nodes.sort_by(|a, b| (a.place, &a.operator).cmp(&(b.place, &b.operator)));
         Graph {
@@ -111,9 +125,27 @@ impl Graph {
     }
 }
 
+/// Names and documentation of a graph and of those within.
+fn names(graph: &GraphProto, metadata: &mut LabelledHasher) {
+    metadata.field("graph", graph.name.as_bytes());
+    metadata.field("doc", graph.doc_string.as_bytes());
+    for tensor in &graph.initializer {
+        metadata.field("initializer", tensor.name.as_bytes());
+    }
+    for node in &graph.node {
+        metadata.field("node", node.name.as_bytes());
+        metadata.field("doc", node.doc_string.as_bytes());
+        if node.op_type != "Constant" {
+            subgraphs(node).for_each(|inner| names(inner, metadata));
+        }
+    }
+}
+
 /// The constant tensors of a model, with the digests that `digest` gives for each of [`Model::weights`].
 pub fn weight_facts(model: &Model, digest: impl Fn(&str) -> Option<Digest>) -> Vec<WeightFact> {
-    let mut uses: HashMap<&str, usize> = HashMap::new();
+    let mut uses: QuickMap<&str, usize> = (model.weights().iter())
+        .map(|w| (w.name.as_str(), 0))
+        .collect();
     if let Some(graph) = model.proto().graph.as_ref() {
         count_uses(graph, &mut uses);
     }
@@ -125,7 +157,7 @@ pub fn weight_facts(model: &Model, digest: impl Fn(&str) -> Option<Digest>) -> V
                 shape: w.shape.clone(),
                 digest: digest(&w.name)?,
                 kind: kind(&w.role),
-                uses: Some(uses.get(w.name.as_str()).copied().unwrap_or_default()),
+                uses: Some(uses[w.name.as_str()]),
                 derived_from: Vec::new(),
             })
         })
@@ -146,10 +178,12 @@ fn kind(role: &Role) -> Kind {
     }
 }
 
-fn count_uses<'a>(graph: &'a GraphProto, uses: &mut HashMap<&'a str, usize>) {
+fn count_uses(graph: &GraphProto, uses: &mut QuickMap<&str, usize>) {
     for node in &graph.node {
         for input in &node.input {
-            *uses.entry(input).or_default() += 1;
+            if let Some(count) = uses.get_mut(input.as_str()) {
+                *count += 1;
+            }
         }
         for inner in subgraphs(node) {
             count_uses(inner, uses);
@@ -168,65 +202,77 @@ fn domain(name: &str) -> &str {
 
 /// Walks nodes in file order (which is topological) and gives every value a digest of how it is computed.
 #[derive(Default)]
-struct Walk {
-    values: HashMap<String, Digest>,
+struct Walk<'a> {
+    values: QuickMap<&'a str, Digest>,
+    /// Operators and names of attributes, each once.
+    words: QuickMap<&'a str, Arc<str>>,
+    /// By type, as ONNX numbers it.
+    constants: QuickMap<i32, Digest>,
 }
 
-impl Walk {
-    fn graph(
-        &mut self,
-        graph: &GraphProto,
-        nodes: &mut Vec<NodeFact>,
-        metadata: &mut LabelledHasher,
-    ) {
-        metadata.field("graph", graph.name.as_bytes());
-        metadata.field("doc", graph.doc_string.as_bytes());
+impl<'a> Walk<'a> {
+    fn word(&mut self, word: &'a str) -> Arc<str> {
+        Arc::clone(self.words.entry(word).or_insert_with(|| word.into()))
+    }
+
+    /// A constant of that type: neither shape nor values, which are compared with the weights.
+    fn constant(&mut self, dtype: i32) -> Digest {
+        *self.constants.entry(dtype).or_insert_with(|| {
+            let mut h = LabelledHasher::new("constant");
+            h.field("dtype", &dtype.to_le_bytes());
+            h.finish()
+        })
+    }
+
+    fn graph(&mut self, graph: &'a GraphProto, nodes: &mut Vec<NodeFact>) {
+        let outputs: usize = graph.node.iter().map(|n| n.output.len()).sum();
+        (self.values).reserve(graph.input.len() + graph.initializer.len() + outputs);
         for (i, input) in graph.input.iter().enumerate() {
             // By its place: what inputs are called is compared with the interface.
             let mut h = LabelledHasher::new("input");
             h.field("index", &i.to_le_bytes());
-            self.values.insert(input.name.clone(), h.finish());
+            self.values.insert(&input.name, h.finish());
         }
         for tensor in &graph.initializer {
-            metadata.field("initializer", tensor.name.as_bytes());
-            // Neither shape nor values, which are compared with the weights.
-            let mut h = LabelledHasher::new("constant");
-            h.field("dtype", &tensor.data_type.to_le_bytes());
-            self.values.insert(tensor.name.clone(), h.finish());
+            let constant = self.constant(tensor.data_type);
+            self.values.insert(&tensor.name, constant);
         }
         for node in &graph.node {
-            metadata.field("node", node.name.as_bytes());
-            metadata.field("doc", node.doc_string.as_bytes());
-            self.node(node, nodes, metadata);
+            self.node(node, nodes);
         }
     }
 
-    fn node(&mut self, node: &NodeProto, nodes: &mut Vec<NodeFact>, metadata: &mut LabelledHasher) {
+    fn node(&mut self, node: &'a NodeProto, nodes: &mut Vec<NodeFact>) {
         if node.op_type == "Constant" {
             // A constant is a constant, whether a node or an initializer holds it; its value is the weights' affair.
             let value = node.attribute.iter().find(|a| a.name == "value");
             let dtype = value.and_then(|a| a.t.as_ref()).map_or(0, |t| t.data_type);
-            let mut h = LabelledHasher::new("constant");
-            h.field("dtype", &dtype.to_le_bytes());
+            let constant = self.constant(dtype);
             for output in &node.output {
-                self.values.insert(output.clone(), h.finish());
+                self.values.insert(output, constant);
             }
             return;
         }
         let operator = match domain(&node.domain) {
-            "" => node.op_type.clone(),
-            other => format!("{other}::{}", node.op_type),
+            "" => self.word(&node.op_type),
+            other => format!("{other}::{}", node.op_type).into(),
         };
         let mut h = LabelledHasher::new("node");
         h.field("operator", operator.as_bytes());
         for input in &node.input {
-            let from = self.values.get(input).map_or(&[][..], |d| &d.0[..]);
+            let from = self
+                .values
+                .get(input.as_str())
+                .map_or(&[][..], |d| &d.0[..]);
             h.field("input", from);
         }
         for inner in subgraphs(node) {
-            self.graph(inner, nodes, metadata);
+            self.graph(inner, nodes);
             for output in &inner.output {
-                let from = self.values.get(&output.name).map_or(&[][..], |d| &d.0[..]);
+                let from = self
+                    .values
+                    .get(output.name.as_str())
+                    .map_or(&[][..], |d| &d.0[..]);
                 h.field("inner", from);
             }
         }
@@ -234,17 +280,27 @@ impl Walk {
         for (i, output) in node.output.iter().enumerate() {
             let mut h = LabelledHasher::new("value");
             h.field("node", &place.0).field("index", &i.to_le_bytes());
-            self.values.insert(output.clone(), h.finish());
+            self.values.insert(output, h.finish());
         }
+        let mut attributes: Vec<_> = (node.attribute.iter())
+            // Subgraphs are compared node by node.
+            .filter(|a| a.g.is_none() && a.graphs.is_empty())
+            .map(|a| (self.word(&a.name), attribute(a)))
+            .collect();
+        attributes.sort_by(|a, b| a.0.cmp(&b.0));
+        // The last of a name counts.
+        attributes.dedup_by(|later, earlier| {
+            let again = later.0 == earlier.0;
+            if again {
+                earlier.1 = later.1;
+            }
+            again
+        });
         nodes.push(NodeFact {
             operator,
             name: node.name.clone(),
             place,
-            attributes: (node.attribute.iter())
-                // Subgraphs are compared node by node.
-                .filter(|a| a.g.is_none() && a.graphs.is_empty())
-                .map(|a| (a.name.clone(), attribute(a)))
-                .collect(),
+            attributes,
         });
     }
 }

@@ -6,39 +6,42 @@ use std::collections::BTreeMap;
 
 /// Compares two lists of constant tensors; those that nothing reads are left out.
 pub fn compare_weights(old: &[WeightFact], new: &[WeightFact]) -> Diff {
-    let index = |facts: &[WeightFact]| -> BTreeMap<String, WeightFact> {
-        (facts.iter())
-            .filter(|w| w.kind != Kind::Unused)
-            .map(|w| (w.name.clone(), w.clone()))
-            .collect()
-    };
-    let (mut old, mut new) = (index(old), index(new));
+    let (mut old, mut new) = (by_name(old), by_name(new));
     let compared = old.len().max(new.len());
     let mut reasons = Vec::new();
     let mut unchanged = 0;
-    let both: Vec<String> = old
-        .keys()
-        .filter(|n| new.contains_key(*n))
-        .cloned()
-        .collect();
-    for name in both {
-        if let (Some(was), Some(is)) = (old.remove(&name), new.remove(&name)) {
-            let before = reasons.len();
-            one(&was, &is, &mut reasons);
-            unchanged += usize::from(reasons.len() == before);
-        }
-    }
+    old.retain(|name, was| {
+        let Some(is) = new.remove(name) else {
+            return true;
+        };
+        let before = reasons.len();
+        one(was, is, &mut reasons);
+        unchanged += usize::from(reasons.len() == before);
+        false
+    });
     // After those that kept their names: what is still there was not renamed, whatever has the same bytes.
     unchanged += renamed(&mut old, &mut new, &mut reasons);
-    reasons.extend(
-        old.into_keys()
-            .map(|weight| Reason::WeightRemoved { weight }),
-    );
-    reasons.extend(new.into_keys().map(|weight| Reason::WeightAdded { weight }));
+    reasons.extend(old.into_keys().map(|weight| Reason::WeightRemoved {
+        weight: weight.to_owned(),
+    }));
+    reasons.extend(new.into_keys().map(|weight| Reason::WeightAdded {
+        weight: weight.to_owned(),
+    }));
     Diff::of(reasons, unchanged, compared)
 }
 
+/// Those that something reads.
+fn by_name(facts: &[WeightFact]) -> BTreeMap<&str, &WeightFact> {
+    (facts.iter())
+        .filter(|w| w.kind != Kind::Unused)
+        .map(|w| (w.name.as_str(), w))
+        .collect()
+}
+
 fn one(was: &WeightFact, is: &WeightFact, reasons: &mut Vec<Reason>) {
+    if (was.digest, was.dtype) == (is.digest, is.dtype) && was.shape == is.shape {
+        return;
+    }
     let weight = was.name.clone();
     // From either side: a plan whose model is gone says of a baked constant only that it is fixed.
     let baked = match (&was.kind, &is.kind) {
@@ -84,8 +87,8 @@ fn one(was: &WeightFact, is: &WeightFact, reasons: &mut Vec<Reason>) {
 
 /// Takes out pairs of a removed and an added tensor that are the same but for the name, where each has only one partner.
 fn renamed(
-    old: &mut BTreeMap<String, WeightFact>,
-    new: &mut BTreeMap<String, WeightFact>,
+    old: &mut BTreeMap<&str, &WeightFact>,
+    new: &mut BTreeMap<&str, &WeightFact>,
     reasons: &mut Vec<Reason>,
 ) -> usize {
     type Key = (Digest, Dtype, Vec<usize>, bool);
@@ -94,10 +97,10 @@ fn renamed(
         let refittable = w.kind == Kind::Weight;
         (w.digest, w.dtype, w.shape.clone(), refittable)
     };
-    let group = |facts: &BTreeMap<String, WeightFact>| {
+    let group = |facts: &BTreeMap<&str, &WeightFact>| {
         let mut groups: BTreeMap<Key, Vec<String>> = BTreeMap::new();
         for (name, w) in facts {
-            groups.entry(key(w)).or_default().push(name.clone());
+            groups.entry(key(w)).or_default().push((*name).to_owned());
         }
         groups
     };
@@ -110,8 +113,8 @@ fn renamed(
             continue;
         }
         for (was, is) in names.into_iter().zip(others) {
-            old.remove(&was);
-            new.remove(is);
+            old.remove(was.as_str());
+            new.remove(is.as_str());
             pairs += 1;
             reasons.push(Reason::WeightRenamed {
                 old: was,

@@ -7,6 +7,7 @@
 use super::error::Problem;
 use super::tensor::{Bytes, MARK, Taken, Taking};
 use super::{Origin, is_default_domain};
+use crate::maps::QuickMap;
 use crate::tensor::Dtype;
 use onnx_protobuf::attribute_proto::AttributeType;
 use onnx_protobuf::tensor_proto::DataLocation;
@@ -92,17 +93,12 @@ impl Collector<'_, '_> {
     }
 
     fn node(&mut self, node: &mut NodeProto, path: Option<&str>) {
-        let output = node
-            .output
-            .iter()
-            .find(|o| !o.is_empty())
-            .cloned()
-            .unwrap_or_default();
         // An operator of the same name in another domain may mean anything.
         if node.op_type == "Constant" && is_default_domain(&node.domain) {
             match one_value(node) {
                 Ok(()) => {}
                 Err(reason) => {
+                    let output = first_output(&node.output).to_owned();
                     self.problems.push(Problem::Constant { output, reason });
                     return;
                 }
@@ -114,18 +110,18 @@ impl Collector<'_, '_> {
                     .find(|a| a.name == "value")
                     .and_then(|a| a.t.as_mut()),
             ) {
+                let output = first_output(&node.output).to_owned();
                 self.constant(output, tensor, Origin::ConstantNode, path);
                 return;
             }
         }
-        // By the first output, which is unique in its graph; names of nodes may be missing or
-        // equal.
-        let whole = path.map(|p| join(p, &output));
         for attribute in &mut node.attribute {
-            self.attribute(attribute, &output, whole.as_deref());
+            self.attribute(attribute, first_output(&node.output), path);
         }
     }
 
+    /// `owner` is the node's first output: names of nodes may be missing or equal, and that one is unique in its graph. `path` is that of
+    /// the graph.
     fn attribute(&mut self, attribute: &mut AttributeProto, owner: &str, path: Option<&str>) {
         let missing = match attribute.type_.enum_value() {
             Ok(AttributeType::TENSOR) => attribute.t.is_none(),
@@ -146,20 +142,16 @@ impl Collector<'_, '_> {
                 tensor: format!("{owner}.{}", attribute.name),
             });
         }
-        let label = format!("{owner}.{}", attribute.name);
-        for tensor in attribute
-            .t
-            .as_mut()
-            .into_iter()
-            .chain(&mut attribute.tensors)
-        {
-            self.inline(&label, tensor);
+        let tensors = attribute.t.as_mut().into_iter();
+        for tensor in tensors.chain(&mut attribute.tensors) {
+            self.inline(&format!("{owner}.{}", attribute.name), tensor);
         }
+        let path_of = |name: &str| path.map(|p| join(&join(p, owner), name));
         if let Some(graph) = attribute.g.as_mut() {
-            self.graph(graph, path.map(|p| join(p, &attribute.name)).as_deref());
+            self.graph(graph, path_of(&attribute.name).as_deref());
         }
         for (i, graph) in attribute.graphs.iter_mut().enumerate() {
-            let path = path.map(|p| join(p, &format!("{}[{i}]", attribute.name)));
+            let path = path_of(&format!("{}[{i}]", attribute.name));
             self.graph(graph, path.as_deref());
         }
     }
@@ -200,6 +192,14 @@ impl Collector<'_, '_> {
             Err(problem) => self.problems.push(problem),
         }
     }
+}
+
+/// The first output that has a name, or an empty one.
+fn first_output(outputs: &[String]) -> &str {
+    outputs
+        .iter()
+        .find(|o| !o.is_empty())
+        .map_or("", String::as_str)
 }
 
 /// Checks that a Constant node has one output and one value, and turns numbers in attributes of their own
@@ -256,22 +256,22 @@ fn one_value(node: &mut NodeProto) -> Result<(), String> {
 /// Gives each constant of a subgraph whose plain name stands in another graph too a name with its path.
 /// All of them, so that names do not depend on the order of nodes.
 fn make_unique(constants: &mut [Constant]) {
-    let mut count: HashMap<String, usize> = HashMap::new();
-    for c in constants.iter() {
-        *count.entry(c.name.clone()).or_default() += 1;
+    // Names at the top stay as the exporter wrote them, as do those that occur once: checkpoints and users know those.
+    if constants.iter().all(|c| c.path.is_empty()) {
+        return;
     }
-    // Names at the top and names that occur once stay as the exporter wrote them: checkpoints and
-    // users know those.
-    let mut taken: HashSet<String> = constants
-        .iter()
-        .filter(|c| c.path.is_empty() || count[&c.name] == 1)
-        .map(|c| c.name.clone())
+    let mut count: QuickMap<&str, usize> = QuickMap::default();
+    for c in constants.iter() {
+        *count.entry(&c.name).or_default() += 1;
+    }
+    let stays = |c: &Constant| c.path.is_empty() || count[c.name.as_str()] == 1;
+    let stay: Vec<bool> = constants.iter().map(stays).collect();
+    let mut taken: HashSet<String> = (constants.iter().zip(&stay))
+        .filter(|(_, stays)| **stays)
+        .map(|(c, _)| c.name.clone())
         .collect();
     let mut suffix: HashMap<String, usize> = HashMap::new();
-    for c in constants.iter_mut() {
-        if c.path.is_empty() || count[&c.name] == 1 {
-            continue;
-        }
+    for (c, _) in constants.iter_mut().zip(stay).filter(|(_, stays)| !stays) {
         let base = format!("{}::{}", c.path, c.name);
         let mut name = base.clone();
         // A plain name may look like a path; counting on from the last suffix keeps this linear.
@@ -354,6 +354,12 @@ pub(super) fn mark(tensor: &TensorProto) -> Option<&str> {
 
 /// Marks `tensor`, which has no data, with `value`.
 pub(super) fn set_mark(tensor: &mut TensorProto, value: String) {
+    if let [entry] = tensor.external_data.as_mut_slice()
+        && entry.key == MARK
+    {
+        entry.value = value;
+        return;
+    }
     tensor.data_location = DataLocation::EXTERNAL.into();
     tensor.external_data = vec![StringStringEntryProto {
         key: MARK.into(),

@@ -1,10 +1,10 @@
 //! What a model declares of its inputs and outputs.
 
 use super::error::Problem;
+use crate::maps::QuickSet;
 use crate::tensor::{Dtype, Extent, TensorDecl};
 use onnx_protobuf::tensor_shape_proto::dimension;
 use onnx_protobuf::{ModelProto, TypeProto, ValueInfoProto, type_proto};
-use std::collections::HashSet;
 
 /// Makes the extents of inputs, outputs and values that are no symbols, though they have a text (see [`is_placeholder`]),
 /// extents without one. Engines read the graph too, and `TensorRT` takes equal texts for equal sizes.
@@ -49,7 +49,10 @@ pub(super) fn declared(
         return (Vec::new(), Vec::new());
     };
     // Before IR version 4 every initializer had to be an input too.
-    let initializers: HashSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
+    let named: QuickSet<&str> = graph.input.iter().map(|i| i.name.as_str()).collect();
+    let initializers: QuickSet<&str> = (graph.initializer.iter())
+        .filter_map(|t| named.get(t.name.as_str()).copied())
+        .collect();
     let inputs = graph
         .input
         .iter()

@@ -40,6 +40,7 @@ pub use wire::WireFault;
 pub use write::BytesOf;
 
 use crate::fsx::Map;
+use crate::maps::QuickMap;
 use crate::tensor::{
     Digest, Dtype, Stretch, TensorDecl, TensorView, digests_of, element_count, show_shape,
 };
@@ -48,7 +49,6 @@ use external::Files;
 use net::Net;
 use onnx_protobuf::{Message, ModelProto, TensorProto};
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use tensor::{Bytes, Taking};
@@ -63,7 +63,7 @@ pub struct Model {
     weights: Vec<Weight>,
     /// Where the bytes of each weight are.
     bytes: Vec<Bytes>,
-    by_name: HashMap<String, usize>,
+    by_name: QuickMap<String, usize>,
     files: Files,
     source: Option<Box<dyn WeightBytes>>,
     inputs: Vec<TensorDecl>,
@@ -414,11 +414,15 @@ fn parse(
         offset: at.offset,
         fault: at.fault,
     })?;
-    let proto = ModelProto::parse_from_bytes(&slim.message).map_err(|source| Error::Protobuf {
+    let broken = |source| Error::Protobuf {
         path: path.to_owned(),
         source,
-    })?;
-    if proto.graph.is_none() {
+    };
+    let nodes = slim.nodes.map_err(broken)?;
+    let mut proto = ModelProto::parse_from_bytes(&slim.message).map_err(broken)?;
+    if let Some(graph) = proto.graph.as_mut() {
+        graph.node = nodes;
+    } else {
         return Err(Error::NotOnnx {
             path: path.to_owned(),
             looks_like: if is_empty {

@@ -5,9 +5,12 @@
 use super::collect::mark;
 use super::error::Problem;
 use super::is_default_domain;
+use crate::maps::{QuickMap, QuickSet};
 use onnx_protobuf::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
+use smallvec::SmallVec;
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::ops::Range;
 
 /// A value of the model, as an index into [`Net::values`].
 pub(super) type ValueId = usize;
@@ -44,8 +47,8 @@ const MOST_NODES: u64 = 10_000_000;
 /// A node with its values.
 pub(super) struct Node<'a> {
     pub proto: &'a NodeProto,
-    pub inputs: Vec<Option<ValueId>>,
-    pub outputs: Vec<Option<ValueId>>,
+    pub inputs: SmallVec<[Option<ValueId>; 3]>,
+    pub outputs: SmallVec<[Option<ValueId>; 1]>,
     /// The constant that it is, for Constant nodes.
     pub constant: Option<usize>,
     /// Bodies of its subgraphs, with the index of the attribute that holds each.
@@ -235,7 +238,7 @@ pub(super) fn show_node(node: &NodeProto) -> String {
 }
 
 struct Scope<'a> {
-    names: HashMap<&'a str, ValueId>,
+    names: QuickMap<&'a str, ValueId>,
     /// Values of outer scopes that are read here or further inside.
     free: BTreeSet<ValueId>,
 }
@@ -255,7 +258,8 @@ impl<'a> Resolver<'a, '_> {
     /// The body, and the values of outer graphs that it reads.
     fn graph(&mut self, graph: &'a GraphProto, label: &str) -> (usize, BTreeSet<ValueId>) {
         let body = self.begin(Some(graph));
-        let mut initializers = Vec::new();
+        let mut initializers = Vec::with_capacity(graph.initializer.len());
+        self.scope().names.reserve(graph.initializer.len());
         for (index, tensor) in graph.initializer.iter().enumerate() {
             let value = match mark(tensor).and_then(|m| m.parse().ok()) {
                 Some(constant) => Value::Constant(constant),
@@ -270,7 +274,7 @@ impl<'a> Resolver<'a, '_> {
                 });
             }
         }
-        let mut declared = HashSet::new();
+        let mut declared = QuickSet::default();
         let inputs = graph
             .input
             .iter()
@@ -319,7 +323,7 @@ impl<'a> Resolver<'a, '_> {
             order: Vec::new(),
         });
         self.scopes.push(Scope {
-            names: HashMap::new(),
+            names: QuickMap::default(),
             free: BTreeSet::new(),
         });
         self.bodies.len() - 1
@@ -335,6 +339,10 @@ impl<'a> Resolver<'a, '_> {
     ) -> BTreeSet<ValueId> {
         // All names first: nodes may stand in any order.
         let first = self.nodes.len();
+        self.nodes.reserve(protos.len());
+        let made = protos.iter().map(|p| p.output.len()).sum();
+        self.values.reserve(made);
+        self.scope().names.reserve(made);
         for proto in protos {
             let node = self.nodes.len();
             let outputs = proto
@@ -348,7 +356,7 @@ impl<'a> Resolver<'a, '_> {
                 .collect();
             self.nodes.push(Node {
                 proto,
-                inputs: Vec::new(),
+                inputs: SmallVec::new(),
                 outputs,
                 constant: None,
                 bodies: Vec::new(),
@@ -363,19 +371,14 @@ impl<'a> Resolver<'a, '_> {
         self.bodies[body].outputs = outputs
             .map(|name| self.read(name, label, || "the list of outputs".into()))
             .collect();
+        // Nearly all files have their nodes in the order in which they can be computed, and that is the order then.
+        let in_order = (first..last).all(|n| self.needs(n, first..last).all(|needed| needed < n));
+        if in_order {
+            self.bodies[body].order = (first..last).collect();
+            return self.scopes.pop().map(|s| s.free).unwrap_or_default();
+        }
         let dependencies: Vec<Vec<usize>> = (first..last)
-            .map(|n| {
-                let node = &self.nodes[n];
-                let inputs = node.inputs.iter().flatten().chain(&node.captures);
-                inputs
-                    .filter_map(|&v| match self.values[v] {
-                        Value::Output { node, .. } if (first..last).contains(&node) => {
-                            Some(node - first)
-                        }
-                        _ => None,
-                    })
-                    .collect()
-            })
+            .map(|n| self.needs(n, first..last).map(|d| d - first).collect())
             .collect();
         match topological(&dependencies) {
             Ok(order) => self.bodies[body].order = order.into_iter().map(|n| n + first).collect(),
@@ -385,6 +388,16 @@ impl<'a> Resolver<'a, '_> {
             }),
         }
         self.scopes.pop().map(|s| s.free).unwrap_or_default()
+    }
+
+    /// Those of the nodes `among` whose outputs `node` reads.
+    fn needs(&self, node: usize, among: Range<usize>) -> impl Iterator<Item = usize> {
+        let node = &self.nodes[node];
+        let read = node.inputs.iter().flatten().chain(&node.captures);
+        read.filter_map(move |&v| match self.values[v] {
+            Value::Output { node, .. } if among.contains(&node) => Some(node),
+            _ => None,
+        })
     }
 
     fn node(&mut self, id: usize, proto: &'a NodeProto, label: &str) {

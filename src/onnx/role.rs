@@ -9,15 +9,16 @@ use super::collect::Constant;
 use super::net::{Net, Value, ValueId};
 use super::{Role, is_default_domain};
 use crate::tensor::Dtype;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 
-/// The first reason that was found for a value.
-type Reason = (String, usize, &'static str);
+/// The first reason that was found for a value: the operator that reads it, at which input, and why that counts.
+type Reason<'a> = (&'a str, usize, &'static str);
 
 /// The role of every constant, by index.
 pub(super) fn roles(net: &Net<'_>, constants: &[Constant]) -> Vec<Role> {
     let flow = Flow::of(net);
-    let mut value_of: Vec<Vec<ValueId>> = vec![Vec::new(); constants.len()];
+    let mut value_of: Vec<SmallVec<[ValueId; 2]>> = vec![SmallVec::new(); constants.len()];
     for (id, value) in net.values.iter().enumerate() {
         if let Value::Constant(c) = value {
             value_of[*c].push(id);
@@ -32,31 +33,35 @@ pub(super) fn roles(net: &Net<'_>, constants: &[Constant]) -> Vec<Role> {
         .iter()
         .zip(value_of)
         .map(|(constant, ids)| {
-            let first = |reasons: &[Option<Reason>]| ids.iter().find_map(|&v| reasons[v].clone());
             // What nothing reads is in no engine, whatever its type.
-            let Some(reader) = first(&flow.read) else {
+            let Some(reader) = first(&ids, &flow.read) else {
                 return Role::Unused;
             };
-            let structural = |(operator, input, why): Reason| Role::Structural {
-                operator,
+            let structural = |(operator, input, why): Reason<'_>| Role::Structural {
+                operator: operator.to_owned(),
                 input,
                 why,
             };
             // Before the type counts: a float that is a `Clip` bound is read when the engine is
             // built.
-            if let Some(reason) = first(&flow.baked) {
+            if let Some(reason) = first(&ids, &flow.baked) {
                 return structural(reason);
             }
             if is_data(constant.dtype) {
                 return Role::Weight;
             }
             // An integer is a weight only where it reaches readers that take it as quantised data, and no others.
-            match (first(&flow.quantised), first(&flow.plain)) {
+            match (first(&ids, &flow.quantised), first(&ids, &flow.plain)) {
                 (Some(_), None) => Role::Weight,
                 (_, plain) => structural(plain.unwrap_or(reader)),
             }
         })
         .collect()
+}
+
+/// The first reason that one of the values has.
+fn first<'a>(values: &[ValueId], reasons: &[Option<Reason<'a>>]) -> Option<Reason<'a>> {
+    values.iter().find_map(|&v| reasons[v])
 }
 
 /// Types whose values are data unless a position says otherwise.
@@ -65,15 +70,15 @@ fn is_data(dtype: Dtype) -> bool {
 }
 
 /// How values reach the inputs of operators; indexed by value.
-struct Flow {
+struct Flow<'a> {
     /// Read by a node or an output.
-    read: Vec<Option<Reason>>,
+    read: Vec<Option<Reason<'a>>>,
     /// Reaches a baked input.
-    baked: Vec<Option<Reason>>,
+    baked: Vec<Option<Reason<'a>>>,
     /// Reaches an input where an integer is not quantised data.
-    plain: Vec<Option<Reason>>,
+    plain: Vec<Option<Reason<'a>>>,
     /// Reaches an input where an integer is quantised data.
-    quantised: Vec<Option<Reason>>,
+    quantised: Vec<Option<Reason<'a>>>,
 }
 
 /// How much of a value an operator hands on.
@@ -87,13 +92,43 @@ enum Pass {
 
 struct Builder<'n, 'a> {
     net: &'n Net<'a>,
-    flow: Flow,
-    /// For each value, the values that hand their content on to it.
-    sources: Vec<Vec<(ValueId, Pass)>>,
+    flow: Flow<'a>,
+    /// A value, one that hands its content on to it, and how much of it; in the order found.
+    passed: Vec<(ValueId, ValueId, Pass)>,
 }
 
-impl Flow {
-    fn of(net: &Net<'_>) -> Flow {
+/// For each value, the values that hand their content on to it.
+struct Sources {
+    /// Where those of a value begin in `all`, by value; one more for the end.
+    starts: Vec<usize>,
+    all: Vec<(ValueId, Pass)>,
+}
+
+impl Sources {
+    /// Those of `count` values; of each in the order of `passed`.
+    fn of(count: usize, mut passed: Vec<(ValueId, ValueId, Pass)>) -> Sources {
+        passed.sort_by_key(|&(value, ..)| value);
+        let mut starts = vec![0; count + 1];
+        for &(value, ..) in &passed {
+            starts[value + 1] += 1;
+        }
+        for i in 0..count {
+            starts[i + 1] += starts[i];
+        }
+        let all = passed.into_iter().map(|(_, source, pass)| (source, pass));
+        Sources {
+            starts,
+            all: all.collect(),
+        }
+    }
+
+    fn of_value(&self, value: ValueId) -> &[(ValueId, Pass)] {
+        &self.all[self.starts[value]..self.starts[value + 1]]
+    }
+}
+
+impl<'a> Flow<'a> {
+    fn of(net: &Net<'a>) -> Flow<'a> {
         let n = net.values.len();
         let mut builder = Builder {
             net,
@@ -103,12 +138,12 @@ impl Flow {
                 plain: vec![None; n],
                 quantised: vec![None; n],
             },
-            sources: vec![Vec::new(); n],
+            passed: Vec::with_capacity(n),
         };
         for (b, body) in net.bodies.iter().enumerate() {
             for (i, &value) in body.outputs.iter().enumerate() {
                 let Some(value) = value else { continue };
-                let reason = || ("graph output".to_owned(), i, INTEGER);
+                let reason = || ("graph output", i, INTEGER);
                 builder.flow.read[value].get_or_insert_with(reason);
                 // A caller may do anything with an output of the model; what leaves an inner body
                 // is followed further.
@@ -121,8 +156,9 @@ impl Flow {
             builder.node(node);
         }
         let Builder {
-            mut flow, sources, ..
+            mut flow, passed, ..
         } = builder;
+        let sources = Sources::of(n, passed);
         spread(&mut flow.baked, &sources, |_| true);
         // Arithmetic ends these two: what it gives is no quantised value any more. What bakes goes
         // on, since a bound may be computed.
@@ -133,20 +169,15 @@ impl Flow {
 }
 
 /// Carries reasons from values to those that their content comes from.
-fn spread(
-    reasons: &mut [Option<Reason>],
-    sources: &[Vec<(ValueId, Pass)>],
-    through: impl Fn(Pass) -> bool,
-) {
+fn spread(reasons: &mut [Option<Reason<'_>>], sources: &Sources, through: impl Fn(Pass) -> bool) {
     let mut queue: VecDeque<ValueId> = (0..reasons.len())
         .filter(|&v| reasons[v].is_some())
         .collect();
     while let Some(value) = queue.pop_front() {
-        for &(source, pass) in &sources[value] {
+        for &(source, pass) in sources.of_value(value) {
             // The first reason is kept, and each value is queued once, so that loops end.
             if through(pass) && reasons[source].is_none() {
-                let reason = reasons[value].clone();
-                reasons[source] = reason;
+                reasons[source] = reasons[value];
                 queue.push_back(source);
             }
         }
@@ -155,14 +186,15 @@ fn spread(
 
 impl Builder<'_, '_> {
     fn node(&mut self, id: usize) {
-        let node = &self.net.nodes[id];
+        let net = self.net;
+        let node = &net.nodes[id];
         let op = node.proto.op_type.as_str();
         // Of operators of other domains and of the model's own functions the tables below say
         // nothing.
         let known = is_default_domain(&node.proto.domain) && node.call.is_none();
         for (i, value) in node.inputs.iter().enumerate() {
             let Some(value) = *value else { continue };
-            let reason = |why| move || (op.to_owned(), i, why);
+            let reason = |why| move || (op, i, why);
             self.flow.read[value].get_or_insert_with(reason(INTEGER));
             let why = if known { baked(op, i) } else { None };
             let pass = if known { passes(op, i) } else { None };
@@ -178,7 +210,7 @@ impl Builder<'_, '_> {
             }
             if let (None, Some(pass)) = (why, pass) {
                 for &output in node.outputs.iter().flatten() {
-                    self.sources[output].push((value, pass));
+                    self.passed.push((output, value, pass));
                 }
             }
         }
@@ -214,12 +246,12 @@ impl Builder<'_, '_> {
         let (node, body) = (&net.nodes[node], &net.bodies[body]);
         for (outer, &inner) in node.inputs.iter().skip(first).zip(&body.inputs) {
             if let Some(outer) = *outer {
-                self.sources[inner].push((outer, Pass::Elements));
+                self.passed.push((inner, outer, Pass::Elements));
             }
         }
         for (inner, outer) in body.outputs.iter().skip(skip).zip(&node.outputs) {
             if let (Some(inner), Some(outer)) = (*inner, *outer) {
-                self.sources[outer].push((inner, Pass::Elements));
+                self.passed.push((outer, inner, Pass::Elements));
             }
         }
     }
@@ -233,7 +265,7 @@ impl Builder<'_, '_> {
             .zip(body.inputs.iter().skip(first_input))
         {
             if let Some(output) = *output {
-                self.sources[input].push((output, Pass::Elements));
+                self.passed.push((input, output, Pass::Elements));
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::fault::{Class, Explain};
 use crate::tensor::Tensor;
 use onnx_protobuf::tensor_proto::DataLocation;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 struct InMemory(BTreeMap<String, Tensor>);
 

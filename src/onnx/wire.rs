@@ -8,6 +8,7 @@
 //! <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 
 use crate::fsx::Map;
+use onnx_protobuf::{Message, NodeProto};
 use std::ops::Range;
 
 /// Messages nested deeper than this are refused. A Loop in a Loop takes three levels each; real models stay under 20.
@@ -79,7 +80,11 @@ pub(super) struct Payload {
 /// The message without its big payloads.
 #[derive(Debug)]
 pub(super) struct Slim {
+    /// Without the nodes of the graph.
     pub message: Vec<u8>,
+    /// The nodes of the graph, in order, parsed one by one: the runtime keeps room for four of whatever may be repeated, which would be most of
+    /// the memory of a graph of many nodes. Or why the first of them that cannot be parsed cannot.
+    pub nodes: protobuf::Result<Vec<NodeProto>>,
     pub payloads: Vec<Payload>,
 }
 
@@ -116,12 +121,15 @@ pub(super) fn slim<D: Data + ?Sized>(data: &D, inline_limit: usize) -> Result<Sl
     let mut walker = Walker {
         data,
         inline_limit,
+        nodes: Ok(Vec::new()),
+        node: Vec::new(),
         payloads: Vec::new(),
     };
     let mut message = Vec::new();
-    walker.copy(Kind::Model, 0..data.length(), 1, &mut message)?;
+    walker.copy(Kind::Model, 0..data.length(), MODEL, &mut message)?;
     Ok(Slim {
         message,
+        nodes: walker.nodes,
         payloads: walker.payloads,
     })
 }
@@ -224,9 +232,16 @@ pub(super) struct Field {
     pub bytes: Option<Range<usize>>,
 }
 
+/// How deep the message of the model lies, and its graph.
+const MODEL: usize = 1;
+const GRAPH: usize = 2;
+
 struct Walker<'a, D: ?Sized> {
     data: &'a D,
     inline_limit: usize,
+    nodes: protobuf::Result<Vec<NodeProto>>,
+    /// The node that is copied, and what is taken of the last one's memory.
+    node: Vec<u8>,
     payloads: Vec<Payload>,
 }
 
@@ -240,7 +255,7 @@ impl<D: Data + ?Sized> Walker<'_, D> {
         out: &mut Vec<u8>,
     ) -> Result<(), At> {
         check_depth(depth, range.start)?;
-        let elidable = if kind == Kind::Tensor {
+        let elidable = if kind == Kind::Tensor && self.inline_limit != usize::MAX {
             self.elidable(range.clone())?
         } else {
             Vec::new()
@@ -286,12 +301,12 @@ impl<D: Data + ?Sized> Walker<'_, D> {
             match kind.child(field.number) {
                 // Only what can hold tensors is taken apart and written anew; everything else is
                 // copied as it is.
+                Some(Kind::Node) if kind == Kind::Graph && depth == GRAPH => {
+                    self.node(bytes, depth + 1)?;
+                }
                 Some(child) if child.holds_tensors() => {
-                    let mut inner = Vec::new();
-                    self.copy(child, bytes, depth + 1, &mut inner)?;
                     put_varint(out, field.number << 3 | 2);
-                    put_varint(out, inner.len() as u64);
-                    out.append(&mut inner);
+                    self.copy_within(child, bytes, depth + 1, out)?;
                 }
                 Some(child) => {
                     self.check(child, bytes, depth + 1)?;
@@ -300,6 +315,81 @@ impl<D: Data + ?Sized> Walker<'_, D> {
                 None => out.extend_from_slice(self.data.part(field.start..field.end)),
             }
         }
+        Ok(())
+    }
+
+    /// Copies the message at `range` to `out`, its new length before it.
+    fn copy_within(
+        &mut self,
+        kind: Kind,
+        range: Range<usize>,
+        depth: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), At> {
+        // A reference is shorter than a payload that is left out, so that the copy's length needs no more room than that of what is copied.
+        let (at, most) = (out.len(), varint_length(range.len() as u64));
+        out.resize(at + most, 0);
+        self.copy_all(kind, range, depth, out)?;
+        let length = (out.len() - at - most) as u64;
+        let needed = varint_length(length);
+        if needed < most {
+            out.drain(at..at + most - needed);
+        }
+        let mut rest = length;
+        for byte in &mut out[at..at + needed] {
+            *byte = (rest & 0x7f) as u8 | 0x80;
+            rest >>= 7;
+        }
+        out[at + needed - 1] &= 0x7f;
+        Ok(())
+    }
+
+    /// As [`Walker::copy`], of bytes at hand where the message is too short to have a big payload.
+    fn copy_all(
+        &mut self,
+        kind: Kind,
+        range: Range<usize>,
+        depth: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), At> {
+        let short = range.len() <= self.inline_limit && self.inline_limit != usize::MAX;
+        // Nodes of the graph are put aside here and nowhere else.
+        if !short || depth <= GRAPH {
+            return self.copy(kind, range, depth, out);
+        }
+        let start = range.start as u64;
+        let data = self.data.part(range);
+        let mut walker = Walker {
+            data,
+            inline_limit: usize::MAX,
+            nodes: Ok(Vec::new()),
+            node: Vec::new(),
+            payloads: Vec::new(),
+        };
+        let copied = walker.copy(kind, 0..data.len(), depth, out);
+        copied.map_err(|at| At {
+            offset: at.offset + start,
+            ..at
+        })
+    }
+
+    /// Parses the node of the graph at `range`.
+    fn node(&mut self, range: Range<usize>, depth: usize) -> Result<(), At> {
+        let mut copied = std::mem::take(&mut self.node);
+        copied.clear();
+        self.copy_all(Kind::Node, range, depth, &mut copied)?;
+        if let Ok(nodes) = &mut self.nodes {
+            match NodeProto::parse_from_bytes(&copied) {
+                Ok(mut node) => {
+                    node.input.shrink_to_fit();
+                    node.output.shrink_to_fit();
+                    node.attribute.shrink_to_fit();
+                    nodes.push(node);
+                }
+                Err(e) => self.nodes = Err(e),
+            }
+        }
+        self.node = copied;
         Ok(())
     }
 
@@ -417,6 +507,11 @@ fn check_depth(depth: usize, offset: usize) -> Result<(), At> {
         });
     }
     Ok(())
+}
+
+/// How many bytes `value` takes as a varint.
+fn varint_length(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Appends `value` as a varint.

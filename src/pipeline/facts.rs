@@ -4,6 +4,7 @@ use super::error::Error;
 use crate::engine::{Options, Slot};
 use crate::fsx;
 use crate::mapping::{Mapping, Row};
+use crate::maps::QuickMap;
 use crate::onnx::{Model, Role, Weight};
 use crate::plan::{Manifest, WeightRow};
 use crate::shapes::Resolved;
@@ -98,7 +99,7 @@ pub(super) fn note_slots(manifest: &mut Manifest, model: &Model, slots: Vec<Slot
 }
 
 /// Digest of every constant tensor by name, on all cores. Events are in bytes.
-pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> HashMap<&'a str, Digest> {
+pub(super) fn digests<'a>(model: &'a Model, watch: &dyn Watch) -> QuickMap<&'a str, Digest> {
     let bytes = model.weights().iter().map(|w| w.byte_length() as u64);
     watch.event(Event::BeginBytes {
         step: "hashing weights",

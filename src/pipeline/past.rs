@@ -99,7 +99,7 @@ pub(super) fn weights<'m>(
         names.map(of_name).collect()
     });
     all.unwrap_or_else(|| {
-        let all = digests(model, watch);
+        let all = digests(model, watch).into_iter().collect();
         past.remember(&all);
         all
     })

@@ -14,12 +14,11 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     /// Digest of `bytes`, on all cores where they are many.
     pub fn of(bytes: &[u8]) -> Digest {
-        let mut h = blake3::Hasher::new();
-        if bytes.len() >= PARALLEL_FROM {
-            h.update_rayon(bytes);
-        } else {
-            h.update(bytes);
+        if bytes.len() < PARALLEL_FROM {
+            return Digest(*blake3::hash(bytes).as_bytes());
         }
+        let mut h = blake3::Hasher::new();
+        h.update_rayon(bytes);
         Digest(*h.finalize().as_bytes())
     }
 
@@ -95,30 +94,51 @@ impl DigestWriter {
     }
 }
 
+/// So many bytes of fields are kept before they are hashed together: most lists of fields are short, and a hasher takes longer to set up and
+/// to be told of each part than it takes for all of them at once.
+const KEPT: usize = 16 << 10;
+
 /// Hashes labelled fields so that no two different field lists give the same bytes:
 /// every label and value goes in with its length before it.
-#[derive(Default)]
-pub struct LabelledHasher(blake3::Hasher);
+pub struct LabelledHasher {
+    /// What is not hashed yet.
+    last: Vec<u8>,
+    /// What came before it, where that is much.
+    before: Option<Box<blake3::Hasher>>,
+}
 
 impl LabelledHasher {
     /// A hasher whose first field is the name of the format, e.g. `trtmut.structure/1`.
     pub fn new(format: &str) -> Self {
-        let mut h = Self(blake3::Hasher::new());
+        let mut h = Self {
+            last: Vec::with_capacity(256),
+            before: None,
+        };
         h.field("format", format.as_bytes());
         h
     }
 
     pub fn field(&mut self, label: &str, value: &[u8]) -> &mut Self {
         for part in [label.as_bytes(), value] {
-            self.0.update(&(part.len() as u64).to_le_bytes());
-            self.0.update(part);
+            self.last
+                .extend_from_slice(&(part.len() as u64).to_le_bytes());
+            self.last.extend_from_slice(part);
+        }
+        if self.last.len() > KEPT {
+            self.before.get_or_insert_default().update(&self.last);
+            self.last.clear();
         }
         self
     }
 
     /// The digest of everything added so far.
     pub fn finish(&self) -> Digest {
-        Digest(*self.0.finalize().as_bytes())
+        let Some(before) = &self.before else {
+            return Digest::of(&self.last);
+        };
+        let mut all = before.clone();
+        all.update(&self.last);
+        Digest(*all.finalize().as_bytes())
     }
 }
 
@@ -138,6 +158,27 @@ mod tests {
     fn parallel_and_plain_hashing_agree() {
         let bytes = vec![7u8; PARALLEL_FROM + 3];
         assert_eq!(Digest::of(&bytes).0, *blake3::hash(&bytes).as_bytes());
+    }
+
+    #[test]
+    fn fields_are_hashed_as_they_stand_in_a_row() {
+        for length in [0, 1, 100, KEPT - 10, KEPT, 2 * KEPT + 1] {
+            let (mut h, mut row) = (LabelledHasher::new("f"), Vec::new());
+            let value = vec![5; length];
+            let add = |row: &mut Vec<u8>, label: &[u8], value: &[u8]| {
+                for part in [label, value] {
+                    row.extend_from_slice(&(part.len() as u64).to_le_bytes());
+                    row.extend_from_slice(part);
+                }
+            };
+            add(&mut row, b"format", b"f");
+            for _ in 0..9 {
+                assert_eq!(h.finish().0, *blake3::hash(&row).as_bytes());
+                h.field("label", &value);
+                add(&mut row, b"label", &value);
+            }
+            assert_eq!(h.finish().0, *blake3::hash(&row).as_bytes());
+        }
     }
 
     #[test]

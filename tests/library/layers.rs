@@ -9,11 +9,12 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("tensor", &[]),
     ("fault", &[]),
     ("watch", &[]),
+    ("maps", &[]),
     ("memory", &[]),
     ("children", &[]),
     ("fsx", &["fault", "memory"]),
     ("shapes", &["tensor", "fsx", "fault"]),
-    ("onnx", &["tensor", "fsx", "fault", "watch"]),
+    ("onnx", &["tensor", "fsx", "fault", "maps", "watch"]),
     ("weights", &["tensor", "fsx", "fault", "watch"]),
     ("cache", &["tensor", "fsx", "fault", "watch"]),
     ("arrays", &["tensor", "fsx", "fault"]),
@@ -41,14 +42,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "diff",
         &[
-            "tensor", "fault", "shapes", "onnx", "mapping", "engine", "plan",
+            "tensor", "fault", "maps", "shapes", "onnx", "mapping", "engine", "plan",
         ],
     ),
     (
         "pipeline",
         &[
-            "tensor", "fsx", "memory", "fault", "watch", "shapes", "onnx", "weights", "cache",
-            "arrays", "mapping", "engine", "plan", "diff",
+            "tensor", "fsx", "maps", "memory", "fault", "watch", "shapes", "onnx", "weights",
+            "cache", "arrays", "mapping", "engine", "plan", "diff",
         ],
     ),
     ("exit", &["fault"]),

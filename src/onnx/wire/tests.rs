@@ -44,6 +44,47 @@ fn small_payloads_and_unknown_fields_are_kept_as_they_are() {
 }
 
 #[test]
+fn nodes_of_the_graph_are_parsed_and_others_stay_in_the_message() {
+    use onnx_protobuf::ModelProto;
+    let tensor = [nested(8, b"w"), nested(9, &[7; 300])].concat();
+    let value = [nested(1, b"value"), nested(5, &tensor)].concat();
+    let constant = [nested(4, b"Constant"), nested(5, &value)].concat();
+    // A subgraph with the same constant: its length takes fewer bytes without the payload.
+    let body = [nested(1, b"body"), nested(6, &nested(1, &constant))].concat();
+    let outer = [nested(4, b"Loop"), nested(5, &body), nested(2, b"y")].concat();
+    let graph = [nested(1, &constant), nested(2, b"g"), nested(1, &outer)].concat();
+    let function = nested(25, &nested(7, &nested(4, b"Relu")));
+    let data = [nested(7, &graph), function].concat();
+    let slim = slim(&data[..], 8).unwrap();
+    let nodes = slim.nodes.unwrap();
+    let operators: Vec<&str> = nodes.iter().map(|n| n.op_type.as_str()).collect();
+    assert_eq!(operators, ["Constant", "Loop"]);
+    assert_eq!(nodes[1].output, ["y"]);
+    let inner = &nodes[1].attribute[0].g.node[0];
+    for (node, reference) in [(&nodes[0], 0), (inner, 1)] {
+        let t = &node.attribute[0].t;
+        assert_eq!((t.name.as_str(), t.raw_data.len()), ("w", 0));
+        let found = t.special_fields.unknown_fields().get(PAYLOAD_FIELD);
+        assert_eq!(found, Some(protobuf::UnknownValueRef::Varint(reference)));
+        let range = slim.payloads[reference as usize].range.clone();
+        assert_eq!(data[range], [7; 300]);
+    }
+    let rest = ModelProto::parse_from_bytes(&slim.message).unwrap();
+    assert_eq!((rest.graph.name.as_str(), rest.graph.node.len()), ("g", 0));
+    assert_eq!(rest.functions[0].node[0].op_type, "Relu");
+}
+
+#[test]
+fn the_first_node_that_is_no_node_is_told() {
+    let nodes = [
+        nested(1, &nested(4, b"Relu")),
+        nested(1, &nested(4, &[0xff])),
+    ]
+    .concat();
+    assert!(slim(&nested(7, &nodes)[..], 4).unwrap().nodes.is_err());
+}
+
+#[test]
 fn floats_in_chunks_are_left_to_the_parser() {
     let tensor = [nested(4, &[0; 8]), nested(4, &[1; 8])].concat();
     assert_eq!(slim(&with_tensor(&tensor)[..], 4).unwrap().payloads, []);
