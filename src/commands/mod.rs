@@ -1,4 +1,4 @@
-//! One file per command: `Args`, `run()` and the `Report` that it prints.
+//! One file per command: `Args`, `run()` and the `Report` that it prints, with the columns of its tables in `human`.
 
 pub mod adopt;
 pub mod build;

@@ -1,7 +1,7 @@
 //! What shells, manuals and bug reports need of the command line: completions, man pages, and what this build is.
 
 use crate::engine::tensorrt::Product;
-use crate::engine::tensorrt::abi::Release;
+use crate::engine::tensorrt::releases::Release;
 use crate::exit::Exit;
 use crate::fsx;
 use crate::ui::Ui;

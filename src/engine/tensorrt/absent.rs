@@ -1,7 +1,7 @@
 //! What stands in for TensorRT in a build without the feature `tensorrt`: there is none, and no GPU. Plans, options and manifests of
 //! TensorRT are read as everywhere.
 
-use super::abi::Product;
+use super::releases::Product;
 use super::told::{Described, Known, Search, Settings};
 use crate::engine::{Backend, BuildJob, BuildNotes, Engine, Error, Identity, not_built};
 use crate::onnx::Model;

@@ -1,10 +1,10 @@
 //! TensorRT as a backend: which library and GPU are used, and opening plans with them.
 
-use super::abi::Product;
 use super::api::Core;
 use super::gpu::Gpu;
 use super::loader::{self, Loaded};
 use super::open::{deserialize, no_gpu};
+use super::releases::Product;
 use super::run::TensorRtEngine;
 use super::told::{Facts, Known, Search, Settings};
 use super::{build, header};

@@ -4,7 +4,7 @@
 //! a serialization version at 4, the library's version in four bytes at 24. TensorRT-RTX (observed on 1.7.1): `vtrt`, the
 //! whole file's size at 16, the version at 24, `vtrt` again at 28, a mask of compute capabilities at 32, 64 bytes in all.
 
-use super::abi::Product;
+use super::releases::Product;
 use crate::engine::Error;
 use crate::fsx;
 use serde::Serialize;

@@ -3,7 +3,7 @@
 //! Libraries stay loaded until the process ends: TensorRT starts threads and registers exit handlers, so unloading it is not
 //! safe, and nothing that it made can outlive it this way.
 
-use super::abi::{Basis, Product, Release, Version};
+use super::releases::{Basis, Product, Release, Version};
 use super::told::{Search, Tried};
 use crate::engine::Error;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};

@@ -3,7 +3,7 @@
 //! | module | purpose |
 //! |---|---|
 //! | `loader` | find a library, open it, tell its version |
-//! | [`abi`] | slot numbers, enumerators and structs of every release, as data |
+//! | [`releases`] | slot numbers, enumerators and structs of every release, as data |
 //! | `api` | the library's objects as safe types |
 //! | [`options`] | build options by name |
 //! | `canonical` | one spelling for options that mean the same |
@@ -23,10 +23,10 @@
 //!
 //! `unsafe` is confined to `loader`, `api` and the few lines of `gpu` and `run` that the driver's API asks for.
 
-pub mod abi;
 mod canonical;
 pub mod header;
 pub mod options;
+pub mod releases;
 mod told;
 
 #[cfg(not(feature = "tensorrt"))]
@@ -62,8 +62,8 @@ mod refit;
 #[cfg(feature = "tensorrt")]
 mod run;
 
-pub use abi::Product;
 pub use canonical::canonical;
+pub use releases::Product;
 pub use told::{
     Ability, Described, Ends, Facts, Found, Known, OWN_HEADERS, STANDARD, Search, Settings, Survey,
     Tried,

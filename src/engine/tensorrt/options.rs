@@ -1,6 +1,6 @@
 //! Build options by name, as choices that a given library version can make.
 
-use super::abi::{Basis, Entry, Product, Release, TABLE, Version};
+use super::releases::{Basis, Entry, Product, Release, TABLE, Version};
 use crate::engine::{Error, NOTHING_CONVERTED, Options};
 use crate::onnx::keep;
 use glob::Pattern;

@@ -1,7 +1,7 @@
 //! What the rest of the program tells TensorRT's rooms and is told by them: plain data, which is there also in a build that leaves
 //! TensorRT out.
 
-use super::abi::Product;
+use super::releases::Product;
 use crate::engine::{Fold, Slot};
 use crate::tensor::{Digest, TensorDecl};
 use serde::Serialize;

@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::logger::{cpp, nothing};
-use crate::engine::tensorrt::abi::{AllocatorForm, Dims32, Dims64, DimsForm, InterfaceInfo};
+use crate::engine::tensorrt::releases::{AllocatorForm, Dims32, Dims64, DimsForm, InterfaceInfo};
 use std::ffi::{c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

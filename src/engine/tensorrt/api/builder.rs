@@ -2,7 +2,7 @@
 
 use super::{Core, Owned, c_string, call, dims_call, text, to_dims};
 use crate::engine::Error;
-use crate::engine::tensorrt::abi::{Dims32, Dims64, DimsForm};
+use crate::engine::tensorrt::releases::{Dims32, Dims64, DimsForm};
 use crate::tensor::Dtype;
 use std::ffi::{c_char, c_void};
 use std::rc::Rc;

@@ -1,6 +1,6 @@
 //! `nvinfer1::ILogger` made in Rust: a C++ object whose functions collect messages.
 
-use crate::engine::tensorrt::abi::{InterfaceInfo, LoggerForm};
+use crate::engine::tensorrt::releases::{InterfaceInfo, LoggerForm};
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::{Mutex, PoisonError};

@@ -31,8 +31,8 @@ pub use profiler::Profiler;
 pub use refitter::{Prototype, Refitter};
 pub use runtime::{Context, CudaEngine, IoTensor, Runtime};
 
-use super::abi::{Basis, Column, Entry, TABLE, Table, Version};
 use super::loader::Loaded;
+use super::releases::{Basis, Column, Entry, TABLE, Table, Version};
 use crate::engine::Error;
 use crate::tensor::Dtype;
 use logger::Logger;
@@ -350,12 +350,12 @@ fn extents(rank: i32, all: impl IntoIterator<Item = i64>) -> Option<Vec<i64>> {
 macro_rules! dims_call {
     ($core:expr, $this:expr, $group:ident.$slot:ident as fn($($arg:expr => $ty:ty),*)) => {
         match $core.form().dims {
-            $crate::engine::tensorrt::abi::DimsForm::Narrow => {
-                $crate::engine::tensorrt::api::call!($core, $this, $group.$slot as fn($($arg => $ty),*) -> $crate::engine::tensorrt::abi::Dims32)
+            $crate::engine::tensorrt::releases::DimsForm::Narrow => {
+                $crate::engine::tensorrt::api::call!($core, $this, $group.$slot as fn($($arg => $ty),*) -> $crate::engine::tensorrt::releases::Dims32)
                     .map(|d| $crate::engine::tensorrt::api::extents(d.rank, d.extents.map(i64::from)))
             }
-            $crate::engine::tensorrt::abi::DimsForm::Wide => {
-                $crate::engine::tensorrt::api::call!($core, $this, $group.$slot as fn($($arg => $ty),*) -> $crate::engine::tensorrt::abi::Dims64)
+            $crate::engine::tensorrt::releases::DimsForm::Wide => {
+                $crate::engine::tensorrt::api::call!($core, $this, $group.$slot as fn($($arg => $ty),*) -> $crate::engine::tensorrt::releases::Dims64)
                     .map(|d| $crate::engine::tensorrt::api::extents(d.rank, d.extents))
             }
         }
@@ -369,9 +369,9 @@ use dims_call;
 /// A sentence when there are more than eight, or one does not fit.
 fn to_dims<D, T: Copy + Default + TryFrom<usize>>(
     shape: &[usize],
-    make: impl Fn(i32, [T; super::abi::MAX_DIMS]) -> D,
+    make: impl Fn(i32, [T; super::releases::MAX_DIMS]) -> D,
 ) -> Result<D, String> {
-    let mut all = [T::default(); super::abi::MAX_DIMS];
+    let mut all = [T::default(); super::releases::MAX_DIMS];
     if shape.len() > all.len() {
         return Err(format!(
             "it has {} axes, and TensorRT takes at most {}",

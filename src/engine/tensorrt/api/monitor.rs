@@ -1,7 +1,7 @@
 //! `nvinfer1::IProgressMonitor` made in Rust: phases of a build as [`Watch`] events.
 
 use super::logger::{cpp, nothing};
-use crate::engine::tensorrt::abi::{InterfaceInfo, MonitorForm};
+use crate::engine::tensorrt::releases::{InterfaceInfo, MonitorForm};
 use crate::watch::{Event, Watch};
 use std::ffi::{c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};

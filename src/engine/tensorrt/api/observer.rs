@@ -5,7 +5,7 @@
 
 use super::logger::nothing;
 use super::{Core, text};
-use crate::engine::tensorrt::abi::RefitRecord;
+use crate::engine::tensorrt::releases::RefitRecord;
 use crate::tensor::Dtype;
 use std::cell::RefCell;
 use std::ffi::c_void;

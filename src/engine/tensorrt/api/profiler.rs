@@ -2,7 +2,7 @@
 
 use super::Core;
 use super::logger::{cpp, nothing};
-use crate::engine::tensorrt::abi::{InterfaceInfo, ProfilerForm};
+use crate::engine::tensorrt::releases::{InterfaceInfo, ProfilerForm};
 use std::ffi::{c_char, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -3,7 +3,7 @@
 use super::runtime::CudaEngine;
 use super::{Core, Owned, c_string, call, text};
 use crate::engine::Error;
-use crate::engine::tensorrt::abi::Weights;
+use crate::engine::tensorrt::releases::Weights;
 use crate::tensor::Dtype;
 use std::borrow::Cow;
 use std::ffi::c_char;

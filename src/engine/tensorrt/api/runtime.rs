@@ -5,7 +5,7 @@ use super::builder::{HostMemory, Selector};
 use super::profiler::Profiler;
 use super::{Core, Owned, c_string, call, dims_call, text, to_dims};
 use crate::engine::Error;
-use crate::engine::tensorrt::abi::{CallForm, Dims32, Dims64, DimsForm};
+use crate::engine::tensorrt::releases::{CallForm, Dims32, Dims64, DimsForm};
 use crate::tensor::Dtype;
 use std::ffi::{c_char, c_void};
 use std::rc::Rc;

@@ -4,7 +4,7 @@
 //! kept until the former writes next or the build is over, because the sink need not be one that threads can share.
 
 use super::logger::{cpp, nothing};
-use crate::engine::tensorrt::abi::InterfaceInfo;
+use crate::engine::tensorrt::releases::InterfaceInfo;
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::io::{self, Write};

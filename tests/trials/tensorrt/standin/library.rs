@@ -14,7 +14,7 @@ use trtmut::engine::tensorrt::{Search, loader};
 
 /// The recorded interface.
 pub static FACTS: LazyLock<Value> = LazyLock::new(|| {
-    let path = root().join("fixtures/abi/interface.json");
+    let path = root().join("fixtures/tensorrt_releases/interface.json");
     serde_json::from_str(&std::fs::read_to_string(path).expect("the facts are there"))
         .expect("they are JSON")
 });

@@ -1,4 +1,4 @@
-//! The numbers of every release whose headers were read. Written by scripts/gen-abi.py; do not edit.
+//! The numbers of every release whose headers were read. Written by scripts/gen-tensorrt-releases.py; do not edit.
 
 use super::{
     ABSENT as XX, AllocatorForm, CallForm, Column, DimsForm, Entry, LoggerForm, MonitorForm,

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Writes src/engine/tensorrt/abi/numbers.rs from fixtures/abi/*.json.
+"""Writes src/engine/tensorrt/releases/numbers.rs from fixtures/tensorrt_releases/*.json.
 
-usage: scripts/gen-abi.py [FOLDER]     (FOLDER: one JSON file a release, read off the vendor's public headers, and bindings.json;
-                                        where it is given, fixtures/abi is written from it first)
+usage: scripts/gen-tensorrt-releases.py [FOLDER]     (FOLDER: one JSON file a release, read off the vendor's public headers, and bindings.json;
+                                        where it is given, fixtures/tensorrt_releases is written from it first)
 
 Every release has a column of its own: slots move inside a major (10.8, 9.0), so no release stands for another. The
 fixtures keep each distinct table of a class once, whole and in order of declaration, with the releases that have it.
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-FIXTURES = ROOT / "fixtures/abi"
+FIXTURES = ROOT / "fixtures/tensorrt_releases"
 
 # Table group -> (C++ class, methods); a method may carry a part of its parameter list to tell overloads apart.
 CLASSES = {
@@ -44,7 +44,7 @@ CLASSES = {
     "parser_refitter": ("IParserRefitter", "refitFromFile getNbErrors getError ~deleting_dtor"),
     "parser_error": ("IParserError", "desc file line node nodeName nodeOperator"),
 }
-# Classes of which we make objects: the forms below and abi/tests.rs compare them with all their slots.
+# Classes of which we make objects: the forms below and releases/tests.rs compare them with all their slots.
 CALLBACKS = ["ILogger", "IProgressMonitor", "IStreamWriter", "IOutputAllocator", "IRefitterObserver", "IVersionedInterface", "IProfiler"]
 # Table group -> (C++ enum, enumerators).
 ENUMS = {
@@ -212,7 +212,7 @@ def main():
     data = json.loads((FIXTURES / "interface.json").read_text())
     of = {k: {n: spread(g) for n, g in data[k].items()} for k in ("vtables", "enums", "structs")}
     names = [r["version"] for r in data["releases"]]
-    out = ["//! The numbers of every release whose headers were read. Written by scripts/gen-abi.py; do not edit.", "",
+    out = ["//! The numbers of every release whose headers were read. Written by scripts/gen-tensorrt-releases.py; do not edit.", "",
            "use super::{ABSENT as XX, AllocatorForm, CallForm, Column, DimsForm, Entry, LoggerForm, MonitorForm, Product, ProfilerForm, Table, Version};", "",
            "/// Number of distinct tables.", f"pub(super) const COUNT: usize = {len(names)};", "",
            "/// How each of them calls.", "#[rustfmt::skip]", "pub(super) static COLUMNS: [Column; COUNT] = ["]
@@ -234,7 +234,7 @@ def main():
                 out.append(f"        {snake(want)}: Entry([{', '.join(row)}]),")
             out.append("    },")
     out += ["};", ""]
-    (ROOT / "src/engine/tensorrt/abi/numbers.rs").write_text("\n".join(out))
+    (ROOT / "src/engine/tensorrt/releases/numbers.rs").write_text("\n".join(out))
 
 
 main()

@@ -10,7 +10,7 @@ use std::path::Path;
 
 fn fixture(name: &str) -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fixtures/abi")
+        .join("fixtures/tensorrt_releases")
         .join(name);
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }

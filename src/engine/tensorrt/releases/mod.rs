@@ -1,7 +1,7 @@
 //! TensorRT's binary interface as data: which virtual-table slot and which number stands for what, release by release.
 //!
-//! Nothing above this module knows a number. The table is written by `scripts/gen-abi.py` from facts read off the vendor's
-//! public headers; tests read those facts (`fixtures/abi`) again and compare, and compare the slots with what the machine code
+//! Nothing above this module knows a number. The table is written by `scripts/gen-tensorrt-releases.py` from facts read off the vendor's
+//! public headers; tests read those facts (`fixtures/tensorrt_releases`) again and compare, and compare the slots with what the machine code
 //! of the vendor's own bindings calls.
 
 mod numbers;
