@@ -31,11 +31,6 @@ impl SourceFile {
         &self.metadata
     }
 
-    /// Its length in bytes.
-    pub fn byte_len(&self) -> u64 {
-        self.map.len() as u64
-    }
-
     pub fn map(&self) -> &Map {
         &self.map
     }

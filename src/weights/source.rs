@@ -188,11 +188,6 @@ impl Source {
         &self.files
     }
 
-    /// The file that holds `name`.
-    pub fn file_of(&self, name: &str) -> Option<&SourceFile> {
-        Some(&self.files[self.places[self.find(name)?].file as usize])
-    }
-
     /// The digest of every tensor's bytes, computed on all cores. Events are in bytes.
     pub fn digests(&self, watch: &dyn Watch) -> BTreeMap<String, Digest> {
         let stretches: Vec<Stretch> = self.names().filter_map(|n| self.stretch(n)).collect();

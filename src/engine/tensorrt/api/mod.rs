@@ -387,11 +387,6 @@ fn to_dims<D, T: Copy + Default + TryFrom<usize>>(
 }
 
 impl Core {
-    /// Whether a stripped plan that was filled and written can be refitted again (from 10.14 on).
-    pub fn keeps_filled_refittable(&self) -> bool {
-        self.has(&self.table().serialization_flag.include_refit)
-    }
-
     /// Version of the loaded library.
     pub fn version(&self) -> Version {
         self.loaded.version

@@ -212,7 +212,7 @@ impl CudaEngine {
     }
 
     /// The plan, with the weights that the engine holds now, those of a stripped plan that was filled too. A refittable engine
-    /// stays refittable where the version can say so ([`Core::keeps_filled_refittable`]) or its plan was not stripped.
+    /// stays refittable where the version can say so (from 10.14 on) or its plan was not stripped.
     ///
     /// # Errors
     /// With TensorRT's own words.

@@ -159,11 +159,6 @@ pub enum Evidence {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         runner_up: Option<f64>,
     },
-    /// The other parameter of the same module is unchanged and maps.
-    NeighbourEqual {
-        /// The neighbour's ONNX name.
-        weight: String,
-    },
     /// Another candidate's value is clearly closer than the named one's.
     OtherCloser {
         source: String,
@@ -220,8 +215,6 @@ pub enum Literal {
     Geometric,
     /// Every column is a sine or cosine of the row's index: position tables.
     Sinusoidal,
-    /// Integers that no checkpoint tensor has.
-    Integers,
     /// A second export with every tensor moved has the same value.
     Unmoved,
 }
