@@ -27,6 +27,25 @@ pub(super) fn build(
     .build()
 }
 
+const LOHA: &[Role] = &[
+    Role::HadaW1A,
+    Role::HadaW1B,
+    Role::HadaW2A,
+    Role::HadaW2B,
+    Role::HadaT1,
+    Role::HadaT2,
+];
+
+const LOKR: &[Role] = &[
+    Role::LokrW1,
+    Role::LokrW1A,
+    Role::LokrW1B,
+    Role::LokrW2,
+    Role::LokrW2A,
+    Role::LokrW2B,
+    Role::LokrT2,
+];
+
 /// Tensors of adapters that multiply the weight.
 const MULTIPLIERS: &[Role] = &[
     Role::A1,
@@ -70,29 +89,8 @@ impl Builder<'_> {
                 "low-rank factors",
             ),
             (&[Role::EmbeddingA, Role::EmbeddingB], "embedding factors"),
-            (
-                &[
-                    Role::HadaW1A,
-                    Role::HadaW1B,
-                    Role::HadaW2A,
-                    Role::HadaW2B,
-                    Role::HadaT1,
-                    Role::HadaT2,
-                ],
-                "LoHa factors",
-            ),
-            (
-                &[
-                    Role::LokrW1,
-                    Role::LokrW1A,
-                    Role::LokrW1B,
-                    Role::LokrW2,
-                    Role::LokrW2A,
-                    Role::LokrW2B,
-                    Role::LokrT2,
-                ],
-                "LoKr factors",
-            ),
+            (LOHA, "LoHa factors"),
+            (LOKR, "LoKr factors"),
             (&[Role::Difference], "a difference"),
             (MULTIPLIERS, "what multiplies the weight"),
         ];
@@ -356,7 +354,7 @@ impl Builder<'_> {
         let first = half(&w1, cores.as_ref().map(|c| &c[0]));
         let shape = match first {
             Some(shape) if first == half(&w2, cores.as_ref().map(|c| &c[1])) => shape,
-            _ => return Err(self.factors(&[&roles[..], &[Role::HadaT1, Role::HadaT2]].concat())),
+            _ => return Err(self.factors(LOHA)),
         };
         let rank = self.shape(&w1[1])[0];
         let dora = self.dora(&shape, false)?;
@@ -374,16 +372,7 @@ impl Builder<'_> {
         let w1 = factor(Role::LokrW1, Role::LokrW1A, Role::LokrW1B)?;
         let w2 = factor(Role::LokrW2, Role::LokrW2A, Role::LokrW2B)?;
         let core = self.parts.get(&Role::LokrT2).cloned();
-        let roles = [
-            Role::LokrW1,
-            Role::LokrW1A,
-            Role::LokrW1B,
-            Role::LokrW2,
-            Role::LokrW2A,
-            Role::LokrW2B,
-            Role::LokrT2,
-        ];
-        let wrong = || self.factors(&roles);
+        let wrong = || self.factors(LOKR);
         let shape_of = |f: &Factor, core: Option<&str>| match (f, core) {
             (Factor::Whole(k), None) => (self.shape(k).len() >= 2).then(|| self.shape(k).to_vec()),
             (Factor::Whole(_), Some(_)) => None,

@@ -228,66 +228,31 @@ impl Recipe {
     /// The same recipe with every source name changed by `rename`.
     #[must_use]
     pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Recipe {
-        self.renamed_by(&rename)
+        let mut recipe = self.clone();
+        recipe.each_source(&mut |name| *name = rename(name));
+        recipe
     }
 
-    fn renamed_by(&self, rename: &dyn Fn(&str) -> String) -> Recipe {
-        match self.clone() {
+    fn each_source(&mut self, visit: &mut dyn FnMut(&mut String)) {
+        match self {
+            Recipe::Tensor { source, .. } => visit(source),
+            Recipe::Rows { runs, .. } => runs.iter_mut().for_each(|r| visit(&mut r.source)),
             Recipe::WeightNorm {
                 direction,
                 magnitude,
-                axis,
-                steps,
-            } => Recipe::WeightNorm {
-                direction: rename(&direction),
-                magnitude: rename(&magnitude),
-                axis,
-                steps,
-            },
-            Recipe::Sum { terms } => Recipe::Sum {
-                terms: terms.iter().map(|t| t.renamed_by(rename)).collect(),
-            },
-            Recipe::Tensor { source, steps } => Recipe::Tensor {
-                source: rename(&source),
-                steps,
-            },
-            Recipe::Rows {
-                width,
-                runs,
-                transposed,
-            } => Recipe::Rows {
-                width,
-                runs: runs
-                    .into_iter()
-                    .map(|r| Run {
-                        source: rename(&r.source),
-                        ..r
-                    })
-                    .collect(),
-                transposed,
-            },
+                ..
+            } => [direction, magnitude].into_iter().for_each(visit),
+            Recipe::Sum { terms } => terms.iter_mut().for_each(|t| t.each_source(visit)),
             Recipe::BatchNorm {
-                part,
-                kernel,
-                bias,
-                norm,
-                epsilon,
-                axis,
-                dtype,
-            } => Recipe::BatchNorm {
-                part,
-                kernel: rename(&kernel),
-                bias: bias.as_deref().map(rename),
-                norm: Norm {
-                    scale: norm.scale.as_deref().map(rename),
-                    shift: norm.shift.as_deref().map(rename),
-                    mean: rename(&norm.mean),
-                    variance: rename(&norm.variance),
-                },
-                epsilon,
-                axis,
-                dtype,
-            },
+                kernel, bias, norm, ..
+            } => {
+                [kernel, &mut norm.mean, &mut norm.variance]
+                    .into_iter()
+                    .chain(bias)
+                    .chain(&mut norm.scale)
+                    .chain(&mut norm.shift)
+                    .for_each(visit);
+            }
         }
     }
 }
