@@ -153,9 +153,8 @@ impl Overlay {
         let outline = outline(manifest, &source.model, request)?;
         let base = open_view(&request.base_weights, &outline, component)?;
         let proven = prove_again(manifest, &source.model, base.as_ref(), request)?;
-        let mut mapping = proven
-            .clone()
-            .unwrap_or_else(|| known(manifest, rows, outline));
+        let first = || known(manifest, rows, outline);
+        let mut mapping = proven.clone().unwrap_or_else(first);
         if graph == Graph::Forgotten {
             source.model.forget_graph();
             memory::release();
