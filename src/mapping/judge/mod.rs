@@ -37,7 +37,7 @@ pub fn judge_whole(
     let _span = tracing::info_span!("judge", weights = mapping.rows.len()).entered();
     let Some(inventory) = mapping.inventory.take() else {
         let mut judged = unproven::judge(&mapping, held, new, permissions)?;
-        integers::mark_lost(&judged.mapping, held, new, &mut judged.accounts)?;
+        integers::mark_lost(&mapping, held, new, &mut judged.accounts)?;
         return Ok(judged);
     };
     let mut judged = base::judge(mapping, &inventory, held, new, permissions)?;
