@@ -292,7 +292,7 @@ pub trait Engine {
     }
 }
 
-const NO_SPACE: &str = "free some space, or write to another disk with -o";
+const NO_SPACE: &str = "free some space, or write to another disk";
 
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error, Explain)]

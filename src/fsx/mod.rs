@@ -140,16 +140,14 @@ fn read_class(source: &io::Error) -> Class {
 fn of_system(path: &Path, kind: io::ErrorKind, writing: bool) -> Option<String> {
     let path = path.display();
     Some(match kind {
-        io::ErrorKind::NotFound if writing => {
-            "create the folder first, or choose another with -o".into()
-        }
+        io::ErrorKind::NotFound if writing => "create the folder first, or name another".into(),
         io::ErrorKind::NotFound => format!("check the path `{path}`"),
         io::ErrorKind::PermissionDenied => format!("check the permissions of `{path}`"),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "free some space, or write to another disk with -o".into()
+            "free some space, or write to another disk".into()
         }
         io::ErrorKind::OutOfMemory => "free some memory, or raise the limit with --memory".into(),
-        io::ErrorKind::ReadOnlyFilesystem => "write to another folder with -o".into(),
+        io::ErrorKind::ReadOnlyFilesystem => "write to another folder".into(),
         io::ErrorKind::IsADirectory => format!("`{path}` is a folder; name a file"),
         _ => return None,
     })

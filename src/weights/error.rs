@@ -86,6 +86,18 @@ pub enum Error {
         /// File names found, sorted.
         found: Vec<String>,
     },
+    /// A folder with some of the shards of one set and no index.
+    #[error("`{path}` holds `{shard}`, and of the same set {} not there: {}", if missing.len() == 1 { "is" } else { "are" }, first_few(missing),
+            path = path.display())]
+    #[explain(code = "weights-shards-missing", class = Input,
+        hint("download what is missing into `{}`; or name `{}` itself, where a part is meant", path.display(), path.join(shard).display()))]
+    ShardsMissing {
+        path: PathBuf,
+        /// The first one that is there.
+        shard: String,
+        /// File names, sorted; never empty.
+        missing: Vec<String>,
+    },
     /// An index that is not the JSON it should be.
     #[error("`{path}` is not an index of shards", path = path.display())]
     #[explain(code = "shard-index-syntax", class = Input, hint("an index is JSON of the form {{\"weight_map\": {{\"tensor\": \"shard.safetensors\"}}}}"))]
@@ -142,6 +154,15 @@ pub enum IndexProblem {
     /// The index lists the tensor twice.
     #[error("tensor `{tensor}` is listed twice")]
     Repeated { tensor: String },
+}
+
+/// Some of what may be many names.
+fn first_few(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    match names.len() {
+        0..=SHOWN => quoted(names),
+        all => format!("{} and {} more", quoted(&names[..SHOWN]), all - SHOWN),
+    }
 }
 
 fn quoted(names: &[String]) -> String {

@@ -45,6 +45,15 @@ impl SourceFile {
         (0..self.entries.len()).map(|at| self.entries.name(at))
     }
 
+    /// Element type, shape and digest of the tensor of that name; its bytes are read once and not kept.
+    pub(super) fn value(&self, name: &str) -> Option<(Dtype, &[usize], Digest)> {
+        let at = self.entries.find(name)?;
+        let (dtype, shape) = self.entries.describe(at);
+        let range = self.entries.range(at);
+        let read = |from: usize, into: &mut [u8]| self.map.copy_to(range.start + from, into);
+        Some((dtype, shape, Digest::of_length(range.len(), read)))
+    }
+
     pub(super) fn holds(&self, name: &str) -> bool {
         self.entries.find(name).is_some()
     }

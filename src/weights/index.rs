@@ -200,54 +200,86 @@ fn placed<'i>(mut tensors: Vec<Placed<'i>>, problems: &mut Vec<IndexProblem>) ->
 
 /// The files of the one checkpoint that `folder` holds: an index, or else one safetensors file or one complete set of shards.
 pub(super) fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let read = |e| fsx::Error::read(folder, e);
     let (mut indexes, mut files) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(folder).map_err(read)? {
-        let Ok(name) = entry.map_err(read)?.file_name().into_string() else {
-            continue;
-        };
+    for name in names_in(folder)? {
         if is_index(&name) {
             indexes.push(name);
-        } else if Path::new(&name)
-            .extension()
-            .is_some_and(|e| e == "safetensors")
-        {
+        } else if is_safetensors(&name) {
             files.push(name);
         }
     }
     // Beside an index its shards are safetensors files too; the index says which of them count.
-    let mut found = if indexes.is_empty() { files } else { indexes };
-    found.sort_unstable();
-    match found.as_slice() {
-        [] => Err(Error::NothingInFolder {
+    let found = if indexes.is_empty() { files } else { indexes };
+    let beside = |names: &[String]| names.iter().map(|n| folder.join(n)).collect();
+    match (found.as_slice(), lacking(&found)) {
+        ([], _) => Err(Error::NothingInFolder {
             path: folder.to_owned(),
         }),
-        [one] => Ok(vec![folder.join(one)]),
-        set if is_complete(set) => Ok(set.iter().map(|n| folder.join(n)).collect()),
-        _ => Err(Error::SeveralInFolder {
+        (set, Some(missing)) if missing.is_empty() => Ok(beside(set)),
+        ([first, ..], Some(missing)) => Err(Error::ShardsMissing {
+            path: folder.to_owned(),
+            shard: first.clone(),
+            missing,
+        }),
+        ([one], None) => Ok(vec![folder.join(one)]),
+        (_, None) => Err(Error::SeveralInFolder {
             path: folder.to_owned(),
             found,
         }),
     }
 }
 
-/// Whether these names, sorted, are `X-00001-of-0000N.safetensors` to `X-0000N-of-0000N.safetensors`.
-fn is_complete(names: &[String]) -> bool {
-    let part = |name: &str| -> Option<(String, usize, usize)> {
+/// The safetensors files that `folder` holds.
+pub(super) fn safetensors_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let names = names_in(folder)?.into_iter();
+    let files = names.filter(|name| is_safetensors(name));
+    Ok(files.map(|name| folder.join(name)).collect())
+}
+
+fn is_safetensors(name: &str) -> bool {
+    (Path::new(name).extension()).is_some_and(|e| e == "safetensors")
+}
+
+/// Names of the entries of a folder, sorted; those that are no text are of no file that is read.
+fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
+    let read = |e| fsx::Error::read(folder, e);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(read)? {
+        names.extend(entry.map_err(read)?.file_name().into_string().ok());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// More shards than these have no names here: the number is the file's.
+const MOST_SHARDS: usize = 100_000;
+
+/// Of names that are all `X-0000M-of-0000N.safetensors` of one X and one N: those that are not there. None where they are no such set.
+fn lacking(names: &[String]) -> Option<Vec<String>> {
+    let part = |name: &str| -> Option<(String, usize, String)> {
         let stem = name.strip_suffix(".safetensors")?;
         let (rest, of) = stem.rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
-        Some((stem.to_owned(), number.parse().ok()?, of.parse().ok()?))
+        Some((stem.to_owned(), number.parse().ok()?, of.to_owned()))
     };
     let parts: Option<Vec<_>> = names.iter().map(|n| part(n)).collect();
-    parts.is_some_and(|parts| {
-        // Sorted by name they are in the order of their numbers, because writers pad those with
-        // zeros.
-        let numbered = |(i, (stem, number, of)): (usize, &(String, usize, usize))| {
-            *stem == parts[0].0 && *number == i + 1 && *of == parts.len()
-        };
-        parts.iter().enumerate().all(numbered)
-    })
+    let parts = parts?;
+    let (stem, _, of) = parts.first()?;
+    let count: usize = of.parse().ok().filter(|n| *n <= MOST_SHARDS)?;
+    let mut there = vec![false; count];
+    for (own, number, total) in &parts {
+        let place = number.checked_sub(1).and_then(|at| there.get_mut(at))?;
+        if own != stem || total != of || std::mem::replace(place, true) {
+            return None;
+        }
+    }
+    let width = of.len();
+    let missing = (1..=count).filter(|n| !there[n - 1]);
+    Some(
+        missing
+            .map(|n| format!("{stem}-{n:0width$}-of-{of}.safetensors"))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -381,7 +413,13 @@ mod tests {
             write_safetensors(&dir.path().join(name), &[(tensor, &[1], &[1.0])]);
         };
         write("model.fp16-00001-of-00002.safetensors", "a");
-        assert_eq!(Source::open(dir.path()).unwrap().len(), 1);
+        match Source::open(dir.path()) {
+            Err(Error::ShardsMissing { shard, missing, .. }) => {
+                assert_eq!(shard, "model.fp16-00001-of-00002.safetensors");
+                assert_eq!(missing, ["model.fp16-00002-of-00002.safetensors"]);
+            }
+            other => panic!("{other:?}"),
+        }
         write("model.fp16-00002-of-00002.safetensors", "b");
         assert_eq!(Source::open(dir.path()).unwrap().len(), 2);
         write("other-00001-of-00002.safetensors", "c");
@@ -390,21 +428,92 @@ mod tests {
             matches!(&e, Error::SeveralInFolder { found, .. } if found.len() == 3),
             "{e}"
         );
-        let set = |names: &[&str]| {
-            is_complete(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>())
+        let lacking =
+            |names: &[&str]| lacking(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        let some = |names: &[&str]| Some(names.iter().map(|n| (*n).to_owned()).collect());
+        for (names, missing) in [
+            (
+                &[
+                    "m-00001-of-00003.safetensors",
+                    "m-00003-of-00003.safetensors",
+                ][..],
+                some(&["m-00002-of-00003.safetensors"]),
+            ),
+            (
+                &[
+                    "m-00001-of-00002.safetensors",
+                    "m-00002-of-00002.safetensors",
+                ],
+                some(&[]),
+            ),
+            (
+                &[
+                    "m-00001-of-00002.safetensors",
+                    "n-00002-of-00002.safetensors",
+                ],
+                None,
+            ),
+            (
+                &[
+                    "m-00001-of-00002.safetensors",
+                    "m-00002-of-00003.safetensors",
+                ],
+                None,
+            ),
+            (&["m-00003-of-00002.safetensors"], None),
+            (&["m-00001-of-99999999999.safetensors"], None),
+            (&["m.safetensors"], None),
+        ] {
+            assert_eq!(lacking(names), missing, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn an_index_beside_the_same_weights_in_one_file_has_to_say_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, tensors: &[(&str, &[usize], &[f32])]| {
+            write_safetensors(&dir.path().join(name), tensors);
         };
-        assert!(!set(&[
-            "m-00001-of-00003.safetensors",
-            "m-00002-of-00003.safetensors"
-        ]));
-        assert!(!set(&[
-            "m-00001-of-00002.safetensors",
-            "n-00002-of-00002.safetensors"
-        ]));
-        assert!(set(&[
-            "m-00001-of-00002.safetensors",
-            "m-00002-of-00002.safetensors"
-        ]));
+        write("1.safetensors", &[("a", &[2], &[1.0, 2.0])]);
+        write("2.safetensors", &[("b", &[1], &[3.0])]);
+        index(
+            dir.path(),
+            r#"{"a": "1.safetensors", "b": "2.safetensors"}"#,
+        );
+        // The same, a part of it, and what has nothing to do with it.
+        for tensors in [
+            &[
+                ("a", &[2usize][..], &[1.0f32, 2.0][..]),
+                ("b", &[1], &[3.0]),
+            ][..],
+            &[("b", &[1], &[3.0])],
+            &[("lora", &[1], &[9.0])],
+        ] {
+            write("model.safetensors", tensors);
+            assert_eq!(Source::open(dir.path()).unwrap().len(), 2);
+        }
+        for tensors in [
+            &[
+                ("a", &[2usize][..], &[1.0f32, 2.0][..]),
+                ("b", &[1], &[4.0]),
+            ][..],
+            &[("a", &[1, 2], &[1.0, 2.0])],
+        ] {
+            write("model.safetensors", tensors);
+            match Source::open(dir.path()) {
+                Err(Error::SeveralInFolder { found, .. }) => {
+                    assert_eq!(found, ["model.safetensors.index.json", "model.safetensors"]);
+                }
+                other => panic!("{other:?}"),
+            }
+            // Each of them can be named.
+            for (name, len) in [
+                ("model.safetensors.index.json", 2),
+                ("model.safetensors", tensors.len()),
+            ] {
+                assert_eq!(Source::open(dir.path().join(name)).unwrap().len(), len);
+            }
+        }
     }
 
     #[test]

@@ -219,16 +219,50 @@ fn twice(files: &[SourceFile], places: &[Place]) -> Vec<(String, PathBuf, PathBu
 
 fn open_path(path: &Path) -> Result<Vec<SourceFile>, Error> {
     if path.is_dir() {
+        let found = index::in_folder(path)?;
         let mut files = Vec::new();
-        for file in index::in_folder(path)? {
-            files.extend(open_path(&file)?);
+        for file in &found {
+            files.extend(open_path(file)?);
         }
+        require_one_set(path, &found[0], &files)?;
         return Ok(files);
     }
     if index::is_index(&path.file_name().unwrap_or_default().to_string_lossy()) {
         return index::open(path);
     }
     Ok(vec![open_file(path)?])
+}
+
+/// Beside an index and its shards, `files`, a folder may have the same weights once more, in a file of their own. Where that says something
+/// else of a tensor, nobody can say which is meant.
+fn require_one_set(folder: &Path, index: &Path, files: &[SourceFile]) -> Result<(), Error> {
+    let name = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    if !index::is_index(&name(index)) {
+        return Ok(());
+    }
+    for path in index::safetensors_in(folder)? {
+        if files.iter().any(|shard| shard.path() == path) {
+            continue;
+        }
+        // A file that cannot be read is in nobody's way: the index does not name it.
+        let Ok(other) = open_file(&path) else {
+            continue;
+        };
+        let differs = |tensor: &str| {
+            let shard = files.iter().find(|shard| shard.holds(tensor));
+            shard.is_some_and(|shard| shard.value(tensor) != other.value(tensor))
+        };
+        if other.names().any(differs) {
+            return Err(Error::SeveralInFolder {
+                path: folder.to_owned(),
+                found: vec![name(index), name(&path)],
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The files that [`Source::open`] reads at `path`, by their names: of a folder that holds no one checkpoint, all that keep it from being

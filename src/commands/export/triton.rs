@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 const MARK: &str = "# Written by trtmut";
 /// How the lines after it begin that say which plan each version got, by which a plan is known as ours.
 const VERSION: &str = "# version ";
+/// How the line begins that says the digest of all others, by which an edit is known.
+const CONTENTS: &str = "# contents ";
 /// No configuration is longer, in bytes.
 const LONGEST: u64 = 16 << 20;
 
@@ -36,6 +38,7 @@ const LONGEST: u64 = 16 << 20;
 )]
 pub struct Args {
     /// The plan, of TensorRT
+    #[arg(value_parser = crate::commands::plan_path())]
     plan: PathBuf,
 
     /// The model's folder in Triton's model repository; its name is the model's name
@@ -101,6 +104,11 @@ pub enum ExportError {
     #[error("`{path}` exists and was not written by `trtmut export`", path = path.display())]
     #[explain(code = "output-occupied", class = Input, hint("name another folder or --model-version, or overwrite it with --force"))]
     Occupied { path: PathBuf },
+    /// Somebody changed the configuration, and the changes would be lost.
+    #[error("`{path}` was edited since `trtmut export` wrote it", path = path.display())]
+    #[explain(code = "output-edited", class = Input,
+        hint("copy your changes, write it anew with --force, and put them in again; a plan alone can be copied over `model.plan`"))]
+    Edited { path: PathBuf },
     /// The folder has no name that a model may have.
     #[error("`{folder}` gives the model no name", folder = folder.display())]
     #[explain(code = "export-name", class = Input, hint("name a folder such as `models/unet`: letters, digits, `_`, `-` and `.`"))]
@@ -152,7 +160,7 @@ pub(super) fn run(args: &Args, ui: &Ui) -> anyhow::Result<Exit> {
     made.keep();
     versions.0.insert(report.version, report.digest);
     fsx::write_atomic(&report.config, |out| {
-        let text = config.text(&manifest.backend.library, &versions);
+        let text = sealed(&config.text(&manifest.backend.library, &versions));
         let done = out.write_all(text.as_bytes());
         done.map_err(|e| fsx::Error::write(&report.config, e))
     })?;
@@ -190,7 +198,24 @@ impl Versions {
     }
 }
 
-/// What is there and was not written by this command stays. Returns which versions were.
+/// `text` with the line that says the digest of the others, before the first that is no comment.
+fn sealed(text: &str) -> String {
+    let digest = Digest::of(text.as_bytes());
+    let end = text.find("\nname: ").map_or(0, |at| at + 1);
+    format!("{}{CONTENTS}{digest}\n{}", &text[..end], &text[end..])
+}
+
+/// Whether a configuration is as this command wrote it.
+fn is_sealed(text: &str) -> bool {
+    let is_seal = |line: &&str| line.starts_with(CONTENTS);
+    let others: String = text
+        .split_inclusive('\n')
+        .filter(|line| !is_seal(line))
+        .collect();
+    sealed(&others) == text
+}
+
+/// What is there and was not written by this command stays, and so does what was edited. Returns which versions were.
 fn refuse_foreign(report: &ExportReport) -> anyhow::Result<Option<Versions>> {
     let occupied = |path: &Path| ExportError::Occupied {
         path: path.to_owned(),
@@ -200,6 +225,13 @@ fn refuse_foreign(report: &ExportReport) -> anyhow::Result<Option<Versions>> {
         versions.is_some() || !report.config.exists(),
         occupied(&report.config)
     );
+    if versions.is_some() {
+        let text = fsx::read_bounded(&report.config, LONGEST)?;
+        let edited = || ExportError::Edited {
+            path: report.config.clone(),
+        };
+        anyhow::ensure!(is_sealed(&String::from_utf8_lossy(&text)), edited());
+    }
     if report.model.exists() {
         // By its contents: a plan of somebody else's may stand where ours stood, or beside it as another version.
         let there = plan::reference(&report.model)?.digest;
@@ -530,7 +562,20 @@ mod tests {
             profiles: 1,
         };
         let versions = || Versions([(1, digest("ours")), (3, digest("gone"))].into());
-        write("config.pbtxt", &config.text("TensorRT 8.6.0", &versions()));
+        let written = sealed(&config.text("TensorRT 8.6.0", &versions()));
+        for edited in [
+            written.replace("platform", "# platform"),
+            format!("{written}instance_group {{ count: 2 }}\n"),
+            config.text("TensorRT 8.6.0", &versions()),
+        ] {
+            write("config.pbtxt", &edited);
+            let error = known(3).unwrap_err();
+            assert!(
+                matches!(error.downcast_ref(), Some(ExportError::Edited { .. })),
+                "{error}"
+            );
+        }
+        write("config.pbtxt", &written);
         assert_eq!(refused(1), Path::new("1/model.plan"));
         write("1/model.plan", "ours");
         assert_eq!(known(1).unwrap(), Some(versions()));

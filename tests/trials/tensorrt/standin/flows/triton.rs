@@ -159,6 +159,31 @@ pub fn exported(w: &World) {
     w.run(&third).exits(0);
     w.scene.write("models/m/2/model.plan", "theirs");
     w.refuses(&second, 1, &["models/m/2/model.plan"]);
+    // What somebody added to the configuration, or took out of it.
+    let config = String::from_utf8(read("models/m/config.pbtxt")).expect("it is text");
+    for edited in [
+        format!("{config}dynamic_batching {{ }}\n"),
+        config.replace("max_batch_size: 0", "max_batch_size: 4"),
+        config.replacen("# contents ", "# of ", 1),
+    ] {
+        assert_ne!(edited, config);
+        w.scene.write("models/m/config.pbtxt", &edited);
+        let again = [
+            "export",
+            "triton",
+            "e.plan",
+            "models/m",
+            "--model-version",
+            "3",
+        ];
+        w.refuses(
+            &again,
+            1,
+            &["models/m/config.pbtxt", "was edited", "--force"],
+        );
+        w.run(&[&again[..], &["--force"]].concat()).exits(0);
+        w.run(&again).exits(0);
+    }
     // A refusal leaves no folder behind.
     let config = w.scene.file("models/q/config.pbtxt");
     std::fs::create_dir_all(w.scene.file("models/q")).expect("it can be made");
