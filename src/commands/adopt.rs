@@ -24,6 +24,7 @@ use std::path::PathBuf;
 )]
 pub struct Args {
     /// The plan, built by trtexec, Polygraphy or any other program with TensorRT or TensorRT-RTX
+    #[arg(value_parser = crate::commands::plan_path())]
     plan: PathBuf,
 
     /// The ONNX model that it was built from

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
     trtmut build clip.onnx --shapes clip.json --dim BATCH=1:2:8 -o clip.plan")]
 pub struct Args {
     /// Where the plan goes; its manifest goes beside it, as PLAN.json
-    #[arg(short, long, value_name = "PLAN", default_value = "engine.plan")]
+    #[arg(short, long, value_name = "PLAN", default_value = "engine.plan", value_parser = crate::commands::plan_path())]
     output: PathBuf,
 
     /// Overwrite a plan of another model, or a file that is no plan

@@ -200,6 +200,7 @@ impl EngineArgs {
         Settings {
             timing_cache: self.timing_cache.clone(),
             threads,
+            ..Settings::default()
         }
     }
 }

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
     trtmut inspect unet.onnx --json")]
 pub struct Args {
     /// A plan that trtmut made, any TensorRT plan, or an ONNX model
+    #[arg(value_parser = crate::commands::plan_path())]
     file: PathBuf,
 
     /// Also list every weight (of a model: every constant)

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 )]
 pub struct Args {
     /// The plan
+    #[arg(value_parser = crate::commands::plan_path())]
     plan: PathBuf,
 
     /// Only rows of this grade

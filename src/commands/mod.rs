@@ -41,6 +41,12 @@ pub fn use_device(ordinal: u32) {
     engine::tensorrt::gpu::choose(ordinal);
 }
 
+/// Takes the path of a plan; see [`plan::behind_link`].
+fn plan_path() -> impl clap::builder::TypedValueParser<Value = std::path::PathBuf> {
+    use clap::builder::TypedValueParser;
+    clap::builder::PathBufValueParser::new().map(plan::behind_link)
+}
+
 /// Says where a plan is for another GPU than the one that is used. `errors`: also where it does not run here, which what opens it
 /// says by itself.
 fn tell_other_gpu(plan: &std::path::Path, errors: bool, ui: &Ui) {

@@ -26,7 +26,7 @@ pub use manifest::{
     ProbeSource, Recipe, WeightRow,
 };
 pub use pair::{adopt, open, open_with, reference, replace, replace_all, stage};
-pub use text::{Maker, manifest_path, read_maker, read_manifest, read_sources};
+pub use text::{Maker, behind_link, manifest_path, read_maker, read_manifest, read_sources};
 
 use crate::engine::tensorrt::header;
 use crate::fault::Explain;

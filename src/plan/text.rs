@@ -16,6 +16,15 @@ pub fn manifest_path(plan: &Path) -> PathBuf {
     suffixed(plan, ".json")
 }
 
+/// The plan that a path means. A symbolic link whose plan has its manifest beside it, and not beside the link, is that plan: paths in
+/// the manifest count from there, and what is written goes there.
+pub fn behind_link(path: PathBuf) -> PathBuf {
+    let target = fsx::resolve(&path);
+    let is_elsewhere =
+        target != path && !manifest_path(&path).exists() && manifest_path(&target).exists();
+    if is_elsewhere { target } else { path }
+}
+
 /// Where a new manifest waits for its plan: beside the file that it will replace.
 pub(super) fn next_path(plan: &Path) -> PathBuf {
     suffixed(&fsx::resolve(&manifest_path(plan)), ".next")

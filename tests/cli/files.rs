@@ -239,6 +239,53 @@ fn modes_links_and_other_names_stay_as_they_are() {
 }
 
 #[test]
+fn a_link_to_a_plan_is_the_plan_with_its_manifest() {
+    let scene = scene();
+    fs::create_dir(scene.file("links")).unwrap();
+    symlink("../p.plan", scene.file("links/l.plan")).unwrap();
+    let before = fs::read(scene.file("p.plan")).unwrap();
+    for args in [
+        &["inspect", "links/l.plan"][..],
+        &["map", "links/l.plan"],
+        &["run", "links/l.plan"],
+        &["diff", "links/l.plan", "new.safetensors"],
+        &["refit", "links/l.plan", "new.safetensors"],
+    ] {
+        scene.run(args).exits(0);
+    }
+    // What it leads to was refitted, with its manifest, and it still leads there.
+    assert!(scene.file("links/l.plan").is_symlink());
+    assert!(!scene.file("links/l.plan.json").exists());
+    assert!(fs::read(scene.file("p.plan")).unwrap() != before);
+    scene.run(&["refit", "links/l.plan", "--base"]).exits(0);
+    assert!(fs::read(scene.file("p.plan")).unwrap() == before);
+    // As an output it is that plan, too, and stays a link.
+    let aside = ["refit", "p.plan", "new.safetensors", "-o", "q.plan"];
+    scene.run(&aside).exits(0);
+    scene.run(&["refit", "p.plan", "new.safetensors"]).exits(0);
+    let to = ["refit", "q.plan", "--base", "-o", "links/l.plan"];
+    scene.run(&to).exits(0);
+    assert!(fs::read(scene.file("p.plan")).unwrap() == before);
+    assert!(scene.file("links/l.plan").is_symlink());
+    assert!(!scene.file("links/l.plan.json").exists());
+    scene.run(&["run", "p.plan"]).exits(0);
+    scene.run(&["run", "links/l.plan"]).exits(0);
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_told_without_options_of_other_commands() {
+    let scene = scene();
+    let save = ["run", "p.plan", "--save", "nodir/x.safetensors"];
+    scene.refuses(
+        &save,
+        3,
+        &["nodir", "create the folder first, or name another"],
+    );
+    let done = scene.run(&save);
+    assert!(!done.stderr.contains("-o"), "{}", done.stderr);
+}
+
+#[test]
 fn nothing_of_the_users_is_swept() {
     let scene = scene();
     for (name, text) in [

@@ -1,8 +1,9 @@
 //! Small ONNX models, and checkpoints for them, made in the test.
 
 use onnx_protobuf::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, attribute_proto, tensor_shape_proto,
+    type_proto,
 };
 use protobuf::{EnumOrUnknown, Message, MessageField};
 use rand::{RngExt, SeedableRng};
@@ -116,6 +117,35 @@ impl Net {
             dims: vec![values.len() as i64],
             data_type: 7,
             raw_data: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            ..Default::default()
+        });
+        self
+    }
+
+    /// A mask that is part of the graph's structure.
+    #[must_use]
+    pub fn mask(mut self, name: &str, values: &[bool]) -> Net {
+        self.graph.initializer.push(TensorProto {
+            name: name.into(),
+            dims: vec![values.len() as i64],
+            data_type: 9,
+            raw_data: values.iter().map(|&v| u8::from(v)).collect(),
+            ..Default::default()
+        });
+        self
+    }
+
+    /// The exporter's record of what it folded `name` from.
+    #[must_use]
+    pub fn folded_from(mut self, name: &str, from: &[&str]) -> Net {
+        let list: Vec<String> = from.iter().map(|f| format!("'{f}'")).collect();
+        self.graph.value_info.push(ValueInfoProto {
+            name: name.into(),
+            metadata_props: vec![StringStringEntryProto {
+                key: "pkg.onnxscript.optimizer.folded_from".into(),
+                value: format!("[{}]", list.join(", ")),
+                ..Default::default()
+            }],
             ..Default::default()
         });
         self

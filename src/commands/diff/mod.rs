@@ -29,9 +29,11 @@ use std::path::PathBuf;
 )]
 pub struct Args {
     /// What there is: a plan, an ONNX model or a checkpoint
+    #[arg(value_parser = crate::commands::plan_path())]
     old: PathBuf,
 
     /// What is wanted: a plan, an ONNX model, or a checkpoint (several files, or an index of shards)
+    #[arg(value_parser = crate::commands::plan_path())]
     new: Vec<PathBuf>,
 
     /// How many changed tensors to list

@@ -30,11 +30,12 @@ use std::time::Instant;
 )]
 pub struct Args {
     /// The plan
+    #[arg(value_parser = crate::commands::plan_path())]
     plan: PathBuf,
 
     /// Further plans that get their parts of the same files; then the checkpoint: one or more .safetensors files, an index of
     /// shards, or a folder with one
-    #[arg(value_name = "PLAN|CHECKPOINT")]
+    #[arg(value_name = "PLAN|CHECKPOINT", value_parser = crate::commands::plan_path())]
     rest: Vec<PathBuf>,
 
     /// Go back to the base weights
@@ -42,7 +43,7 @@ pub struct Args {
     base: bool,
 
     /// Where the result goes (default: the plan itself); for several plans a folder that exists
-    #[arg(short, long, value_name = "PLAN|FOLDER")]
+    #[arg(short, long, value_name = "PLAN|FOLDER", value_parser = crate::commands::plan_path())]
     output: Option<PathBuf>,
 
     /// Compare what the refitted engine computes with a reference engine on drawn inputs; write nothing where it differs

@@ -43,6 +43,7 @@ use std::time::{Duration, Instant};
 )]
 pub struct Args {
     /// The plan; or an ONNX model, which is compiled first, and kept in the cache only
+    #[arg(value_parser = crate::commands::plan_path())]
     plan: PathBuf,
 
     /// Who compiles a model

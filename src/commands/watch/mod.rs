@@ -36,6 +36,7 @@ use std::time::Duration;
 )]
 pub struct Args {
     /// The plan
+    #[arg(value_parser = crate::commands::plan_path())]
     plan: PathBuf,
 
     /// Where the result goes (default: the plan itself)

@@ -159,6 +159,7 @@ impl Backend for TensorRt {
         if let Ok(gpu) = self.gpu() {
             let name = timing_file(&self.core.loaded().title(), gpu.facts());
             self.settings.timing_cache = Some(folder.join(name));
+            self.settings.owns_timing_cache = true;
         }
     }
 

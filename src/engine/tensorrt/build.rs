@@ -75,7 +75,7 @@ pub(super) fn build(
     if choices.refit == Refit::Individual {
         mark(&network, job, &mut notes)?;
     }
-    let timings = Timings::of(&config, settings.timing_cache.as_deref(), watch);
+    let timings = Timings::of(&config, settings, watch);
     // What was said of a timing cache that is not taken is no reason for a failure of the build.
     drop(core.take_messages());
 
@@ -421,6 +421,10 @@ fn mark(network: &Network, job: &BuildJob<'_>, notes: &mut Vec<String>) -> Resul
     Ok(())
 }
 
+fn is_missing(e: &fsx::Error) -> bool {
+    matches!(e, fsx::Error::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// Timing caches have a few MiB; no longer file is taken for one. In bytes.
 const LONGEST_TIMINGS: u64 = 1 << 30;
 
@@ -429,8 +433,9 @@ struct Timings<'c>(Option<(super::api::TimingCache<'c>, &'c Path)>);
 
 impl<'c> Timings<'c> {
     /// A build goes on without what cannot be had.
-    fn of(config: &'c Config, path: Option<&'c Path>, watch: &dyn Watch) -> Timings<'c> {
-        let cache = path.map(|path| Timings::open(config, path, watch));
+    fn of(config: &'c Config, settings: &'c Settings, watch: &dyn Watch) -> Timings<'c> {
+        let path = settings.timing_cache.as_deref();
+        let cache = path.map(|path| Timings::open(config, path, settings.owns_timing_cache, watch));
         Timings(match cache.transpose() {
             Ok(cache) => cache.flatten().zip(path),
             Err(e) => {
@@ -442,23 +447,33 @@ impl<'c> Timings<'c> {
         })
     }
 
-    /// The timing cache of `path`, or an empty one where there is none yet or it is of another library or GPU. What is said of it
-    /// is said now and not noted in the manifest, which has no absolute paths.
+    /// The timing cache of `path`, or an empty one where there is none yet. A file that the library does not take stays as it is, unless
+    /// it is `own`, in the engine cache: whatever else a user has there would be lost. What is said of it is said now and not noted in
+    /// the manifest, which has no absolute paths.
     fn open(
         config: &'c Config,
         path: &Path,
+        own: bool,
         watch: &dyn Watch,
     ) -> Result<Option<super::api::TimingCache<'c>>, Error> {
-        if let Ok(bytes) = fsx::read_bounded(path, LONGEST_TIMINGS) {
-            if let Some(cache) = config.set_timing_cache(&bytes)? {
-                return Ok(Some(cache));
+        let kept = match fsx::read_bounded(path, LONGEST_TIMINGS) {
+            Ok(bytes) => {
+                if let Some(cache) = config.set_timing_cache(&bytes)? {
+                    return Ok(Some(cache));
+                }
+                "it is no timing cache of this library and this GPU".to_owned()
             }
-            watch.event(Event::Warn(&format!(
-                "`{}` is a timing cache of another library or GPU; starting afresh",
-                path.display()
-            )));
+            Err(e) if is_missing(&e) => return config.set_timing_cache(&[]),
+            Err(e) => e.to_string(),
+        };
+        if own {
+            return config.set_timing_cache(&[]);
         }
-        config.set_timing_cache(&[])
+        watch.event(Event::Warn(&format!(
+            "`{}` stays as it is, and what this build measures is not kept: {kept}; name another file with --timing-cache",
+            path.display()
+        )));
+        Ok(None)
     }
 
     /// By rename: of several builds at the same time, the last one's is kept, and what the others measured is measured again.

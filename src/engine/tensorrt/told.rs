@@ -13,6 +13,8 @@ use std::path::PathBuf;
 pub struct Settings {
     /// Where to keep what builds measured; one file per library and GPU.
     pub timing_cache: Option<PathBuf>,
+    /// That file is in the engine cache, which holds nothing but what was made for it.
+    pub owns_timing_cache: bool,
     /// Threads for builds and refits; `None` takes what the machine has.
     pub threads: Option<usize>,
 }
