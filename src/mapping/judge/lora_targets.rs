@@ -5,8 +5,10 @@
 //! weight, its orientation and shape, and no sign of a fold. What lacks one of these is refused.
 
 use super::base::unexplained;
-use crate::mapping::derive::{cosine, is_square, orders, presumed_relations, sample};
-use crate::mapping::hints::{Prefixes, align, wrapper};
+use crate::mapping::derive::{
+    cosine, is_square, keeps_elements, orders, presumed_relations, sample,
+};
+use crate::mapping::hints::{Prefixes, align, is_anonymous, is_lifted, stem, wrapper};
 use crate::mapping::types::{
     Change, Clue, Declined, Error, Evidence, Grade, Held, Layout, Mapping, Meaning, Part, Recipe,
     Refusal, Row, Step, Target, held_bytes, squeezed,
@@ -113,7 +115,7 @@ impl Mapping {
     pub fn holds_all_of(&self, changed: &[String], held: &dyn Held) -> Result<(), Error> {
         for row in &self.rows {
             // Without a base a name is as much as is known of a source.
-            if !self.against_base && !row.hints.is_empty() {
+            if !self.against_base && !row.hints.is_empty() && !row.is_folded_in() {
                 continue;
             }
             let refused = unexplained(row, changed.iter().map(String::as_str));
@@ -125,7 +127,7 @@ impl Mapping {
             };
             // A vector, or a matrix that a product reads, is a parameter of its own, unless its values are those of a tensor that
             // changes. A table of rows may be a part of one.
-            let own = row.is_parameter() || squeezed(&row.shape).len() < 2;
+            let own = !row.is_folded_in() && (row.is_parameter() || squeezed(&row.shape).len() < 2);
             if !self.against_base && own && !self.resembles(row, changed, held)? {
                 continue;
             }
@@ -343,14 +345,15 @@ fn merged_with(row: &Row, known: &str) -> Option<String> {
                 placeholders,
                 values,
                 complete,
+                folded,
                 ..
             } => {
-                // Where it is no parameter of the export, the record spells it in some other way.
-                let mut parameters = placeholders.iter().filter_map(|p| p.strip_prefix("p_"));
-                *complete
-                    && !values.contains(&row.name)
-                    && parameters.clone().next().is_some()
-                    && !parameters.any(|p| recorded_as(p, known))
+                // Of what was folded, an operator that computes gave something else than the tensor.
+                let is_known = *complete || folded.iter().any(|f| !keeps_elements(stem(f)));
+                let mut read = placeholders
+                    .iter()
+                    .filter_map(|p| Some(p.split_once('_')?.1));
+                is_known && !values.contains(&row.name) && !read.any(|p| recorded_as(p, known))
             }
             Meaning::MergedAway => true,
             Meaning::Path { .. } | Meaning::Nothing => false,
@@ -434,6 +437,9 @@ fn tie_by_graph(row: &Row, named: Named<'_>) -> Result<Row, Declined> {
             signs,
         });
     }
+    if is_computed(row, named.known) {
+        return Err(Declined::Computed { name, weight });
+    }
     if named.shape.iter().product::<usize>() != row.count() {
         return Err(named.misfit(row));
     }
@@ -465,6 +471,17 @@ fn tie_by_graph(row: &Row, named: Named<'_>) -> Result<Row, Declined> {
         steps: relation.steps(named.shape, row),
     });
     Ok(new)
+}
+
+/// Whether the record says that a value was computed of its tensor (`1 + w`): a change of one is not the same change of the other, and
+/// no value of one is a value of the other.
+fn is_computed(row: &Row, tensor: &str) -> bool {
+    // Calls of the traced graph have names without dots.
+    let is_call = |name: &&String| {
+        !(name.contains('.') || *name == tensor || is_anonymous(name) || is_lifted(name))
+    };
+    let mut calls = (row.folded_from.iter().chain([&row.name])).filter(is_call);
+    !row.folded_from.is_empty() && calls.any(|name| !keeps_elements(stem(name)))
 }
 
 impl Adopted {

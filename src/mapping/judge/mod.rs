@@ -3,6 +3,7 @@
 mod base;
 mod integers;
 mod lora_targets;
+mod restack;
 mod unproven;
 
 pub use lora_targets::Adopted;

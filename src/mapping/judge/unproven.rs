@@ -40,8 +40,9 @@ pub(super) fn judge(
     for (row, change) in mapping.rows.iter().zip(&mut assessment.changes) {
         if permissions.ignores(&row.name) {
             *change = Change::Constant;
-        } else if row.is_unsourced()
-            && (*change == Change::Constant || !row.dtype.is_float() || row.hints.is_empty())
+        } else if row.is_folded_in()
+            || row.is_unsourced()
+                && (*change == Change::Constant || !row.dtype.is_float() || row.hints.is_empty())
         {
             *change = unexplained(row, changed.iter().map(String::as_str));
         }

@@ -9,7 +9,7 @@ use crate::mapping::derive::{
     OneValue, Relation, RowIndex, Stack, apply_recipe, as_type, batched, common, functions,
     is_flat, is_square, is_typed, parts_of_one_value, presumed_relations,
 };
-use crate::mapping::hints::{is_anonymous, same_name};
+use crate::mapping::hints::{is_anonymous, is_recorded, same_name};
 use crate::mapping::types::{
     Checkpoint, Clue, Error, Evidence, Grade, Held, Inventory, Layout, Literal, Mapping, Recipe,
     Rounding, Row, Run, SourceTensor, held_bytes, rounded, squeezed,
@@ -78,8 +78,7 @@ pub(super) fn resolve(
         .filter(|row| row.explanations().next().is_none() && row.literal.is_none())
         .map(|row| row.name.clone())
         .collect();
-    // A value that engines fold in, and that no tensor gives, is part of the graph.
-    rows.retain(|row| row.baked.is_none() || row.explanations().next().is_some());
+    rows.retain_mut(|row| may_be_of_tensors(&case, row));
     Ok(Mapping {
         against_base: true,
         rows,
@@ -87,6 +86,27 @@ pub(super) fn resolve(
         inventory: Some(inventory),
         ..mapping.clone()
     })
+}
+
+/// Whether a value that engines fold in comes from the checkpoint. One that no tensor gives is part of the graph, unless the record says
+/// that it was made of tensors (`a > 0`), or there is no record and it is a mask or an index that may have been. Such a row
+/// proves nothing and asks for nothing: it is kept to stop a change of what it may be made of.
+fn may_be_of_tensors(case: &Case<'_>, row: &mut Row) -> bool {
+    if row.baked.is_none() || row.explanations().next().is_some() {
+        return true;
+    }
+    let (is_mask, is_index) = (row.dtype == Dtype::Bool, !row.dtype.is_float());
+    let may_be = if row.folded_from.is_empty() {
+        // What the older exporter has in a node was typed, or follows from shapes.
+        let is_sequence = row.literal.is_some();
+        !row.inline
+            && (is_mask && row.count() > 1 || is_index && !is_sequence && row.count() > SHORT)
+    } else {
+        (case.sources.iter()).any(|s| is_recorded(&row.folded_from, s.name))
+    };
+    row.hints.clear();
+    row.literal = None;
+    may_be
 }
 
 /// Whether a parameter of the model has the flat value of an initialiser and the base has no tensor for it: one shard, or another

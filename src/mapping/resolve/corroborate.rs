@@ -10,8 +10,8 @@ use super::{changed, folds, readings};
 use crate::mapping::derive::{Relation, is_square, presumed_relations};
 use crate::mapping::hints::{align, is_anonymous};
 use crate::mapping::types::{
-    Accounts, Checkpoint, Error, Evidence, Grade, Held, Layout, Leftover, Mapping, Missing, Recipe,
-    Resolved, Row, Why, held_bytes, squeezed,
+    Accounts, Checkpoint, Clue, Error, Evidence, Grade, Held, Layout, Leftover, Mapping, Missing,
+    Recipe, Resolved, Row, Why, held_bytes, squeezed,
 };
 use crate::tensor::{TensorView, element_count, permute};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -99,7 +99,8 @@ fn baked_by_name(
     for (row, named) in baked.iter_mut().zip(&named) {
         let Some(first) = named.first() else { continue };
         let view = &sources[first.source];
-        if view.dtype.is_float() != row.dtype.is_float() {
+        // What was computed of a tensor is not the tensor.
+        if view.dtype.is_float() != row.dtype.is_float() || first.clue == Clue::FoldedFrom {
             continue;
         }
         held_bytes(row, held)?;
@@ -109,7 +110,10 @@ fn baked_by_name(
             steps: Relation::Reshape.steps(view.shape, row),
         });
     }
-    baked.retain(|row| row.recipe.is_some());
+    baked.retain(|row| row.recipe.is_some() || row.is_folded_in());
+    for row in baked.iter_mut().filter(|row| row.recipe.is_none()) {
+        row.grade = Grade::Constant;
+    }
     Ok(baked)
 }
 

@@ -6,8 +6,8 @@
 //! all agree; a reader that means none of them pins the value.
 
 use super::case::{Case, hint_prefixes};
-use crate::mapping::derive::{computes, is_typed, keep_what_does};
-use crate::mapping::hints::{is_anonymous, same_name, stem};
+use crate::mapping::derive::{computes, exchanges_axes, is_typed, keep_what_does, may_give};
+use crate::mapping::hints::{is_anonymous, is_lifted, same_name, stem};
 use crate::mapping::types::{
     Clue, Grade, Literal, Meaning, Reading, Recipe, Row, held_bytes, squeezed,
 };
@@ -102,7 +102,15 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
             values,
             complete,
             inputs,
+            folded,
         } => {
+            // What no node makes any more was folded: `relu(a)` is not `a`, though the base has nothing below 0.
+            let is_unseen = |made: &str| exchanges_axes(made) && is_symmetric(spelling.case, row);
+            let gives = |r: &Recipe| {
+                let mut made = folded.iter().map(|made| stem(made));
+                made.any(|made| may_give(r, made) && !is_unseen(made))
+            };
+            let is_computed = !folded.is_empty() && !all.iter().any(gives);
             let meant = those(&|r| spelling.names_any(r, placeholders));
             if !meant.is_empty() {
                 let mentions = (placeholders.iter())
@@ -112,7 +120,7 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
                     })
                     .count();
                 // Two inputs of one node are this constant, and only one of them is named.
-                return if mentions < *inputs && *complete {
+                return if mentions < *inputs && (*complete || is_computed) {
                     Left::Nothing
                 } else {
                     Left::Some(meant)
@@ -133,7 +141,7 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
             let foreign = placeholders
                 .iter()
                 .any(|p| p.starts_with("p_") && !spelling.known.contains(bare(p)));
-            if foreign || !complete {
+            if foreign || !(*complete || is_computed) {
                 return every();
             }
             Left::Nothing
@@ -149,6 +157,16 @@ fn left(spelling: &Spelling<'_, '_>, row: &Row, all: &[Recipe], reading: &Readin
         Meaning::Nothing => every(),
         Meaning::MergedAway => Left::Nothing,
     }
+}
+
+/// Whether a row is a square matrix that is the same when it is transposed.
+fn is_symmetric(case: &Case<'_>, row: &Row) -> bool {
+    let &[n, m] = &squeezed(&row.shape)[..] else {
+        return false;
+    };
+    let values = || to_f32(row.dtype, &held_bytes(row, case.held).ok()?).ok();
+    let is_same = |v: Vec<f32>| (0..n * n).all(|i| v[i] == v[i % n * n + i / n]);
+    n == m && values().is_some_and(is_same)
 }
 
 /// Without a base: takes back what a row was given where its readers say that the initializer stands for something else too.
@@ -381,13 +399,11 @@ fn by_operations(spelling: &Spelling<'_, '_>, row: &mut Row) {
 
 /// The operators of the calls that the record says the value went through.
 fn operators<'r>(spelling: &Spelling<'_, '_>, row: &'r Row) -> Vec<&'r str> {
-    // Torch lifts tensors that stand in the code under names of its own.
-    let lifted = ["lifted_tensor", "c_lifted_tensor", "_tensor_constant"];
     let is_call = |name: &&String| {
         !(name.contains('.')
             || is_anonymous(name)
             || spelling.known.contains(&sanitized(name))
-            || lifted.iter().any(|l| name.starts_with(l)))
+            || is_lifted(name))
     };
     let names = row.folded_from.iter().chain([&row.name]);
     names.filter(is_call).map(|name| stem(name)).collect()

@@ -1,7 +1,7 @@
 //! Where values come from: the tensors of a checkpoint, and what the ONNX file holds.
 
 use super::error::Error;
-use super::row::Row;
+use super::row::{Recipe, Row};
 use crate::fsx::Map;
 use crate::onnx::{Model, Weight};
 use crate::tensor::{Digest, Dtype, Stretch, Tensor, TensorView, digests_seeing, look_at};
@@ -25,6 +25,11 @@ pub trait Checkpoint: Sync {
     /// A copy of one tensor, for use once: what is read for it need not be kept.
     fn read(&self, name: &str) -> Option<Tensor> {
         self.get(name).map(|view| view.to_owned())
+    }
+
+    /// The digest of what a weight gets by a derivation, where it was computed before.
+    fn laid_out(&self, _weight: &str, _recipe: &Recipe) -> Option<Digest> {
+        None
     }
 
     /// The digest of every tensor of `names`, on all cores.

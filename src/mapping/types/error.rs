@@ -198,6 +198,12 @@ pub enum Declined {
         weight: String,
         sources: Vec<String>,
     },
+    /// The exporter computed the weight of the tensor (`1 + w`), and without the base nothing says how.
+    #[error(
+        "weight `{weight}` is computed from `{name}`, and without the checkpoint that the model was exported from nothing says how"
+    )]
+    #[explain(code = "target-computed", class = Input, hint("give the checkpoint that the model was exported from with --base-weights"))]
+    Computed { name: String, weight: String },
     /// Several names lead to one weight, or the mapping refuses it for another reason.
     #[error("weight `{weight}` is {}: `{name}` cannot be tied to it", grade.name())]
     #[explain(code = "target-unsure", class = Input, hint("give the checkpoint that the model was exported from with --base-weights"))]

@@ -77,6 +77,12 @@ pub enum Refusal {
     },
     /// The source is stored in a type whose values are not the weight's: integers, as of a quantised tensor.
     Storage { source: String, dtype: Dtype },
+    /// The source has queries, keys and values in another order than the model: one after the other, or head by head.
+    Stacked {
+        source: String,
+        /// Elements of a head.
+        head: usize,
+    },
     /// The source has another shape: the architecture differs.
     Misfit {
         source: String,

@@ -250,6 +250,9 @@ pub enum Meaning {
         complete: bool,
         /// How many inputs of the node are this constant.
         inputs: usize,
+        /// Where not every argument is accounted for: those that no node makes. One of them was folded, and is what the node reads.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        folded: Vec<String>,
     },
     /// The module path in the node's name (TorchScript).
     Path {
@@ -371,6 +374,16 @@ impl Row {
         self.explanations().next().is_none()
             && self.literal.is_none()
             && self.baked.is_none()
+            && self.grade != Grade::Given
+    }
+
+    /// Whether engines fold the value in, the exporter recorded what it was made from, and nothing says how: a change of one of
+    /// those could be a change of it.
+    pub fn is_folded_in(&self) -> bool {
+        self.baked.is_some()
+            && !self.folded_from.is_empty()
+            && self.explanations().next().is_none()
+            && self.literal.is_none()
             && self.grade != Grade::Given
     }
 
