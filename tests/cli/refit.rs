@@ -1,5 +1,6 @@
 //! `trtmut refit`, `map`, and `run` with other weights.
 
+use crate::net::{Net, random, safetensors};
 use crate::scene::{Done, Scene, fixture};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -725,6 +726,7 @@ fn a_function_of_a_tensor_is_not_the_tensor_where_both_are_equal_in_the_base() {
         ("clamp", "clamp"),
         ("relu", "relu"),
         ("clamp_exp", "exp"),
+        ("beside", ""),
     ] {
         let scene = Scene::new();
         for file in ["model.onnx", "base.safetensors", "new.safetensors"] {
@@ -737,10 +739,31 @@ fn a_function_of_a_tensor_is_not_the_tensor_where_both_are_equal_in_the_base() {
             .run(&["diff", "m.plan", "base.safetensors"])
             .exits(0)
             .prints("LIVE");
-        let says = format!("where weight `{weight}` comes from");
+        let says = match function {
+            // The tensor is read as it is, too, and both are one initializer.
+            "beside" => "weight `a` stands for `a` and for what node `node_mul_1` reads".to_owned(),
+            _ => format!("where weight `{weight}` comes from"),
+        };
         let refit = ["refit", "m.plan", "new.safetensors"];
         scene.refuses(&refit, 1, &["`a`", &says]);
     }
+}
+
+#[test]
+fn a_lora_gives_no_value_to_what_the_exporter_computed_of_its_tensor() {
+    let scene = Scene::new();
+    for file in ["dyn.onnx", "base.safetensors"] {
+        scene.bring(&format!("cases/one_plus_w/{file}"));
+    }
+    scene
+        .run(&["build", "dyn.onnx", "-b", "cpu", "-o", "m.plan"])
+        .exits(0);
+    // `1 + w` is a constant of the graph, and the record names `w`.
+    let key = "input_layernorm.set_weight".to_owned();
+    let lora = [(key, random(1, &[16]))].into_iter().collect();
+    scene.write("lora.safetensors", safetensors(&lora));
+    let refit = ["refit", "m.plan", "--lora", "lora.safetensors"];
+    scene.refuses(&refit, 1, &["is computed from", "input_layernorm.weight"]);
 }
 
 #[test]
@@ -782,6 +805,21 @@ fn what_is_to_be_let_go_is_in_a_checkpoint_and_not_in_a_lora() {
     scene
         .run(&[&both[..], &["--ignore", "nothing.*"]].concat())
         .exits(0);
+    // A pattern that lets nothing go is said to be one, and one that does is not.
+    let file = "base.safetensors";
+    for (pattern, idle) in [("nothing.*", true), ("*q_proj*", false)] {
+        let run = ["run", "te.plan", "--weights", file, "--ignore", pattern];
+        for args in [
+            &["refit", "te.plan", file, "--ignore", pattern][..],
+            &["diff", "te.plan", file, "--ignore", pattern],
+            &run,
+        ] {
+            let done = scene.run(args);
+            done.exits(0);
+            let said = format!("`--ignore {pattern}` matches no tensor");
+            assert_eq!(done.stderr.contains(&said), idle, "{}", done.stderr);
+        }
+    }
 }
 
 /// Exporters write equal values once: a LoRA of one of two layers would change both.
@@ -848,4 +886,163 @@ fn another_mask_is_refused_without_a_base() {
         .exits(0);
     scene.run(&["refit", "p.plan", "base.safetensors"]).exits(0);
     scene.refuses(&["refit", "p.plan", "new.safetensors"], 1, &["`mask`"]);
+}
+
+/// A shape and its values.
+type Numbers = (Vec<usize>, Vec<f32>);
+
+/// A stack of `[3, heads, size]` rows as one of `[heads, 3, size]`, or the other way round.
+fn restacked((shape, values): &Numbers, heads: usize, whole: bool) -> Numbers {
+    let (rows, columns) = (shape[0], values.len() / shape[0]);
+    let size = rows / 3 / heads;
+    let mut out = vec![0.0; values.len()];
+    for part in 0..3 {
+        for head in 0..heads {
+            for at in 0..size {
+                let (a, b) = (
+                    (part * heads + head) * size + at,
+                    (head * 3 + part) * size + at,
+                );
+                let (from, to) = if whole { (b, a) } else { (a, b) };
+                let row = &values[from * columns..(from + 1) * columns];
+                out[to * columns..(to + 1) * columns].copy_from_slice(row);
+            }
+        }
+    }
+    (shape.clone(), out)
+}
+
+#[test]
+fn a_stack_of_queries_keys_and_values_in_another_order_is_refused() {
+    let (weight, bias) = (random(5, &[48, 24]), random(6, &[192]));
+    let held = [("qkv.weight", weight), ("to_qkv.bias", bias)];
+    let scene = Scene::new();
+    let turned = |(shape, values): &Numbers| {
+        let (rows, columns) = (shape[0], shape[1]);
+        let at = |i: usize| values[i % rows * columns + i / rows];
+        (vec![columns, rows], (0..values.len()).map(at).collect())
+    };
+    let net = Net::default()
+        .input("x", &["2", "24"])
+        .input("z", &["2", "192"])
+        .output("y", &["2", "48"])
+        .output("v", &["2", "192"])
+        .weight("onnx::MatMul_1", &turned(&held[0].1))
+        .weight("to_qkv.bias", &held[1].1)
+        .node("qkv", "MatMul", &["x", "onnx::MatMul_1"], "y", &[])
+        .node("to_qkv", "Add", &["z", "to_qkv.bias"], "v", &[]);
+    scene.write("m.onnx", net.onnx(""));
+    let file = |of: &dyn Fn(&Numbers) -> Numbers| {
+        let all = held
+            .iter()
+            .map(|(name, tensor)| ((*name).to_owned(), of(tensor)));
+        safetensors(&all.collect())
+    };
+    let tuned = |tensor: &Numbers| {
+        let by = random(7, &tensor.0).1;
+        let values = tensor.1.iter().zip(by).map(|(v, d)| v + 0.2 * d).collect();
+        (tensor.0.clone(), values)
+    };
+    scene.write("base.safetensors", file(&Clone::clone));
+    scene.write("tuned.safetensors", file(&tuned));
+    scene.write("other.safetensors", file(&|tensor| random(8, &tensor.0)));
+    let build = ["build", "m.onnx", "-b", "cpu", "-o", "m.plan"];
+    scene
+        .run(&[&build[..], &["--base-weights", "base.safetensors"]].concat())
+        .exits(0);
+    for whole in [false, true] {
+        for of in [&Clone::clone as &dyn Fn(&_) -> _, &tuned] {
+            // Two heads of 8 in the matrix, and of 32 in the vector.
+            scene.write(
+                "new.safetensors",
+                file(&|tensor| restacked(&of(tensor), 2, whole)),
+            );
+            let says = [
+                "`qkv.weight` has queries, keys and values in another order",
+                "heads of 8",
+                "heads of 32",
+            ];
+            scene.refuses(&["refit", "m.plan", "new.safetensors"], 1, &says);
+        }
+    }
+    // In the model's own order any change is written.
+    for new in ["tuned.safetensors", "other.safetensors"] {
+        scene
+            .run(&["refit", "m.plan", new, "-o", "new.plan", "--force"])
+            .exits(0);
+    }
+}
+
+/// `where(a > 0, x, x * w)` as an exporter folds it, with or without its record; `a` gives a weight too where it is `read`.
+fn masked(record: bool, read: bool) -> Scene {
+    let scene = Scene::new();
+    let a: Vec<f32> = random(3, &[8]).1.iter().map(|v| v - 1.1).collect();
+    let above: Vec<f32> = a.iter().map(|v| v + 1.3).collect();
+    let (w, shape) = (random(1, &[8]), vec![8usize]);
+    let mut net = Net::default()
+        .input("x", &["batch", "8"])
+        .output("y", &["batch", "8"])
+        .weight("fc.w", &w)
+        .mask("gt", &[false; 8])
+        .node("scale", "Mul", &["x", "fc.w"], "wx", &[])
+        .node("choose", "Where", &["gt", "x", "wx"], "z", &[]);
+    net = if read {
+        let net = net.weight("gate.a", &(shape.clone(), a.clone()));
+        net.node("shift", "Add", &["z", "gate.a"], "y", &[])
+    } else {
+        net.node("end", "Identity", &["z"], "y", &[])
+    };
+    if record {
+        net = net.folded_from("gt", &["gate.a", "val_0"]);
+    }
+    scene.write("m.onnx", net.onnx(""));
+    let file = |a: &[f32], w: &(Vec<usize>, Vec<f32>)| {
+        let all = [("gate.a", (shape.clone(), a.to_vec())), ("fc.w", w.clone())];
+        safetensors(&all.map(|(n, t)| (n.to_owned(), t)).into_iter().collect())
+    };
+    scene.write("base.safetensors", file(&a, &w));
+    scene.write("a.safetensors", file(&above, &w));
+    scene.write("w.safetensors", file(&a, &random(2, &[8])));
+    // Near enough to be known as a change of it where there is no base.
+    let by = random(4, &[8]).1;
+    let near: Vec<f32> = a.iter().zip(by).map(|(v, d)| v + 0.1 * d).collect();
+    scene.write("near.safetensors", file(&near, &w));
+    scene
+}
+
+#[test]
+fn a_change_of_what_a_folded_mask_was_compared_for_is_not_lost() {
+    for (record, read) in [(true, false), (true, true), (false, false)] {
+        let scene = masked(record, read);
+        let build = "build m.onnx --backend cpu --dim batch=1:2:4 -o m.plan --base-weights base.safetensors";
+        let build: Vec<&str> = build.split(' ').collect();
+        scene.run(&build).exits(0);
+        (scene.run(&["diff", "m.plan", "base.safetensors"]).exits(0)).prints("LIVE");
+        // What the mask is not made of is refitted as before.
+        (scene.run(&["diff", "m.plan", "w.safetensors"]).exits(0)).prints("NEEDS_REFIT");
+        (scene.run(&["diff", "m.plan", "a.safetensors"]).exits(0)).prints("UNKNOWN");
+        let refit = ["refit", "m.plan", "a.safetensors"];
+        scene.refuses(&refit, 1, &["`gate.a`"]);
+        let rebuild = [&refit[..], &["--fallback", "rebuild"]].concat();
+        scene.refuses(&rebuild, 1, &["`gate.a`"]);
+        // What the messages offer works.
+        let plan = fs::read(scene.file("m.plan")).unwrap();
+        if record {
+            let null = r#"{"schema": "trtmut.mapping-override/1", "weights": {"gt": null}}"#;
+            scene.write("map.json", null);
+            let by_hand = [&refit[..], &["--mapping", "map.json", "-o", "hand.plan"]].concat();
+            scene.run(&by_hand).exits(0);
+        }
+        if !read {
+            let ignore = [&refit[..], &["--ignore", "gate.a"]].concat();
+            scene.run(&ignore).exits(0);
+            assert!(plan == fs::read(scene.file("m.plan")).unwrap());
+        }
+    }
+    // Without a base, too.
+    let scene = masked(true, true);
+    let build = "build m.onnx --backend cpu --dim batch=1:2:4 -o m.plan";
+    scene.run(&build.split(' ').collect::<Vec<_>>()).exits(0);
+    let refit = ["refit", "m.plan", "near.safetensors", "--trust-names"];
+    scene.refuses(&refit, 1, &["where weight `gt` comes from", "`gate.a`"]);
 }

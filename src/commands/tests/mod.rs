@@ -180,6 +180,11 @@ fn weight_files(sheet: &mut Sheet) {
         path: path(),
         found: strings(["1", "2"]),
     });
+    sheet.add(&Error::ShardsMissing {
+        path: path(),
+        shard: s("m-1-of-3.safetensors"),
+        missing: strings(["m-2-of-3.safetensors", "m-3-of-3.safetensors"]),
+    });
     sheet.add(&Error::IndexSyntax {
         path: path(),
         source: json(),
@@ -663,6 +668,10 @@ fn mappings(sheet: &mut Sheet) {
             name: name(),
             weight: weight(),
             sources: strings(["a"]),
+        },
+        Declined::Computed {
+            name: name(),
+            weight: weight(),
         },
         Declined::Unsure {
             name: name(),
@@ -1168,6 +1177,7 @@ fn commands(sheet: &mut Sheet) {
         hint: "make it even",
     });
     sheet.add(&ExportError::Occupied { path: p("config") });
+    sheet.add(&ExportError::Edited { path: p("config") });
     sheet.add(&ExportError::Name { folder: p("..") });
     for (model, source) in [
         ("m.onnx", shapes::Error::Record(s("no"))),

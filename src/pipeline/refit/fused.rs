@@ -21,6 +21,8 @@ pub(super) struct Fused<'o> {
     changed: BTreeMap<&'o str, &'o str>,
     /// A changed tensor before it changes, by name here.
     before: Box<Read<'o>>,
+    /// Weights that were laid out by a derivation, and the digests of what came of it.
+    laid_out: HashMap<&'o str, (&'o mapping::Recipe, Digest)>,
     /// Those that were asked for to be kept.
     kept: HashMap<&'o str, OnceLock<Option<Tensor>>>,
 }
@@ -32,6 +34,7 @@ impl<'o> Fused<'o> {
         fusion: &'o Fusion,
         changed: BTreeMap<&'o str, &'o str>,
         before: impl Fn(&str) -> Option<Tensor> + Sync + 'o,
+        laid_out: HashMap<&'o str, (&'o mapping::Recipe, Digest)>,
     ) -> Fused<'o> {
         Fused {
             over,
@@ -45,6 +48,7 @@ impl<'o> Fused<'o> {
                 .collect(),
             changed,
             before: Box::new(before),
+            laid_out,
         }
     }
 
@@ -87,6 +91,8 @@ impl Checkpoint for Fused<'_> {
         }
     }
 
+    /// Of a changed tensor some digest that no other has: what weights get of it is known by [`Checkpoint::laid_out`], and most are laid out
+    /// in another way than the tensor.
     fn digests(&self, names: &[&str]) -> Vec<Option<Digest>> {
         let rest: Vec<&str> = (names.iter().copied())
             .filter(|name| !self.changed.contains_key(name))
@@ -97,31 +103,20 @@ impl Checkpoint for Fused<'_> {
             None => rest.iter().map(known).collect(),
         }
         .into_iter();
-        // Before and after, each once as it is read and once as torch has it.
-        let cost = |name: &&str| {
-            let described = self.describe(name);
-            4 * described.map_or(0, |(dtype, shape)| {
-                dtype.bytes_for(shape.iter().product()).unwrap_or(0)
-            })
-        };
-        let changed: Vec<&str> = (names.iter().copied())
-            .filter(|name| self.changed.contains_key(name))
-            .collect();
+        let of_name = |name: &str| Digest::of(format!("fused: {name}").as_bytes());
         let digest = |name: &&str| {
-            let tensor = self.fuse(name);
-            Ok::<_, std::convert::Infallible>(tensor.map(|t| Digest::of(&t.data)))
-        };
-        let fused = mapping::batched(&changed, cost, digest).unwrap_or_else(|e| match e {});
-        let mut fused = fused.into_iter();
-        let next = |name: &&str| {
-            let from: &mut dyn Iterator<Item = Option<Digest>> = if self.changed.contains_key(name)
-            {
-                &mut fused
+            let is_changed = self.changed.contains_key(name);
+            if is_changed {
+                Some(of_name(name))
             } else {
-                &mut rest
-            };
-            from.next().flatten()
+                rest.next().flatten()
+            }
         };
-        names.iter().map(next).collect()
+        names.iter().map(digest).collect()
+    }
+
+    fn laid_out(&self, weight: &str, recipe: &mapping::Recipe) -> Option<Digest> {
+        let (known, digest) = self.laid_out.get(weight)?;
+        (*known == recipe).then_some(*digest)
     }
 }

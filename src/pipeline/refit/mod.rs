@@ -2,6 +2,7 @@
 
 mod complete;
 mod fused;
+mod idle;
 mod not_finite;
 mod overlay;
 mod part;

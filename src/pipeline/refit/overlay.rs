@@ -38,7 +38,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 const LONGEST_MAPPING: u64 = 64 << 20;
 
 /// Bytes of fused tensors that are kept between finding out what changes and writing it.
-const KEPT_BYTES: usize = 24 << 20;
+const KEPT_BYTES: usize = 16 << 20;
 
 /// Where a weight's new bytes come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,15 +164,10 @@ impl Overlay {
         let (mut judged, mut not_finite) = (None, Vec::new());
         let as_based = (!request.loras.is_empty()).then(|| mapping.clone());
         if let Some(new) = &checkpoint {
-            let names = source.model.weights().iter().map(|w| w.name.as_str());
-            let digests = names.zip(digests).collect();
-            let held = ModelValues::knowing(&source.model, digests);
-            let watched = Watched::begin(new, "mapping the checkpoint", watch);
             let mapping = std::mem::take(&mut mapping);
-            let found = mapping::judge_whole(mapping, &held, &watched, &request.permissions)?;
-            watch.event(Event::End);
-            not_finite = super::not_finite::not_finite(&found, new, &held);
-            judged = Some(found);
+            let model = &source.model;
+            let (found, lost) = judge_checkpoint(request, mapping, model, digests, new, watch)?;
+            (judged, not_finite) = (Some(found), lost);
         }
         let (weights, mapping) = match &judged {
             Some(found) => {
@@ -578,7 +573,21 @@ impl Overlay {
             Some(over) => over.read(name),
             None => self.torch_tensor(&before.rows[*of_row.get(name)?]).ok(),
         };
-        let fused = Fused::new(over, inventory, fusion, changed, tensor);
+        let fused_rows = rows.values().flatten().filter_map(|&r| {
+            let row = &before.rows[r];
+            Some((
+                row.name.as_str(),
+                (row.recipe.as_ref()?, self.digest(&row.name)?),
+            ))
+        });
+        let fused = Fused::new(
+            over,
+            inventory,
+            fusion,
+            changed,
+            tensor,
+            fused_rows.collect(),
+        );
         let permissions = Permissions {
             partial: request.checkpoint.is_empty() || request.permissions.partial,
             ..request.permissions.clone()
@@ -740,6 +749,25 @@ impl Overlay {
         }
         ingredients
     }
+}
+
+/// What `new` does to every weight of a model with these digests, and which of its values are no numbers.
+fn judge_checkpoint(
+    request: &OverlayRequest,
+    mapping: Mapping,
+    model: &Model,
+    digests: Vec<Digest>,
+    new: &View,
+    watch: &dyn Watch,
+) -> Result<(Judged, Vec<Reason>), Error> {
+    let names = model.weights().iter().map(|w| w.name.as_str());
+    let held = ModelValues::knowing(model, names.zip(digests).collect());
+    let watched = Watched::begin(new, "mapping the checkpoint", watch);
+    let found = mapping::judge_whole(mapping, &held, &watched, &request.permissions)?;
+    watch.event(Event::End);
+    super::idle::warn(request, &found, new, watch);
+    let not_finite = super::not_finite::not_finite(&found, new, &held);
+    Ok((found, not_finite))
 }
 
 /// The tensors that a row is made of, those that LoRAs change with their new values.

@@ -46,6 +46,9 @@ pub(super) fn ways_out(refused: &[(&str, &Refusal)], based: bool) -> Vec<String>
             "export the model in a type that holds these values (bfloat16 or float32)".into(),
         );
     }
+    if any(|w| matches!(w, Refusal::Stacked { .. })) {
+        hints.push("give a checkpoint in the layout of the one that the model was exported from: some tools store these tensors whole, others head by head, under the same names".into());
+    }
     if any(|w| matches!(w, Refusal::Storage { .. })) {
         hints.push("give a checkpoint that holds such tensors in a type that the model's values convert to (f32, f16 or bf16); where they were quantised, the one that they were quantised from".into());
     }
@@ -114,6 +117,9 @@ pub fn refusal(weight: &str, why: &Refusal) -> String {
             largest,
         } => format!(
             "weight `{weight}` would become infinite: `{source}` holds values up to {largest}, too large for {dtype}"
+        ),
+        Refusal::Stacked { source, head } => format!(
+            "weight `{weight}` would be put together wrongly: `{source}` has queries, keys and values in another order than the model holds them (one after the other, or head by head; heads of {head})"
         ),
         Refusal::Storage { source, dtype } => format!(
             "weight `{weight}` cannot be filled from `{source}`, which is stored as {dtype}: these are not its values"
