@@ -229,11 +229,12 @@ pub(super) fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-/// The safetensors files that `folder` holds.
-pub(super) fn safetensors_in(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let names = names_in(folder)?.into_iter();
-    let files = names.filter(|name| is_safetensors(name));
-    Ok(files.map(|name| folder.join(name)).collect())
+/// The file that has the same weights whole, beside an index of that name: `model.safetensors` for `model.safetensors.index.json`,
+/// `model.fp16.safetensors` for `model.safetensors.index.fp16.json`. A copy in another precision is another variant.
+pub(super) fn whole(index: &str) -> Option<String> {
+    let (stem, rest) = index.split_once(".safetensors.index.")?;
+    let variant = rest.strip_suffix("json")?;
+    Some(format!("{stem}.{variant}safetensors"))
 }
 
 fn is_safetensors(name: &str) -> bool {
@@ -492,6 +493,14 @@ mod tests {
             write("model.safetensors", tensors);
             assert_eq!(Source::open(dir.path()).unwrap().len(), 2);
         }
+        // Another variant is not what libraries take instead.
+        write("model.fp16.safetensors", &[("b", &[1], &[4.0])]);
+        assert_eq!(Source::open(dir.path()).unwrap().len(), 2);
+        assert_eq!(
+            whole("x.safetensors.index.fp16.json").as_deref(),
+            Some("x.fp16.safetensors")
+        );
+        assert_eq!(whole("x.safetensors"), None);
         for tensors in [
             &[
                 ("a", &[2usize][..], &[1.0f32, 2.0][..]),

@@ -233,34 +233,29 @@ fn open_path(path: &Path) -> Result<Vec<SourceFile>, Error> {
     Ok(vec![open_file(path)?])
 }
 
-/// Beside an index and its shards, `files`, a folder may have the same weights once more, in a file of their own. Where that says something
-/// else of a tensor, nobody can say which is meant.
+/// Beside an index and its shards, `files`, a folder may have the same weights once more, in the one file that libraries take where it is
+/// there. Where that says something else of a tensor, nobody can say which is meant.
 fn require_one_set(folder: &Path, index: &Path, files: &[SourceFile]) -> Result<(), Error> {
     let name = |path: &Path| {
         let name = path.file_name().unwrap_or_default();
         name.to_string_lossy().into_owned()
     };
-    if !index::is_index(&name(index)) {
+    let Some(path) = index::whole(&name(index)).map(|whole| folder.join(whole)) else {
         return Ok(());
-    }
-    for path in index::safetensors_in(folder)? {
-        if files.iter().any(|shard| shard.path() == path) {
-            continue;
-        }
-        // A file that cannot be read is in nobody's way: the index does not name it.
-        let Ok(other) = open_file(&path) else {
-            continue;
-        };
-        let differs = |tensor: &str| {
-            let shard = files.iter().find(|shard| shard.holds(tensor));
-            shard.is_some_and(|shard| shard.value(tensor) != other.value(tensor))
-        };
-        if other.names().any(differs) {
-            return Err(Error::SeveralInFolder {
-                path: folder.to_owned(),
-                found: vec![name(index), name(&path)],
-            });
-        }
+    };
+    // A file that cannot be read is in nobody's way: the index does not name it.
+    let Ok(other) = open_file(&path) else {
+        return Ok(());
+    };
+    let differs = |tensor: &str| {
+        let shard = files.iter().find(|shard| shard.holds(tensor));
+        shard.is_some_and(|shard| shard.value(tensor) != other.value(tensor))
+    };
+    if files.iter().all(|shard| shard.path() != path) && other.names().any(differs) {
+        return Err(Error::SeveralInFolder {
+            path: folder.to_owned(),
+            found: vec![name(index), name(&path)],
+        });
     }
     Ok(())
 }
