@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """Writes src/engine/tensorrt/releases/numbers.rs from fixtures/tensorrt_releases/*.json.
 
-usage: scripts/gen-tensorrt-releases.py [FOLDER]     (FOLDER: one JSON file a release, read off the vendor's public headers, and bindings.json;
-                                        where it is given, fixtures/tensorrt_releases is written from it first)
+usage: scripts/gen-tensorrt-releases.py [FOLDER]     (FOLDER: one JSON file for every release, read off the vendor's public headers, and
+                                        bindings.json; where it is given, fixtures/tensorrt_releases is written from it first)
+       scripts/gen-tensorrt-releases.py --unpack FOLDER     (writes such a FOLDER from fixtures/tensorrt_releases: a new release is one
+                                        more file in it)
 
 Every release has a column of its own: slots move inside a major (10.8, 9.0), so no release stands for another. The
 fixtures keep each distinct table of a class once, whole and in order of declaration, with the releases that have it.
@@ -123,6 +125,8 @@ def corrected(releases):
 
 
 def pack(folder):
+    if not list(folder.glob("*-*.json")) or not (folder / "bindings.json").exists():
+        sys.exit(f"{folder} has no releases; --unpack {folder} writes those that are known")
     names = sorted((p.stem for p in folder.glob("*-*.json")), key=lambda n: (product(n) == "rtx", numbers(n.split("-")[1])))
     releases = [json.loads((folder / f"{n}.json").read_text()) for n in names]
     # `8.5` is 8.5.3 and so comes after `8.5.1`.
@@ -149,6 +153,24 @@ def pack(folder):
            "slots": {c: grouped(bound, lambda r, c=c: r["slots"].get(c)) for c in classes
                      if any(c in r["slots"] for r in bound)}}
     (FIXTURES / "bindings.json").write_text(lines(out, 3) + "\n")
+
+
+def unpack(folder):
+    """The inverse of `pack`."""
+    data = json.loads((FIXTURES / "interface.json").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    for about in data["releases"]:
+        name = about["version"]
+        own = {k: {n: spread(g)[name] for n, g in data[k].items() if name in spread(g)} for k in ("vtables", "enums", "structs")}
+        own["vtables"] = {c: {f"{i:02d}": s for i, s in enumerate(slots)} for c, slots in own["vtables"].items()}
+        whole = {k: spread(data[k])[name] for k in ("handle_layout", "functions") if name in spread(data[k])}
+        empty = {"handle_layout": None, "functions": None}
+        (folder / f"{name}.json").write_text(json.dumps({**about, **own, **empty, **whole}, indent=1) + "\n")
+    bound = json.loads((FIXTURES / "bindings.json").read_text())
+    slots = {c: spread(g) for c, g in bound["slots"].items()}
+    versions = {v: None for by in slots.values() for v in by}
+    out = {v: {c: by[v] for c, by in slots.items() if v in by} for v in versions}
+    (folder / "bindings.json").write_text(json.dumps({"about": bound["about"], **out}, indent=1) + "\n")
 
 
 def spread(groups):
@@ -207,6 +229,8 @@ def column(data, name, of):
 
 
 def main():
+    if sys.argv[1:2] == ["--unpack"]:
+        return unpack(Path(sys.argv[2]))
     if len(sys.argv) > 1:
         pack(Path(sys.argv[1]))
     data = json.loads((FIXTURES / "interface.json").read_text())

@@ -1,4 +1,5 @@
 //! Every environment variable that trtmut, or a library in it, obeys: what `doctor` shows, and what docs/environment.md has a row for.
+//! They are read in `environment.rs`, or where they are used.
 
 use std::ffi::OsString;
 

@@ -1,4 +1,4 @@
-//! Which column of numbers describes a library, and how that is known.
+//! Which column of numbers describes a library, and how that is known. A new release is data alone: ARCHITECTURE.md says where.
 
 use super::numbers::{COLUMNS, RELEASES};
 use super::{Column, Product, Version};
